@@ -1,0 +1,177 @@
+"""What should be true, what is, and the gap between them.
+
+A `Delta` is the whole contract between the core and an edge that makes a table real: the core
+says `want`, the edge says `take`, then `acknowledge` or `refuse`. Nobody sends steps, so a lost
+message, a restart and a meddling operator are one case: the gap is what is left to do.
+
+Rules:
+ 1. A key in flight is not taken again until it is acknowledged or refused; the latest wish wins then.
+ 2. A refused key stays in the gap and comes back after a back-off that doubles from 1 s to 60 s; a new
+    wish for it is tried at once.
+ 3. While `keep_unwanted` is set nothing that exists is deleted only because nobody wants it: a
+    restarted daemon holds what it found until it knows better.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+FIRST_RETRY_S = 1.0
+LAST_RETRY_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a key is not as wanted, how often it was tried, and the monotonic second of the next try."""
+
+    reason: str
+    attempts: int
+    retry_at: float
+
+
+class Delta(Generic[K, V]):
+    """Track *wanted* against *actual*; O(1) for each key touched, except `observe_all`.
+
+    `wanted`, `actual` and `refused` may be read by anybody and changed only through the methods.
+    """
+
+    __slots__ = ("_gap", "_in_flight", "_keep_unwanted", "actual", "refused", "wanted")
+
+    def __init__(self) -> None:
+        self.wanted: dict[K, V] = {}
+        self.actual: dict[K, V] = {}
+        self.refused: dict[K, Refusal] = {}
+        self._gap: dict[K, None] = {}  # keys to look at, in the order they were touched
+        self._in_flight: dict[K, V | None] = {}
+        self._keep_unwanted = False
+
+    @property
+    def keep_unwanted(self) -> bool:
+        """Whether what exists and nobody wants is left alone (rule 3)."""
+        return self._keep_unwanted
+
+    @keep_unwanted.setter
+    def keep_unwanted(self, value: bool) -> None:
+        self._keep_unwanted = value
+        if not value:
+            self._gap.update(dict.fromkeys(self.actual.keys() - self.wanted.keys()))
+
+    def want(self, key: K, value: V | None) -> None:
+        """Declare the value `key` should have; None: it should not exist."""
+        if value is None:
+            self.unwant_many((key,))
+        else:
+            self.want_many((key,), value)
+
+    def want_many(self, keys: Collection[K], value: V) -> None:
+        """Declare one value for many keys."""
+        self.wanted.update(dict.fromkeys(keys, value))
+        self._touch(keys)
+
+    def unwant_many(self, keys: Collection[K]) -> None:
+        """Declare that none of the keys should exist."""
+        for key in keys:
+            self.wanted.pop(key, None)
+        self._touch(keys)
+
+    def observe(self, key: K, value: V | None) -> None:
+        """Record what `key` really is, as somebody else made it."""
+        if value is None:
+            self.actual.pop(key, None)
+        else:
+            self.actual[key] = value
+        self._touch((key,))
+
+    def observe_all(self, actual: Mapping[K, V]) -> None:
+        """Replace our belief with a full read-back; O(wanted + actual). What is in flight is not judged."""
+        self.actual = dict(actual)
+        wanted = self.wanted
+        self._gap = {key: None for key in wanted.keys() | self.actual.keys() if wanted.get(key) != self.actual.get(key)}
+
+    def take(self, limit: int, now: float) -> list[tuple[K, V | None]]:
+        """Return up to `limit` (key, wanted value or None: delete) that are not as wanted, and put them in flight."""
+        taken: list[tuple[K, V | None]] = []
+        later: list[K] = []
+        gap, wanted, actual, refused = self._gap, self.wanted, self.actual, self.refused
+        while gap and len(taken) < limit:
+            # A slice at a time: deleting the first key of a dict again and again is quadratic.
+            for key in list(itertools.islice(gap, limit - len(taken))):
+                del gap[key]
+                value = wanted.get(key)
+                if key in self._in_flight:
+                    later.append(key)
+                elif value == actual.get(key):
+                    refused.pop(key, None)
+                elif value is None and self._keep_unwanted:
+                    continue  # comes back when keep_unwanted ends
+                elif refused and key in refused and refused[key].retry_at > now:
+                    later.append(key)
+                else:
+                    self._in_flight[key] = value
+                    taken.append((key, value))
+        gap.update(dict.fromkeys(later))
+        return taken
+
+    def acknowledge(self, done: Iterable[K]) -> None:
+        """Record that what was in flight for these keys is now so."""
+        in_flight, actual, wanted = self._in_flight, self.actual, self.wanted
+        for key in done:
+            value = in_flight.pop(key, None)
+            if value is None:
+                actual.pop(key, None)
+            else:
+                actual[key] = value
+            if self.refused:
+                self.refused.pop(key, None)
+            if wanted.get(key) != value:
+                self._gap[key] = None
+
+    def refuse(self, key: K, reason: str, now: float) -> Refusal:
+        """Record that what was in flight for `key` was not done, and why; it is tried again later."""
+        self._in_flight.pop(key, None)
+        attempts = self.refused[key].attempts + 1 if key in self.refused else 1
+        delay = min(FIRST_RETRY_S * 2 ** min(attempts - 1, 10), LAST_RETRY_S)
+        self.refused[key] = Refusal(reason, attempts, now + delay)
+        self._gap[key] = None
+        return self.refused[key]
+
+    def has_work(self, now: float) -> bool:
+        """Tell whether `take` would return something; O(keys that wait), most often O(1)."""
+        return any(
+            key not in self._in_flight
+            and not (self._keep_unwanted and key not in self.wanted)
+            and not (key in self.refused and self.refused[key].retry_at > now)
+            for key in self._gap
+        )
+
+    def next_retry(self) -> float:
+        """Return the monotonic second of the earliest retry, infinity where none waits."""
+        return min((refusal.retry_at for refusal in self.refused.values()), default=float("inf"))
+
+    def __len__(self) -> int:
+        """Count the keys not known to be as wanted: waiting and in flight."""
+        return len(self._gap.keys() | self._in_flight.keys())
+
+    def _touch(self, keys: Collection[K]) -> None:
+        gap, wanted, actual = self._gap, self.wanted, self.actual
+        if actual.keys().isdisjoint(keys) and not self._in_flight and not self.refused:
+            # The common batch: new keys (or gone before they were real).
+            if all(map(wanted.__contains__, keys)):
+                gap.update(dict.fromkeys(keys))
+            else:
+                for key in keys:
+                    gap.pop(key, None)
+            return
+        for key in keys:
+            if self.refused.get(key) is not None:
+                del self.refused[key]  # a new wish is tried at once
+            if wanted.get(key) == actual.get(key) and key not in self._in_flight:
+                gap.pop(key, None)
+            else:
+                gap[key] = None

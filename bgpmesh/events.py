@@ -1,0 +1,279 @@
+"""Everything that can happen (facts, past tense), and the few things said outwards.
+
+An edge reports events; the engine answers with state (its Deltas), with `Command`s to the wire and
+with `Note`s for people. Every event is plain data, so the journal can record and replay it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bgpmesh.peering.message import EndOfRib, Keepalive, Message, Negotiated, Notification, RouteRefresh
+from bgpmesh.peering.peer import Peer
+from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
+from bgpmesh.route.nlri import IPAddress, IPNetwork, Nlri
+from bgpmesh.route.path import HostRoute, PeerName, Resolution, Target
+from bgpmesh.workload.endpoint import Endpoint, LinkSpec
+from bgpmesh.workload.pool import Pool
+
+# ── from the wire ────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A TCP connection with a configured peer stands; `connection` numbers it for the life of the daemon."""
+
+    connection: int
+    peer: PeerName
+    local: IPAddress
+    remote: IPAddress
+    is_inbound: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectFailed:
+    """Our call to a peer was refused, timed out or could not be made; `reason` in words."""
+
+    peer: PeerName
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """A connection ended under us: closed, reset or failed; `reason` in words."""
+
+    connection: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenReceived:
+    """The peer's OPEN came, and was negotiated against ours."""
+
+    connection: int
+    negotiated: Negotiated
+
+
+@dataclass(frozen=True, slots=True)
+class MessageReceived:
+    """Any other message but an UPDATE came."""
+
+    connection: int
+    message: Keepalive | RouteRefresh | EndOfRib | Notification
+
+
+@dataclass(frozen=True, slots=True)
+class RoutesReceived:
+    """One UPDATE: one attribute set (None where nothing is announced) and its prefixes.
+
+    What RFC 7606 turned into a withdrawal stands in `withdrawn` and is counted.
+    """
+
+    connection: int
+    attributes: PathAttributes | None
+    announced: Sequence[Nlri]
+    withdrawn: Sequence[Nlri]
+    read_at: float  # monotonic seconds
+    treated_as_withdraw: int = 0  # UPDATEs, 0 or 1
+    attributes_discarded: int = 0
+    problem: str = ""  # what was malformed, in words
+
+
+@dataclass(frozen=True, slots=True)
+class GarbageReceived:
+    """The peer sent what ends a session: the NOTIFICATION it earns, and why in words."""
+
+    connection: int
+    notification: Notification
+    text: str
+
+
+# ── from the kernel ──────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class FibRead:
+    """A full read-back of our routes and nexthop objects: at start, each minute, after a link event."""
+
+    routes: Mapping[Nlri, Target]
+    next_hops: Mapping[IPAddress, Resolution]
+    repaired: int = 0  # routes found other than we had left them
+
+
+@dataclass(frozen=True, slots=True)
+class FibObserved:
+    """Somebody else changed or removed routes of ours: what they are now (None: gone)."""
+
+    routes: Mapping[Nlri, Target | None]
+
+
+@dataclass(frozen=True, slots=True)
+class FibWritten:
+    """The kernel answered a burst: done as wanted, or refused with its text."""
+
+    done: Sequence[Nlri]
+    failed: Mapping[Nlri, str]
+
+
+@dataclass(frozen=True, slots=True)
+class NextHopsWritten:
+    """The same for nexthop objects."""
+
+    done: Sequence[IPAddress]
+    failed: Mapping[IPAddress, str]
+
+
+@dataclass(frozen=True, slots=True)
+class HostRoutesChanged:
+    """Routes of others, connected subnets and own addresses came and went (all of them, at start)."""
+
+    added: Sequence[HostRoute]
+    removed: Sequence[HostRoute]
+
+
+@dataclass(frozen=True, slots=True)
+class LinksRead:
+    """A full read-back of the workload links that are ours."""
+
+    links: Mapping[str, LinkSpec]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkObserved:
+    """A workload link of ours changed or vanished without us (None: gone)."""
+
+    interface: str
+    link: LinkSpec | None
+
+
+@dataclass(frozen=True, slots=True)
+class LinkWritten:
+    """A workload link is as wanted, or is not, with the reason."""
+
+    interface: str
+    failure: str | None = None
+
+
+# ── from operators and the daemon ────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """The effective configuration of this node, at start and after each reload."""
+
+    node: str
+    asn: Asn
+    router_id: RouterId
+    cluster_id: RouterId | None  # set: this node reflects
+    peers: tuple[Peer, ...]
+    pod_cidrs: tuple[IPNetwork, ...]
+    advertise: tuple[IPNetwork, ...]  # [node.X] advertise
+    pools: tuple[Pool, ...]
+    interface_prefix: str = "bgpm"
+    kernel_enabled: bool = True
+    ecmp: int = 8
+    graceful_restart: int = 120  # seconds
+    restart_deferral: float = 10.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointAdded:
+    """A workload was attached (its address is already taken from the pool)."""
+
+    endpoint: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointRemoved:
+    """A workload is to go."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    """The second that `next_wakeup` named has come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """An orderly stop: a Cease to those without graceful restart, silence to the others."""
+
+
+Event = (
+    Connected
+    | ConnectFailed
+    | Disconnected
+    | OpenReceived
+    | MessageReceived
+    | RoutesReceived
+    | GarbageReceived
+    | FibRead
+    | FibObserved
+    | FibWritten
+    | NextHopsWritten
+    | HostRoutesChanged
+    | LinksRead
+    | LinkObserved
+    | LinkWritten
+    | Configured
+    | EndpointAdded
+    | EndpointRemoved
+    | TimerFired
+    | Stopping
+)
+
+# ── outwards ─────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """Call this peer now; answered by Connected or ConnectFailed."""
+
+    peer: PeerName
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send this message on that connection, behind what was sent before it."""
+
+    connection: int
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class StartRoutes:
+    """The session is established: pull this peer's batches from the RIB while the socket is ready."""
+
+    connection: int
+    peer: PeerName
+
+
+@dataclass(frozen=True, slots=True)
+class Hangup:
+    """Close the connection once what was sent has left (a second at most); no event follows."""
+
+    connection: int
+
+
+Command = Dial | Send | StartRoutes | Hangup
+
+
+class Level(enum.Enum):
+    """How loud a note is."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something worth telling a human: a log line and, by its name, a counter."""
+
+    name: str  # dotted, past tense: peer.up
+    level: Level = Level.INFO
+    keys: Mapping[str, object] = field(default_factory=dict)

@@ -1,0 +1,59 @@
+"""One event a line: a dotted name in the past tense, then `key=value`, on stderr.
+
+The words used as keys: `peer`, `prefix`, `family`, `endpoint`, `interface`, `address`, `reason`,
+`file`, `key`, `value`, `state`, `*_s` (seconds), `*_count`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+LOGGER = logging.getLogger("bgpmesh")
+
+
+def start(level: str = "INFO") -> None:
+    """Send our log to stderr; called once by the daemon."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    LOGGER.handlers[:] = [handler]
+    LOGGER.setLevel(level)
+    LOGGER.propagate = False
+
+
+def render(name: str, keys: dict[str, object]) -> str:
+    """Return `name key=value ...`; a value with blanks, quotes or control characters is quoted and escaped."""
+    shown = [name]
+    for key, value in keys.items():
+        if value is None:
+            continue
+        text = f"{value:.3f}" if isinstance(value, float) else str(value)
+        plain = text and text.isprintable() and not any(c in text for c in ' "=')
+        shown.append(f"{key}={text}" if plain else f"{key}={_quoted(text)}")
+    return " ".join(shown)
+
+
+def _quoted(text: str) -> str:
+    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text.replace("\\", "\\\\"))
+    return '"' + escaped.replace('"', '\\"') + '"'
+
+
+def info(name: str, **keys: object) -> None:
+    """Say what an operator follows: sessions, reloads, failures and recoveries."""
+    LOGGER.info("%s", render(name, keys))
+
+
+def warning(name: str, **keys: object) -> None:
+    """Say what is wrong and will be tried again."""
+    LOGGER.warning("%s", render(name, keys))
+
+
+def error(name: str, **keys: object) -> None:
+    """Say what needs somebody."""
+    LOGGER.error("%s", render(name, keys))
+
+
+def debug(name: str, **keys: object) -> None:
+    """Say what only a developer follows, one prefix at a time."""
+    if LOGGER.isEnabledFor(logging.DEBUG):
+        LOGGER.debug("%s", render(name, keys))

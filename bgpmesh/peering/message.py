@@ -1,0 +1,189 @@
+"""BGP messages as values (RFC 4271 §4), and what two OPENs agreed on.
+
+The codec turns bytes into these and back; the session machine sees nothing else. An UPDATE is not
+here: it is a batch of routes (`events.RoutesReceived`, `rib.export.Batch`).
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from bgpmesh.route.attributes import Asn, RouterId
+from bgpmesh.route.nlri import Family
+
+
+class Code(enum.IntEnum):
+    """NOTIFICATION error codes (RFC 4271 §4.5, RFC 7313)."""
+
+    HEADER = 1
+    OPEN = 2
+    UPDATE = 3
+    HOLD_TIMER = 4
+    STATE_MACHINE = 5
+    CEASE = 6
+    ROUTE_REFRESH = 7
+
+
+class Cease(enum.IntEnum):
+    """Cease subcodes (RFC 4486, RFC 8538)."""
+
+    MAX_PREFIXES = 1
+    ADMIN_SHUTDOWN = 2
+    PEER_DECONFIGURED = 3
+    ADMIN_RESET = 4
+    CONNECTION_REJECTED = 5
+    OTHER_CONFIGURATION_CHANGE = 6
+    CONNECTION_COLLISION = 7
+    OUT_OF_RESOURCES = 8
+    HARD_RESET = 9
+
+
+@dataclass(frozen=True, slots=True)
+class GracefulRestart:
+    """The graceful-restart capability, code 64 (RFC 4724 §3)."""
+
+    restart_time: int  # seconds, 0 to 4095
+    is_restarting: bool = False  # the R bit
+    families: tuple[tuple[Family, bool], ...] = ()  # with the F bit: forwarding state was preserved
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an OPEN offers (RFC 5492)."""
+
+    families: tuple[Family, ...] = ()
+    four_octet_asn: bool = True  # RFC 6793
+    route_refresh: bool = True  # RFC 2918
+    graceful_restart: GracefulRestart | None = None
+    other: tuple[tuple[int, bytes], ...] = ()  # codes we only show
+
+    def describe(self) -> tuple[str, ...]:
+        """Return the capabilities in words, for `bgpmesh peers NAME`."""
+        words = [f"multiprotocol {family.label}" for family in self.families]
+        words += ["four-octet-asn"] if self.four_octet_asn else []
+        words += ["route-refresh"] if self.route_refresh else []
+        if self.graceful_restart is not None:
+            restart = self.graceful_restart
+            kept = ",".join(f.label + ("+F" if forwarding else "") for f, forwarding in restart.families)
+            words.append(f"graceful-restart {restart.restart_time} s {'R ' if restart.is_restarting else ''}{kept}")
+        return (*words, *(f"code {code}" for code, _ in self.other))
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """OPEN (RFC 4271 §4.2); `asn` is the real, four-octet one."""
+
+    asn: Asn
+    hold_time: int  # seconds; 0: no keepalives
+    router_id: RouterId
+    capabilities: Capabilities
+
+
+@dataclass(frozen=True, slots=True)
+class Keepalive:
+    """KEEPALIVE (RFC 4271 §4.4)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRefresh:
+    """ROUTE-REFRESH (RFC 2918): please send this family again."""
+
+    family: Family
+
+
+@dataclass(frozen=True, slots=True)
+class EndOfRib:
+    """The End-of-RIB marker of a family (RFC 4724 §2)."""
+
+    family: Family
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """NOTIFICATION (RFC 4271 §4.5)."""
+
+    code: int
+    subcode: int = 0
+    data: bytes = b""
+
+    @staticmethod
+    def cease(subcode: Cease, text: str = "") -> Notification:
+        """Return a Cease; administrative ones carry up to 255 octets of text (RFC 9003 §2)."""
+        if subcode not in {Cease.ADMIN_SHUTDOWN, Cease.ADMIN_RESET}:
+            return Notification(Code.CEASE, subcode)
+        words = text.encode()[:255].decode(errors="ignore").encode()
+        return Notification(Code.CEASE, subcode, bytes((len(words),)) + words)
+
+    def describe(self) -> str:
+        """Return what it says in words: `Cease, administrative shutdown: "moving racks"`."""
+        name = CODE_NAMES.get(self.code, f"code {self.code}")
+        sub = SUBCODE_NAMES.get((self.code, self.subcode), f"subcode {self.subcode}" if self.subcode else "")
+        said = ""
+        if self.code == Code.CEASE and self.subcode in {Cease.ADMIN_SHUTDOWN, Cease.ADMIN_RESET} and self.data:
+            text = self.data[1 : 1 + self.data[0]].decode("utf-8", "replace")
+            said = ": " + "".join(c if c.isprintable() else "?" for c in text) if text else ""
+        return (f"{name}, {sub}" if sub else name) + said
+
+
+CODE_NAMES: dict[int, str] = {
+    Code.HEADER: "message header error",
+    Code.OPEN: "OPEN message error",
+    Code.UPDATE: "UPDATE message error",
+    Code.HOLD_TIMER: "hold timer expired",
+    Code.STATE_MACHINE: "finite state machine error",
+    Code.CEASE: "Cease",
+    Code.ROUTE_REFRESH: "ROUTE-REFRESH message error",
+}
+
+SUBCODE_NAMES: dict[tuple[int, int], str] = {
+    (1, 1): "connection not synchronised",
+    (1, 2): "bad message length",
+    (1, 3): "bad message type",
+    (2, 1): "unsupported version",
+    (2, 2): "bad peer AS",
+    (2, 3): "bad BGP identifier",
+    (2, 4): "unsupported optional parameter",
+    (2, 6): "unacceptable hold time",
+    (2, 7): "unsupported capability",
+    (2, 11): "role mismatch",
+    (3, 1): "malformed attribute list",
+    (3, 2): "unrecognised well-known attribute",
+    (3, 3): "missing well-known attribute",
+    (3, 4): "attribute flags error",
+    (3, 5): "attribute length error",
+    (3, 6): "invalid ORIGIN",
+    (3, 8): "invalid NEXT_HOP",
+    (3, 9): "optional attribute error",
+    (3, 10): "invalid network field",
+    (3, 11): "malformed AS_PATH",
+    (5, 1): "unexpected message in OpenSent",
+    (5, 2): "unexpected message in OpenConfirm",
+    (5, 3): "unexpected message in Established",
+    (6, 1): "maximum number of prefixes reached",
+    (6, 2): "administrative shutdown",
+    (6, 3): "peer de-configured",
+    (6, 4): "administrative reset",
+    (6, 5): "connection rejected",
+    (6, 6): "other configuration change",
+    (6, 7): "connection collision resolution",
+    (6, 8): "out of resources",
+    (6, 9): "hard reset",
+    (7, 1): "invalid message length",
+}
+
+Message = Open | Keepalive | RouteRefresh | EndOfRib | Notification
+
+
+@dataclass(frozen=True, slots=True)
+class Negotiated:
+    """What our OPEN and the peer's agreed on (ExaBGP does the agreeing)."""
+
+    sent: Open
+    received: Open
+    hold_time: int  # seconds, the smaller of the two; 0: none
+    families: tuple[Family, ...]  # those both offered
+    four_octet_asn: bool
+    message_size: int = 4096  # octets, header included
+    refusal: Notification | None = None  # what ExaBGP's validation says: bad peer AS, hold time, identifier
+    refusal_text: str = field(default="", compare=False)

@@ -1,0 +1,53 @@
+"""A neighbour that we are configured to talk to; the session is one life of the conversation with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bgpmesh.route.attributes import Asn, RouterId
+from bgpmesh.route.nlri import Family, IPAddress
+from bgpmesh.route.path import PeerName, Role
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Identity, role and options of one neighbour, as this node sees it. Two equal Peers need no new session.
+
+    `local_address` is the source of our connection and what we listen on. `next_hops` are our own
+    addresses for each family we can be the next hop of; a family without one is not offered.
+    """
+
+    name: PeerName
+    address: IPAddress
+    asn: Asn
+    role: Role
+    local_address: IPAddress | None
+    local_asn: Asn
+    router_id: RouterId  # ours
+    in_cluster: bool = False  # a node of the cluster file, not a [peer.*]
+    port: int = 179
+    is_passive: bool = False  # the other side connects (except where a restart waits for it)
+    families: tuple[Family, ...] = (Family.IPV4, Family.IPV6)
+    hold_time: int = 9  # seconds; keepalive is a third
+    graceful_restart: int = 120  # seconds we ask to be waited for; 0: off
+    password: str | None = field(default=None, repr=False)  # TCP MD5 (RFC 2385)
+    ttl_security: int = 0  # hops away at most (RFC 5082); 0: off
+    multihop: int = 0  # TTL of our packets for eBGP beyond one hop; 0: single hop
+    max_prefixes: int = 100_000  # for each family
+    max_prefixes_restart: int = 60  # seconds until we try again
+    enforce_first_as: bool = False  # eBGP: the first AS must be the peer's (RFC 4271 §6.3)
+    imports: tuple[str, ...] = ("all",)  # filters, in order
+    exports: tuple[str, ...] = ("all",)
+    next_hops: tuple[tuple[Family, IPAddress], ...] = ()
+    next_hop: str = "auto"  # or "self", "keep"
+    cluster_id: RouterId | None = None  # ours as a reflector; None: we do not reflect
+
+    @property
+    def is_external(self) -> bool:
+        """Whether this is an eBGP session."""
+        return self.role is Role.EXTERNAL
+
+    @property
+    def is_single_hop(self) -> bool:
+        """Whether the peer must sit on a subnet of ours: eBGP without multihop."""
+        return self.is_external and self.multihop == 0

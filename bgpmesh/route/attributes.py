@@ -1,0 +1,160 @@
+"""Path attributes: one frozen set, interned by whoever made it and compared with `is` on the hot path."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, fields
+from typing import NewType
+
+from bgpmesh.route.nlri import IPAddress
+
+Asn = NewType("Asn", int)
+RouterId = NewType("RouterId", int)  # the BGP identifier as an unsigned 32-bit integer (RFC 6286)
+
+
+class Origin(enum.IntEnum):
+    """ORIGIN (RFC 4271 §5.1.1); lower is preferred."""
+
+    IGP = 0
+    EGP = 1
+    INCOMPLETE = 2
+
+
+class SegmentKind(enum.IntEnum):
+    """The kind of an AS_PATH segment (RFC 4271 §4.3, RFC 5065)."""
+
+    SET = 1
+    SEQUENCE = 2
+    CONFED_SEQUENCE = 3
+    CONFED_SET = 4
+
+
+@dataclass(frozen=True, slots=True)
+class AsPath:
+    """AS_PATH: segments of (kind, AS numbers), leftmost nearest."""
+
+    segments: tuple[tuple[SegmentKind, tuple[Asn, ...]], ...] = ()
+
+    @property
+    def length(self) -> int:
+        """Hops for the decision process: a set counts one, confederation segments none (RFC 5065 §5.3)."""
+        total = 0
+        for kind, members in self.segments:
+            if kind is SegmentKind.SEQUENCE:
+                total += len(members)
+            elif kind is SegmentKind.SET:
+                total += 1
+        return total
+
+    @property
+    def first(self) -> Asn | None:
+        """The neighbouring AS: the leftmost of the first sequence, None for an empty path or a leading set."""
+        if self.segments and self.segments[0][0] is SegmentKind.SEQUENCE and self.segments[0][1]:
+            return self.segments[0][1][0]
+        return None
+
+    def count(self, asn: Asn) -> int:
+        """Return how often `asn` stands in the path: the loop check (RFC 4271 §9.1.2)."""
+        return sum(members.count(asn) for _, members in self.segments)
+
+    def prepended(self, asn: Asn, times: int = 1) -> AsPath:
+        """Return the path with `asn` in front `times` times (RFC 4271 §5.1.2); a segment holds 255 at most."""
+        if times <= 0:
+            return self
+        front = (asn,) * times
+        if self.segments and self.segments[0][0] is SegmentKind.SEQUENCE:
+            merged = front + self.segments[0][1]
+            if len(merged) <= 255:
+                return AsPath(((SegmentKind.SEQUENCE, merged), *self.segments[1:]))
+        return AsPath(((SegmentKind.SEQUENCE, front), *self.segments))
+
+    def __str__(self) -> str:
+        """Render as people read it: `65001 65002 {64512 64513}`."""
+        shown = []
+        for kind, members in self.segments:
+            text = " ".join(map(str, members))
+            match kind:
+                case SegmentKind.SEQUENCE:
+                    shown.append(text)
+                case SegmentKind.SET:
+                    shown.append("{" + text + "}")
+                case SegmentKind.CONFED_SEQUENCE:
+                    shown.append("(" + text + ")")
+                case SegmentKind.CONFED_SET:
+                    shown.append("[" + text + "]")
+        return " ".join(shown)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PathAttributes:
+    """Everything an UPDATE says about its prefixes but the prefixes.
+
+    Identity is the fast comparison (sets are interned by wire bytes, per negotiation class);
+    `same_as` compares by value where two classes may have made the same set twice.
+    """
+
+    origin: Origin = Origin.IGP
+    as_path: AsPath = AsPath()
+    next_hop: IPAddress | None = None  # None only for local paths before export
+    link_local: IPAddress | None = None  # second address of an IPv6 next hop (RFC 2545 §3)
+    med: int | None = None
+    local_pref: int | None = None  # None: absent, as on eBGP; the decision takes 100
+    atomic_aggregate: bool = False
+    aggregator: tuple[Asn, IPAddress] | None = None
+    communities: tuple[int, ...] = ()  # RFC 1997, 32 bits each, sorted
+    originator_id: RouterId | None = None
+    cluster_list: tuple[RouterId, ...] = ()
+    ext_communities: tuple[bytes, ...] = ()  # RFC 4360, 8 bytes each, sorted
+    large_communities: tuple[tuple[int, int, int], ...] = ()  # RFC 8092, sorted
+    other: tuple[tuple[int, int, bytes], ...] = ()  # (flags, code, value) that we pass on or only show
+
+    def same_as(self, other: PathAttributes) -> bool:
+        """Tell whether both say the same, whoever decoded them."""
+        if self is other:
+            return True
+        return all(getattr(self, f.name) == getattr(other, f.name) for f in fields(self))
+
+
+class Treatment(enum.Enum):
+    """What RFC 7606 asks for a malformed attribute."""
+
+    RESET = "session-reset"
+    WITHDRAW = "treat-as-withdraw"
+    DISCARD = "attribute-discard"
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeRow:
+    """One row of what we know about an attribute type.
+
+    `field` is the field of PathAttributes, or "" where the codec takes it apart (MP_REACH_NLRI).
+    `flags` are the well-known/optional and transitive bits it must carry (RFC 4271 §4.3).
+    `ebgp` says whether it crosses an external session on export.
+    """
+
+    name: str
+    code: int
+    flags: int
+    malformed: Treatment
+    field: str
+    ebgp: bool
+
+
+WELL_KNOWN, OPTIONAL_TRANSITIVE, OPTIONAL_NON_TRANSITIVE = 0x40, 0xC0, 0x80
+
+ATTRIBUTES: tuple[AttributeRow, ...] = (
+    AttributeRow("origin", 1, WELL_KNOWN, Treatment.WITHDRAW, "origin", ebgp=True),
+    AttributeRow("as_path", 2, WELL_KNOWN, Treatment.WITHDRAW, "as_path", ebgp=True),
+    AttributeRow("next_hop", 3, WELL_KNOWN, Treatment.WITHDRAW, "next_hop", ebgp=True),
+    AttributeRow("med", 4, OPTIONAL_NON_TRANSITIVE, Treatment.WITHDRAW, "med", ebgp=False),
+    AttributeRow("local_pref", 5, WELL_KNOWN, Treatment.WITHDRAW, "local_pref", ebgp=False),
+    AttributeRow("atomic_aggregate", 6, WELL_KNOWN, Treatment.DISCARD, "atomic_aggregate", ebgp=True),
+    AttributeRow("aggregator", 7, OPTIONAL_TRANSITIVE, Treatment.DISCARD, "aggregator", ebgp=True),
+    AttributeRow("communities", 8, OPTIONAL_TRANSITIVE, Treatment.WITHDRAW, "communities", ebgp=True),
+    AttributeRow("originator_id", 9, OPTIONAL_NON_TRANSITIVE, Treatment.WITHDRAW, "originator_id", ebgp=False),
+    AttributeRow("cluster_list", 10, OPTIONAL_NON_TRANSITIVE, Treatment.WITHDRAW, "cluster_list", ebgp=False),
+    AttributeRow("mp_reach_nlri", 14, OPTIONAL_NON_TRANSITIVE, Treatment.RESET, "", ebgp=True),
+    AttributeRow("mp_unreach_nlri", 15, OPTIONAL_NON_TRANSITIVE, Treatment.RESET, "", ebgp=True),
+    AttributeRow("ext_communities", 16, OPTIONAL_TRANSITIVE, Treatment.WITHDRAW, "ext_communities", ebgp=True),
+    AttributeRow("large_communities", 32, OPTIONAL_TRANSITIVE, Treatment.WITHDRAW, "large_communities", ebgp=True),
+)

@@ -1,0 +1,93 @@
+"""Families and prefixes as fixed-width byte keys.
+
+An `Nlri` is the prefix length in one byte and the packed address: 5 bytes for IPv4, 17 for IPv6.
+It hashes fast, slices out of the wire and joins back into it, and its length tells its family, so
+one dict may hold both. Bits behind the prefix length are zero (RFC 4271 §4.3 calls them
+irrelevant; we clear them, so one prefix has one key).
+"""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+from typing import NewType
+
+Nlri = NewType("Nlri", bytes)
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Family(enum.Enum):
+    """An (AFI, SAFI) pair that we route (RFC 4760)."""
+
+    IPV4 = (1, 1)
+    IPV6 = (2, 1)
+
+    @property
+    def afi(self) -> int:
+        """The address family number."""
+        return self.value[0]
+
+    @property
+    def safi(self) -> int:
+        """The subsequent address family number."""
+        return self.value[1]
+
+    @property
+    def label(self) -> str:
+        """The name in JSON, metrics and configuration: ipv4 or ipv6."""
+        return "ipv4" if self is Family.IPV4 else "ipv6"
+
+    @property
+    def bits(self) -> int:
+        """The width of an address: 32 or 128."""
+        return 32 if self is Family.IPV4 else 128
+
+
+def family_of(nlri: Nlri) -> Family:
+    """Return the family of a key, told by its length."""
+    return Family.IPV4 if len(nlri) == 5 else Family.IPV6
+
+
+def family_of_address(address: IPAddress) -> Family:
+    """Return the family an address belongs to."""
+    return Family.IPV4 if address.version == 4 else Family.IPV6
+
+
+def nlri_of(network: IPNetwork) -> Nlri:
+    """Return the key of a network."""
+    return Nlri(bytes((network.prefixlen,)) + network.network_address.packed)
+
+
+def parse_nlri(text: str) -> Nlri:
+    """Return the key of a prefix as people write it; a bare address is its /32 or /128.
+
+    Raises ValueError for what is no prefix, and for host bits set behind the length.
+    """
+    return nlri_of(ipaddress.ip_network(text))
+
+
+def network_of(nlri: Nlri) -> IPNetwork:
+    """Return the network a key stands for."""
+    if len(nlri) == 5:
+        return ipaddress.IPv4Network((nlri[1:], nlri[0]))
+    return ipaddress.IPv6Network((nlri[1:], nlri[0]))
+
+
+def prefix_text(nlri: Nlri) -> str:
+    """Return the prefix as people write it: 10.244.1.0/26."""
+    return str(network_of(nlri))
+
+
+def host_nlri(address: IPAddress) -> Nlri:
+    """Return the key of a single address: its /32 or /128."""
+    return Nlri(bytes((address.max_prefixlen,)) + address.packed)
+
+
+def contains(outer: Nlri, inner: Nlri) -> bool:
+    """Tell whether `outer` covers `inner` (equal counts); never across families."""
+    if len(outer) != len(inner) or outer[0] > inner[0]:
+        return False
+    shift = (len(outer) - 1) * 8 - outer[0]
+    return int.from_bytes(outer[1:], "big") >> shift == int.from_bytes(inner[1:], "big") >> shift
