@@ -47,7 +47,7 @@ class Delta(Generic[K, V]):
         self.wanted: dict[K, V] = {}
         self.actual: dict[K, V] = {}
         self.refused: dict[K, Refusal] = {}
-        self._gap: dict[K, None] = {}  # keys to look at, in the order they were touched
+        self._gap: dict[K, object] = {}  # keys to look at, in the order they were touched
         self._in_flight: dict[K, V | None] = {}
         self._keep_unwanted = False
 
@@ -71,28 +71,37 @@ class Delta(Generic[K, V]):
 
     def want_many(self, keys: Collection[K], value: V) -> None:
         """Declare one value for many keys."""
-        self.wanted.update(dict.fromkeys(keys, value))
-        self._touch(keys)
+        batch = dict.fromkeys(keys, value)
+        self.wanted.update(batch)
+        if self._is_untouched(batch):
+            self._gap.update(batch)  # the common batch: new keys
+        else:
+            self._touch(batch, is_wish=True)
 
     def unwant_many(self, keys: Collection[K]) -> None:
         """Declare that none of the keys should exist."""
         for key in keys:
             self.wanted.pop(key, None)
-        self._touch(keys)
+        if self._is_untouched(keys):
+            for key in keys:
+                self._gap.pop(key, None)  # gone before they were real
+        else:
+            self._touch(keys, is_wish=True)
 
     def observe(self, key: K, value: V | None) -> None:
-        """Record what `key` really is, as somebody else made it."""
+        """Record what `key` really is, as somebody else made it; its back-off, if any, goes on."""
         if value is None:
             self.actual.pop(key, None)
         else:
             self.actual[key] = value
-        self._touch((key,))
+        self._touch((key,), is_wish=False)
 
     def observe_all(self, actual: Mapping[K, V]) -> None:
         """Replace our belief with a full read-back; O(wanted + actual). What is in flight is not judged."""
         self.actual = dict(actual)
-        wanted = self.wanted
-        self._gap = {key: None for key in wanted.keys() | self.actual.keys() if wanted.get(key) != self.actual.get(key)}
+        wanted, found = self.wanted, self.actual
+        self._gap = {key: None for key in wanted.keys() | found.keys() if not _same(wanted.get(key), found.get(key))}
+        self.refused = {key: refusal for key, refusal in self.refused.items() if key in self._gap}
 
     def take(self, limit: int, now: float) -> list[tuple[K, V | None]]:
         """Return up to `limit` (key, wanted value or None: delete) that are not as wanted, and put them in flight."""
@@ -106,7 +115,7 @@ class Delta(Generic[K, V]):
                 value = wanted.get(key)
                 if key in self._in_flight:
                     later.append(key)
-                elif value == actual.get(key):
+                elif _same(value, actual.get(key)):
                     refused.pop(key, None)
                 elif value is None and self._keep_unwanted:
                     continue  # comes back when keep_unwanted ends
@@ -119,18 +128,24 @@ class Delta(Generic[K, V]):
         return taken
 
     def acknowledge(self, done: Iterable[K]) -> None:
-        """Record that what was in flight for these keys is now so."""
-        in_flight, actual, wanted = self._in_flight, self.actual, self.wanted
+        """Record that what was in flight for these keys is now so; a key that is not in flight says nothing."""
+        in_flight, actual, wanted, refused, gap = self._in_flight, self.actual, self.wanted, self.refused, self._gap
         for key in done:
-            value = in_flight.pop(key, None)
+            if key not in in_flight:
+                continue
+            value = in_flight.pop(key)
             if value is None:
                 actual.pop(key, None)
             else:
                 actual[key] = value
-            if self.refused:
-                self.refused.pop(key, None)
-            if wanted.get(key) != value:
-                self._gap[key] = None
+            if refused:
+                refused.pop(key, None)
+            wish = wanted.get(key)
+            if wish is value or wish == value:
+                if key in gap:
+                    del gap[key]
+            else:
+                gap[key] = None
 
     def refuse(self, key: K, reason: str, now: float) -> Refusal:
         """Record that what was in flight for `key` was not done, and why; it is tried again later."""
@@ -156,22 +171,25 @@ class Delta(Generic[K, V]):
 
     def __len__(self) -> int:
         """Count the keys not known to be as wanted: waiting and in flight."""
-        return len(self._gap.keys() | self._in_flight.keys())
+        return len(self._gap) + sum(key not in self._gap for key in self._in_flight)
 
-    def _touch(self, keys: Collection[K]) -> None:
-        gap, wanted, actual = self._gap, self.wanted, self.actual
-        if actual.keys().isdisjoint(keys) and not self._in_flight and not self.refused:
-            # The common batch: new keys (or gone before they were real).
-            if all(map(wanted.__contains__, keys)):
-                gap.update(dict.fromkeys(keys))
-            else:
-                for key in keys:
-                    gap.pop(key, None)
-            return
+    def _is_untouched(self, keys: Collection[K]) -> bool:
+        """Tell whether nothing but the wish is known of these keys."""
+        return not self._in_flight and not self.refused and self.actual.keys().isdisjoint(keys)
+
+    def _touch(self, keys: Collection[K], *, is_wish: bool) -> None:
+        """Look at keys again: those not as wanted are in the gap, and a new wish is tried at once."""
+        gap, wanted, actual, in_flight, refused = self._gap, self.wanted, self.actual, self._in_flight, self.refused
         for key in keys:
-            if self.refused.get(key) is not None:
-                del self.refused[key]  # a new wish is tried at once
-            if wanted.get(key) == actual.get(key) and key not in self._in_flight:
+            is_right = key not in in_flight and _same(wanted.get(key), actual.get(key))
+            if refused and (is_wish or is_right):
+                refused.pop(key, None)
+            if is_right:
                 gap.pop(key, None)
             else:
                 gap[key] = None
+
+
+def _same(one: object, other: object) -> bool:
+    # Values are shared, so most are equal by being one; comparing two dataclasses costs ten times as much.
+    return one is other or one == other

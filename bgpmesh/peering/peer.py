@@ -25,7 +25,9 @@ class Peer:
     local_asn: Asn
     router_id: RouterId  # ours
     in_cluster: bool = False  # a node of the cluster file, not a [peer.*]
-    port: int = 179
+    port: int = 179  # the peer's, which we call
+    listen_address: IPAddress | None = None  # where we accept its calls; None: on `local_address`
+    listen_port: int = 179  # ours
     is_passive: bool = False  # the other side connects (except where a restart waits for it)
     families: tuple[Family, ...] = (Family.IPV4, Family.IPV6)
     hold_time: int = 9  # seconds; keepalive is a third

@@ -1,1 +1,32 @@
-"""rib."""
+"""What we believe: the paths of all peers, the one chosen for each prefix, and what follows from it.
+
+The door is `rib.Rib`; `export.Batch` is what it hands to the wire, and its two Deltas (`fib`,
+`next_hops`) are what it hands to the kernel. Nothing here knows a socket, a clock or a kernel.
+
+    rib.py        the tables: AdjRibIn (a dict for each peer), candidates and selection, the Deltas
+    decision.py   which path is best: a table of steps, and the name of the step that put each other out
+    nexthop.py    whether a next hop can be reached, by what link and gateway, at what cost, and why not
+    filter.py     which routes pass on import and export; a filter sees one attribute set and its batch
+    export.py     update groups: what a peer may hear, as what, and what it has been told
+
+What it hides: that a batch is a dict of byte keys to one shared Path; that decisions are remembered
+by combination of candidates; that peers with the same view share one table of what they were told,
+one log of packed batches, and each batch's bytes.
+
+Invariants, each with a property test (`tests/property/test_rib.py`):
+ 1. What is selected, wanted and told depends on the present inputs only: not on their order, nor on how
+    `work(limit)` and `take` were sliced.
+ 2. A peer never hears its own route, nor one that names it as ORIGINATOR.
+ 3. `next_hops` wants exactly the next hops of what `fib` wants, and of nothing else.
+ 4. Nothing is written for a prefix that this host has connected.
+ 5. Resolution never goes through a route that needs the next hop in question, however far along.
+
+What costs what: a prefix is held once in its peer's table, once in the candidates, once in the
+selection, once in the Fib and once for each update group, always the same key object; an attribute set
+costs one Path for each peer. A slow peer costs memory by prefixes, not by churn.
+
+Answers to RFC 4271 §5 and §9, RFC 4456 §6, §8 and §9, RFC 4724 §4.1 and §4.2 (stale paths, deferred
+selection), RFC 1997, RFC 2918, RFC 4360 §2, RFC 8212. On purpose other than RFC 4724 §4.2: a path that
+is stale when its peer goes down a second time stays stale rather than being deleted, so that a
+neighbour killed twice before it was in sync loses nothing; the session's restart timer bounds it.
+"""

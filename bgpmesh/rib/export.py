@@ -1,11 +1,50 @@
-"""What each peer may hear, and how it is rewritten."""
+"""What each peer may hear, how it is rewritten, and what it has been told.
+
+Peers with the same `View` form one `Group`: an exported attribute set is computed once, a batch is
+packed and encoded once, and the same bytes go to all of them. The group knows what all of it has
+been told (`sent`) and what has changed since (`pending`, latest wins, so flaps coalesce). When
+somebody is ready to send, pending changes are compared with `sent` and go into the group's log as
+batches. A member holds a position in the log, and is in one of these states:
+
+    in the dump    new, or asked for everything again: reads batches of `sent` as it was at its position
+    in step        reads the log from its position
+    behind         the log had to be cut before it read on, or it came from another group: `dirty` holds
+                   the prefixes where it may be wrong, each with what it was told; the latest is sent
+
+So a slow member costs memory by the number of prefixes, never by churn. What a member must not hear
+(its own route, or one that names it as ORIGINATOR) is an exception computed when it reads.
+
+The rules of who hears what are RFC 4271 §5, RFC 4456 §6 and §8, RFC 1997; a session outside the cluster
+passes nothing without a filter that says so (RFC 8212), which the configuration decides.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from itertools import groupby, islice, repeat
+from operator import attrgetter
 
-from bgpmesh.route.attributes import PathAttributes
-from bgpmesh.route.nlri import Family, Nlri
+from bgpmesh.peering.message import EndOfRib
+from bgpmesh.peering.peer import Peer
+from bgpmesh.rib import filter as filters
+from bgpmesh.rib.decision import DEFAULT_LOCAL_PREF, Path
+from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
+from bgpmesh.route.nlri import Family, IPAddress, Nlri, family_of, host_nlri
+from bgpmesh.route.nlri import contains as nlri_contains
+from bgpmesh.route.path import PeerName, Role, Source
+
+NO_EXPORT, NO_ADVERTISE, NO_EXPORT_SUBCONFED = 0xFFFFFF01, 0xFFFFFF02, 0xFFFFFF03  # RFC 1997
+TRANSITIVE, PARTIAL = 0x40, 0x20  # attribute flags (RFC 4271 §4.3)
+EXT_NON_TRANSITIVE = 0x40  # in the type of an extended community (RFC 4360 §2)
+
+BATCH_PREFIXES = 4_000  # one batch is one turn's worth for a socket
+FLUSH_PREFIXES = 20_000  # changes packed at once
+LOG_SLACK = 200_000  # prefixes that the log may hold beyond as many as the group was told (some 16 bytes each)
+SPARE_ADVERTS = 20_000  # exported attribute sets kept beyond those in use, before they are swept
+
+_value_of = attrgetter(*(field.name for field in fields(PathAttributes)))
 
 
 @dataclass(slots=True, eq=False)
@@ -19,3 +58,435 @@ class Batch:
     attributes: PathAttributes | None
     nlris: list[Nlri]
     encoded: list[bytes] | None = None
+
+
+# ── what may be heard, and as what ───────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What decides how routes look to a peer, and how they are encoded; peers with equal views share a group."""
+
+    role: Role
+    in_cluster: bool
+    asn: Asn
+    local_asn: Asn
+    families: tuple[Family, ...]
+    four_octet_asn: bool
+    message_size: int
+    exports: tuple[str, ...]
+    next_hops: tuple[tuple[Family, IPAddress], ...]
+    next_hop: str
+    cluster_id: RouterId | None
+    shared_subnet: Nlri | None  # where a received next hop may be passed on to an external peer
+
+    @property
+    def is_external(self) -> bool:
+        """Whether routes leave our AS by it."""
+        return self.role is Role.EXTERNAL
+
+
+def view_of(
+    peer: Peer, families: tuple[Family, ...], size: int, subnet: Nlri | None, *, four_octet_asn: bool = True
+) -> View:
+    """Return the view of a peer whose session agreed on these families and this message size in octets."""
+    return View(
+        peer.role,
+        peer.in_cluster,
+        peer.asn,
+        peer.local_asn,
+        families,
+        four_octet_asn,
+        size,
+        peer.exports,
+        peer.next_hops,
+        peer.next_hop,
+        peer.cluster_id,
+        subnet if peer.is_external and peer.next_hop == "auto" else None,
+    )
+
+
+def may_hear(view: View, path: Path) -> bool:
+    """Tell whether the rules let a path go to such a peer, before any filter (RFC 4271 §9.2, RFC 4456 §6)."""
+    source = path.source
+    communities = path.attributes.communities
+    if communities and (
+        NO_ADVERTISE in communities
+        or (view.is_external and (NO_EXPORT in communities or NO_EXPORT_SUBCONFED in communities))
+    ):
+        return False
+    if source.is_local:
+        return path.is_advertised
+    if source.is_external or view.is_external:
+        return True
+    return view.cluster_id is not None and (source.role is Role.CLIENT or view.role is Role.CLIENT)
+
+
+def rewrite(view: View, source: Source, attributes: PathAttributes, family: Family) -> PathAttributes | None:
+    """Return a path's attributes as such a peer is to see them; None where there is no next hop to give it."""
+    next_hop = _next_hop(view, source, attributes, family)
+    if next_hop is None:
+        return None
+    known = tuple((flags | PARTIAL, code, value) for flags, code, value in attributes.other if flags & TRANSITIVE)
+    made = replace(attributes, next_hop=next_hop, link_local=None, other=known)
+    if view.is_external:
+        return replace(
+            made,
+            as_path=attributes.as_path.prepended(view.local_asn),
+            med=attributes.med if source.is_local else None,
+            local_pref=None,
+            originator_id=None,
+            cluster_list=(),
+            ext_communities=tuple(c for c in attributes.ext_communities if not c[0] & EXT_NON_TRANSITIVE),
+        )
+    preferred = DEFAULT_LOCAL_PREF if attributes.local_pref is None else attributes.local_pref
+    if source.is_local or source.is_external or view.cluster_id is None:
+        return replace(made, local_pref=preferred)
+    return replace(  # reflected (RFC 4456 §8)
+        made,
+        local_pref=preferred,
+        originator_id=source.router_id if attributes.originator_id is None else attributes.originator_id,
+        cluster_list=(view.cluster_id, *attributes.cluster_list),
+    )
+
+
+def _next_hop(view: View, source: Source, attributes: PathAttributes, family: Family) -> IPAddress | None:
+    ours = dict(view.next_hops).get(family)
+    received = attributes.next_hop
+    if source.is_local or received is None or view.next_hop == "self":
+        return ours
+    if not view.is_external or view.next_hop == "keep":
+        return received
+    if view.shared_subnet is not None and nlri_contains(view.shared_subnet, host_nlri(received)):
+        return received  # third party (RFC 4271 §5.1.3)
+    return ours
+
+
+# ── what was told ────────────────────────────────────────────────────────────
+
+
+@dataclass(slots=True, eq=False)
+class Advert:
+    """What a group hears of a prefix, and who must not; one object for all prefixes that are alike."""
+
+    attributes: PathAttributes
+    origin: PeerName | None
+
+    def is_for(self, member: Member) -> bool:
+        """Whether this member hears it: never who it came from, nor who made it."""
+        return self.origin != member.name and self.attributes.originator_id != member.router_id
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One change in the log: these prefixes are now `after` (None: gone), and were `befores` (None: nothing)."""
+
+    batch: Batch
+    after: Advert | None
+    befores: Sequence[Advert | None] | None  # as the batch's prefixes; None: none of them was told before
+    is_silent: bool = False  # the attributes are as they were: only the origins, old and new, see a change
+    is_repeat: bool = False  # was told, and is wanted again
+    names: set[PeerName | None] = field(init=False)
+    originators: set[RouterId | None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        adverts = {self.after, *(self.befores or ())} - {None}
+        self.names = {advert.origin for advert in adverts if advert is not None}
+        self.originators = {advert.attributes.originator_id for advert in adverts if advert is not None}
+
+    def told(self) -> Iterator[tuple[Nlri, Advert | None]]:
+        """Yield each prefix with what the group was told before."""
+        return zip(self.batch.nlris, repeat(None) if self.befores is None else self.befores, strict=False)
+
+    def heard_by(self, member: Member) -> list[Batch]:
+        """Return what this member is sent of it: the shared batch, most often."""
+        if member.name not in self.names and member.router_id not in self.originators:
+            return [] if self.is_silent else [self.batch]
+        hears = self.after is not None and self.after.is_for(member)
+        announced: list[Nlri] = []
+        withdrawn: list[Nlri] = []
+        for nlri, before in self.told():
+            was_told = before is not None and before.is_for(member)
+            if hears and not (was_told and self.is_silent):
+                announced.append(nlri)
+            elif was_told and not hears:
+                withdrawn.append(nlri)
+        family, after = self.batch.family, self.after
+        batches = [Batch(family, None, withdrawn)] if withdrawn else []
+        return [*batches, Batch(family, after.attributes, announced)] if after is not None and announced else batches
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """One peer's place in its group."""
+
+    name: PeerName
+    router_id: RouterId
+    group: Group
+    position: int = 0  # of the next log entry to read
+    dump: deque[Entry] = field(default_factory=deque)  # still to read before the log
+    dirty: dict[Nlri, Advert | None] = field(default_factory=dict)  # behind: what it was told
+    again: set[Nlri] = field(default_factory=set)  # of these, wanted even if nothing changed
+    refreshing: set[Family] = field(default_factory=set)  # asked for again, once in step
+    owes_end_of_rib: bool = False
+
+    def fall_behind(self) -> None:
+        """Leave dump and log; remember for every prefix not yet read what this member was told."""
+        for entry in self.dump:
+            for nlri, before in entry.told():
+                self.dirty.setdefault(nlri, before)
+            if entry.is_repeat:
+                self.again.update(entry.batch.nlris)
+        self.dump.clear()
+        for entry in self.group.entries_from(self.position):
+            for nlri, before in entry.told():
+                self.dirty.setdefault(nlri, before)
+        self.position = self.group.end
+
+
+class Group:
+    """An update group: what all peers with one view should hear, and were told."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self.members: dict[PeerName, Member] = {}
+        self.sent: dict[Nlri, Advert] = {}
+        self.backlog: list[Nlri] = []  # the table as it was when the group began, still to be offered
+        self.uses: dict[Family, Counter[Advert]] = {family: Counter() for family in view.families}
+        self._pending: dict[Nlri, Advert | None] = {}
+        self._log: deque[Entry] = deque()
+        self._log_start = 0
+        self._log_prefixes = 0
+        self._dump: list[Entry] | None = None  # of `sent` as it is; shared by all who join now
+        self._adverts: dict[tuple[PathAttributes, PeerName | None], Advert] = {}
+        self._sets: dict[object, PathAttributes] = {}
+        self._exported: dict[tuple[Path, PathAttributes, Family], Advert | None] = {}
+
+    @property
+    def end(self) -> int:
+        """The position after the last entry of the log."""
+        return self._log_start + len(self._log)
+
+    def entries_from(self, position: int) -> Iterable[Entry]:
+        """Return the log's entries from a position on."""
+        return islice(self._log, position - self._log_start, None)
+
+    def join(self, member: Member) -> None:
+        """Take in a peer that was told nothing yet."""
+        self.members[member.name] = member
+        member.position = self.end
+        if self._dump is None:
+            self._dump = self._entries_of(self.sent.items())
+        member.dump.extend(self._dump)
+
+    def transfer(self, member: Member) -> None:
+        """Take in a peer from another group, with all that it was told there."""
+        old = member.group
+        member.fall_behind()
+        for nlri, advert in old.sent.items():
+            member.dirty.setdefault(nlri, advert)
+        old.leave(member)
+        for nlri in self.sent:
+            member.dirty.setdefault(nlri, None)
+        self.members[member.name] = member
+        member.group, member.position = self, self.end
+
+    def leave(self, member: Member) -> None:
+        """Let a peer go; what it was told is forgotten."""
+        self.members.pop(member.name, None)
+        self._forget_what_all_read()
+
+    def offer(self, path: Path | None, nlris: Sequence[Nlri]) -> None:
+        """Note that these prefixes, all of one family, are now selected to be `path` (None: gone)."""
+        family = family_of(nlris[0])
+        if family not in self.uses:
+            return
+        if path is None or not may_hear(self.view, path):
+            self._want(nlris, None)
+            return
+        for answer in filters.run(self.view.exports, path.source, path.attributes, nlris):
+            advert = None
+            if answer.attributes is not None:
+                advert = self._export(path, answer.attributes, family)
+            self._want(answer.nlris, advert)
+
+    def has_work_for(self, member: Member) -> bool:
+        """Tell whether a take may return routes."""
+        return bool(member.dirty or member.dump or member.refreshing or member.position < self.end or self._pending)
+
+    def take(self, member: Member, limit: int) -> list[Batch]:
+        """Return the next batches for a member, about `limit` prefixes; [] when it was told everything."""
+        taken: list[Batch] = []
+        while limit > 0:
+            if member.dirty:
+                if self.backlog:
+                    break  # it came from another group: half a table must not withdraw the other half
+                while self._pending:
+                    self._flush()
+                batches = self._catch_up(member, limit)
+            elif member.dump:
+                batches = member.dump.popleft().heard_by(member)
+            elif member.position < self.end:
+                batches = self._log[member.position - self._log_start].heard_by(member)
+                member.position += 1
+            elif self._pending:
+                self._flush()
+                continue
+            elif member.refreshing:
+                wanted = ((nlri, a) for nlri, a in self.sent.items() if family_of(nlri) in member.refreshing)
+                member.dump.extend(self._entries_of(wanted, is_repeat=True))
+                member.refreshing.clear()
+                continue
+            else:
+                self._forget_what_all_read()
+                break
+            taken += batches
+            limit -= sum(len(batch.nlris) for batch in batches) or 1
+        return taken
+
+    def heard_by(self, member: Member) -> Iterator[tuple[Nlri, PathAttributes]]:
+        """Yield what a member has been told, or is about to be."""
+        return ((nlri, advert.attributes) for nlri, advert in self.sent.items() if advert.is_for(member))
+
+    def count(self, member: Member, family: Family) -> int:
+        """Count what a member has been told of a family, or is about to be; O(distinct attribute sets)."""
+        return sum(count for advert, count in self.uses.get(family, {}).items() if advert.is_for(member))
+
+    # ── inside ──
+
+    def _export(self, path: Path, attributes: PathAttributes, family: Family) -> Advert | None:
+        key = (path, attributes, family)
+        if key in self._exported:
+            return self._exported[key]
+        if len(self._exported) > FLUSH_PREFIXES:
+            self._exported.clear()
+        made = rewrite(self.view, path.source, attributes, family)
+        advert = None if made is None else self._advert(made, path.peer)
+        self._exported[key] = advert
+        return advert
+
+    def _advert(self, made: PathAttributes, origin: PeerName | None) -> Advert:
+        """Return the one object for this value and origin, so that equal is identical."""
+        if len(self._adverts) > 2 * sum(map(len, self.uses.values())) + SPARE_ADVERTS:
+            self._forget_unused()
+        attributes = self._sets.setdefault(_value_of(made), made)
+        key = (attributes, origin)
+        if key not in self._adverts:
+            self._adverts[key] = Advert(attributes, origin)
+        return self._adverts[key]
+
+    def _forget_unused(self) -> None:
+        used = {advert for uses in self.uses.values() for advert in uses}
+        used.update(advert for advert in self._pending.values() if advert is not None)
+        self._adverts = {key: advert for key, advert in self._adverts.items() if advert in used}
+        self._sets = {_value_of(advert.attributes): advert.attributes for advert in self._adverts.values()}
+        self._exported.clear()
+
+    def _want(self, nlris: Sequence[Nlri], advert: Advert | None) -> None:
+        if advert is None and self.sent.keys().isdisjoint(nlris) and self._pending.keys().isdisjoint(nlris):
+            return
+        self._pending.update(dict.fromkeys(nlris, advert))
+
+    def _flush(self) -> None:
+        """Compare a slice of what is pending with what was told, and log the differences."""
+        keys = list(islice(self._pending, FLUSH_PREFIXES))
+        afters = list(map(self._pending.pop, keys))
+        befores = list(map(self.sent.get, keys))
+        buckets: dict[tuple[int, Advert | None, bool], tuple[list[Nlri], list[Advert | None]]] = {}
+        at = 0
+        for after, run in groupby(afters):  # a run is what one batch of the Rib left here, most often
+            start, at = at, at + sum(1 for _ in run)
+            nlris, were = keys[start:at], befores[start:at]
+            widths = set(map(len, nlris))
+            if after is not None and len(widths) == 1 and not any(were):
+                bucket = buckets.setdefault((widths.pop(), after, False), ([], []))
+                bucket[0].extend(nlris)
+                bucket[1].extend(were)
+                continue
+            for nlri, before in zip(nlris, were, strict=True):
+                if before is not after:
+                    is_silent = before is not None and after is not None and before.attributes is after.attributes
+                    bucket = buckets.setdefault((len(nlri), after, is_silent), ([], []))
+                    bucket[0].append(nlri)
+                    bucket[1].append(before)
+        if not buckets:
+            return
+        self._dump = None
+        for (_, after, is_silent), (nlris, were) in buckets.items():
+            family = family_of(nlris[0])
+            self._record(family, nlris, were, after)
+            for at in range(0, len(nlris), BATCH_PREFIXES):
+                part, told = nlris[at : at + BATCH_PREFIXES], were[at : at + BATCH_PREFIXES]
+                batch = Batch(family, None if after is None else after.attributes, part)
+                self._log.append(Entry(batch, after, told, is_silent))
+                self._log_prefixes += len(part)
+        self._bound_log()
+
+    def _record(self, family: Family, nlris: list[Nlri], were: list[Advert | None], after: Advert | None) -> None:
+        if after is None:
+            for nlri in nlris:
+                del self.sent[nlri]
+        else:
+            self.sent.update(dict.fromkeys(nlris, after))
+            self.uses[family][after] += len(nlris)
+        for before, count in Counter(were).items():
+            if before is not None:
+                self.uses[family][before] -= count
+                if not self.uses[family][before]:
+                    del self.uses[family][before]
+
+    def _bound_log(self) -> None:
+        """Drop what everybody has read; while the log is still too long, those furthest back fall behind."""
+        self._drop_before(min((member.position for member in self.members.values()), default=self.end))
+        while self._log_prefixes > len(self.sent) + LOG_SLACK:
+            for member in self.members.values():
+                if member.position == self._log_start:
+                    member.fall_behind()
+            self._drop_before(min((member.position for member in self.members.values()), default=self.end))
+
+    def _forget_what_all_read(self) -> None:
+        if self._log and all(member.position == self.end for member in self.members.values()):
+            self._drop_before(self.end)
+
+    def _drop_before(self, position: int) -> None:
+        while self._log_start < position:
+            self._log_prefixes -= len(self._log.popleft().batch.nlris)
+            self._log_start += 1
+
+    def _catch_up(self, member: Member, limit: int) -> list[Batch]:
+        """Send a member that is behind the latest of up to `limit` prefixes, where that is not what it was told."""
+        member.fall_behind()  # what was logged since
+        buckets: dict[tuple[int, PathAttributes | None], list[Nlri]] = {}
+        for nlri in list(islice(member.dirty, limit)):
+            told = _as_heard(member.dirty.pop(nlri), member)
+            now = _as_heard(self.sent.get(nlri), member)
+            is_again = nlri in member.again
+            member.again.discard(nlri)
+            if now is None and told is None:
+                continue
+            if now is not None and told is not None and not is_again and now.same_as(told):
+                continue
+            buckets.setdefault((len(nlri), now), []).append(nlri)
+        return [Batch(family_of(nlris[0]), attributes, nlris) for (_, attributes), nlris in buckets.items()]
+
+    def _entries_of(self, adverts: Iterable[tuple[Nlri, Advert]], *, is_repeat: bool = False) -> list[Entry]:
+        buckets: dict[tuple[int, Advert], list[Nlri]] = {}
+        for nlri, advert in adverts:
+            buckets.setdefault((len(nlri), advert), []).append(nlri)
+        entries: list[Entry] = []
+        for (_, advert), nlris in buckets.items():
+            family = family_of(nlris[0])
+            for at in range(0, len(nlris), BATCH_PREFIXES):
+                part = nlris[at : at + BATCH_PREFIXES]
+                told = [advert] * len(part) if is_repeat else None
+                entries.append(Entry(Batch(family, advert.attributes, part), advert, told, is_repeat=is_repeat))
+        return entries
+
+
+def _as_heard(advert: Advert | None, member: Member) -> PathAttributes | None:
+    return advert.attributes if advert is not None and advert.is_for(member) else None
+
+
+def end_of_ribs(view: View) -> list[EndOfRib]:
+    """Return the End-of-RIB of every family of a session (RFC 4724 §2)."""
+    return [EndOfRib(family) for family in view.families]

@@ -1,1 +1,30 @@
-"""wire."""
+"""BGP on the wire: bytes to values and back, and the sockets they travel through.
+
+What it hides: every byte of BGP, every type of ExaBGP, every socket. Outside, BGP is messages
+(`peering.message`), routes (`events.RoutesReceived`) and batches (`rib.export.Batch`).
+
+    speaker     listens, calls, reads and writes; no opinion on what is said
+      codec     one for each connection: ExaBGP as protocol engine, and RFC 7606 acted on
+        fastpath    the UPDATEs that need no opinion, in bulk
+
+Invariants:
+
+* Equal attribute bytes of one negotiation class are the same `PathAttributes` object, over all
+  connections of the class, while the set is among the last 65,536 or so. Two objects may still say
+  the same; `same_as` tells.
+* An `Nlri` that leaves here has no bits behind its prefix length.
+* Values come in the order of the wire. UPDATEs in a row with one attribute set may be joined; the
+  withdrawals of a `Routes` come before its announcements.
+* Any bytes give values, and at most one `Garbage` behind which nothing more is decoded; never an
+  exception, and never anything that depends on how the bytes were cut.
+* What the fast path and ExaBGP's decoder say of an UPDATE is the same (tests/property/test_wire.py).
+* An UPDATE that is malformed in a way RFC 7606 forgives says so in `Routes.problem`, and is counted.
+
+On purpose otherwise than the letter: an internal path without LOCAL_PREF is accepted (the decision
+takes 100, as BIRD does); an UPDATE of a family that was not agreed ends the session in MP_REACH_NLRI
+(RFC 4760 §7 allows both) and is ignored in the classic field; what MP_REACH_NLRI has wrong and
+RFC 7606 §5.3 leaves to choice ends the session.
+
+RFC 4271 §4 and §6, RFC 2918, RFC 4724 §2 and §3, RFC 4760, RFC 5492, RFC 6286, RFC 6793, RFC 7606,
+RFC 7607, RFC 8092, RFC 9072; for the sockets RFC 2385 and RFC 5082.
+"""

@@ -1,0 +1,484 @@
+"""The command: arguments -> a request to the daemon, or a command of its own -> JSON or a table.
+
+`COMMANDS` is the table of all there is. What talks to the daemon imports the standard library only, so
+that it starts in milliseconds; the others import what they need when they need it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bgpmesh import __version__
+from bgpmesh.control import client, tables
+
+if TYPE_CHECKING:
+    from bgpmesh.config import Config
+    from bgpmesh.peering.peer import Peer
+
+DONE, NO, BAD, NO_DAEMON = 0, 1, 2, 3
+DEFAULT_CONFIG = "/etc/bgpmesh/bgpmesh.toml"
+EXIT_CODES = """\
+exit codes: 0 done; 1 the answer is no (not ready, not there); 2 bad use or bad configuration; 3 no daemon answers
+"""
+
+Arguments = argparse.Namespace
+Row = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command: its words, what it does, how it is used, its arguments, and the function that is it."""
+
+    words: tuple[str, ...]
+    help: str
+    example: str
+    run: Callable[[Arguments], int]
+    arguments: Callable[[argparse.ArgumentParser], None] = lambda _: None
+    has_socket: bool = True
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    try:
+        arguments = _parser().parse_args(argv)
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read us has seen enough (`| head`); Python must not complain about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="bgpmesh",
+        description="A BGP mesh for containers, without an overlay.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"bgpmesh {__version__}")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    groups = {
+        "workload": commands.add_parser("workload", help="workloads: add, del, list").add_subparsers(
+            metavar="ACTION", required=True
+        ),
+        "pool": commands.add_parser("pool", help="addresses: show").add_subparsers(metavar="ACTION", required=True),
+    }
+    for command in COMMANDS:
+        inside = commands if len(command.words) == 1 else groups[command.words[0]]
+        parser = inside.add_parser(
+            command.words[-1],
+            help=command.help,
+            description=f"{command.help[0].upper()}{command.help[1:]}.",
+            epilog=f"example: {command.example}\n\n{EXIT_CODES}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.arguments(parser)
+        if command.has_socket:
+            parser.add_argument("--socket", metavar="P", default=client.DEFAULT_SOCKET, help="the daemon's socket")
+        if command.words != ("run",):
+            parser.add_argument("--json", action="store_true", help="print JSON")
+        parser.set_defaults(run=command.run)
+    return top
+
+
+# ── commands of their own ────────────────────────────────────────────────────
+
+
+def _run(arguments: Arguments) -> int:
+    from bgpmesh import daemon  # noqa: PLC0415  only this command pays for asyncio, ExaBGP and pyroute2
+
+    return daemon.run(arguments.config, arguments.node, arguments.socket, arguments.state)
+
+
+def _check(arguments: Arguments) -> int:
+    from bgpmesh import config  # noqa: PLC0415  the reader of the file is not needed to ask the daemon
+    from bgpmesh.errors import ConfigError  # noqa: PLC0415  the same
+
+    try:
+        loaded = config.load(arguments.config)
+        node = _node_to_check(loaded, arguments.node)
+        result = _checked(loaded, node)
+    except ConfigError as error:
+        return _refused(arguments, [problem._asdict() for problem in error.problems])
+    _print(arguments, result, tables.check)
+    return DONE
+
+
+def _node_to_check(loaded: Config, asked: str | None) -> str | None:
+    """Return the node to show: as asked, or this host if it is one; None on a machine outside of the cluster."""
+    from bgpmesh import config  # noqa: PLC0415  as above
+    from bgpmesh.errors import ConfigError  # noqa: PLC0415  as above
+
+    try:
+        return config.find_node(loaded, asked)
+    except ConfigError:
+        if asked or os.environ.get("BGPMESH_NODE"):
+            raise
+        return None
+
+
+def _checked(loaded: Config, node: str | None) -> dict[str, object]:
+    """Return what `check` says, as plain data."""
+    from bgpmesh import config  # noqa: PLC0415  as above
+
+    names = [each.name for each in loaded.nodes]
+    if node is None:
+        sessions = {name: len(config.effective(loaded, name).peers) for name in names}
+        said = {warning: None for name in names for warning in config.warnings(loaded, name)}
+        return {"file": loaded.file, "node": None, "nodes": sessions, "sessions": [], "warnings": list(said)}
+    configured = config.effective(loaded, node)
+    return {
+        "file": loaded.file,
+        "node": node,
+        "asn": configured.asn,
+        "router_id": _dotted(configured.router_id),
+        "cluster_id": None if configured.cluster_id is None else _dotted(configured.cluster_id),
+        "pod_cidrs": [str(cidr) for cidr in configured.pod_cidrs],
+        "advertise": [str(prefix) for prefix in configured.advertise],
+        "kernel": configured.kernel_enabled,
+        "sessions": [_session(peer) for peer in configured.peers],
+        "filters": [],
+        "policies": [],
+        "warnings": list(config.warnings(loaded, node)),
+    }
+
+
+def _session(peer: Peer) -> dict[str, object]:
+    return {
+        "peer": peer.name,
+        "address": str(peer.address),
+        "port": peer.port,
+        "local_address": None if peer.local_address is None else str(peer.local_address),
+        "asn": peer.asn,
+        "local_asn": peer.local_asn,
+        "role": peer.role.value,
+        "families": [family.label for family in peer.families],
+        "next_hops": [str(address) for _, address in peer.next_hops],
+        "next_hop": peer.next_hop,
+        "passive": peer.is_passive,
+        "md5": peer.password is not None,
+        "hold_time": peer.hold_time,
+        "graceful_restart": peer.graceful_restart,
+        "ttl_security": peer.ttl_security,
+        "multihop": peer.multihop,
+        "max_prefixes": peer.max_prefixes,
+        "import": list(peer.imports),
+        "export": list(peer.exports),
+    }
+
+
+def _dotted(number: int) -> str:
+    return ".".join(str(octet) for octet in number.to_bytes(4, "big"))
+
+
+def _uninstall(arguments: Arguments) -> int:
+    """Take everything of ours away; works without a daemon, and refuses while one runs."""
+    from bgpmesh import config  # noqa: PLC0415  only this command needs both ends of the house
+    from bgpmesh.errors import ConfigError  # noqa: PLC0415  the same
+    from bgpmesh.kernel import fib, links  # noqa: PLC0415  the same
+    from bgpmesh.state import State  # noqa: PLC0415  the same
+
+    try:
+        is_absent = arguments.config == DEFAULT_CONFIG and not Path(arguments.config).exists()
+        loaded = config.defaults() if is_absent else config.load(arguments.config)
+        socket = arguments.socket or loaded.control.socket
+        directory = Path(arguments.state or loaded.state.directory)
+        if _is_answered(socket):
+            return _failed(arguments, f"a daemon answers at {socket}: stop it first", NO)
+        if directory.is_dir():
+            state = State(directory)
+            state.open("uninstall")  # refuses, by name, while a daemon has it
+            state.close()
+    except ConfigError as error:
+        return _refused(arguments, [problem._asdict() for problem in error.problems])
+    removed = links.uninstall(loaded.workload.prefix) + fib.uninstall(loaded.kernel)
+    removed += _remove_files(directory, socket)
+    _print(arguments, {"removed": removed}, lambda _: "\n".join(removed) or "nothing of ours was there")
+    return DONE
+
+
+STATE_FILES = ("peers.json", "next_hops.json", "endpoints.json", "config.json")
+
+
+def _remove_files(directory: Path, socket: str) -> list[str]:
+    """Remove our files, and directories that are empty then; what somebody else put there stays."""
+    ours = [directory / name for name in (*STATE_FILES, *(f"{name}.new" for name in STATE_FILES), "lock")]
+    removed = []
+    for path in (*ours, Path(socket), Path(f"{socket}.lock")):
+        if path.exists() or path.is_socket():
+            path.unlink()
+            removed.append(f"file {path}")
+    for path in (directory, Path(socket).parent):
+        if path.name == "bgpmesh" and path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+            removed.append(f"directory {path}")
+    return removed
+
+
+def _is_answered(socket: str) -> bool:
+    try:
+        client.call(socket, "status", {}, timeout_s=5.0)
+    except client.NoDaemonError:
+        return False
+    except client.RefusedError:
+        return True
+    return True
+
+
+# ── commands for the daemon ──────────────────────────────────────────────────
+
+
+def _ask(
+    arguments: Arguments,
+    command: str,
+    args: Mapping[str, object],
+    show: Callable[[object], str],
+    *,
+    descriptors: Sequence[int] = (),
+    judge: Callable[[object], int] = lambda _: DONE,
+) -> int:
+    """Ask the daemon, print its answer, and return the exit code that `judge` sees in it."""
+    try:
+        result = client.call(arguments.socket, command, args, descriptors)
+    except client.NoDaemonError as error:
+        return _failed(arguments, str(error), NO_DAEMON)
+    except client.RefusedError as error:
+        return _refused(arguments, error.problems, NO if error.kind == "not-found" else BAD)
+    _print(arguments, result, show)
+    return judge(result)
+
+
+def _status(arguments: Arguments) -> int:
+    return _ask(
+        arguments, "status", {}, tables.status, judge=lambda result: DONE if tables.field(result, "ready") else NO
+    )
+
+
+def _peers(arguments: Arguments) -> int:
+    show = tables.peers if arguments.name is None else tables.peer
+    return _ask(arguments, "peers", {"name": arguments.name}, show)
+
+
+def _routes(arguments: Arguments) -> int:
+    args = {
+        "prefix": arguments.prefix,
+        "received": arguments.received,
+        "advertised": arguments.advertised,
+        "kernel": arguments.kernel,
+    }
+    show = tables.kernel if arguments.kernel else tables.routes
+    return _ask(arguments, "routes", args, show, judge=lambda found: DONE if found or not arguments.prefix else NO)
+
+
+def _trace(arguments: Arguments) -> int:
+    return _ask(arguments, "trace", {"prefix": arguments.prefix}, tables.trace)
+
+
+def _reload(arguments: Arguments) -> int:
+    args: dict[str, object] = {}
+    if arguments.file is not None:
+        try:
+            args = {
+                "text": Path(arguments.file).read_text(encoding="utf-8"),
+                "file": str(Path(arguments.file).resolve()),
+            }
+        except (OSError, ValueError) as error:
+            return _failed(arguments, f"{arguments.file}: {_why(error)}", BAD)
+    return _ask(arguments, "reload", args, tables.reload)
+
+
+def _workload_add(arguments: Arguments) -> int:
+    path = str(Path(arguments.netns).absolute()) if arguments.netns else f"/proc/{arguments.pid}/ns/net"
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        return _failed(arguments, f"{path}: {_why(error)}", BAD)
+    args = {
+        "name": arguments.name,
+        "namespace": arguments.namespace,
+        "label": arguments.label,
+        "ip": arguments.ip,
+        "netns": path,
+    }
+    try:
+        return _ask(
+            arguments, "workload add", args, lambda result: tables.workloads([result]), descriptors=(descriptor,)
+        )
+    finally:
+        os.close(descriptor)
+
+
+def _workload_del(arguments: Arguments) -> int:
+    args = {"name": arguments.name, "namespace": arguments.namespace}
+    return _ask(arguments, "workload del", args, lambda _: f"workload {arguments.name} is gone")
+
+
+def _workload_list(arguments: Arguments) -> int:
+    return _ask(arguments, "workload list", {}, tables.workloads)
+
+
+def _pool_show(arguments: Arguments) -> int:
+    return _ask(arguments, "pool show", {}, tables.pools)
+
+
+# ── what is printed ──────────────────────────────────────────────────────────
+
+
+def _print(arguments: Arguments, result: object, show: Callable[[object], str]) -> None:
+    text = json.dumps(result, indent=2) if arguments.json else show(result)
+    print(text)  # noqa: T201  this is what a command is for
+
+
+def _failed(arguments: Arguments, text: str, code: int) -> int:
+    """Say why nothing was done, as text or as JSON."""
+    return _refused(arguments, [{"file": "", "key": "", "value": "", "reason": text}], code)
+
+
+def _refused(arguments: Arguments, problems: Sequence[Row | dict[str, str]], code: int = BAD) -> int:
+    """Say every problem, one a line, on standard error; with --json all of them on standard output."""
+    if arguments.json:
+        print(json.dumps({"errors": list(problems)}, indent=2))  # noqa: T201  this is what a command is for
+    else:
+        for problem in problems:
+            print(f"bgpmesh: {_problem(problem)}", file=sys.stderr)  # noqa: T201  the same
+    return code
+
+
+def _problem(problem: Row) -> str:
+    """Return `file: key = value: reason` (as `errors.Problem` says it), without what is empty."""
+    file, key, value, reason = (str(problem.get(part, "")) for part in ("file", "key", "value", "reason"))
+    return tables.clean(": ".join(part for part in (file, f"{key} = {value}" if value else key, reason) if part))
+
+
+def _why(error: Exception) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+
+
+# ── the table of commands ────────────────────────────────────────────────────
+
+
+def _config_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="F", default=DEFAULT_CONFIG, help=f"the file ({DEFAULT_CONFIG})")
+    parser.add_argument("--node", metavar="N", help="which node this is (BGPMESH_NODE, else the host name)")
+
+
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
+    _config_arguments(parser)
+    parser.add_argument("--socket", metavar="P", help="in place of control.socket")
+    parser.add_argument("--state", metavar="D", help="in place of state.directory")
+
+
+def _uninstall_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="F", default=DEFAULT_CONFIG, help="the file, for what is ours by it")
+    parser.add_argument("--socket", metavar="P", help="in place of control.socket")
+    parser.add_argument("--state", metavar="D", help="in place of state.directory")
+
+
+def _peers_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", nargs="?", help="one peer in full")
+
+
+def _routes_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prefix", metavar="PREFIX", nargs="?", help="one prefix; an address stands for its /32 or /128")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--received", metavar="P", help="as peer P sent them, before filters")
+    which.add_argument("--advertised", metavar="P", help="as peer P was told")
+    which.add_argument("--kernel", action="store_true", help="what the kernel should have and has")
+
+
+def _trace_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prefix", metavar="PREFIX")
+
+
+def _reload_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="F", nargs="?", help="another file; absent: the daemon's own, as it is now")
+
+
+def _workload_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("-n", "--namespace", metavar="NS", default="default", help="its namespace (default)")
+
+
+def _workload_add_arguments(parser: argparse.ArgumentParser) -> None:
+    _workload_arguments(parser)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--netns", metavar="P", help="its network namespace: /run/netns/NAME, /proc/PID/ns/net")
+    where.add_argument("--pid", metavar="N", type=_pid, help="a process in it")
+    parser.add_argument("--label", metavar="K=V", action="append", default=[], help="may be repeated")
+    parser.add_argument("--ip", metavar="A", action="append", default=[], help="this address; one of each family")
+
+
+def _pid(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a process id")
+    return int(text)
+
+
+COMMANDS: tuple[Command, ...] = (
+    Command(
+        ("run",),
+        "run the daemon, in the foreground",
+        "bgpmesh run --config /etc/bgpmesh/bgpmesh.toml --node n1",
+        _run,
+        _run_arguments,
+        has_socket=False,
+    ),
+    Command(
+        ("check",),
+        "validate a file and print the sessions of a node",
+        "bgpmesh check --config bgpmesh.toml --node n1",
+        _check,
+        _config_arguments,
+        has_socket=False,
+    ),
+    Command(("status",), "print readiness, sessions and tables; exit 1 if not ready", "bgpmesh status", _status),
+    Command(("peers",), "print sessions; with NAME one in full", "bgpmesh peers n2", _peers, _peers_arguments),
+    Command(
+        ("routes",),
+        "print routes, their paths and the reason of every choice",
+        "bgpmesh routes 10.244.2.0/26",
+        _routes,
+        _routes_arguments,
+    ),
+    Command(
+        ("trace",), "follow one prefix through all stations", "bgpmesh trace 10.244.2.0/26", _trace, _trace_arguments
+    ),
+    Command(
+        ("reload",),
+        "put a configuration in force; a bad one changes nothing",
+        "bgpmesh reload /etc/bgpmesh/bgpmesh.toml",
+        _reload,
+        _reload_arguments,
+    ),
+    Command(
+        ("workload", "add"),
+        "connect a network namespace",
+        "bgpmesh workload add web-1 --netns /run/netns/web-1 --label app=web",
+        _workload_add,
+        _workload_add_arguments,
+    ),
+    Command(
+        ("workload", "del"), "disconnect a workload", "bgpmesh workload del web-1", _workload_del, _workload_arguments
+    ),
+    Command(("workload", "list"), "list the workloads of this node", "bgpmesh workload list", _workload_list),
+    Command(("pool", "show"), "print the addresses in use", "bgpmesh pool show", _pool_show),
+    Command(
+        ("uninstall",),
+        "remove every route, link and file of ours; the daemon must be stopped",
+        "bgpmesh uninstall --config /etc/bgpmesh/bgpmesh.toml",
+        _uninstall,
+        _uninstall_arguments,
+        has_socket=False,
+    ),
+)

@@ -1,0 +1,63 @@
+"""The other end of the control socket; standard library only, no asyncio, nothing of the core."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Mapping, Sequence
+
+DEFAULT_SOCKET = "/run/bgpmesh/bgpmesh.sock"
+TIMEOUT_S = 60.0
+
+
+class NoDaemonError(Exception):
+    """Nobody answers at the socket."""
+
+
+class RefusedError(Exception):
+    """The daemon said no: the kind ("config", "not-found", "bad-request") and the problems as plain data."""
+
+    def __init__(self, kind: str, problems: Sequence[Mapping[str, str]]) -> None:
+        super().__init__(kind)
+        self.kind = kind
+        self.problems = problems
+
+
+def call(
+    path: str, command: str, args: Mapping[str, object], descriptors: Sequence[int] = (), timeout_s: float = TIMEOUT_S
+) -> object:
+    """Return the daemon's result; raises NoDaemonError or RefusedError. Blocks up to `timeout_s` for each read."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout_s)
+        try:
+            connection.connect(path)
+        except OSError as error:
+            raise NoDaemonError(f"no daemon at {path}: {error.strerror or error}") from error
+        try:
+            answer = _exchange(connection, json.dumps({"command": command, "args": args}).encode() + b"\n", descriptors)
+        except OSError as error:
+            raise NoDaemonError(f"the daemon at {path} did not answer: {error.strerror or error}") from error
+    return _result(answer, path)
+
+
+def _exchange(connection: socket.socket, request: bytes, descriptors: Sequence[int]) -> bytes:
+    sent = socket.send_fds(connection, [request], descriptors) if descriptors else 0
+    connection.sendall(request[sent:])
+    answer = bytearray()
+    while not answer.endswith(b"\n"):
+        chunk = connection.recv(1 << 18)
+        if not chunk:
+            break
+        answer += chunk
+    return bytes(answer)
+
+
+def _result(answer: bytes, path: str) -> object:
+    try:
+        document = json.loads(answer)
+    except ValueError as error:
+        raise NoDaemonError(f"the daemon at {path} broke off its answer") from error
+    if isinstance(document, dict) and "result" in document:
+        return document["result"]
+    error_part = document.get("error", {}) if isinstance(document, dict) else {}
+    raise RefusedError(str(error_part.get("kind", "bad-answer")), error_part.get("problems", []))

@@ -1,0 +1,262 @@
+"""The answers as people read them: aligned tables, units, durations; one function for each command.
+
+Imports nothing of ours, like the client. Part of what is shown was said by peers, so every cell is cleaned
+of control characters, which terminals obey.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+Row = Mapping[str, object]
+
+
+def clean(text: str) -> str:
+    """Return a text without control characters: some of it was said by peers, and terminals obey them."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def field(row: object, key: str) -> object:
+    """Return one member of an answer, None where it has none."""
+    return row.get(key) if isinstance(row, Mapping) else None
+
+
+def _rows(value: object) -> list[Row]:
+    return [row for row in value if isinstance(row, Mapping)] if isinstance(value, list) else []
+
+
+def _words(value: object) -> str:
+    """Return a value for a cell: nothing for null, yes and no, a list with commas."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case list():
+            return ", ".join(map(_words, value))
+        case dict():
+            return ", ".join(f"{key}={_words(member)}" for key, member in value.items())
+        case _:
+            return clean(str(value))
+
+
+def duration(seconds: object) -> str:
+    """Return a duration in its two largest units: 12 s, 3 min 05 s, 2 h 10 min, 4 d 03 h."""
+    if not isinstance(seconds, int | float):
+        return ""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s" if seconds >= 10 or whole == seconds else f"{seconds:.1f} s"
+    for size, unit, smaller, part in ((86_400, "d", "h", 3600), (3600, "h", "min", 60), (60, "min", "s", 1)):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // part:02} {smaller}"
+    return ""
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return aligned columns, numbers to the right; a column that is empty in every row is left out."""
+    numeric = [True] * len(heads)
+    cells = [list(heads)]
+    for row in rows:
+        for column, value in enumerate(row):
+            numeric[column] &= value is None or (isinstance(value, int) and not isinstance(value, bool))
+        cells.append([_words(value) for value in row])
+    shown = [c for c in range(len(heads)) if len(cells) == 1 or any(row[c] for row in cells[1:])]
+    widths = {column: max(len(row[column]) for row in cells) for column in shown}
+    lines = []
+    for row in cells:
+        parts = [row[c].rjust(widths[c]) if numeric[c] and len(cells) > 1 else row[c].ljust(widths[c]) for c in shown]
+        lines.append("  ".join(parts).rstrip())
+    return "\n".join(lines)
+
+
+def pairs(rows: Iterable[tuple[str, object]]) -> str:
+    """Return `name  value` lines, values aligned, without the empty ones."""
+    shown = [(name, _words(value)) for name, value in rows]
+    shown = [(name, value) for name, value in shown if value]
+    width = max((len(name) for name, _ in shown), default=0)
+    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in shown)
+
+
+def check(result: object) -> str:
+    """Return what `check` found: the node, its sessions, and what is probably not meant."""
+    warnings = [f"warning: {_words(w)}" for w in _list(result, "warnings")]
+    if field(result, "node") is None:
+        nodes = field(result, "nodes")
+        rows = nodes.items() if isinstance(nodes, Mapping) else ()
+        head = f"{_words(field(result, 'file'))} is valid; this host is none of its nodes (--node shows one)"
+        return "\n".join([head, *([table(("NODE", "SESSIONS"), rows)] if rows else []), *warnings])
+    head = pairs(
+        [(name, field(result, name.replace(" ", "_"))) for name in ("node", "asn", "router id", "cluster id")]
+        + [("pod CIDRs", field(result, "pod_cidrs")), ("advertises", field(result, "advertise"))]
+        + ([("kernel", "no route is written (kernel.enabled = false)")] if not field(result, "kernel") else [])
+    )
+    columns = ("peer", "address", "asn", "role", "families", "passive", "md5", "import", "export")
+    heads = [column.upper() for column in columns]
+    sessions = table(heads, ([row.get(c) for c in columns] for row in _rows(field(result, "sessions"))))
+    return "\n".join([head, "", sessions, *([""] if warnings else []), *warnings])
+
+
+def _list(row: object, key: str) -> list[object]:
+    value = field(row, key)
+    return value if isinstance(value, list) else []
+
+
+def status(result: object) -> str:
+    """Return the node as a whole, and its peers."""
+    ready = "ready" if field(result, "ready") else "not ready"
+    lines = [f"{_words(field(result, 'node'))}: {ready}, up {duration(field(result, 'uptime_s'))}"]
+    lines += [f"  - {_words(reason)}" for reason in _list(result, "reasons")]
+    rib, fib = field(result, "rib"), field(result, "fib")
+    counts = [("RIB", f"{field(rib, 'ipv4')} IPv4, {field(rib, 'ipv6')} IPv6")]
+    words = (
+        ("wanted", "wanted"),
+        ("installed", "installed"),
+        ("failed", "failed"),
+        ("drift repaired", "drift_repaired"),
+    )
+    counts.append(("FIB", ", ".join(f"{field(fib, key)} {word}" for word, key in words)))
+    return "\n".join([*lines, "", pairs(counts), "", peers(_list(result, "peers"))])
+
+
+_PEER_COLUMNS = ("received", "accepted", "advertised")
+
+
+def peers(result: object) -> str:
+    """Return one line for each peer."""
+    heads = ("PEER", "ADDRESS", "AS", "STATE", "UP", "RECEIVED", "ACCEPTED", "ADVERTISED", "LAST ERROR")
+    rows = _rows(result)
+    if not rows:
+        return "no peers"
+    return table(
+        heads,
+        (
+            [
+                *(row.get(key) for key in ("name", "address", "asn", "state")),
+                duration(row.get("uptime_s")),
+                *(row.get(key) for key in _PEER_COLUMNS),
+                row.get("last_error"),
+            ]
+            for row in rows
+        ),
+    )
+
+
+def peer(result: object) -> str:
+    """Return one peer in full; the answer is a list of one."""
+    rows = _rows(result)
+    peer: Row = rows[0] if rows else {}
+    families = peer.get("families")
+    counted = families.items() if isinstance(families, Mapping) else ()
+    head = pairs(
+        [
+            ("peer", peer.get("name")),
+            ("address", peer.get("address")),
+            ("asn", peer.get("asn")),
+            ("role", peer.get("role")),
+            ("state", peer.get("state")),
+            ("up", duration(peer.get("uptime_s"))),
+            ("last error", peer.get("last_error")),
+            ("router id", peer.get("router_id")),
+            ("passive", peer.get("passive")),
+            ("hold time", _seconds(peer.get("hold_time"))),
+            ("capabilities", peer.get("capabilities")),
+            ("import", peer.get("import")),
+            ("export", peer.get("export")),
+            (
+                "malformed",
+                _malformed(peer),
+            ),
+            ("next hops", _RESOLUTION.get(str(peer.get("next_hop_resolution")))),
+        ]
+    )
+    rows_of_families = ([name, *(field(counts, key) for key in _PEER_COLUMNS)] for name, counts in counted)
+    return f"{head}\n\n{table(('FAMILY', 'RECEIVED', 'ACCEPTED', 'ADVERTISED'), rows_of_families)}"
+
+
+_RESOLUTION = {
+    "connected": "by a connected route only (single-hop eBGP)",
+    "any route": "by any route of the host, its default route too",
+}
+
+
+def _malformed(peer: Row) -> str:
+    withdrawn, discarded = peer.get("treated_as_withdraw"), peer.get("attributes_discarded")
+    if not withdrawn and not discarded:
+        return ""
+    return f"{withdrawn} UPDATEs treated as withdraw, {discarded} attributes discarded"
+
+
+def _seconds(value: object) -> str:
+    return "" if value is None else f"{value} s"
+
+
+def routes(result: object) -> str:
+    """Return one line for each path, the best of a prefix first."""
+    rows: list[Sequence[object]] = []
+    for route in _rows(result):
+        for number, path in enumerate(_rows(route.get("paths"))):
+            is_first = number == 0
+            rows.append(
+                (
+                    _marks(path),
+                    route.get("prefix") if is_first else None,
+                    path.get("next_hop") or "-",
+                    path.get("peer") or "local",
+                    path.get("as_path") or "-",
+                    path.get("local_pref"),
+                    path.get("med"),
+                    route.get("kernel") if is_first else None,
+                    path.get("reason"),
+                )
+            )
+    if not rows:
+        return "no routes"
+    heads = ("", "PREFIX", "NEXT HOP", "PEER", "AS PATH", "LOCAL-PREF", "MED", "KERNEL", "REASON")
+    return table(heads, rows) + "\n\n* best, + shares its traffic (ECMP), s stale"
+
+
+def _marks(path: Row) -> str:
+    best = "*" if path.get("best") else "+" if path.get("multipath") else " "
+    return best + ("s" if path.get("stale") else " ")
+
+
+def kernel(result: object) -> str:
+    """Return what the kernel should have and has."""
+    rows = _rows(result)
+    heads = ("PREFIX", "WANTED", "ACTUAL", "KERNEL")
+    keys = ("prefix", "wanted", "actual", "kernel")
+    return table(heads, ([row.get(key) for key in keys] for row in rows)) if rows else "no routes of ours"
+
+
+def trace(result: object) -> str:
+    """Return the stations of a prefix, numbered."""
+    lines = [f"{_words(field(result, 'prefix'))}"]
+    for number, station in enumerate(_rows(field(result, "stations")), 1):
+        ago = station.get("ago_s")
+        when = f"  ({duration(ago)} ago)" if ago is not None else ""
+        lines.append(f"{number}  {_words(station.get('station')):<12} {_words(station.get('state'))}{when}")
+        lines += [f"   {'':<12} {_words(detail)}" for detail in _list(station, "details")]
+    return "\n".join(lines)
+
+
+def reload(result: object) -> str:
+    """Return what is in force now."""
+    warnings = [f"warning: {_words(w)}" for w in _list(result, "warnings")]
+    return "\n".join([f"in force: generation {_words(field(result, 'generation'))}", *warnings])
+
+
+def workloads(result: object) -> str:
+    """Return one line for each workload."""
+    columns = ("name", "namespace", "addresses", "interface", "labels", "netns")
+    rows = _rows(result)
+    heads = [column.upper() for column in columns]
+    return table(heads, ([row.get(c) for c in columns] for row in rows)) if rows else "no workloads"
+
+
+def pools(result: object) -> str:
+    """Return the node's blocks, and who has which address."""
+    blocks = ([row.get(key) for key in ("cidr", "pool", "used", "free")] for row in _rows(field(result, "blocks")))
+    used = ([row.get(key) for key in ("address", "workload", "block")] for row in _rows(field(result, "addresses")))
+    parts = [table(("BLOCK", "POOL", "USED", "FREE"), blocks), "", table(("ADDRESS", "WORKLOAD", "BLOCK"), used)]
+    return "\n".join(parts)

@@ -1,0 +1,471 @@
+"""What the commands answer: plain functions over the engine, which return exactly the JSON of the contract.
+
+Nothing here changes anything. A table of many prefixes is an iterator over a snapshot of its keys: each
+element is true when it is made, and the server sends it piece by piece while the daemon goes on.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+from bgpmesh.control.server import RequestError
+from bgpmesh.engine import Engine
+from bgpmesh.peering.session import Session, State
+from bgpmesh.rib.rib import Candidate, Rib
+from bgpmesh.route.attributes import PathAttributes
+from bgpmesh.route.nlri import Family, Nlri, contains, host_nlri, nlri_of, prefix_text
+from bgpmesh.route.path import Blackhole, OnLink, PeerName, Resolution, Target, Via
+from bgpmesh.workload.endpoint import Endpoint
+from bgpmesh.workload.usage import usage
+
+JsonObject = dict[str, object]
+
+
+class Running(Protocol):
+    """What the views need of the daemon."""
+
+    started_at: float  # by the clock of `now`
+
+    @property
+    def engine(self) -> Engine:
+        """The core."""
+
+    def reasons(self) -> list[str]:
+        """Return why the node is not ready; empty if it is."""
+
+    def now(self) -> float:
+        """Return the monotonic clock of the engine's events, in seconds."""
+
+
+def answer(command: str, args: Mapping[str, object], running: Running) -> object:
+    """Return the answer to a request that only looks; raises RequestError."""
+    view = _VIEWS.get(command)
+    if view is None:
+        raise RequestError("bad-request", f"this daemon does not know the command {command!r}")
+    return view(running, args)
+
+
+# ── status and peers ─────────────────────────────────────────────────────────
+
+
+def status(running: Running) -> JsonObject:
+    """Return the node as a whole."""
+    engine, now, reasons = running.engine, running.now(), running.reasons()
+    rib = engine.rib
+    return {
+        "node": engine.node,
+        "ready": not reasons,
+        "reasons": reasons,
+        "uptime_s": round(now - running.started_at, 3),
+        "in_sync": engine.is_in_sync,
+        "peers": [peer(engine, name, now) for name in sorted(engine.sessions)],
+        "rib": {family.label: rib.size(family) for family in Family},
+        "fib": {
+            "wanted": len(rib.fib.wanted),
+            "installed": len(rib.fib.actual),
+            "failed": len(rib.fib.refused),
+            "drift_repaired": engine.drift_repaired,
+        },
+        "policy": {"policies": 0, "rules": 0, "errors": []},
+    }
+
+
+def peer(engine: Engine, name: PeerName, now: float) -> JsonObject:
+    """Return one peer as `status` and `peers` show it."""
+    session = engine.sessions[name]
+    counts = engine.rib.counts(name)
+    received, accepted, advertised = map(sum, zip(*counts.values(), strict=True))
+    return {
+        "name": name,
+        "address": str(session.peer.address),
+        "asn": session.peer.asn,
+        "role": session.peer.role.value,
+        "state": session.state.value,
+        "uptime_s": None if session.established_at is None else round(now - session.established_at, 3),
+        "received": received,
+        "accepted": accepted,
+        "advertised": advertised,
+        "last_error": session.last_error,
+        "treated_as_withdraw": engine.treated_as_withdraw[name],
+        "attributes_discarded": engine.attributes_discarded[name],
+        "bfd": None,
+    }
+
+
+def peer_in_full(engine: Engine, name: PeerName, now: float) -> JsonObject:
+    """Return everything about one peer."""
+    session = engine.sessions[name]
+    options, negotiated = session.peer, session.negotiated
+    counts = engine.rib.counts(name)
+    return peer(engine, name, now) | {
+        "local_address": None if options.local_address is None else str(options.local_address),
+        "port": options.port,
+        "passive": options.is_passive,
+        "md5": options.password is not None,
+        "import": list(options.imports),
+        "export": list(options.exports),
+        "next_hop_resolution": "connected" if options.is_single_hop else "any route",
+        "router_id": None if negotiated is None else dotted(negotiated.received.router_id),
+        "hold_time": options.hold_time if negotiated is None else negotiated.hold_time,
+        "capabilities": [] if negotiated is None else list(negotiated.received.capabilities.describe()),
+        "families": {
+            family.label: dict(zip(("received", "accepted", "advertised"), counted, strict=True))
+            for family, counted in counts.items()
+        },
+        "stale": engine.rib.stale_count(name),
+        "transitions": {state.value: count for state, count in sorted(session.transitions.items(), key=_state_order)},
+    }
+
+
+def why_down(session: Session) -> str:
+    """Return in words that and why a session is not up."""
+    words = f"{session.peer.name} is {session.state.value}"
+    return f"{words}: {session.last_error}" if session.last_error else words
+
+
+def _state_order(row: tuple[State, int]) -> int:
+    return list(State).index(row[0])
+
+
+def _peers(running: Running, args: Mapping[str, object]) -> object:
+    engine, now = running.engine, running.now()
+    name = args.get("name")
+    if name is None:
+        return [peer(engine, known, now) for known in sorted(engine.sessions)]
+    return [peer_in_full(engine, _peer_name(engine, name), now)]
+
+
+def _peer_name(engine: Engine, name: object) -> PeerName:
+    for known in engine.sessions:
+        if known == name:
+            return known
+    has = ", ".join(sorted(engine.sessions)) or "none"
+    raise RequestError("not-found", f"no such peer; there are {has}", key="peer", value=str(name))
+
+
+# ── routes ───────────────────────────────────────────────────────────────────
+
+
+def routes(rib: Rib, nlris: Iterable[Nlri]) -> Iterator[JsonObject]:
+    """Yield the paths of every prefix that still has some, each with the reason of its fate."""
+    for nlri in nlris:
+        candidates = rib.candidates(nlri)
+        if candidates:
+            yield _route(rib, nlri, [_candidate(candidate) for candidate in candidates])
+
+
+def _routes(running: Running, args: Mapping[str, object]) -> object:
+    engine = running.engine
+    rib = engine.rib
+    wanted = None if args.get("prefix") is None else _wanted(rib, args["prefix"])
+    if args.get("received") is not None:
+        name = _peer_name(engine, args["received"])
+        return _of_peer(rib, rib.received(name), name, wanted, _received)
+    if args.get("advertised") is not None:
+        name = _peer_name(engine, args["advertised"])
+        return _of_peer(rib, rib.advertised(name), name, wanted, _advertised)
+    if args.get("kernel"):
+        keys = sorted(rib.fib.wanted.keys() | rib.fib.actual.keys(), key=_order)
+        return kernel(rib, keys if wanted is None else [nlri for nlri in keys if nlri == wanted])
+    return routes(rib, rib.prefixes() if wanted is None else [wanted])
+
+
+def _wanted(rib: Rib, text: object) -> Nlri:
+    """Return the prefix that a person means: an address that has no route of its own means the longest around it."""
+    nlri = _nlri(text)
+    if "/" in str(text) or rib.candidates(nlri):
+        return nlri
+    around = [other for other in rib.prefixes() if contains(other, nlri)]
+    return max(around, key=lambda other: other[0], default=nlri)
+
+
+def _nlri(text: object) -> Nlri:
+    try:
+        if "/" not in str(text):
+            return host_nlri(ipaddress.ip_address(str(text)))
+        return nlri_of(ipaddress.ip_network(str(text)))
+    except ValueError as error:
+        raise RequestError("bad-request", str(error), key="prefix", value=str(text)) from error
+
+
+def _order(nlri: Nlri) -> tuple[int, bytes, int]:
+    return (len(nlri), nlri[1:], nlri[0])
+
+
+PathOf = Callable[[Rib, Nlri, PathAttributes, PeerName], JsonObject]
+
+
+def _of_peer(
+    rib: Rib,
+    table: Iterator[tuple[Nlri, PathAttributes]],
+    name: PeerName,
+    wanted: Nlri | None,
+    path_of: PathOf,
+) -> Iterator[JsonObject]:
+    """Yield one path for each prefix of a peer's table, which is copied before it can change."""
+    rows = [row for row in table if wanted is None or row[0] == wanted]
+    rows.sort(key=lambda row: _order(row[0]))
+    return (_route(rib, nlri, [path_of(rib, nlri, attributes, name)]) for nlri, attributes in rows)
+
+
+def _received(rib: Rib, nlri: Nlri, attributes: PathAttributes, name: PeerName) -> JsonObject:
+    """Return a path as it came, with what became of it."""
+    for candidate in rib.candidates(nlri):
+        if candidate.peer == name:
+            return _candidate(candidate) | _attributes(attributes)
+    return _path(name, attributes, reason="withdrawn meanwhile")
+
+
+def _advertised(rib: Rib, nlri: Nlri, attributes: PathAttributes, _: PeerName) -> JsonObject:
+    best = rib.best(nlri)
+    return _path(None if best is None else best.best.peer, attributes, is_best=True, reason="advertised")
+
+
+def _route(rib: Rib, nlri: Nlri, paths: Sequence[JsonObject]) -> JsonObject:
+    said = rib.kernel_reason(nlri)
+    # "none: connected on this host" is "none", with that reason.
+    state, _, reason = said.partition(": ") if said.startswith("none") else (said, "", "")
+    found: JsonObject = {"prefix": prefix_text(nlri), "paths": list(paths), "kernel": state}
+    return found | {"kernel_reason": reason} if reason else found
+
+
+def _candidate(candidate: Candidate) -> JsonObject:
+    return _path(
+        candidate.peer,
+        candidate.attributes,
+        is_best=candidate.is_best,
+        is_multipath=candidate.is_multipath,
+        is_stale=candidate.is_stale,
+        reason=candidate.reason,
+    )
+
+
+def _path(
+    name: PeerName | None,
+    attributes: PathAttributes,
+    *,
+    is_best: bool = False,
+    is_multipath: bool = False,
+    is_stale: bool = False,
+    reason: str,
+) -> JsonObject:
+    return (
+        {"peer": name}
+        | _attributes(attributes)
+        | {"path_id": None, "best": is_best, "multipath": is_multipath, "stale": is_stale, "reason": reason}
+    )
+
+
+def _attributes(attributes: PathAttributes) -> JsonObject:
+    return {
+        "next_hop": None if attributes.next_hop is None else str(attributes.next_hop),
+        "as_path": str(attributes.as_path),
+        "local_pref": attributes.local_pref,
+        "med": attributes.med,
+        "origin": attributes.origin.name.lower(),
+        "communities": [f"{community >> 16}:{community & 0xFFFF}" for community in attributes.communities],
+        "large_communities": [":".join(map(str, community)) for community in attributes.large_communities],
+        "ext_communities": [ext_community(community) for community in attributes.ext_communities],
+        "other_attributes": {str(code): value.hex() for _, code, value in attributes.other},
+        "originator_id": None if attributes.originator_id is None else dotted(attributes.originator_id),
+        "cluster_list": [dotted(cluster) for cluster in attributes.cluster_list],
+    }
+
+
+def dotted(number: int) -> str:
+    """Return a 32-bit identifier as people write it: 192.0.2.1."""
+    return str(ipaddress.IPv4Address(number))
+
+
+def ext_community(value: bytes) -> str:
+    """Return `rt:A:B` or `soo:A:B` for route targets and origins (RFC 4360 §4, RFC 5668), hexadecimal for others."""
+    kind = {2: "rt", 3: "soo"}.get(value[1])
+    if kind is None or value[0] & 0x3F not in {0, 1, 2}:
+        return value.hex()
+    if value[0] & 0x3F == 0:
+        return f"{kind}:{int.from_bytes(value[2:4], 'big')}:{int.from_bytes(value[4:8], 'big')}"
+    first = int.from_bytes(value[2:6], "big")
+    shown = dotted(first) if value[0] & 0x3F == 1 else str(first)
+    return f"{kind}:{shown}:{int.from_bytes(value[6:8], 'big')}"
+
+
+def kernel(rib: Rib, nlris: Iterable[Nlri]) -> Iterator[JsonObject]:
+    """Yield what the kernel should have of each prefix, what it has, and what is between them."""
+    for nlri in nlris:
+        wanted, actual = rib.fib.wanted.get(nlri), rib.fib.actual.get(nlri)
+        yield _route(rib, nlri, []) | {"wanted": _target(wanted), "actual": _target(actual)}
+
+
+def _target(target: Target | None) -> str | None:
+    match target:
+        case None:
+            return None
+        case Blackhole():
+            return "blackhole"
+        case OnLink(interface):
+            return f"dev {interface}"
+        case Via(next_hops):
+            return "via " + " ".join(map(str, next_hops))
+
+
+# ── one prefix through all stations ──────────────────────────────────────────
+
+
+def trace(running: Running, nlri: Nlri) -> JsonObject:
+    """Return the stations of a prefix in order, each with its state, the reason for it, and how long ago."""
+    engine, now = running.engine, running.now()
+    rib = engine.rib
+    candidates = rib.candidates(nlri)
+    update = engine.trace(nlri)
+    best = next((candidate for candidate in candidates if candidate.is_best), None)
+    decided = programmed = None
+    if update is not None:
+        decided, programmed = update.decided_at, update.programmed_at
+    wanted = _target(rib.fib.wanted.get(nlri))
+    route = _route(rib, nlri, [])
+    reason = route.get("kernel_reason")
+    told = _told(engine, nlri)
+    return {
+        "prefix": prefix_text(nlri),
+        "stations": [
+            _station("received", *_received_station(candidates, now)),
+            _station("filtered", *_states(candidates, _filtered)),
+            _station("next hop", *_states(candidates, _resolved)),
+            _station("decided", *_decided(candidates, best), _ago(now, decided)),
+            _station("wanted", wanted or "nothing in the kernel"),
+            _station("kernel", str(route["kernel"]) + (f": {reason}" if reason else ""), (), _ago(now, programmed)),
+            _station("advertised", f"to {', '.join(told)}" if told else "to nobody"),
+        ],
+        "times": None
+        if update is None
+        else {
+            "peer": update.peer,
+            "read_ago_s": _ago(now, update.read_at),
+            "decided_after_s": _ago(decided, update.read_at),
+            "programmed_after_s": _ago(programmed, update.read_at),
+        },
+    }
+
+
+def _station(name: str, state: str, details: Sequence[str] = (), ago_s: float | None = None) -> JsonObject:
+    return {"station": name, "state": state, "details": list(details), "ago_s": ago_s}
+
+
+def _ago(now: float | None, then: float | None) -> float | None:
+    return None if now is None or not then else round(now - then, 6)
+
+
+def _received_station(candidates: Sequence[Candidate], now: float) -> tuple[str, list[str], float | None]:
+    learnt = [candidate for candidate in candidates if candidate.peer is not None]
+    local = len(candidates) > len(learnt)
+    names = [*(["this node"] if local else []), *(str(candidate.peer) for candidate in learnt)]
+    times = [candidate.read_at for candidate in learnt if candidate.read_at]
+    state = f"from {', '.join(names)}" if names else "from nobody"
+    return state, [], _ago(now, max(times, default=None))
+
+
+def _states(candidates: Sequence[Candidate], say: Callable[[Candidate], str]) -> tuple[str, list[str]]:
+    """Return what is said of every path: at once where it is the same for all, else one detail for each."""
+    said = {candidate.peer or "this node": say(candidate) for candidate in candidates}
+    words = set(said.values())
+    if len(words) <= 1:
+        return next(iter(words), "-"), []
+    return "", [f"{name}: {text}" for name, text in said.items()]
+
+
+def _filtered(candidate: Candidate) -> str:
+    return candidate.reason if candidate.reason.startswith(("import filter", "AS loop", "loop")) else "accepted"
+
+
+def _resolved(candidate: Candidate) -> str:
+    next_hop, resolution = candidate.attributes.next_hop, candidate.resolution
+    if candidate.peer is None:
+        return "none needed"
+    return f"{next_hop}: {_way(resolution)}" if resolution is not None else candidate.reason
+
+
+def _way(resolution: Resolution) -> str:
+    way = f"via {resolution.gateway} " if resolution.gateway is not None else "connected "
+    return f"{way}on link {resolution.link}, cost {resolution.cost}" if resolution.link else "taken as reachable"
+
+
+def _decided(candidates: Sequence[Candidate], best: Candidate | None) -> tuple[str, list[str]]:
+    if best is None:
+        state = "no path is eligible" if candidates else "no path"
+    else:
+        state = f"best from {best.peer or 'this node'} ({best.reason})"
+    lost = [f"{candidate.peer or 'this node'}: {candidate.reason}" for candidate in candidates if candidate is not best]
+    return state, lost
+
+
+def _told(engine: Engine, nlri: Nlri) -> list[str]:
+    established = [name for name, session in engine.sessions.items() if session.state is State.ESTABLISHED]
+    return sorted(name for name in established if any(told == nlri for told, _ in engine.rib.advertised(name)))
+
+
+def _trace(running: Running, args: Mapping[str, object]) -> object:
+    nlri = _wanted(running.engine.rib, args.get("prefix", ""))
+    rib = running.engine.rib
+    if not rib.candidates(nlri) and nlri not in rib.fib.actual:
+        raise RequestError("not-found", "nobody announces it", key="prefix", value=prefix_text(nlri))
+    return trace(running, nlri)
+
+
+# ── workloads and addresses ──────────────────────────────────────────────────
+
+
+def workload(endpoint: Endpoint) -> JsonObject:
+    """Return one workload; addresses without prefix length."""
+    return {
+        "name": endpoint.name,
+        "namespace": endpoint.namespace,
+        "labels": dict(endpoint.labels),
+        "addresses": [str(address) for address in endpoint.addresses],
+        "interface": endpoint.interface,
+        "netns": endpoint.netns,
+    }
+
+
+def _workloads(running: Running, _: Mapping[str, object]) -> object:
+    endpoints = running.engine.endpoints
+    return [workload(endpoints[key]) for key in sorted(endpoints)]
+
+
+def _pool_show(running: Running, _: Mapping[str, object]) -> object:
+    engine = running.engine
+    configured = engine.configured
+    in_use = engine.addresses.in_use()
+    blocks = [] if configured is None else usage(configured.pools, configured.pod_cidrs, in_use)
+    return {
+        "node": engine.node,
+        "blocks": [
+            {
+                "cidr": str(row.block),
+                "pool": row.pool or None,
+                "used": row.used,
+                "free": row.free,
+                "reserved": row.reserved,
+            }
+            for row in blocks
+        ],
+        "addresses": [
+            {
+                "address": str(address),
+                "workload": in_use[address],
+                "block": next((str(row.block) for row in blocks if address in row.block), None),
+            }
+            for address in sorted(in_use, key=lambda address: (address.version, int(address)))
+        ],
+    }
+
+
+_VIEWS: dict[str, Callable[[Running, Mapping[str, object]], object]] = {
+    "status": lambda running, _: status(running),
+    "peers": _peers,
+    "routes": _routes,
+    "trace": _trace,
+    "workload list": _workloads,
+    "pool show": _pool_show,
+}

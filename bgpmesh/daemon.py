@@ -1,0 +1,514 @@
+"""The daemon: builds everything, feeds events to the engine, and makes its answers true.
+
+Who feeds whom:
+
+    speaker, fib, links, control, signals  --events-->  inbox  --handle, work-->  engine
+    engine.held, next hops, endpoints      --state--->  disk   (before anything else of the same turn)
+    engine.commands, rib.take              ---------->  speaker
+    rib.fib, rib.next_hops                 ---------->  kernel.fib
+    engine.links                           ---------->  kernel.links
+    engine.notes                           ---------->  log
+
+One turn of the pump handles what is in the inbox, lets the engine think for a slice, writes the state
+and kicks the edges; then the loop has its turn, so that keepalives leave on time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import hashlib
+import ipaddress
+import os
+import random
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bgpmesh import __version__, config, log
+from bgpmesh.config import Config, StateOptions
+from bgpmesh.control import views
+from bgpmesh.control.http import HttpServer
+from bgpmesh.control.server import ControlServer, Request
+from bgpmesh.engine import Engine
+from bgpmesh.errors import ConfigError, refused
+from bgpmesh.events import (
+    EndpointAdded,
+    EndpointRemoved,
+    Event,
+    FibRead,
+    FibWritten,
+    Level,
+    LinksRead,
+    Stopping,
+    TimerFired,
+)
+from bgpmesh.kernel.fib import FibEdge
+from bgpmesh.kernel.links import LinksEdge
+from bgpmesh.kernel.sysctls import prepare_host
+from bgpmesh.metrics import Metrics
+from bgpmesh.peering.message import EndOfRib
+from bgpmesh.rib.export import Batch
+from bgpmesh.route.nlri import IPAddress
+from bgpmesh.route.path import PeerName
+from bgpmesh.state import KeptConfig, State
+from bgpmesh.wire.speaker import Speaker
+from bgpmesh.workload.endpoint import Endpoint, check_name, interface_name
+
+# Prefixes the engine decides about before the loop has its turn: some 5 ms.
+SLICE = 20_000
+# Events waiting for the engine from which on sockets are not read: the peers' TCP holds the rest.
+BUSY = 256
+# A workload that is not connected by then is given up.
+ATTACH_S = 10.0
+# The lag of the loop is measured this often.
+LAG_PROBE_S = 0.5
+# What was said last leaves within this long at a stop.
+FAREWELL_S = 1.0
+
+
+@dataclass(slots=True)
+class Waiter:
+    """Somebody who waits for the engine to be in some state."""
+
+    is_over: Callable[[], bool]
+    done: asyncio.Future[None]
+
+
+class Daemon:
+    """One running node."""
+
+    def __init__(self, chosen: Chosen, state: State) -> None:
+        self.config = configuration = chosen.configuration
+        self.node = chosen.node
+        self.state = state
+        self._loop = asyncio.get_running_loop()
+        self.problems: dict[str, str] = {}  # what is wrong on this host, by what
+        self.config_problems = list(chosen.problems)
+        self.generation = 1
+        self.started_at = self.now()
+        self._kept = chosen.kept
+        listed, next_hops, endpoints = state.peers(), state.next_hops(), state.endpoints()
+        for name, problem in (("peers", listed), ("next_hops", next_hops), ("endpoints", endpoints)):
+            if problem.problem:
+                log.warning("state.unreadable", file=name, reason=problem.problem)
+        self.engine = Engine(
+            config.effective(configuration, chosen.node),
+            None if listed.value is None else map(PeerName, listed.value),
+            random.random,
+            adopt_endpoints=endpoints.value is None,
+        )
+        self._restored = endpoints.value or ()
+        self._saved_held = frozenset(listed.value or ()) if listed.value is not None else None
+        self._saved_next_hops: frozenset[IPAddress] = frozenset(next_hops.value or ())
+        self._saved_endpoints: tuple[Endpoint, ...] = self._restored
+        self._inbox: deque[Event] = deque()
+        self._waiters: list[Waiter] = []
+        self._is_pumping = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._stop = asyncio.Event()
+        rib = self.engine.rib
+        self.speaker = Speaker(self.report, self._take, is_busy=lambda: len(self._inbox) > BUSY)
+        self.metrics = Metrics(self, per_peer=configuration.metrics.per_peer)
+        self.fib = FibEdge(
+            configuration.kernel,
+            rib.fib,
+            rib.next_hops,
+            self.report,
+            known_next_hops=self._saved_next_hops,
+            on_burst=self.metrics.burst_written,
+        )
+        self.links = LinksEdge(self.engine.links, configuration.workload.prefix, self.report)
+        self.control = ControlServer(configuration.control.socket, self.answer, self.node)
+        self.http = HttpServer(configuration.metrics.listen, self)
+
+    # ── life ─────────────────────────────────────────────────────────────────
+
+    async def run(self) -> None:
+        """Run until told to stop; raises ConfigError where it cannot begin."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._stop.set)
+        self._loop.add_signal_handler(signal.SIGHUP, self._hang_up_signal)
+        self.control.start()
+        await self.http.start()
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(edge) for edge in (self.control.run(), self.speaker.run(), self._probe_lag())
+                ]
+                if self.http is not None:
+                    tasks.append(group.create_task(self.http.run()))
+                await self._begin()
+                tasks += [group.create_task(edge) for edge in (self.links.run(), self.fib.run())]
+                self._tell_supervisor("READY=1")
+                log.info("daemon.started", node=self.node, version=__version__, pid=os.getpid())
+                gc.collect()
+                gc.freeze()  # what lives from now to the end need not be looked at again and again
+                await self._stop.wait()
+                self._tell_supervisor("STOPPING=1")
+                await self._farewell()
+                for task in tasks:
+                    task.cancel()
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+        log.info("daemon.stopped", node=self.node)
+
+    async def _begin(self) -> None:
+        """Read the kernel back, and let the engine start with what is there."""
+        self.speaker.configure(self.engine.configured.peers)
+        for endpoint in self._restored:
+            self.engine.handle(EndpointAdded(endpoint), self.now())
+        if self.config.kernel.enabled:
+            for problem in prepare_host():
+                self.problems[problem] = problem
+                log.warning("host.unprepared", reason=problem)
+            await self.links.start()
+            await self.fib.start()
+        else:
+            self.report(LinksRead({}))
+            self.report(FibRead({}, {}))
+        self._pump()
+
+    async def _farewell(self) -> None:
+        """Say what an orderly stop says; kernel routes stay."""
+        self.engine.handle(Stopping(), self.now())
+        self._execute()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_S):
+                await self.speaker.finish()
+
+    # ── the pump ─────────────────────────────────────────────────────────────
+
+    def report(self, event: Event) -> None:
+        """Take an event from an edge; it is handled in the next turn of the loop."""
+        self._inbox.append(event)
+        if not self._is_pumping:
+            self._is_pumping = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._is_pumping = False
+        if self._stop.is_set():
+            return
+        engine, now = self.engine, self.now()
+        while self._inbox:
+            event = self._inbox.popleft()
+            engine.handle(event, now)
+            if isinstance(event, FibWritten):
+                break  # an acknowledged burst is followed by the next one, not by more reading
+        is_left = engine.work(SLICE, now) or bool(self._inbox)
+        self._save()
+        self._execute()
+        self.speaker.kick()
+        self.fib.kick()
+        self.links.kick()
+        self._notice()
+        if is_left and not self._is_pumping:
+            self._is_pumping = True
+            self._loop.call_soon(self._pump)
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        at = self.engine.next_wakeup()
+        self._timer = None if at == float("inf") else self._loop.call_at(at, self.report, TimerFired())
+
+    def _save(self) -> None:
+        """Put on disk what must be there before an edge acts on it."""
+        engine = self.engine
+        if engine.held != self._saved_held:
+            self._saved_held = engine.held
+            self._disk("peers", self.state.save_peers(engine.held))
+        if self.engine.rib.next_hops.wanted.keys() - self._saved_next_hops:
+            self._saved_next_hops = frozenset(engine.rib.next_hops.wanted) | frozenset(engine.rib.next_hops.actual)
+            self._disk("next_hops", self.state.save_next_hops(self._saved_next_hops))
+        endpoints = tuple(engine.endpoints.values())
+        if endpoints != self._saved_endpoints:
+            self._saved_endpoints = endpoints
+            self._disk("endpoints", self.state.save_endpoints(endpoints))
+
+    def _disk(self, what: str, problem: str) -> None:
+        if problem:
+            self.problems[what] = problem
+            log.error("state.unwritten", file=what, reason=problem)
+        else:
+            self.problems.pop(what, None)
+
+    def _execute(self) -> None:
+        commands = self.engine.commands
+        while commands:
+            self.speaker.execute(commands.popleft())
+
+    def _notice(self) -> None:
+        engine = self.engine
+        while engine.notes:
+            note = engine.notes.popleft()
+            say = {Level.DEBUG: log.debug, Level.INFO: log.info, Level.WARNING: log.warning, Level.ERROR: log.error}
+            say[note.level](note.name, **note.keys)
+        if engine.converged:
+            self.metrics.converged(engine.converged)
+            engine.converged.clear()
+        for waiter in [waiter for waiter in self._waiters if waiter.is_over()]:
+            self._waiters.remove(waiter)
+            if not waiter.done.done():
+                waiter.done.set_result(None)
+
+    def _take(self, peer: PeerName, limit: int) -> list[Batch | EndOfRib]:
+        return self.engine.rib.take(peer, limit)
+
+    async def _probe_lag(self) -> None:
+        while True:
+            due = self.now() + LAG_PROBE_S
+            await asyncio.sleep(LAG_PROBE_S)
+            self.metrics.lagged(self.now() - due)
+
+    async def _until(self, is_over: Callable[[], bool], seconds: float) -> bool:
+        """Wait until the engine is so, `seconds` at most; False if it is not."""
+        if is_over():
+            return True
+        waiter = Waiter(is_over, self._loop.create_future())
+        self._waiters.append(waiter)
+        try:
+            async with asyncio.timeout(seconds):
+                await waiter.done
+        except TimeoutError:
+            self._waiters.remove(waiter)
+            return False
+        return True
+
+    def _tell_supervisor(self, what: str) -> None:
+        """Notify systemd (sd_notify(3)), where it started us."""
+        address = os.environ.get("NOTIFY_SOCKET")
+        if not address:
+            return
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.sendto(what.encode(), "\0" + address[1:] if address.startswith("@") else address)
+
+    # ── configuration ────────────────────────────────────────────────────────
+
+    def _configure(self) -> None:
+        configured = config.effective(self.config, self.node)
+        self.engine.handle(configured, self.now())
+        self._execute()  # farewells leave before their keys go
+        self.speaker.configure(configured.peers)
+
+    def _hang_up_signal(self) -> None:
+        try:
+            self.reload(None, None)
+        except ConfigError as error:
+            log.error("config.refused", reason=str(error))
+
+    def reload(self, text: str | None, file: str | None) -> list[str]:
+        """Put a configuration in force: `text`, or the operator's file as it is now; returns warnings.
+
+        Raises ConfigError with every problem, and then nothing has changed.
+        """
+        own = self._kept.file
+        try:
+            on_disk = config.read(own)
+            new_text = on_disk if text is None else text
+            new = config.parse(new_text, own if text is None else file or own)
+            warnings = list(config.warnings(new, self.node))
+        except ConfigError as error:
+            if text is None:
+                self.config_problems = [str(problem) for problem in error.problems]
+            raise
+        warnings += [
+            f"[{section}] has changed: that takes effect when the daemon restarts"
+            for section in ("kernel", "workload", "metrics", "control", "state")
+            if getattr(new, section) != getattr(self.config, section)
+        ]
+        kept = KeptConfig(new_text, own, _digest(on_disk))
+        if problem := self.state.save_config(kept):
+            raise refused("state.directory", own, problem)
+        self._kept = kept
+        self.config = new
+        self.config_problems = []
+        self.generation += 1
+        self._configure()
+        self._pump()
+        log.info("config.loaded", file=file or own, generation_count=self.generation)
+        return warnings
+
+    # ── requests ─────────────────────────────────────────────────────────────
+
+    async def answer(self, request: Request) -> object:
+        """Answer one request of the control socket; raises ConfigError where the answer is no."""
+        args = request.args
+        match request.command:
+            case "reload":
+                text, file = args.get("text"), args.get("file")
+                warnings = self.reload(text if isinstance(text, str) else None, file if isinstance(file, str) else None)
+                return {"generation": self.generation, "warnings": warnings}
+            case "workload add":
+                return await self._attach(request)
+            case "workload del":
+                return await self._detach(_key(args))
+            case _:
+                return views.answer(request.command, args, self)
+
+    async def _attach(self, request: Request) -> object:
+        """Give a workload its addresses, link and routes; answers once it is connected."""
+        args, engine = request.args, self.engine
+        if not self.config.kernel.enabled:
+            raise refused("kernel.enabled", "false", "this node writes no routes, so it has no workloads")
+        name, namespace = str(args["name"]), str(args.get("namespace") or "default")
+        check_name("name", name)
+        check_name("namespace", namespace)
+        key = f"{namespace}/{name}"
+        if key in engine.endpoints:
+            raise refused("name", key, f"already attached to {engine.endpoints[key].netns}")
+        if len(request.descriptors) != 1:
+            raise refused("netns", str(args.get("netns")), "no descriptor of the namespace came with the request")
+        wanted = tuple(_address(text) for text in _strings(args, "ip"))
+        labels = tuple(sorted(_label(text) for text in _strings(args, "label")))
+        addresses = engine.addresses.request(key, wanted)
+        interface = interface_name(self.config.workload.prefix, key)
+        endpoint = Endpoint(name, namespace, labels, addresses, interface, str(args.get("netns") or ""))
+        self.links.offer(interface, os.dup(request.descriptors[0]))
+        self.report(EndpointAdded(endpoint))
+        problem = ""
+
+        def is_over() -> bool:
+            return key not in engine.endpoints or engine.endpoint_problem(key) != ""
+
+        await self._until(lambda: key in engine.endpoints, ATTACH_S)
+        is_settled = await self._until(is_over, ATTACH_S)
+        problem = (engine.endpoint_problem(key) or "") if key in engine.endpoints else "removed meanwhile"
+        if is_settled and not problem:
+            return views.workload(endpoint)
+        if key in engine.endpoints:
+            self.report(EndpointRemoved(key))
+        raise refused("workload", key, problem or f"not connected within {ATTACH_S:g} s")
+
+    async def _detach(self, key: str) -> object:
+        endpoint = self.engine.endpoints.get(key)
+        if endpoint is None:
+            raise refused("workload", key, "no such workload on this node")
+        self.report(EndpointRemoved(key))
+        gone = await self._until(lambda: endpoint.interface not in self.engine.links.actual, ATTACH_S)
+        if not gone:
+            raise refused("workload", key, f"its link {endpoint.interface} is still there after {ATTACH_S:g} s")
+        return views.workload(endpoint)
+
+    def now(self) -> float:
+        """Return the monotonic clock of the engine's events, in seconds."""
+        return self._loop.time()
+
+    def reasons(self) -> list[str]:
+        """Return why this node is not ready; empty if it is."""
+        engine = self.engine
+        reasons = [f"configuration: {problem}" for problem in self.config_problems]
+        reasons += list(self.problems.values())
+        if not engine.is_in_sync:
+            waiting = "; ".join(f"{name}: {why}" for name, why in engine.waiting_for().items())
+            reasons.append(f"not in sync after a restart: waiting for {waiting}" if waiting else "starting")
+        reasons += self.speaker.problems.values()
+        down = [name for name, session in engine.sessions.items() if session.established_at is None]
+        if down and len(down) == len(engine.sessions):
+            reasons += [f"no session is up: {views.why_down(engine.sessions[name])}" for name in sorted(down)[:3]]
+        return reasons
+
+
+def run(file: str, node: str | None, socket_path: str | None, state_directory: str | None) -> int:
+    """Run the daemon until SIGTERM; returns the exit code: 0, or 2 where the configuration is bad."""
+    log.start(os.environ.get("BGPMESH_LOG", "INFO").upper())
+    try:
+        asyncio.run(_main(os.path.abspath(file), node, socket_path, state_directory))  # noqa: PTH100  not resolved
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"bgpmesh: {problem}", file=sys.stderr)  # noqa: T201  the last words of a command
+        return 2
+    return 0
+
+
+async def _main(file: str, node: str | None, socket_path: str | None, state_directory: str | None) -> None:
+    """Choose the configuration in force, and run on it."""
+    chosen = choose(file, node, state_directory)
+    configuration = chosen.configuration
+    if socket_path is not None:
+        configuration = replace(configuration, control=replace(configuration.control, socket=socket_path))
+    state = State(Path(state_directory or configuration.state.directory))
+    state.open(chosen.node)
+    try:
+        if not chosen.problems and (problem := state.save_config(chosen.kept)):
+            raise refused("state.directory", state_directory or configuration.state.directory, problem)
+        await Daemon(replace(chosen, configuration=configuration), state).run()
+    finally:
+        state.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The configuration to run on, what is kept of it, and why it is not the operator's file ("" for each: it is)."""
+
+    configuration: Config
+    node: str
+    kept: KeptConfig
+    problems: tuple[str, ...] = ()
+
+
+def choose(file: str, node: str | None, state_directory: str | None) -> Chosen:
+    """Return what a daemon that starts now runs on.
+
+    The operator's file, but for two cases: it has not changed since a confirmed `reload F`, whose content
+    then still holds; or it is bad, and what was last in force gives way to nothing. Raises ConfigError
+    where the file is bad and nothing was in force.
+    """
+    try:
+        text = config.read(file)
+        configuration = config.parse(text, file)
+        name = config.find_node(configuration, node)
+        directory = state_directory or configuration.state.directory
+    except ConfigError as error:
+        kept = State(Path(state_directory or StateOptions().directory)).config().value
+        if kept is None:
+            raise
+        for problem in error.problems:
+            log.error("config.refused", reason=str(problem))
+        configuration = config.parse(kept.text, kept.file)
+        name = config.find_node(configuration, node)
+        return Chosen(configuration, name, kept, tuple(map(str, error.problems)))
+    kept = State(Path(directory)).config().value
+    if kept is not None and kept.file == file and kept.digest == _digest(text) and kept.text != text:
+        with contextlib.suppress(ConfigError):  # a password file it names may be gone: the operator's file it is
+            reloaded = config.parse(kept.text, file)
+            return Chosen(reloaded, config.find_node(reloaded, node), kept)
+    return Chosen(configuration, name, KeptConfig(text, file, _digest(text)))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _key(args: Mapping[str, object]) -> str:
+    """Return `namespace/name` of a request about one workload."""
+    return f"{args.get('namespace') or 'default'}/{args.get('name')}"
+
+
+def _strings(args: Mapping[str, object], key: str) -> list[str]:
+    values = args.get(key) or []
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise refused(key, values, "not a list of strings")
+    return values
+
+
+def _address(text: str) -> IPAddress:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError as error:
+        raise refused("ip", text, "not an IP address (without prefix length)") from error
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise refused("label", text, "not KEY=VALUE")
+    return key, value

@@ -1,0 +1,681 @@
+"""The core as one object: told what happened, it answers what should be true.
+
+`handle` notes one fact, `work` thinks in slices, `next_wakeup` names the second at which to send
+`TimerFired`. What should be true stands in three Deltas (`rib.fib`, `rib.next_hops`, `links`), what
+is to be said to peers in `commands` and in the Rib's batches, what people should know in `notes`,
+and what must be on disk before anything else is done in `held`.
+
+A restart (RFC 4724 §4.1). At the first read-back of the kernel the engine knows whether it
+restarted: peers are on the list of those whose paths the node holds *and* routes of ours are in the
+kernel. Then it sets the R bit, calls every listed peer at once, holds what it found, and selects
+among learnt paths, sweeps and sends End-of-RIB only once in sync: when each listed peer has sent
+End-of-RIB, or owes none, or does not answer, or the time is up. Own prefixes never wait.
+
+What may not happen here:
+ 1. A peer's paths are used before its name is in `held`, or its name leaves while one is in the kernel.
+ 2. A workload's own announcement leaves before its link and its route are acknowledged.
+ 3. End-of-RIB leaves while a prefix still waits for a decision.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar, assert_never
+
+from bgpmesh.delta import Delta
+from bgpmesh.events import (
+    Command,
+    Configured,
+    Connected,
+    ConnectFailed,
+    Dial,
+    Disconnected,
+    EndpointAdded,
+    EndpointRemoved,
+    Event,
+    FibObserved,
+    FibRead,
+    FibWritten,
+    GarbageReceived,
+    Hangup,
+    HostRoutesChanged,
+    Level,
+    LinkObserved,
+    LinksRead,
+    LinkWritten,
+    MessageReceived,
+    NextHopsWritten,
+    Note,
+    OpenReceived,
+    RoutesReceived,
+    Send,
+    StartRoutes,
+    Stopping,
+    TimerFired,
+)
+from bgpmesh.peering.message import Cease, EndOfRib, Keepalive, Negotiated, Notification, RouteRefresh
+from bgpmesh.peering.peer import Peer
+from bgpmesh.peering.session import (
+    Established,
+    LocalRestart,
+    Output,
+    Session,
+    SessionDial,
+    SessionHangup,
+    SessionSend,
+    StaleExpired,
+    State,
+    WentDown,
+    _restart_agreed,
+)
+from bgpmesh.rib.rib import Rib
+from bgpmesh.route.nlri import Family, IPAddress, Nlri, host_nlri, nlri_of, prefix_text
+from bgpmesh.route.path import Blackhole, OnLink, PeerName, Target
+from bgpmesh.workload.endpoint import Endpoint, LinkSpec, endpoint_of, link_of
+from bgpmesh.workload.pool import Addresses, Pool
+
+# A listed peer that refuses or ignores our calls this long after a restart is not waited for.
+NO_ANSWER_S = 3.0
+# A peer that owes no End-of-RIB has said all it had after this long without an UPDATE.
+QUIET_S = 1.0
+# UPDATEs whose way to the kernel is remembered for `trace`.
+REMEMBERED_UPDATES = 1024
+
+NEVER = float("inf")
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@dataclass(slots=True, eq=False)
+class Update:
+    """One UPDATE on its way to the kernel, by the monotonic clock; what `trace` and `convergence_seconds` tell."""
+
+    peer: PeerName
+    read_at: float
+    nlris: Sequence[Nlri]
+    is_withdrawal: bool
+    decided_at: float | None = None
+    programmed_at: float | None = None
+
+
+@dataclass(slots=True)
+class _Wait:
+    """What we still expect of a listed peer after a restart."""
+
+    last_update: float
+    missing: set[Family]  # families without End-of-RIB; filled when its session is established
+
+
+@dataclass(frozen=True, slots=True)
+class _LocalRoute:
+    """A prefix of this node: what the kernel does with it and whether peers hear of it."""
+
+    target: Target | None
+    is_advertised: bool
+
+
+class Engine:
+    """Sessions, RIB and workloads of one node; owned by one task, without clock, socket or thread.
+
+    `listed` are the peers whose paths the node held when it last ran; None where that is not known.
+    `jitter` answers a number in [0, 1). With `adopt_endpoints` the workloads are not remembered: links of
+    ours that are found at start tell them.
+    """
+
+    def __init__(
+        self,
+        configured: Configured,
+        listed: Iterable[PeerName] | None,
+        jitter: Callable[[], float],
+        *,
+        adopt_endpoints: bool = False,
+    ) -> None:
+        self.configured = configured
+        self.sessions: dict[PeerName, Session] = {}
+        self.rib = Rib(
+            configured.asn, configured.router_id, configured.cluster_id, configured.ecmp, configured.kernel_enabled
+        )
+        self.rib.is_deferring = True  # until the first read-back tells whether this is a restart
+        self.links: Delta[str, LinkSpec] = Delta()
+        self.endpoints: dict[str, Endpoint] = {}
+        self.addresses = Addresses()
+        self.commands: deque[Command] = deque()
+        self.notes: deque[Note] = deque()
+        self._listed = None if listed is None else frozenset(listed)
+        self.held: frozenset[PeerName] = self._listed or frozenset()
+        self.is_in_sync = False
+        self.in_sync_at: float | None = None
+        self.converged: list[tuple[float, int]] = []  # (seconds, prefixes): emptied by the metrics
+        self.updates: deque[Update] = deque(maxlen=REMEMBERED_UPDATES)
+        self.treated_as_withdraw: Counter[PeerName] = Counter()
+        self.attributes_discarded: Counter[PeerName] = Counter()
+        self.drift_repaired = 0
+        self._adopt_endpoints = adopt_endpoints
+        self._jitter = jitter
+        self._local_restart = LocalRestart()
+        self._peer_of: dict[int, PeerName] = {}  # connection -> peer
+        self._wakeups: dict[PeerName, float] = {}
+        self._resume_at: dict[PeerName, float] = {}  # sessions closed for too many prefixes
+        self._waits: dict[PeerName, _Wait] = {}
+        self._booted_at: float | None = None
+        self._restart_until = NEVER
+        self._local: dict[Nlri, _LocalRoute] = {}
+        self._announce_when_written: set[Nlri] = set()
+        self._undecided: list[Update] = []
+        self._unwritten: dict[Nlri, Update] = {}  # by the last prefix of the UPDATE
+        self._is_stopping = False
+        self._configure(configured, NEVER)
+
+    # ── the face ─────────────────────────────────────────────────────────────
+
+    def handle(self, event: Event, now: float) -> None:  # noqa: C901, PLR0912  one line for all that can happen
+        """Note one fact; cost in proportion to it. `now` is the monotonic clock in seconds."""
+        match event:
+            case RoutesReceived():
+                self._routes_received(event, now)
+            case MessageReceived(connection, message):
+                self._message_received(connection, message, now)
+            case Connected():
+                self._connected(event, now)
+            case ConnectFailed(peer, reason):
+                self._connect_failed(peer, reason, now)
+            case Disconnected(connection, reason):
+                self._disconnected(connection, reason, now)
+            case OpenReceived(connection, negotiated):
+                self._open_received(connection, negotiated, now)
+            case GarbageReceived():
+                self._garbage_received(event, now)
+            case FibWritten(done, failed):
+                self._fib_written(done, now)
+                self._refused(self.rib.fib, failed, "route.refused", prefix_text, now)
+            case NextHopsWritten(done, failed):
+                self.rib.next_hops.acknowledge(done)
+                self._refused(self.rib.next_hops, failed, "next-hop.refused", str, now)
+            case FibObserved(routes):
+                self._fib_observed(routes)
+            case FibRead():
+                self._fib_read(event, now)
+            case HostRoutesChanged(added, removed):
+                self.rib.host_routes_changed(added, removed)
+            case LinksRead(links):
+                self._links_read(links)
+            case LinkObserved(interface, link):
+                self._link_observed(interface, link)
+            case LinkWritten(interface, failure):
+                self._link_written(interface, failure, now)
+            case Configured():
+                self._configure(event, now)
+            case EndpointAdded(endpoint):
+                self._endpoint_added(endpoint)
+            case EndpointRemoved(key):
+                self._endpoint_removed(key)
+            case TimerFired():
+                self._timer_fired(now)
+            case Stopping():
+                self._stop(now)
+            case _:
+                assert_never(event)
+
+    def work(self, limit: int, now: float) -> bool:
+        """Decide about up to `limit` prefixes that changed; True if more remain."""
+        if self.rib.work(limit):
+            return True
+        if self._undecided:
+            self._decided(now)
+        self._forget_held()
+        return False
+
+    def next_wakeup(self) -> float:
+        """Return the monotonic second at which to send TimerFired, infinity if never."""
+        earliest = min(self._wakeups.values(), default=NEVER)
+        if self._booted_at is not None and not self.is_in_sync:
+            earliest = min(earliest, self._next_sync_check())
+        return earliest
+
+    def waiting_for(self) -> dict[PeerName, str]:
+        """Return the peers that keep this restart from being in sync, each with the reason."""
+        reasons = {}
+        for name, wait in self._waits.items():
+            session = self.sessions[name]
+            if session.state is not State.ESTABLISHED:
+                reasons[name] = (
+                    f"{session.state.value}: {session.last_error}" if session.last_error else "no session yet"
+                )
+            elif wait.missing:
+                reasons[name] = "no End-of-RIB yet for " + ", ".join(sorted(f.label for f in wait.missing))
+            else:
+                reasons[name] = f"an UPDATE came less than {QUIET_S:g} s ago"
+        return reasons
+
+    def endpoint_problem(self, key: str) -> str | None:
+        """Return why a workload is not connected yet ("" while it is under way), None once it is."""
+        endpoint = self.endpoints[key]
+        if (refusal := self.links.refused.get(endpoint.interface)) is not None:
+            return refusal.reason
+        if self.links.actual.get(endpoint.interface) != link_of(endpoint):
+            return ""
+        for nlri in map(host_nlri, endpoint.addresses):
+            if (refusal := self.rib.fib.refused.get(nlri)) is not None:
+                return refusal.reason
+            if self.configured.kernel_enabled and self.rib.fib.actual.get(nlri) != OnLink(endpoint.interface):
+                return ""
+        return None
+
+    def trace(self, nlri: Nlri) -> Update | None:
+        """Return the latest remembered UPDATE that spoke of this prefix; O(prefixes remembered)."""
+        return next((update for update in reversed(self.updates) if nlri in update.nlris), None)
+
+    # ── sessions ─────────────────────────────────────────────────────────────
+
+    def _session(self, connection: int) -> Session | None:
+        name = self._peer_of.get(connection)
+        return None if name is None else self.sessions.get(name)
+
+    def _connected(self, event: Connected, now: float) -> None:
+        session = self.sessions.get(event.peer)
+        if session is None:  # it was removed while the connection was on its way
+            self.commands.append(Hangup(event.connection))
+            return
+        self._peer_of[event.connection] = event.peer
+        self._apply(event.peer, session.connected(event.connection, event.is_inbound, now), now)
+
+    def _connect_failed(self, name: PeerName, reason: str, now: float) -> None:
+        if name in self.sessions:
+            self._apply(name, self.sessions[name].connect_failed(reason, now), now)
+
+    def _disconnected(self, connection: int, reason: str, now: float) -> None:
+        name = self._peer_of.pop(connection, None)
+        if name is not None:
+            self._apply(name, self.sessions[name].disconnected(connection, reason, now), now)
+
+    def _open_received(self, connection: int, negotiated: Negotiated, now: float) -> None:
+        if (session := self._session(connection)) is not None:
+            self._apply(session.peer.name, session.open_received(connection, negotiated, now), now)
+
+    def _garbage_received(self, event: GarbageReceived, now: float) -> None:
+        if (session := self._session(event.connection)) is not None:
+            outputs = session.garbage_received(event.connection, event.notification, event.text, now)
+            self._apply(session.peer.name, outputs, now)
+
+    def _timer_fired(self, now: float) -> None:
+        for name in [name for name, at in self._wakeups.items() if at <= now]:
+            session = self.sessions[name]
+            is_resumed = self._resume_at.pop(name, None) is not None
+            self._apply(name, session.start(now) if is_resumed else session.tick(now), now)
+        self._check_sync(now)
+
+    def _message_received(
+        self, connection: int, message: Keepalive | RouteRefresh | EndOfRib | Notification, now: float
+    ) -> None:
+        session = self._session(connection)
+        if session is None:
+            return
+        name = session.peer.name
+        match message:
+            case EndOfRib(family):
+                outputs = session.update_received(connection, now)
+                if session.connection == connection:
+                    outputs += session.end_of_rib_received(family, now)
+                    if (wait := self._waits.get(name)) is not None:
+                        wait.missing.discard(family)
+            case RouteRefresh(family):
+                outputs = session.update_received(connection, now)
+                if session.connection == connection:
+                    self.rib.refresh(name, family)
+            case _:
+                outputs = session.message_received(connection, message, now)
+        self._apply(name, outputs, now)
+        self._check_sync(now)
+
+    def _routes_received(self, event: RoutesReceived, now: float) -> None:
+        session = self._session(event.connection)
+        if session is None:
+            return
+        name = session.peer.name
+        self._apply(name, session.update_received(event.connection, now), now)
+        if session.connection != event.connection or session.state is not State.ESTABLISHED:
+            return
+        if event.treated_as_withdraw or event.attributes_discarded:
+            self.treated_as_withdraw[name] += event.treated_as_withdraw
+            self.attributes_discarded[name] += event.attributes_discarded
+            self._note("update.malformed", Level.WARNING, peer=name, reason=event.problem)
+        if (wait := self._waits.get(name)) is not None:
+            wait.last_update = now
+        self.rib.receive(name, event.attributes, event.announced, event.withdrawn, event.read_at)
+        for nlris, is_withdrawal in ((event.announced, False), (event.withdrawn, True)):
+            if nlris:
+                update = Update(name, event.read_at, nlris, is_withdrawal)
+                self.updates.append(update)
+                self._undecided.append(update)
+        if (family := self.rib.is_over_limit(name)) is not None:
+            self._over_limit(session, family, now)
+
+    def _over_limit(self, session: Session, family: Family, now: float) -> None:
+        peer = session.peer
+        afi_safi = family.afi.to_bytes(2, "big") + bytes((family.safi,)) + peer.max_prefixes.to_bytes(4, "big")
+        notification = Notification(6, Cease.MAX_PREFIXES, afi_safi)  # RFC 4486 §4
+        self._apply(peer.name, session.stop(now, notification), now)
+        session.last_error = f"sent more than max_prefixes = {peer.max_prefixes} {family.label} prefixes"
+        self._wakeups[peer.name] = self._resume_at[peer.name] = now + peer.max_prefixes_restart
+
+    def _apply(self, name: PeerName, outputs: Iterable[Output], now: float) -> None:
+        """Carry out what a session answered."""
+        session = self.sessions[name]
+        for output in outputs:
+            match output:
+                case SessionDial():
+                    self.commands.append(Dial(name))
+                case SessionSend(connection, message):
+                    self.commands.append(Send(connection, message))
+                case SessionHangup(connection):
+                    self._peer_of.pop(connection, None)
+                    self.commands.append(Hangup(connection))
+                case Established():
+                    self._established(session, output, now)
+                case WentDown(reason, retain):
+                    self._went_down(session, reason, retain)
+                case StaleExpired(families):
+                    if not self._is_stopping:
+                        self.rib.sweep(name, families)
+                        self._note("peer.stale-swept", peer=name, family=_labels(families))
+                case _:
+                    assert_never(output)
+        self._wakeups[name] = session.next_wakeup()
+
+    def _established(self, session: Session, up: Established, now: float) -> None:
+        name = session.peer.name
+        self.held |= {name}
+        self.rib.peer_up(session.peer, up.negotiated, up.keep)
+        self.commands.append(StartRoutes(up.connection, name))
+        if self.is_in_sync:
+            self.rib.send_end_of_rib(name)
+        elif (wait := self._waits.get(name)) is not None:
+            wait.last_update = now
+            wait.missing = _families_owed(session)
+        self._note(
+            "peer.up",
+            peer=name,
+            address=session.peer.address,
+            family=_labels(up.negotiated.families),
+            hold_time_s=up.negotiated.hold_time,
+            stale=_labels(up.keep) or None,
+        )
+        self._check_sync(now)
+
+    def _went_down(self, session: Session, reason: str, retain: frozenset[Family]) -> None:
+        name = session.peer.name
+        if self._is_stopping:
+            return  # the kernel's routes stay, and so does the list
+        self.rib.peer_down(name, retain)
+        self._note("peer.down", Level.WARNING, peer=name, reason=reason, kept=_labels(retain) or None)
+
+    def _stop(self, now: float) -> None:
+        self._is_stopping = True
+        for name, session in self.sessions.items():
+            is_silent = _restart_agreed(session.negotiated)
+            farewell = None if is_silent else Notification.cease(Cease.ADMIN_SHUTDOWN, "bgpmesh stops")
+            self._apply(name, session.stop(now, farewell), now)
+
+    # ── being in sync ────────────────────────────────────────────────────────
+
+    def _fib_read(self, event: FibRead, now: float) -> None:
+        self.rib.next_hops.observe_all(event.next_hops)
+        self.rib.fib.observe_all(event.routes)
+        if event.repaired:
+            self._drifted(f"{event.repaired} routes", "found otherwise by a read-back", event.repaired)
+        if self._booted_at is None:
+            self._boot(bool(event.routes), now)
+
+    def _boot(self, has_routes: bool, now: float) -> None:
+        """Start the sessions, as a restart or as a first boot: the kernel is known now."""
+        configured = self.configured
+        self._booted_at = now
+        routes_kept = has_routes or not configured.kernel_enabled
+        listed = frozenset(self.sessions) if self._listed is None and has_routes else (self._listed or frozenset())
+        self._local_restart.is_forwarding_kept = (bool(listed) and routes_kept) or not configured.kernel_enabled
+        if listed and routes_kept:
+            self._local_restart.is_restarting = True
+            self.held = listed
+            self._restart_until = now + configured.restart_deferral
+            self._waits = {name: _Wait(now, set()) for name in sorted(listed & self.sessions.keys())}
+            self._note("restart.began", peer=",".join(self._waits) or None)
+        for name, session in self.sessions.items():
+            self._apply(name, session.start(now, at_once=name in self._waits), now)
+        self._check_sync(now)
+
+    def _check_sync(self, now: float) -> None:
+        if self.is_in_sync or self._booted_at is None:
+            return
+        for name in [name for name, wait in self._waits.items() if self._is_done(name, wait, now)]:
+            del self._waits[name]
+        if self._waits and now < self._restart_until:
+            return
+        was_restart = self._local_restart.is_restarting
+        if self._waits:
+            self._note(
+                "restart.gave-up-waiting", Level.WARNING, peer=",".join(self._waits), reason=str(self.waiting_for())
+            )
+        self._waits.clear()
+        self.is_in_sync = True
+        self.in_sync_at = now
+        self._local_restart.is_restarting = False
+        self.rib.is_deferring = False
+        for name, session in self.sessions.items():
+            session.call_passive = False
+            if session.state is State.ESTABLISHED:
+                self.rib.send_end_of_rib(name)
+        if was_restart:
+            self._note("restart.in-sync", waited_s=now - self._booted_at)
+
+    def _is_done(self, name: PeerName, wait: _Wait, now: float) -> bool:
+        """Tell whether a listed peer need not be waited for any longer."""
+        session = self.sessions[name]
+        if session.state is State.ESTABLISHED:
+            return not wait.missing and (_families_owed(session) != set() or now >= wait.last_update + QUIET_S)
+        return now >= self._booted(NO_ANSWER_S) and session.state is not State.OPEN_CONFIRM
+
+    def _booted(self, after: float) -> float:
+        return (self._booted_at or 0.0) + after
+
+    def _next_sync_check(self) -> float:
+        times = [self._restart_until]
+        for name, wait in self._waits.items():
+            if self.sessions[name].state is not State.ESTABLISHED:
+                times.append(self._booted(NO_ANSWER_S))
+            elif not wait.missing:
+                times.append(wait.last_update + QUIET_S)
+        return min(times)
+
+    def _forget_held(self) -> None:
+        """Take peers off the list whose paths are gone, from the kernel too (rule 1)."""
+        if self._is_stopping or not self.is_in_sync or len(self.rib.fib) > len(self.rib.fib.refused):
+            return
+        self.held = frozenset(
+            name for name, s in self.sessions.items() if s.state is State.ESTABLISHED or self.rib.stale_count(name)
+        )
+
+    # ── what this node itself has ────────────────────────────────────────────
+
+    @property
+    def node(self) -> str:
+        """The node's name."""
+        return self.configured.node
+
+    def _configure(self, new: Configured, now: float) -> None:
+        self.configured = new
+        self.addresses.configure(new.pools, new.pod_cidrs)
+        self.rib.configure(new.asn, new.router_id, new.cluster_id, new.ecmp)
+        wanted = {peer.name: peer for peer in new.peers}
+        for name, session in list(self.sessions.items()):
+            if wanted.get(name) != session.peer:
+                self._remove_session(session, is_gone=name not in wanted, now=now)
+        for name, peer in wanted.items():
+            if name not in self.sessions:
+                self._add_session(peer, now)
+        self._originate()
+        self._check_sync(now)
+
+    def _add_session(self, peer: Peer, now: float) -> None:
+        session = self.sessions[peer.name] = Session(peer, self._local_restart, self._jitter)
+        if self._booted_at is not None:
+            self._apply(peer.name, session.start(now), now)
+
+    def _remove_session(self, session: Session, *, is_gone: bool, now: float) -> None:
+        name = session.peer.name
+        cause = Cease.PEER_DECONFIGURED if is_gone else Cease.OTHER_CONFIGURATION_CHANGE
+        self._apply(name, session.stop(now, Notification.cease(cause)), now)
+        for of_peer in (self._waits, self._wakeups, self._resume_at):
+            of_peer.pop(name, None)
+        for connection in [c for c, n in self._peer_of.items() if n == name]:
+            del self._peer_of[connection]
+            self.commands.append(Hangup(connection))
+        del self.sessions[name]
+
+    def _originate(self) -> None:
+        """Make the RIB's local prefixes what configuration and workloads say."""
+        wanted = self._local_routes()
+        for nlri in self._local.keys() - wanted.keys():
+            self.rib.retire(nlri)
+            self._announce_when_written.discard(nlri)
+        for nlri, route in wanted.items():
+            if self._local.get(nlri) != route:
+                waits = isinstance(route.target, OnLink) and not self._is_written(nlri, route.target)
+                self.rib.originate(nlri, route.target, advertise=route.is_advertised and not waits)
+                if waits and route.is_advertised:
+                    self._announce_when_written.add(nlri)
+        self._local = wanted
+
+    def _local_routes(self) -> dict[Nlri, _LocalRoute]:
+        configured = self.configured
+        routes = {
+            nlri_of(cidr): _LocalRoute(Blackhole(), _is_pool_advertised(configured.pools, cidr.network_address))
+            for cidr in configured.pod_cidrs
+        }
+        for network in configured.advertise:
+            routes[nlri_of(network)] = _LocalRoute(None, is_advertised=True)
+        for endpoint in self.endpoints.values():
+            if self.links.actual.get(endpoint.interface) != link_of(endpoint):
+                continue  # the link comes first
+            for address in endpoint.addresses:
+                is_own = not self.addresses.is_covered(address) and _is_pool_advertised(configured.pools, address)
+                was = routes.get(host_nlri(address))
+                is_advertised = is_own or (was is not None and was.is_advertised)
+                routes[host_nlri(address)] = _LocalRoute(OnLink(endpoint.interface), is_advertised)
+        return routes
+
+    def _endpoint_added(self, endpoint: Endpoint) -> None:
+        self.addresses.claim(endpoint.key, endpoint.addresses)
+        self.endpoints[endpoint.key] = endpoint
+        self.links.want(endpoint.interface, link_of(endpoint))
+        self._originate()
+
+    def _endpoint_removed(self, key: str) -> None:
+        endpoint = self.endpoints.pop(key)
+        self.addresses.release(key)
+        self._originate()
+        self.links.want(endpoint.interface, None)
+
+    def _links_read(self, links: Mapping[str, LinkSpec]) -> None:
+        self.links.observe_all(links)
+        if self._adopt_endpoints:
+            self._adopt_endpoints = False
+            for endpoint in filter(None, map(endpoint_of, links.values())):
+                if endpoint.key not in self.endpoints:
+                    self._endpoint_added(endpoint)
+                    self._note("endpoint.adopted", endpoint=endpoint.key, interface=endpoint.interface)
+        self._originate()
+
+    def _link_observed(self, interface: str, link: LinkSpec | None) -> None:
+        self.links.observe(interface, link)
+        if self.links.wanted.get(interface) != link:
+            self._drifted(interface, "changed by somebody else")
+        self._originate()
+
+    def _link_written(self, interface: str, failure: str | None, now: float) -> None:
+        if failure is None:
+            self.links.acknowledge((interface,))
+        else:
+            self._refused(self.links, {interface: failure}, "link.refused", str, now)
+        self._originate()
+
+    def _is_written(self, nlri: Nlri, target: Target) -> bool:
+        return not self.configured.kernel_enabled or self.rib.fib.actual.get(nlri) == target
+
+    # ── what the kernel answered ─────────────────────────────────────────────
+
+    def _fib_written(self, done: Sequence[Nlri], now: float) -> None:
+        recovered = [nlri for nlri in done if nlri in self.rib.fib.refused] if self.rib.fib.refused else []
+        self.rib.fib.acknowledge(done)
+        for nlri in recovered:
+            self._note("route.recovered", prefix=prefix_text(nlri))
+        if self._announce_when_written:
+            for nlri in self._announce_when_written.intersection(done):
+                self._announce_when_written.discard(nlri)
+                self.rib.originate(nlri, self._local[nlri].target, advertise=True)
+        if self._unwritten:
+            for nlri in self._unwritten.keys() & done:
+                update = self._unwritten.pop(nlri)
+                update.programmed_at = now
+                self.converged.append((now - update.read_at, len(update.nlris)))
+        self._forget_held()
+
+    def _fib_observed(self, routes: Mapping[Nlri, Target | None]) -> None:
+        for nlri, target in routes.items():
+            self.rib.fib.observe(nlri, target)
+            if self.rib.fib.wanted.get(nlri) != target:
+                self._drifted(prefix_text(nlri), "changed by somebody else")
+
+    def _decided(self, now: float) -> None:
+        """Remember which UPDATEs now wait for the kernel: the RIB is at rest."""
+        wanted, actual = self.rib.fib.wanted, self.rib.fib.actual
+        for update in self._undecided:
+            update.decided_at = now
+            last = update.nlris[-1]
+            if wanted.get(last) != actual.get(last):
+                self._unwritten[last] = update
+        self._undecided.clear()
+        if len(self._unwritten) > REMEMBERED_UPDATES and len(self.rib.fib) == len(self.rib.fib.refused):
+            self._unwritten.clear()  # what never came to be written
+
+    def _refused(
+        self, delta: Delta[K, V], failed: Mapping[K, str], name: str, show: Callable[[K], str], now: float
+    ) -> None:
+        """Leave what the kernel refused in the gap; say so once for a burst, and only when it is new."""
+        new = [key for key in failed if key not in delta.refused]
+        for key, reason in failed.items():
+            delta.refuse(key, reason, now)
+        if new:
+            self._note(
+                name, Level.WARNING, prefix=show(new[0]), reason=failed[new[0]], others_count=len(new) - 1 or None
+            )
+
+    def _drifted(self, what: str, reason: str, count: int = 1) -> None:
+        self.drift_repaired += count
+        self._note("drift.found", Level.WARNING, prefix=what, reason=reason)
+
+    def _note(self, name: str, level: Level = Level.INFO, **keys: object) -> None:
+        self.notes.append(Note(name, level, keys))
+
+
+def _labels(families: Iterable[Family]) -> str:
+    return ",".join(sorted(family.label for family in families))
+
+
+def _families_owed(session: Session) -> set[Family]:
+    """Return the families whose End-of-RIB the peer owes us: none without the capability, or while it restarts itself.
+
+    Two nodes that restart at once would wait for each other (RFC 4724 §4.1).
+    """
+    negotiated = session.negotiated
+    if negotiated is None:
+        return set()
+    restart = negotiated.received.capabilities.graceful_restart
+    return set() if restart is None or restart.is_restarting else set(negotiated.families)
+
+
+def _is_pool_advertised(pools: Sequence[Pool], address: IPAddress) -> bool:
+    """Tell whether the pool around an address is announced; an address in no pool is."""
+    return all(pool.advertise for pool in pools if address in pool.cidr)

@@ -1,0 +1,331 @@
+"""Makes the kernel's routes equal to the Deltas: takes what is not as wanted, has it written, reports.
+
+```
+ engine's Deltas ──take──▶ FibEdge (loop) ──bursts──▶ thread: Table ──▶ kernel
+        ▲                       │  ◀──call_soon_threadsafe──┘  ◀── monitor
+        └── engine.handle ◀── events
+```
+
+One thread owns both sockets and everything known of the kernel. The kernel's lock is shared by all
+namespaces: whoever holds it stalls whoever writes, so the loop never does. At most two bursts are
+out at a time, which keeps the kernel busy while the loop thinks, and lets a repair overtake
+all but those two.
+
+Order: next hops before the routes that use them, by standing first in a burst; deleted when the routes
+are at rest and none uses them (`_doomed`). A next hop that is wanted again before that is said to be
+gone, which the Delta answers by having it written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bgpmesh import log
+from bgpmesh.delta import Delta
+from bgpmesh.errors import KernelError
+from bgpmesh.events import Event, NextHopsWritten
+from bgpmesh.kernel import table
+from bgpmesh.kernel.mirror import KernelOptions
+from bgpmesh.kernel.netlink import Door, NetlinkDoor
+from bgpmesh.kernel.table import BURST_MESSAGES, Table
+from bgpmesh.route.nlri import IPAddress, Nlri
+from bgpmesh.route.path import Resolution, Target
+
+__all__ = ["FibEdge", "KernelOptions", "uninstall"]
+
+BURSTS_IN_FLIGHT = 2
+READ_BACK_S = 60.0  # the safety net
+DEBOUNCE_S = 0.1  # a link that goes down tells in several messages
+AGAIN_S = 1.0  # after a read-back that failed, and for next hops that are still in use
+_STOP_S = 2.0  # longest wait for the thread; a read-back in hand takes a fraction of it
+
+# Without this each change of an object is told as a change of every route that uses it.
+COMPAT_MODE = Path("/proc/sys/net/ipv4/nexthop_compat_mode")
+
+
+@dataclass(frozen=True, slots=True)
+class _Burst:
+    """Something for the thread to write."""
+
+    next_hops: list[tuple[IPAddress, Resolution]]
+    routes: list[tuple[Nlri, Target | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Settle:
+    """Something for the thread to clean up, now that nothing is left to write."""
+
+    doomed: tuple[IPAddress, ...]
+    may_sweep: bool
+
+
+class FibEdge:
+    """The routes and nexthop objects of this network namespace; lives in one event loop.
+
+    `known_next_hops`: BGP next hops of an earlier life, so that what it left can be named.
+    `on_burst` hears how long each burst took, in seconds. `problems` says what of the host could
+    not be set, after `start`.
+    """
+
+    def __init__(
+        self,
+        options: KernelOptions,
+        fib: Delta[Nlri, Target],
+        next_hops: Delta[IPAddress, Resolution],
+        report: Callable[[Event], None],
+        *,
+        known_next_hops: Iterable[IPAddress] = (),
+        on_burst: Callable[[float], None] | None = None,
+        open_door: Callable[[], Door] = NetlinkDoor,
+    ) -> None:
+        self.problems: tuple[str, ...] = ()
+        self._options = options
+        self._fib = fib
+        self._next_hops = next_hops
+        self._report = report
+        self._known = tuple(known_next_hops)
+        self._on_burst = on_burst
+        self._open_door = open_door
+        # Of the loop.
+        self._kicked = asyncio.Event()
+        self._in_flight = 0
+        self._doomed: dict[IPAddress, None] = {}
+        self._is_settled = False
+        self._loop: asyncio.AbstractEventLoop
+        self._ended: asyncio.Future[None]  # the thread is through, or died
+        # Of both.
+        self._jobs: deque[_Burst | _Settle] = deque()  # two at most: `_pump` counts them
+        self._bell = -1  # an eventfd that wakes the thread
+        self._is_stopping = False
+        self._thread: threading.Thread | None = None
+
+    async def start(self) -> None:
+        """Open the sockets, read what is there and report it: HostRoutesChanged with all, then FibRead.
+
+        Raises KernelError where the kernel cannot be asked.
+        """
+        if not self._options.enabled:
+            return
+        self.problems = tuple(_set_compat_mode())
+        for problem in self.problems:
+            log.warning("fib.sysctl_not_set", reason=problem)
+        self._loop = asyncio.get_running_loop()
+        self._ended = self._loop.create_future()
+        opened: asyncio.Future[None] = self._loop.create_future()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._thread = threading.Thread(target=self._serve, args=(opened,), name="fib", daemon=True)
+        self._thread.start()
+        try:
+            await opened
+        except BaseException:
+            self._stop()
+            raise
+
+    async def run(self) -> None:
+        """Keep the kernel as wanted until cancelled; what it has then stays."""
+        if self._thread is None:
+            await asyncio.get_running_loop().create_future()
+        try:
+            while True:
+                self._kicked.clear()
+                self._pump()
+                waiting = asyncio.ensure_future(self._kicked.wait())
+                try:
+                    await asyncio.wait(
+                        (waiting, self._ended), timeout=self._patience(), return_when=asyncio.FIRST_COMPLETED
+                    )
+                finally:
+                    waiting.cancel()
+                if self._ended.done():
+                    self._ended.result()
+                    return
+        finally:
+            self._stop()
+
+    def kick(self) -> None:
+        """Say that the Deltas have work."""
+        self._kicked.set()
+
+    # ── in the loop ──────────────────────────────────────────────────────────
+
+    def _patience(self) -> float | None:
+        """Return how long nothing needs doing, in seconds; None: until kicked."""
+        if self._in_flight >= BURSTS_IN_FLIGHT:
+            return None
+        at = min(self._fib.next_retry(), self._next_hops.next_retry())
+        seconds = max(0.0, at - self._loop.time()) if at != float("inf") else float("inf")
+        if self._doomed:
+            seconds = min(seconds, AGAIN_S)
+        return None if seconds == float("inf") else seconds
+
+    def _pump(self) -> None:
+        """Hand the thread what is to be written, as long as it has room."""
+        self._pardon()
+        while self._in_flight < BURSTS_IN_FLIGHT:
+            now = self._loop.time()
+            writes = []
+            for address, resolution in self._next_hops.take(BURST_MESSAGES, now):
+                if resolution is None:
+                    self._doomed[address] = None
+                else:
+                    writes.append((address, resolution))
+            routes = self._fib.take(BURST_MESSAGES, now)
+            if not writes and not routes:
+                break
+            self._submit(_Burst(writes, routes))
+            self._is_settled = False
+        if not self._in_flight and (self._doomed or not self._is_settled):
+            doomed = tuple(self._doomed)
+            self._doomed.clear()
+            self._is_settled = True
+            self._submit(_Settle(doomed, may_sweep=not self._fib.keep_unwanted))
+
+    def _pardon(self) -> None:
+        """Give back next hops that are to be deleted and wanted again: said to be gone, they are written anew."""
+        pardoned = [address for address in self._doomed if address in self._next_hops.wanted]
+        for address in pardoned:
+            del self._doomed[address]
+        if pardoned:
+            self._report(NextHopsWritten(pardoned, {}))
+
+    def _submit(self, job: _Burst | _Settle) -> None:
+        self._in_flight += 1
+        self._jobs.append(job)
+        os.eventfd_write(self._bell, 1)
+
+    def _finished(self, busy: list[IPAddress], seconds: float | None) -> None:
+        """Note that the thread did a job; its events were reported before."""
+        self._in_flight -= 1
+        self._doomed.update(dict.fromkeys(busy))
+        if seconds is not None:
+            if self._on_burst is not None:
+                self._on_burst(seconds)
+            self._kicked.set()
+        elif self._fib.has_work(self._loop.time()) or self._next_hops.has_work(self._loop.time()):
+            self._kicked.set()
+
+    def _stop(self) -> None:
+        """End the thread; what it was given is done first."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self._is_stopping = True
+        os.eventfd_write(self._bell, 1)
+        thread.join(_STOP_S)
+        if not thread.is_alive():
+            os.close(self._bell)
+
+    # ── in the thread ────────────────────────────────────────────────────────
+
+    def _tell(self, call: Callable[..., None], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            self._loop.call_soon_threadsafe(call, *arguments)
+
+    def _serve(self, opened: asyncio.Future[None]) -> None:
+        """Be the thread. Whatever ends it but being told to is raised in `run`."""
+        try:
+            door = self._open_door()
+        except KernelError as error:
+            self._tell(_fail, opened, error)
+            return
+        try:
+            served = Table(door, self._options, lambda event: self._tell(self._report, event), self._known)
+            try:
+                served.read_back()
+            except OSError as error:
+                failure = KernelError("read-back", error.errno or 0, error.strerror or "unknown")
+                self._tell(_fail, opened, failure)
+                return
+            self._tell(_succeed, opened)
+            self._work(door, served)
+            self._tell(_succeed, self._ended)
+        except BaseException as bug:  # noqa: BLE001 - carried over to `run`, which raises it
+            self._tell(_fail, opened, bug)
+            self._tell(_fail, self._ended, bug)
+        finally:
+            door.close()
+
+    def _work(self, door: Door, served: Table) -> None:
+        poll = select.poll()
+        poll.register(door.fileno(), select.POLLIN)
+        poll.register(self._bell, select.POLLIN)
+        safety_net_at, alarm_at = time.monotonic() + READ_BACK_S, float("inf")
+        while not (self._is_stopping and not self._jobs):
+            patience_s = max(0.0, min(safety_net_at, alarm_at) - time.monotonic())
+            ready = dict(poll.poll(patience_s * 1000))
+            if self._bell in ready:
+                os.eventfd_read(self._bell)
+            if door.fileno() in ready:
+                served.hear()
+            while self._jobs:
+                self._do(self._jobs.popleft(), served)
+            now = time.monotonic()
+            if served.is_alarmed():
+                alarm_at = min(alarm_at, now + DEBOUNCE_S)
+            if now >= safety_net_at or (now >= alarm_at and served.must_read_back()):
+                safety_net_at, alarm_at = now + _read_back(served), float("inf")
+            elif now >= alarm_at:
+                alarm_at = float("inf")
+
+    def _do(self, job: _Burst | _Settle, served: Table) -> None:
+        match job:
+            case _Burst(next_hops, routes):
+                started = time.monotonic()
+                served.write(next_hops, routes)
+                self._tell(self._finished, [], time.monotonic() - started)
+            case _Settle(doomed, may_sweep):
+                self._tell(self._finished, served.settle(doomed, may_sweep=may_sweep), None)
+
+
+def uninstall(options: KernelOptions) -> list[str]:
+    """Remove every route and nexthop object of ours from this network namespace, and say what.
+
+    Raises KernelError. The daemon must not be running: it would repair.
+    """
+    door = NetlinkDoor()
+    try:
+        return table.uninstall(options, door)
+    finally:
+        door.close()
+
+
+def _read_back(served: Table) -> float:
+    """Read everything back; return when to do it again, in seconds."""
+    try:
+        served.read_back()
+    except OSError as error:
+        log.warning("fib.read_back_failed", reason=str(error.strerror))
+        return AGAIN_S
+    return READ_BACK_S
+
+
+def _set_compat_mode() -> list[str]:
+    """Have changes of a nexthop object told once; return what is wrong with that."""
+    try:
+        if COMPAT_MODE.read_text(encoding="ascii").strip() == "0":
+            return []
+        COMPAT_MODE.write_text("0\n", encoding="ascii")
+    except FileNotFoundError:
+        return []  # a kernel without nexthop objects
+    except OSError as error:
+        return [f"net.ipv4.nexthop_compat_mode is not 0 and cannot be set: {error.strerror}"]
+    return []
+
+
+def _succeed(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _fail(future: asyncio.Future[None], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)

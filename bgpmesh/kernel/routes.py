@@ -1,0 +1,377 @@
+"""Routes and nexthop objects as the kernel's bytes: bursts encoded, dumps and notifications decoded.
+
+Both directions work on many messages at once. A burst is one template repeated, with a strided
+slice for each column that differs (the sequence number, the prefix). A dump is mostly one message
+over and over with another prefix: everything but the prefix is looked up whole in a cache, and
+parsed attribute by attribute only the first time.
+
+A `Shape` is a route without its prefix, in one canonical form, so that what we wrote and what we
+read back compare equal: no hops beside a nexthop id, none for a discard (IPv6 shows `lo`), hops sorted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import struct
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from bgpmesh.kernel.netlink import (
+    HEADER,
+    NLM_F_ACK,
+    NLM_F_DUMP,
+    RTM_DELNEXTHOP,
+    RTM_DELROUTE,
+    RTM_GETLINK,
+    RTM_GETNEXTHOP,
+    RTM_GETROUTE,
+    RTM_NEWNEXTHOP,
+    RTM_NEWROUTE,
+    attribute,
+    attributes,
+    message,
+    number,
+    walk,
+)
+from bgpmesh.route.nlri import IPAddress, Nlri
+
+# linux/rtnetlink.h
+RTN_UNICAST, RTN_LOCAL, RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT = 1, 2, 6, 7, 8
+RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_NOWHERE = 0, 253, 255
+RT_TABLE_MAIN, RT_TABLE_LOCAL = 254, 255
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_MULTIPATH = 1, 4, 5, 6, 9
+RTA_TABLE, RTA_VIA, RTA_NH_ID = 15, 18, 30
+RTM_F_CLONED = 0x200
+RTNH_F_DEAD, RTNH_F_ONLINK, RTNH_F_LINKDOWN = 1, 4, 16
+NHA_ID, NHA_GROUP, NHA_BLACKHOLE, NHA_OIF, NHA_GATEWAY = 1, 2, 4, 5, 6
+IFLA_IFNAME, IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS = 3, 29, 8
+IFF_UP, IFF_LOWER_UP = 0x1, 0x10000
+
+_ROUTE = struct.Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
+_NEXTHOP = struct.Struct("=BBBBI")  # family, scope, protocol, reserved, flags
+_LINK = struct.Struct("=BxHiII")  # family, type, index, flags, change
+_HOP = struct.Struct("=HBBi")  # rtnexthop: length, flags, weight - 1, link
+_MEMBER = struct.Struct("=IBBH")  # nexthop_grp: id, weight - 1, high bits, reserved
+
+_WORD = struct.Struct("=I")
+
+_DST_AT = HEADER.size + _ROUTE.size + 8 + 4  # where a dumped prefix stands: behind RTA_TABLE and its own header
+_CACHE_LIMIT = 10_000
+
+# Ours by their number: single objects, then groups. The upper halves of 2^31, where nobody counts up to by hand.
+OBJECT_IDS = range(1 << 30, 3 << 29)
+GROUP_IDS = range(3 << 29, 1 << 31)
+
+
+class Hop(NamedTuple):
+    """One way out: the link, and the gateway's packed address (empty: the destination is on the link)."""
+
+    link: int
+    gateway: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a kernel route is, but for its prefix."""
+
+    kind: int  # rtm_type
+    protocol: int
+    table: int
+    metric: int
+    nexthop_id: int = 0
+    hops: tuple[Hop, ...] = ()
+    tos: int = 0
+    is_down: bool = field(default=False, compare=False)  # the kernel's word on the link, not part of the route
+
+
+@dataclass(frozen=True, slots=True)
+class Nexthop:
+    """What a nexthop object is: a hop, or a group of other objects (members sorted)."""
+
+    id: int
+    protocol: int
+    hop: Hop | None
+    members: tuple[int, ...] = ()
+    is_down: bool = field(default=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link of this namespace, as far as routes care."""
+
+    index: int
+    name: str
+    is_up: bool  # administratively
+    has_carrier: bool
+
+
+# ── identifiers ──────────────────────────────────────────────────────────────
+
+
+def object_id(address: IPAddress) -> int:
+    """Return the id of a BGP next hop's object: the same in every life of the daemon."""
+    return _hashed(OBJECT_IDS, b"next hop", address.packed)
+
+
+def group_id(addresses: Sequence[IPAddress]) -> int:
+    """Return the id of the group of these next hops, in whatever order they come."""
+    return _hashed(GROUP_IDS, b"group", b"".join(sorted(address.packed for address in addresses)))
+
+
+def _hashed(ids: range, kind: bytes, value: bytes) -> int:
+    return ids[int.from_bytes(hashlib.blake2b(value, digest_size=8, person=kind).digest(), "big") % len(ids)]
+
+
+# ── requests ─────────────────────────────────────────────────────────────────
+
+
+def dump_routes(sequence: int, family: int, table: int, protocol: int = 0) -> bytes:
+    """Ask for the routes of a family; table and protocol 0: all. The kernel filters (strict checking)."""
+    body = _ROUTE.pack(family, 0, 0, 0, 0, protocol, 0, 0, 0) + (number(RTA_TABLE, table) if table else b"")
+    return message(RTM_GETROUTE, NLM_F_DUMP, sequence, body)
+
+
+def dump_nexthops(sequence: int) -> bytes:
+    """Ask for every nexthop object."""
+    return message(RTM_GETNEXTHOP, NLM_F_DUMP, sequence, bytes(_NEXTHOP.size))
+
+
+def dump_links(sequence: int) -> bytes:
+    """Ask for every link, without its statistics."""
+    return message(
+        RTM_GETLINK, NLM_F_DUMP, sequence, bytes(_LINK.size) + number(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
+    )
+
+
+def new_nexthop(flags: int, sequence: int, nexthop: Nexthop, *, is_onlink: bool = False) -> bytes:
+    """Make or replace a nexthop object; `is_onlink`: the kernel takes our word that the gateway is on the link."""
+    if nexthop.hop is None:
+        head = _NEXTHOP.pack(socket.AF_UNSPEC, 0, nexthop.protocol, 0, 0)
+        members = b"".join(_MEMBER.pack(member, 0, 0, 0) for member in nexthop.members)
+        return message(
+            RTM_NEWNEXTHOP, flags, sequence, head + number(NHA_ID, nexthop.id) + attribute(NHA_GROUP, members)
+        )
+    link, gateway = nexthop.hop
+    family = socket.AF_INET6 if len(gateway) == 16 else socket.AF_INET
+    head = _NEXTHOP.pack(family, 0, nexthop.protocol, 0, RTNH_F_ONLINK if is_onlink else 0)
+    return message(
+        RTM_NEWNEXTHOP,
+        flags,
+        sequence,
+        head + number(NHA_ID, nexthop.id) + number(NHA_OIF, link) + attribute(NHA_GATEWAY, gateway),
+    )
+
+
+def delete_nexthop(sequence: int, identifier: int) -> bytes:
+    """Remove a nexthop object; the kernel removes its routes with it, silently."""
+    return message(RTM_DELNEXTHOP, 0, sequence, bytes(_NEXTHOP.size) + number(NHA_ID, identifier))
+
+
+def new_routes(keys: Sequence[Nlri], shape: Shape, flags: int, first_sequence: int) -> bytearray:
+    """Make or replace the routes of one shape; the keys are of one family."""
+    # An IPv4 route that ends on the link says so in its scope; IPv6 knows no scopes.
+    ends_on_link = len(keys[0]) == 5 and any(not gateway for _, gateway in shape.hops)
+    body = _body(keys[0], shape, RT_SCOPE_LINK if ends_on_link else RT_SCOPE_UNIVERSE) + _way(shape)
+    return _burst(message(RTM_NEWROUTE, flags, 0, body), keys, first_sequence)
+
+
+def delete_routes(keys: Sequence[Nlri], shape: Shape, first_sequence: int) -> bytearray:
+    """Remove routes by prefix, table, metric and protocol, whatever way they go; the keys are of one family."""
+    anything = Shape(0, shape.protocol, shape.table, shape.metric)
+    return _burst(message(RTM_DELROUTE, 0, 0, _body(keys[0], anything, RT_SCOPE_NOWHERE)), keys, first_sequence)
+
+
+def _body(key: Nlri, shape: Shape, scope: int) -> bytes:
+    """Return a route message's body for the key's family; the prefix itself is filled in by `_burst`."""
+    family = socket.AF_INET if len(key) == 5 else socket.AF_INET6
+    table = shape.table if shape.table < 256 else 0
+    return (
+        _ROUTE.pack(family, 0, 0, 0, table, shape.protocol, scope, shape.kind, 0)
+        + attribute(RTA_DST, bytes(len(key) - 1))
+        + number(RTA_PRIORITY, shape.metric)
+        + (b"" if table else number(RTA_TABLE, shape.table))
+    )
+
+
+def _way(shape: Shape) -> bytes:
+    """Return the attributes that say where to."""
+    if shape.nexthop_id:
+        return number(RTA_NH_ID, shape.nexthop_id)
+    if len(shape.hops) == 1:
+        link, gateway = shape.hops[0]
+        return number(RTA_OIF, link) + (attribute(RTA_GATEWAY, gateway) if gateway else b"")
+    if shape.hops:
+        ways = b""
+        for link, gateway in shape.hops:
+            inner = attribute(RTA_GATEWAY, gateway) if gateway else b""
+            ways += _HOP.pack(_HOP.size + len(inner), 0, 0, link) + inner
+        return attribute(RTA_MULTIPATH, ways)
+    return b""
+
+
+def _burst(template: bytes, keys: Sequence[Nlri], first_sequence: int) -> bytearray:
+    """Return the template once for each key, numbered, with the key's prefix in it."""
+    size, count, width = len(template), len(keys), len(keys[0])
+    burst, column = bytearray(template * count), b"".join(keys)
+    burst[17::size] = column[0::width]  # rtm_dst_len
+    for i in range(width - 1):
+        burst[32 + i :: size] = column[1 + i :: width]  # RTA_DST
+    sequences = array("I", range(first_sequence, first_sequence + count)).tobytes()
+    for i in range(4):
+        burst[8 + i :: size] = sequences[i::4]  # nlmsg_seq
+    return burst
+
+
+def joined(messages: Sequence[bytes], first_sequence: int) -> bytearray:
+    """Return a burst of separately made messages, numbered, with an acknowledgement asked of the last."""
+    burst = bytearray()
+    at = 0
+    for sequence, made in enumerate(messages, first_sequence):
+        at = len(burst)
+        burst += made
+        struct.pack_into("=I", burst, at + 8, sequence)
+    ask_answer(burst, at)
+    return burst
+
+
+def ask_answer(burst: bytearray, at: int) -> None:
+    """Ask for an acknowledgement of the message at that offset."""
+    burst[at + 6] |= NLM_F_ACK
+
+
+# ── answers and news ─────────────────────────────────────────────────────────
+
+
+class RouteReader:
+    """Decodes route messages; remembers what it has parsed, so that equal routes share one Shape."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Shape] = {}
+        self._shapes: dict[tuple[Shape, bool], Shape] = {}
+
+    def intern(self, shape: Shape) -> Shape:
+        """Return the one object that stands for this shape: comparing 100,000 of them is then comparing identities."""
+        return self._shapes.setdefault((shape, shape.is_down), shape)
+
+    def read(self, data: bytes) -> Iterator[tuple[int, int, Nlri, Shape]]:
+        """Yield (type, flags, prefix, shape) of each IPv4 and IPv6 route message; others are skipped."""
+        offset, size, known, unpack = 0, len(data), self._known, HEADER.unpack_from
+        while offset + 28 <= size:
+            length, kind, flags, _, _ = unpack(data, offset)
+            end = offset + length
+            if length < 16 or end > size:
+                return
+            if kind in (RTM_NEWROUTE, RTM_DELROUTE) and length >= 28:
+                family = data[offset + 16]
+                at = offset + _DST_AT
+                stop = at + (4 if family == socket.AF_INET else 16)
+                if stop <= end and data[at - 4 : at] == (_V4_DST if family == socket.AF_INET else _V6_DST):
+                    rest = data[offset + 16 : offset + 17] + data[offset + 18 : at] + data[stop:end]
+                    shape = known.get(rest)
+                    if shape is None:
+                        parsed = _parse_route(data, offset, end)
+                        if parsed is None:
+                            offset = (end + 3) & ~3
+                            continue
+                        if len(known) >= _CACHE_LIMIT:
+                            known.clear()
+                            self._shapes.clear()
+                        shape = known[rest] = self.intern(parsed[1])
+                    yield kind, flags, Nlri(data[offset + 17 : offset + 18] + data[at:stop]), shape
+                else:
+                    parsed = _parse_route(data, offset, end)
+                    if parsed is not None:
+                        yield kind, flags, parsed[0], self.intern(parsed[1])
+            offset = (end + 3) & ~3
+
+
+_V4_DST = struct.pack("=HH", 8, RTA_DST)
+_V6_DST = struct.pack("=HH", 20, RTA_DST)
+
+
+def _parse_route(data: bytes, offset: int, end: int) -> tuple[Nlri, Shape] | None:
+    """Return one route, None for what is no unicast prefix of ours to know (cloned, multicast routing)."""
+    family, length, _, tos, table, protocol, _, kind, flags = _ROUTE.unpack_from(data, offset + 16)
+    if family not in (socket.AF_INET, socket.AF_INET6) or flags & RTM_F_CLONED:
+        return None
+    width = 4 if family == socket.AF_INET else 16
+    found = attributes(data, offset + 28, end)
+    destination = found.get(RTA_DST, bytes(width))
+    if len(destination) != width:
+        return None
+    is_discard = kind in (RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT)
+    identifier = _word(found, RTA_NH_ID)
+    hops: list[Hop] = []
+    if not identifier and not is_discard:
+        if RTA_MULTIPATH in found:
+            hops = list(_hops(found[RTA_MULTIPATH]))
+        elif RTA_OIF in found or RTA_GATEWAY in found:
+            hops = [Hop(_word(found, RTA_OIF), _gateway(found))]
+    shape = Shape(
+        kind,
+        protocol,
+        _word(found, RTA_TABLE) or table,
+        _word(found, RTA_PRIORITY),
+        identifier,
+        tuple(sorted(hops)),
+        tos,
+        bool(flags & (RTNH_F_DEAD | RTNH_F_LINKDOWN)),
+    )
+    return Nlri(bytes((length,)) + destination), shape
+
+
+def _hops(data: bytes) -> Iterator[Hop]:
+    at = 0
+    while at + _HOP.size <= len(data):
+        length, _, _, link = _HOP.unpack_from(data, at)
+        if length < _HOP.size:
+            return
+        yield Hop(link, _gateway(attributes(data, at + _HOP.size, at + length)))
+        at += (length + 3) & ~3
+
+
+def _gateway(found: dict[int, bytes]) -> bytes:
+    """Return the packed gateway; RTA_VIA is a gateway of the other family, behind its family number."""
+    return found.get(RTA_GATEWAY) or found.get(RTA_VIA, b"")[2:]
+
+
+def _word(found: dict[int, bytes], kind: int) -> int:
+    """Return an unsigned 32-bit attribute, 0 where it is absent."""
+    value = found.get(kind, b"")
+    return _WORD.unpack_from(value)[0] if len(value) >= 4 else 0
+
+
+def read_nexthops(data: bytes) -> Iterator[tuple[int, Nexthop]]:
+    """Yield (type, object) of each nexthop message."""
+    for kind, _, _, start, end in walk(data):
+        if kind not in (RTM_NEWNEXTHOP, RTM_DELNEXTHOP) or end - start < _NEXTHOP.size:
+            continue
+        _, _, protocol, _, flags = _NEXTHOP.unpack_from(data, start)
+        found = attributes(data, start + _NEXTHOP.size, end)
+        members = found.get(NHA_GROUP)
+        hop = Hop(_word(found, NHA_OIF), found.get(NHA_GATEWAY, b"")) if members is None else None
+        yield (
+            kind,
+            Nexthop(
+                _word(found, NHA_ID),
+                protocol,
+                hop,
+                tuple(sorted(entry[0] for entry in _MEMBER.iter_unpack(members or b""))),
+                bool(flags & (RTNH_F_DEAD | RTNH_F_LINKDOWN)),
+            ),
+        )
+
+
+def read_links(data: bytes) -> Iterator[tuple[int, Link]]:
+    """Yield (type, link) of each link message; a bridge's word on its ports is none."""
+    for kind, _, _, start, end in walk(data):
+        if end - start < _LINK.size:
+            continue
+        family, _, index, flags, _ = _LINK.unpack_from(data, start)
+        if family != socket.AF_UNSPEC:
+            continue
+        name = attributes(data, start + _LINK.size, end).get(IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
+        yield kind, Link(index, name, bool(flags & IFF_UP), bool(flags & IFF_LOWER_UP))

@@ -1,0 +1,131 @@
+"""The sysctls that forwarding needs: of the node as a whole, and of a workload's link.
+
+/proc/sys may be read-only, as in a container. So each setting is read first and written only where it
+differs, and only a value that is wrong in the end is a problem, told by its name and what follows from it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC_SYS = Path("/proc/sys")
+_RTF_ADDRCONF = 0x00040000  # linux/ipv6_route.h: learnt from a router advertisement
+# Entries below which nothing is collected, softly and hard: the default of 128, 512 and 1024 is fewer than
+# the neighbours of a large cluster on one LAN.
+_NEIGHBOURS = {"gc_thresh1": 1024, "gc_thresh2": 4096, "gc_thresh3": 8192}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One sysctl, the value it must have, and what is lost without it."""
+
+    path: str  # below /proc/sys
+    value: int
+    consequence: str
+    is_vital: bool = True  # false: it makes things safer or faster, and its absence is only told
+
+    @property
+    def name(self) -> str:
+        """The name as people write it: net.ipv4.ip_forward."""
+        return self.path.replace("/", ".")
+
+
+_HOST = (
+    Setting("net/ipv4/ip_forward", 1, "forwarding is off"),
+    Setting("net/ipv4/fib_multipath_hash_policy", 1, "all flows between two addresses take one of several ways"),
+    Setting("net/ipv4/nexthop_compat_mode", 0, "each change of a next hop is told once for each of its routes"),
+)
+_HOST_IPV6 = (
+    Setting("net/ipv6/conf/all/forwarding", 1, "IPv6 forwarding is off"),
+    Setting("net/ipv6/fib_multipath_hash_policy", 1, "all IPv6 flows between two addresses take one of several ways"),
+)
+
+
+def prepare_host(*, has_ipv6: bool = True, root: Path = PROC_SYS, routes6: Path | None = None) -> list[str]:
+    """Make this host forward; return what could not be put right, each by the name of its sysctl.
+
+    With IPv6 forwarding a link heeds router advertisements only where accept_ra is 2: links that live on them are
+    moved there first, or the host would lose its default route. `root` stands for /proc/sys, and `routes6`
+    for /proc/net/ipv6_route, which is read only where IPv6 forwarding is still off.
+    """
+    problems = [put(setting, root) for setting in _HOST]
+    if has_ipv6:
+        forwarding = _HOST_IPV6[0]
+        if _read(root / forwarding.path) == "0":
+            problems += [
+                put(Setting(f"net/ipv6/conf/{link}/accept_ra", 2, f"{link} will lose its default route"), root)
+                for link in _links_on_advertisements(routes6 or Path("/proc/net/ipv6_route"))
+                if _read(root / f"net/ipv6/conf/{link}/accept_ra") == "1"
+            ]
+        problems += [put(setting, root) for setting in _HOST_IPV6]
+    for family in ("ipv4", "ipv6"):
+        for name, least in _NEIGHBOURS.items():
+            path = f"net/{family}/neigh/default/{name}"
+            found = _read(root / path)  # only the first network namespace has them
+            if found is not None and found.isdigit() and int(found) < least:
+                put(Setting(path, least, ""), root)  # where it may not be written, smaller clusters do without
+    return [problem for problem in problems if problem]
+
+
+def link_settings(interface: str, *, has_ipv4: bool, has_ipv6: bool) -> tuple[Setting, ...]:
+    """Return what the host end of a workload's link needs.
+
+    No proxy_arp: the workload has a permanent neighbour entry for its gateway and routes everything to it, so it
+    never asks for anybody's address. The IPv6 rows hold without IPv6 too: what comes up by itself on the
+    link must not let a workload advertise itself as this host's router. Nothing is said about IPv6 where the
+    kernel has none.
+    """
+    ipv4, ipv6 = f"net/ipv4/conf/{interface}", f"net/ipv6/conf/{interface}"
+    rows = [
+        Setting(f"{ipv4}/forwarding", 1, "the workload's packets are not forwarded", is_vital=has_ipv4),
+        Setting(f"{ipv4}/rp_filter", 1, "the workload can send from addresses of others", is_vital=False),
+        Setting(f"{ipv4}/accept_redirects", 0, "the workload can redirect this host", is_vital=False),
+    ]
+    if has_ipv6:
+        rows.append(Setting(f"{ipv6}/disable_ipv6", 0, "the workload has no IPv6"))
+    if has_ipv6 or (PROC_SYS / "net/ipv6").is_dir():
+        rows += [
+            Setting(f"{ipv6}/addr_gen_mode", 1, "the link has a second link-local address", is_vital=False),
+            Setting(f"{ipv6}/forwarding", 1, "this host is no IPv6 router on the link", is_vital=False),
+            Setting(f"{ipv6}/accept_ra", 0, "the workload can advertise itself as a router", is_vital=False),
+            Setting(f"{ipv6}/accept_redirects", 0, "the workload can redirect this host", is_vital=False),
+        ]
+    return tuple(rows)
+
+
+def put(setting: Setting, root: Path = PROC_SYS) -> str:
+    """Make a sysctl have its value; return "" or the problem in words."""
+    path = root / setting.path
+    found = _read(path)
+    if found == str(setting.value):
+        return ""
+    if found is None:
+        return f"{setting.name} does not exist: {setting.consequence}"
+    try:
+        path.write_text(f"{setting.value}\n", encoding="ascii")
+    except OSError as error:
+        # A read-only mount shows as EROFS, or as EACCES where the file's mode is asked first.
+        is_read_only = bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+        why = f"{root} is read-only" if is_read_only else f"cannot be written ({os.strerror(error.errno or 0)})"
+        return f"{setting.name} is {found} and {why}: {setting.consequence}"
+    return ""
+
+
+def _read(path: Path) -> str | None:
+    """Return the value in force, None where there is no such sysctl or nobody may read it."""
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+
+
+def _links_on_advertisements(routes6: Path) -> list[str]:
+    """Return the links with a route that a router advertised (linux/ipv6_route.h: flags, then the device)."""
+    try:
+        lines = routes6.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return []
+    fields = [line.split() for line in lines]
+    return sorted({f[9] for f in fields if len(f) == 10 and int(f[8], 16) & _RTF_ADDRCONF})

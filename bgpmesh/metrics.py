@@ -1,0 +1,171 @@
+"""Every Prometheus series, in one list; the only place that knows prometheus_client.
+
+Gauges and counters are read from the engine when somebody scrapes, so that they cost nothing otherwise and
+can say nothing else than the commands say; only durations are recorded as they happen. A series
+whose feature is not built is absent, not zero.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from bgpmesh import __version__
+from bgpmesh.engine import Engine
+from bgpmesh.peering.session import State
+from bgpmesh.route.nlri import Family
+from bgpmesh.route.path import PeerName
+from bgpmesh.workload.usage import usage
+
+# From a burst on an idle host to the full table of a slow one, in seconds.
+_CONVERGENCE_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_BURST_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+_LAG_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+Values = Mapping[tuple[str, ...], int]  # by the values of the labels
+
+
+class Talks(Protocol):
+    """The speaker, as far as this module needs to know it."""
+
+    @property
+    def messages(self) -> Mapping[tuple[PeerName, str, str], int]:
+        """Messages by peer, direction (sent, received) and type."""
+
+
+class Observed(Protocol):
+    """What is read of the daemon at a scrape."""
+
+    generation: int  # of the configuration; grows with each that comes in force
+
+    @property
+    def engine(self) -> Engine:
+        """The core."""
+
+    @property
+    def speaker(self) -> Talks:
+        """The wire."""
+
+    def reasons(self) -> list[str]:
+        """Return why the node is not ready; empty if it is."""
+
+
+class Metrics:
+    """The series of one daemon, in a registry of their own."""
+
+    def __init__(self, observed: Observed, *, per_peer: bool) -> None:
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a series that nobody asks for
+        self._registry = CollectorRegistry()
+        self._convergence = self._histogram(
+            "convergence_seconds", "From an UPDATE read to the kernel's acknowledgement", _CONVERGENCE_S
+        )
+        self._burst = self._histogram("fib_burst_seconds", "Writing one burst of routes to the kernel", _BURST_S)
+        self._lag = self._histogram("loop_lag_seconds", "How late the event loop ran a timer", _LAG_S)
+        self._registry.register(_Scrape(observed, per_peer=per_peer))
+
+    def converged(self, updates: Iterable[tuple[float, int]]) -> None:
+        """Record UPDATEs that are in the kernel now: (seconds it took, prefixes); each counts once."""
+        for seconds, _ in updates:
+            self._convergence.observe(seconds)
+
+    def burst_written(self, seconds: float) -> None:
+        """Record one burst written to the kernel."""
+        self._burst.observe(seconds)
+
+    def lagged(self, seconds: float) -> None:
+        """Record how late the loop ran a timer."""
+        self._lag.observe(max(seconds, 0.0))
+
+    def render(self) -> bytes:
+        """Return every series in the text format."""
+        return generate_latest(self._registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"bgpmesh_{name}", text, buckets=buckets, registry=self._registry)
+
+
+class _Scrape(Collector):
+    """Reads the daemon each time it is asked."""
+
+    def __init__(self, observed: Observed, *, per_peer: bool) -> None:
+        self._observed = observed
+        self._per_peer = per_peer
+
+    def describe(self) -> Iterable[Metric]:
+        """Return nothing: asking at registration would read a daemon that is only half built."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every series that is read and not recorded."""
+        observed, rib = self._observed, self._observed.engine.rib
+        yield _gauge("build_info", "The version that runs", {(__version__,): 1}, "version")
+        yield _gauge("ready", "1 if this node is ready", {(): int(not observed.reasons())})
+        yield _gauge("config_generation", "Grows with each configuration in force", {(): observed.generation})
+        yield from self._sessions()
+        messages: Counter[tuple[str, ...]] = Counter()
+        for (_, direction, kind), count in observed.speaker.messages.items():
+            messages[direction, kind] += count
+        yield _counter("messages", "BGP messages", messages, "direction", "type")
+        sizes: Values = {(family.label,): rib.size(family) for family in Family}
+        yield _gauge("rib_routes", "Prefixes with a selected path", sizes, "family")
+        routes: Values = {
+            ("wanted",): len(rib.fib.wanted),
+            ("installed",): len(rib.fib.actual),
+            ("pending",): len(rib.fib) - len(rib.fib.refused),
+            ("failed",): len(rib.fib.refused),
+        }
+        yield _gauge("fib_routes", "Routes of ours in the kernel", routes, "state")
+        repaired: Values = {(): observed.engine.drift_repaired}
+        yield _counter("fib_drift_repaired", "Routes and links that somebody else had changed", repaired)
+        yield _gauge("workloads", "Workloads of this node", {(): len(observed.engine.endpoints)})
+        yield self._pool_addresses()
+
+    def _sessions(self) -> Iterator[Metric]:
+        """Yield what is known of each peer; the sum of all where the peers are not told apart."""
+        up: Counter[tuple[str, ...]] = Counter()
+        transitions: Counter[tuple[str, ...]] = Counter()
+        routes: Counter[tuple[str, ...]] = Counter()
+        engine = self._observed.engine
+        for name, session in engine.sessions.items():
+            peer = (name,) if self._per_peer else ()
+            up[peer] += int(session.state is State.ESTABLISHED)
+            for state, count in session.transitions.items():
+                transitions[*peer, state.value] += count
+            for family, counts in engine.rib.counts(name).items():
+                for kind, count in zip(("received", "accepted", "advertised"), counts, strict=True):
+                    routes[*peer, family.label, kind] += count
+        labels = ("peer",) if self._per_peer else ()
+        yield _gauge("session_up", "1 if the session is established", up, *labels)
+        yield _counter("session_transitions", "States that sessions entered", transitions, *labels, "to")
+        yield _gauge("session_routes", "Prefixes of the session", routes, *labels, "family", "kind")
+
+    def _pool_addresses(self) -> Metric:
+        engine = self._observed.engine
+        counted: Counter[tuple[str, ...]] = Counter()
+        if engine.configured is not None:
+            configured = engine.configured
+            for row in usage(configured.pools, configured.pod_cidrs, engine.addresses.in_use()):
+                counted[row.pool, "used"] += row.used
+                counted[row.pool, "free"] += row.free
+                counted[row.pool, "reserved"] += row.reserved
+        return _gauge("pool_addresses", "Addresses of this node's blocks", counted, "pool", "state")
+
+
+def _gauge(name: str, text: str, values: Values, *labels: str) -> Metric:
+    family = GaugeMetricFamily(f"bgpmesh_{name}", text, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family
+
+
+def _counter(name: str, text: str, values: Values, *labels: str) -> Metric:
+    family = CounterMetricFamily(f"bgpmesh_{name}", text, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family

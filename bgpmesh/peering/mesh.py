@@ -1,0 +1,399 @@
+"""Cluster, nodes and neighbours of the file -> the peers that one node should have.
+
+The options are what an operator writes in `[cluster]`, `[node.*]` and `[peer.*]`; each knob carries its
+help, unit, range and choices in the metadata of its field, and the configuration reader, the example
+file and the error messages are made from that. Keys of the metadata:
+
+ * `help`: one line;  `unit`: "s";  `range`: lowest and highest;  `choices`: the words allowed;
+ * `refused`: single values within the range that cannot be, and `refused_reason`;
+ * `only`: the one value whose feature is built;  `key`: the name in the file where it is not the field's;
+ * in the example file: `shown`, a right-hand side other than the default; `example`, one that is commented out.
+
+Which sessions there are:
+
+ * `mesh`: every node with every other. `reflectors`: those with `reflector = true` among themselves, and
+   each of the others with each of them, as its client (RFC 4456 §4). `none`: only `[peer.*]`.
+ * Nodes of one AS are iBGP. Nodes of different ASes are external to each other, whatever the topology
+   makes of them, and trust each other: they import all and export their own (RFC 8212 §2 leaves that to us).
+ * Between two nodes the one with the numerically lower address waits for the call of the other, so that no
+   start-up collides (RFC 4271 §6.8).
+ * A family is offered where we have an address that can be its next hop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NewType
+
+from bgpmesh.peering.peer import Peer
+from bgpmesh.route.attributes import Asn, RouterId
+from bgpmesh.route.nlri import Family, IPAddress, IPNetwork, family_of_address
+from bgpmesh.route.path import PeerName, Role
+
+Hops = NewType("Hops", int)  # in the file also `true`
+Password = NewType("Password", str)  # never shown
+Labels = tuple[tuple[str, str], ...]  # sorted
+
+ASN_RANGE = (1, 4_294_967_295)
+_ASN = {"range": ASN_RANGE, "refused": (23_456,), "refused_reason": "it is AS_TRANS (RFC 6793 §9)"}
+_HOLD_TIME = {
+    "unit": "s",
+    "range": (0, 65_535),
+    "refused": (1, 2),
+    "refused_reason": "1 and 2 are below the minimum of 3 s (RFC 4271 §4.2)",
+}
+PORT_RANGE = (1, 65_535)
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How many prefixes a peer may send in each family, and when it is tried again after more: N or a table."""
+
+    limit: int
+    restart: int = 60  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterOptions:
+    """What holds for every node: `[cluster]`."""
+
+    asn: Asn = field(metadata={"help": "AS number of the cluster", **_ASN, "shown": "64512"})
+    identity: bool = field(default=False, metadata={"help": "carry workload labels in BGP", "only": False})
+    topology: str = field(
+        default="mesh",
+        metadata={
+            "help": "sessions between the nodes: all with all, through reflectors, or only [peer.*]",
+            "choices": ("mesh", "reflectors", "none"),
+        },
+    )
+    hold_time: int = field(
+        default=9,
+        metadata={"help": "a silent peer is down after this; keepalive is a third", **_HOLD_TIME},
+    )
+    graceful_restart: int = field(
+        default=120, metadata={"help": "how long peers keep our routes; 0: off", "unit": "s", "range": (0, 4095)}
+    )
+    restart_deferral: float = field(
+        default=10.0,
+        metadata={"help": "longest wait to be in sync after a restart", "unit": "s", "range": (0, 3600)},
+    )
+    password: Password | None = field(
+        default=None, repr=False, metadata={"help": "TCP MD5 between the nodes, or:", "example": '"secret"'}
+    )
+    password_file: str | None = field(
+        default=None,
+        metadata={"help": "a file whose first line is the password", "example": '"/etc/bgpmesh/mesh.key"'},
+    )
+    bfd: bool = field(default=False, metadata={"help": "BFD between the nodes", "only": False})
+    max_prefixes: int = field(
+        default=100_000,
+        metadata={"help": "prefixes a node may send in each family", "range": (1, 100_000_000)},
+    )
+    port: int = field(default=179, metadata={"help": "TCP port the nodes listen on", "range": PORT_RANGE})
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOptions:
+    """One node: `[node.NAME]`."""
+
+    name: str
+    address: IPAddress = field(metadata={"help": "session source, next hop, default router id", "shown": '"192.0.2.1"'})
+    address6: IPAddress | None = field(
+        default=None, metadata={"help": "next hop of its IPv6 routes", "shown": '"2001:db8::1"'}
+    )
+    pod_cidrs: tuple[IPNetwork, ...] = field(
+        default=(),
+        metadata={
+            "help": "the blocks its workloads get their addresses from",
+            "shown": '["10.244.1.0/26", "fd00:10:244:1::/112"]',
+        },
+    )
+    advertise: tuple[IPNetwork, ...] = field(
+        default=(),
+        metadata={
+            "help": "single addresses and prefixes of the node itself, to announce",
+            "example": '["203.0.113.7/32"]',
+        },
+    )
+    reflector: bool = field(default=False, metadata={"help": "a route reflector (topology reflectors)"})
+    labels: Labels = field(default=(), metadata={"help": "for the selectors of [peer.*]", "shown": '{ rack = "r1" }'})
+    asn: Asn | None = field(
+        default=None, metadata={"help": "where it is not the cluster's", **_ASN, "example": "64513"}
+    )
+    router_id: RouterId | None = field(
+        default=None, metadata={"help": "where it is not `address`", "example": '"192.0.2.1"'}
+    )
+    cluster_id: RouterId | None = field(
+        default=None, metadata={"help": "of a reflector, where it is not its router id", "example": '"192.0.2.1"'}
+    )
+    listen: tuple[IPAddress, ...] = field(
+        default=(),
+        metadata={"help": "where to accept calls, where it is not `address`", "example": '["0.0.0.0", "::"]'},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PeerOptions:
+    """A neighbour outside the cluster: `[peer.NAME]`."""
+
+    name: str
+    address: IPAddress = field(metadata={"help": "where it is called", "shown": '"192.0.2.254"'})
+    asn: Asn = field(metadata={"help": "its AS number", **_ASN, "shown": "65001"})
+    nodes: str = field(
+        default="all()",
+        metadata={"help": "selector over node labels: who talks to it", "example": "\"rack == 'r1'\""},
+    )
+    passive: bool = field(default=False, metadata={"help": "wait for its call"})
+    reflector_client: bool = field(default=False, metadata={"help": "iBGP: reflect to and from it (RFC 4456)"})
+    imports: tuple[str, ...] | None = field(
+        default=None,
+        metadata={
+            "key": "import",
+            "help": "filters in order: all, own, none; absent: all on iBGP, none on eBGP",
+            "example": '["all"]',
+        },
+    )
+    exports: tuple[str, ...] | None = field(
+        default=None, metadata={"key": "export", "help": "the same, outwards", "example": '["own"]'}
+    )
+    port: int = field(default=179, metadata={"help": "its TCP port", "range": PORT_RANGE})
+    source: IPAddress | None = field(
+        default=None, metadata={"help": "our end, where it is not the node's address", "example": '"192.0.2.1"'}
+    )
+    password: Password | None = field(
+        default=None, repr=False, metadata={"help": "TCP MD5 (RFC 2385), or:", "example": '"secret"'}
+    )
+    password_file: str | None = field(
+        default=None,
+        metadata={"help": "a file whose first line is the password", "example": '"/etc/bgpmesh/tor1.key"'},
+    )
+    hold_time: int | None = field(
+        default=None,
+        metadata={"help": "where it is not the cluster's", **_HOLD_TIME, "example": "90"},
+    )
+    graceful_restart: int | None = field(
+        default=None,
+        metadata={"help": "where it is not the cluster's; 0: off", "unit": "s", "range": (0, 4095), "example": "120"},
+    )
+    ttl_security: Hops = field(
+        default=Hops(0),
+        metadata={
+            "help": "GTSM (RFC 5082): true (one hop) or how many hops away",
+            "range": (1, 254),
+            "example": "true",
+        },
+    )
+    multihop: int = field(
+        default=0,
+        metadata={"help": "eBGP beyond one hop: the TTL of our packets", "range": (2, 255), "example": "4"},
+    )
+    max_prefixes: Limit | None = field(
+        default=None,
+        metadata={
+            "help": "in each family, or { limit, restart }; restart: seconds until it is tried again",
+            "range": (1, 100_000_000),
+            "example": "{ limit = 1000, restart = 60 }",
+        },
+    )
+    next_hop: str = field(
+        default="auto", metadata={"help": "of what we announce to it", "choices": ("auto", "self", "keep")}
+    )
+    enforce_first_as: bool | None = field(
+        default=None, metadata={"help": "eBGP: the first AS must be its own; absent: true", "example": "true"}
+    )
+    families: tuple[Family, ...] = field(
+        default=tuple(Family), metadata={"help": "over this one session, whatever its transport"}
+    )
+
+
+def router_id_of(node: NodeOptions) -> RouterId | None:
+    """Return the node's BGP identifier; None: it has to be given, since `address` is IPv6 (RFC 6286 §2.1)."""
+    if node.router_id is None and node.address.version == 4:
+        return RouterId(int(node.address))
+    return node.router_id
+
+
+def asn_of(node: NodeOptions, cluster: ClusterOptions) -> Asn:
+    """Return the node's AS: its own, or the cluster's."""
+    return cluster.asn if node.asn is None else node.asn
+
+
+def is_reflecting(node: NodeOptions, cluster: ClusterOptions, peers: Iterable[PeerOptions]) -> bool:
+    """Tell whether the node reflects: by the topology, or because one of its `peers` is a client of it."""
+    return (node.reflector and cluster.topology == "reflectors") or any(peer.reflector_client for peer in peers)
+
+
+def cluster_id_of(node: NodeOptions, cluster: ClusterOptions, peers: Iterable[PeerOptions]) -> RouterId | None:
+    """Return the cluster id that a reflecting node puts on what it passes on, None where it does not reflect."""
+    if not is_reflecting(node, cluster, peers):
+        return None
+    return router_id_of(node) if node.cluster_id is None else node.cluster_id
+
+
+def shared_addresses(node: NodeOptions, other: NodeOptions) -> tuple[IPAddress, IPAddress] | None:
+    """Return the two ends of the session between two nodes: of `address`, else IPv6; None: nothing in common."""
+    if node.address.version == other.address.version:
+        return node.address, other.address
+    ours, theirs = own_address(node, Family.IPV6), own_address(other, Family.IPV6)
+    return None if ours is None or theirs is None else (ours, theirs)
+
+
+def own_address(node: NodeOptions, family: Family) -> IPAddress | None:
+    """Return the node's own address of a family: what its routes of that family have as next hop."""
+    if family is Family.IPV6 and node.address6 is not None:
+        return node.address6
+    return node.address if family_of_address(node.address) is family else None
+
+
+def peers_of(
+    node: NodeOptions, cluster: ClusterOptions, nodes: Iterable[NodeOptions], neighbours: Iterable[PeerOptions]
+) -> tuple[Peer, ...]:
+    """Return every peer `node` should have, by name; `neighbours` are those that select this node."""
+    neighbours = tuple(neighbours)
+    cluster_id = cluster_id_of(node, cluster, neighbours)
+    others = [other for other in nodes if other.name != node.name and has_session(node, other, cluster)]
+    made = [_node_peer(node, other, cluster, cluster_id) for other in others]
+    made += [_neighbour_peer(node, peer, cluster, cluster_id) for peer in neighbours]
+    return tuple(sorted((peer for peer in made if peer is not None), key=lambda peer: peer.name))
+
+
+def has_session(node: NodeOptions, other: NodeOptions, cluster: ClusterOptions) -> bool:
+    """Tell whether the topology joins two nodes."""
+    match cluster.topology:
+        case "mesh":
+            return True
+        case "reflectors":
+            return node.reflector or other.reflector
+        case _:
+            return False
+
+
+def _node_peer(
+    node: NodeOptions, other: NodeOptions, cluster: ClusterOptions, cluster_id: RouterId | None
+) -> Peer | None:
+    ends, router_id = shared_addresses(node, other), router_id_of(node)
+    if ends is None or router_id is None:
+        return None  # refused when the file was read
+    local, remote = ends
+    asn, other_asn = asn_of(node, cluster), asn_of(other, cluster)
+    is_client = cluster.topology == "reflectors" and node.reflector and not other.reflector
+    role = Role.EXTERNAL if asn != other_asn else Role.CLIENT if is_client else Role.NON_CLIENT
+    next_hops = _next_hops(node, tuple(Family))
+    return Peer(
+        name=PeerName(other.name),
+        address=remote,
+        asn=other_asn,
+        role=role,
+        local_address=local,
+        local_asn=asn,
+        router_id=router_id,
+        in_cluster=True,
+        port=cluster.port,
+        listen_address=_listen_address(node, local),
+        listen_port=cluster.port,
+        is_passive=int(local) < int(remote),
+        families=tuple(family for family, _ in next_hops),
+        hold_time=cluster.hold_time,
+        graceful_restart=cluster.graceful_restart,
+        password=cluster.password,
+        max_prefixes=cluster.max_prefixes,
+        enforce_first_as=role is Role.EXTERNAL,
+        imports=("all",),
+        exports=("own",) if role is Role.EXTERNAL else ("all",),
+        next_hops=next_hops,
+        cluster_id=cluster_id,
+    )
+
+
+def _neighbour_peer(
+    node: NodeOptions, peer: PeerOptions, cluster: ClusterOptions, cluster_id: RouterId | None
+) -> Peer | None:
+    router_id = router_id_of(node)
+    if router_id is None:
+        return None  # refused when the file was read
+    asn = asn_of(node, cluster)
+    is_external = peer.asn != asn
+    role = Role.EXTERNAL if is_external else Role.CLIENT if peer.reflector_client else Role.NON_CLIENT
+    local = peer.source or own_address(node, family_of_address(peer.address))
+    unsaid = ("none",) if is_external else ("all",)  # RFC 8212 §2
+    next_hops = _next_hops(node, peer.families, peer.source)
+    limit = peer.max_prefixes or Limit(cluster.max_prefixes)
+    return Peer(
+        name=PeerName(peer.name),
+        address=peer.address,
+        asn=peer.asn,
+        role=role,
+        local_address=local,
+        local_asn=asn,
+        router_id=router_id,
+        port=peer.port,
+        listen_address=_listen_address(node, local),
+        listen_port=cluster.port,
+        is_passive=peer.passive,
+        families=tuple(family for family, _ in next_hops),
+        hold_time=cluster.hold_time if peer.hold_time is None else peer.hold_time,
+        graceful_restart=cluster.graceful_restart if peer.graceful_restart is None else peer.graceful_restart,
+        password=peer.password,
+        ttl_security=peer.ttl_security,
+        multihop=peer.multihop,
+        max_prefixes=limit.limit,
+        max_prefixes_restart=limit.restart,
+        enforce_first_as=is_external if peer.enforce_first_as is None else peer.enforce_first_as,
+        imports=unsaid if peer.imports is None else peer.imports,
+        exports=unsaid if peer.exports is None else peer.exports,
+        next_hops=next_hops,
+        next_hop=peer.next_hop,
+        cluster_id=cluster_id,
+    )
+
+
+def _next_hops(
+    node: NodeOptions, families: tuple[Family, ...], source: IPAddress | None = None
+) -> tuple[tuple[Family, IPAddress], ...]:
+    """Return our own next hop of each family that has one; the source of the session goes before the node's."""
+    found: list[tuple[Family, IPAddress]] = []
+    for family in families:
+        is_of_source = source is not None and family_of_address(source) is family
+        address = source if is_of_source else own_address(node, family)
+        if address is not None:
+            found.append((family, address))
+    return tuple(found)
+
+
+def _listen_address(node: NodeOptions, local: IPAddress | None) -> IPAddress | None:
+    """Return where the peer's calls are accepted: the `listen` of the same family, else our end of the session."""
+    if local is None:
+        return None
+    return next((address for address in node.listen if address.version == local.version), local)
+
+
+def warnings_of(
+    node: NodeOptions, cluster: ClusterOptions, nodes: Iterable[NodeOptions], neighbours: Iterable[PeerOptions]
+) -> tuple[str, ...]:
+    """Return what is allowed and probably not meant, for `bgpmesh check`; `neighbours` select this node."""
+    nodes = tuple(nodes)
+    said: list[str] = []
+    if cluster.topology == "reflectors" and not any(other.reflector for other in nodes):
+        said.append("cluster.topology is reflectors, and no node has reflector = true: there is no session")
+    if cluster.topology != "reflectors" and node.reflector:
+        said.append(f"node.{node.name}.reflector does nothing with cluster.topology = {cluster.topology}")
+    if any(n.version == 6 for n in (*node.pod_cidrs, *node.advertise)) and own_address(node, Family.IPV6) is None:
+        said.append(f"node.{node.name} has IPv6 prefixes and no address6: they are announced to nobody")
+    for peer in neighbours:
+        if peer.asn != asn_of(node, cluster):
+            said += [
+                f"peer.{peer.name} is eBGP without {key}: nothing is {does} (RFC 8212)"
+                for key, value, does in (
+                    ("import", peer.imports, "accepted"),
+                    ("export", peer.exports, "announced"),
+                )
+                if value is None
+            ]
+        missing = set(peer.families) - {family for family, _ in _next_hops(node, peer.families, peer.source)}
+        said += [
+            f"peer.{peer.name} is not offered {family.label}: node.{node.name} has no address of it"
+            for family in sorted(missing, key=lambda family: family.label)
+            if family_of_address(peer.address) is family or peer.families != tuple(Family)
+        ]
+    return tuple(said)

@@ -1,0 +1,509 @@
+"""The session machine of RFC 4271 §8, sans-IO: what happened and `now` in, what to do about it out.
+
+One `Session` is one life of the conversation with a Peer after another. It opens no socket and reads
+no clock; the engine turns its outputs into commands for the wire and calls for the RIB.
+
+Rules:
+ 1. At most two connections live at a time, and at most one of them is established.
+ 2. Every connection handed in by `connected` stays until it is lost or answered with `SessionHangup`;
+    after that nothing is said on it, and what still arrives from it is ignored.
+ 3. Who keeps which connection is decided as soon as the first OPEN is there (RFC 4271 §6.8): the
+    peer's identifier is known then, so OpenSent needs no guess.
+        other one OpenSent or OpenConfirm   that of the higher (identifier, AS) stays (RFC 6286 §2.3)
+        other one Established               the newcomer goes, unless graceful restart was agreed and the
+                                            newcomer's OPEN offers it: then the old one is dead (RFC 4724 §5)
+        our own call, answered too late     given up before we have said a word on it
+ 4. Back-off is for the connections we make. One that the peer makes is answered at once.
+ 5. Stale paths have one clock, started when they became stale. A peer that restarts again and again
+    before its End-of-RIB does not wind it up (RFC 4724 §4.2 has them deleted at the second restart; we
+    keep them under the first clock, so that forwarding survives a peer that is killed twice).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bgpmesh.peering.message import (
+    Capabilities,
+    Cease,
+    Code,
+    EndOfRib,
+    GracefulRestart,
+    Keepalive,
+    Message,
+    Negotiated,
+    Notification,
+    Open,
+    RouteRefresh,
+)
+from bgpmesh.peering.peer import Peer
+from bgpmesh.route.nlri import Family
+
+# RFC 4271 §8.2.2 suggests 4 minutes for the hold timer while an OPEN is awaited.
+OPEN_HOLD_S = 240.0
+
+# Connects are tried again after 1 to 8 s: a ceiling that doubles from 2 to 8, and half of it at least.
+FIRST_RETRY_CEILING_S = 2.0
+LAST_RETRY_CEILING_S = 8.0
+
+# How long stale paths may wait for End-of-RIB beyond the restart time the peer asked for. Two
+# minutes let a peer send a full table again; the whole clock runs from the loss (rule 5).
+STALE_PATHS_S = 120.0
+
+NEVER = float("inf")
+
+
+class State(enum.Enum):
+    """The states of RFC 4271 §8.2.2, under the names operators know."""
+
+    IDLE = "Idle"
+    CONNECT = "Connect"
+    ACTIVE = "Active"
+    OPEN_SENT = "OpenSent"
+    OPEN_CONFIRM = "OpenConfirm"
+    ESTABLISHED = "Established"
+
+
+# RFC 6608 §3: the subcode says the state, one octet of data the type of the message.
+_UNEXPECTED_IN = {State.OPEN_SENT: 1, State.OPEN_CONFIRM: 2, State.ESTABLISHED: 3}
+_OPEN, _UPDATE, _KEEPALIVE, _ROUTE_REFRESH = (1, "OPEN"), (2, "UPDATE"), (4, "KEEPALIVE"), (5, "ROUTE-REFRESH")
+
+
+@dataclass(slots=True)
+class LocalRestart:
+    """What our OPENs say about our own restart (RFC 4724 §3); shared by all sessions, changed by the engine."""
+
+    is_restarting: bool = False  # the R bit of the OPENs we send now
+    is_forwarding_kept: bool = False  # the F bit of first sessions; later ones of this daemon's life always set it
+
+
+# ── outputs ──────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class SessionDial:
+    """Call the peer; answered by `connected` or `connect_failed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSend:
+    """Send this on that connection."""
+
+    connection: int
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class SessionHangup:
+    """Close that connection behind what was sent; the session has forgotten it."""
+
+    connection: int
+
+
+@dataclass(frozen=True, slots=True)
+class Established:
+    """The session is up. Stale paths of `keep` stay for now, other stale ones of this peer go at once."""
+
+    connection: int
+    negotiated: Negotiated
+    keep: frozenset[Family]
+
+
+@dataclass(frozen=True, slots=True)
+class WentDown:
+    """The session was up and is not. Paths of `retain` become stale, the others go at once."""
+
+    reason: str
+    retain: frozenset[Family]
+
+
+@dataclass(frozen=True, slots=True)
+class StaleExpired:
+    """What is still stale of these families goes: End-of-RIB came, or the time is up."""
+
+    families: frozenset[Family]
+
+
+Output = SessionDial | SessionSend | SessionHangup | Established | WentDown | StaleExpired
+
+
+@dataclass(slots=True, eq=False)
+class _Connection:
+    """One TCP connection from OpenSent on."""
+
+    number: int
+    is_inbound: bool
+    hold_deadline: float
+    state: State = State.OPEN_SENT
+    negotiated: Negotiated | None = None
+    keepalive_deadline: float = NEVER
+    has_won: bool = False  # a collision, while it still waited for its OPEN
+
+    @property
+    def patience(self) -> float:
+        """Seconds of silence that end it; a hold time of 0 counts once it is established (RFC 4271 §4.4)."""
+        if self.negotiated is None or (not self.negotiated.hold_time and self.state is not State.ESTABLISHED):
+            return OPEN_HOLD_S
+        return self.negotiated.hold_time or NEVER
+
+    def heard(self, now: float) -> None:
+        """Start the hold timer afresh."""
+        self.hold_deadline = now + self.patience
+
+    def spoke(self, now: float) -> None:
+        """Start the keepalive timer afresh: a third of the hold time (RFC 4271 §10)."""
+        hold_time = self.negotiated.hold_time if self.negotiated is not None else 0
+        self.keepalive_deadline = now + hold_time / 3 if hold_time else NEVER
+
+
+class Session:
+    """The conversation with one peer; every method returns what is to be done, in order.
+
+    Read by views: `state`, `established_at`, `connection` and `negotiated` (both None unless
+    established), `last_error` (why it is down, or was before), `transitions` (how often each state was entered).
+    """
+
+    def __init__(self, peer: Peer, local: LocalRestart, jitter: Callable[[], float]) -> None:
+        """Make a stopped session; `jitter` returns a number in [0, 1)."""
+        self.peer = peer
+        self.state = State.IDLE
+        self.established_at: float | None = None
+        self.last_error = ""
+        self.negotiated: Negotiated | None = None
+        self.connection: int | None = None
+        self.transitions: Counter[State] = Counter()
+        self.call_passive = False  # call although we are the passive side; the engine ends it once in sync
+        self.called_since: float | None = None  # second of the first call that no OPEN has answered yet
+        self._local = local
+        self._jitter = jitter
+        self._is_started = False
+        self._is_calling = False
+        self._was_established = False
+        self._retry_at = NEVER
+        self._failures = 0
+        self._connections: dict[int, _Connection] = {}
+        self._down_reason = ""  # of the last life
+        self._stale: dict[Family, float] = {}  # when what is stale of a family goes at the latest
+        self._restart_deadline = NEVER  # when a peer that is away should be back
+
+    # ── the operator ─────────────────────────────────────────────────────────
+
+    def start(self, now: float, *, at_once: bool = False) -> list[Output]:
+        """Begin: call the peer, or wait for its call if it is the one that calls.
+
+        `at_once` calls a passive peer too, again and again until `call_passive` is set to False.
+        """
+        self.call_passive = at_once
+        if not self._is_started:
+            self._is_started = True
+            self._retry_at = now
+        return self._settle(self._dial(now))
+
+    def stop(self, now: float, notification: Notification | None) -> list[Output]:
+        """End, and keep nothing of the peer. None closes without a word, as a restart wants it (RFC 4724 §4.1)."""
+        reason = f"closed by us: {notification.describe()}" if notification else "closed by us for a restart"
+        outputs: list[Output] = []
+        for connection in list(self._connections.values()):
+            outputs += self._drop(connection, notification)
+            outputs += self._lost(connection, reason, now, is_graceful=False)
+        outputs += self._expire_stale(NEVER)
+        if self._is_started:
+            self.last_error = reason
+        self._is_started = False
+        self.called_since = None
+        return self._settle(outputs)
+
+    # ── the wire ─────────────────────────────────────────────────────────────
+
+    def connected(self, connection: int, is_inbound: bool, now: float) -> list[Output]:
+        """Note that a TCP connection stands: say OPEN on it, or refuse it."""
+        outputs: list[Output] = []
+        if not is_inbound:
+            self._is_calling = False
+        others = list(self._connections.values())
+        established = next((c for c in others if c.state is State.ESTABLISHED), None)
+        if not self._is_started:
+            return self._settle([SessionHangup(connection)])
+        if not is_inbound and any(not c.is_inbound or c.state is not State.OPEN_SENT for c in others):
+            return self._settle([SessionHangup(connection)])  # rule 3: too late, and nothing was said
+        if established is not None and not _restart_agreed(established.negotiated):
+            newcomer = _Connection(connection, is_inbound, NEVER)
+            return self._settle(self._drop(newcomer, Notification.cease(Cease.CONNECTION_COLLISION)))
+        for older in others:
+            # The peer makes one connection at a time: it has given up an older one that went nowhere.
+            if is_inbound and older.is_inbound and older is not established:
+                outputs += self._drop(older, Notification.cease(Cease.CONNECTION_COLLISION))
+        self._connections[connection] = _Connection(connection, is_inbound, now + OPEN_HOLD_S)
+        outputs.append(SessionSend(connection, self.open_message()))
+        return self._settle(outputs)
+
+    def connect_failed(self, reason: str, now: float) -> list[Output]:
+        """Note that our call came to nothing (or, for a passive peer, why its calls do not get through)."""
+        if self._is_calling:
+            self._is_calling = False
+            self._back_off(now)
+        if self._is_started and not self._connections:
+            self.last_error = reason
+        return self._settle([])
+
+    def disconnected(self, connection: int, reason: str, now: float) -> list[Output]:
+        """Note that a connection ended without a NOTIFICATION: paths are kept where that was agreed (RFC 4724 §4.2)."""
+        lost = self._connections.get(connection)
+        if lost is None:
+            return []
+        where = "" if lost.state is State.ESTABLISHED else f" in {lost.state.value}"
+        return self._settle(self._lost(lost, reason + where, now, is_graceful=True))
+
+    def open_received(self, connection: int, negotiated: Negotiated, now: float) -> list[Output]:
+        """Take the peer's OPEN: refuse it, settle a collision, or confirm it with a KEEPALIVE."""
+        opened = self._connections.get(connection)
+        if opened is None:
+            return []
+        if opened.state is not State.OPEN_SENT:
+            return self._unexpected(opened, _OPEN, now)
+        if negotiated.refusal is not None:
+            words = self._refusal_words(negotiated.refusal, negotiated)
+            return self._settle(self._fault(opened, negotiated.refusal, words, now))
+        self.called_since = None
+        outputs: list[Output] = []
+        for other in [c for c in self._connections.values() if c is not opened]:
+            if _outlives(other, negotiated):
+                other.has_won = True
+                outputs += self._drop(opened, Notification.cease(Cease.CONNECTION_COLLISION))
+                return self._settle(outputs)
+            if other.state is State.ESTABLISHED:
+                outputs.append(SessionHangup(other.number))
+                outputs += self._lost(other, "replaced: the peer opened a new connection", now, is_graceful=True)
+            else:
+                outputs += self._drop(other, Notification.cease(Cease.CONNECTION_COLLISION))
+        opened.state = State.OPEN_CONFIRM
+        opened.negotiated = negotiated
+        opened.heard(now)
+        opened.spoke(now)
+        return self._settle([*outputs, SessionSend(connection, Keepalive())])
+
+    def message_received(
+        self, connection: int, message: Keepalive | RouteRefresh | EndOfRib | Notification, now: float
+    ) -> list[Output]:
+        """Take any message but OPEN and UPDATE; what End-of-RIB means for paths is told by `end_of_rib_received`."""
+        spoken = self._connections.get(connection)
+        if spoken is None:
+            return []
+        match message:
+            case Notification():
+                reason = f"reset by peer: {message.describe()}"
+                outputs: list[Output] = [SessionHangup(connection)]
+                return self._settle(outputs + self._lost(spoken, reason, now, is_graceful=False))
+            case Keepalive() if spoken.state is State.OPEN_CONFIRM:
+                return self._settle(self._establish(spoken, now))
+            case Keepalive():
+                kind = _KEEPALIVE
+            case EndOfRib():
+                kind = _UPDATE
+            case RouteRefresh():
+                kind = _ROUTE_REFRESH
+        if spoken.state is not State.ESTABLISHED:
+            return self._unexpected(spoken, kind, now)
+        spoken.heard(now)
+        return []
+
+    def update_received(self, connection: int, now: float) -> list[Output]:
+        """Note an UPDATE; its routes count only if `connection` is that of the established session."""
+        spoken = self._connections.get(connection)
+        if spoken is None:
+            return []
+        if spoken.state is not State.ESTABLISHED:
+            return self._unexpected(spoken, _UPDATE, now)
+        spoken.heard(now)
+        return []
+
+    def garbage_received(self, connection: int, notification: Notification, text: str, now: float) -> list[Output]:
+        """Note that the peer broke the protocol; it is told, and its paths are not kept."""
+        spoken = self._connections.get(connection)
+        if spoken is None:
+            return []
+        return self._settle(self._fault(spoken, notification, text, now))
+
+    def end_of_rib_received(self, family: Family, now: float) -> list[Output]:  # noqa: ARG002  every event carries its time
+        """Sweep what is stale of this family, once: the peer has said all it has (RFC 4724 §4.2)."""
+        if self.state is not State.ESTABLISHED or self._stale.pop(family, None) is None:
+            return []
+        return [StaleExpired(frozenset({family}))]
+
+    # ── time ─────────────────────────────────────────────────────────────────
+
+    def tick(self, now: float) -> list[Output]:
+        """Do what is due: hold and keepalive timers, stale paths, the next call."""
+        outputs: list[Output] = []
+        for connection in list(self._connections.values()):
+            if now >= connection.hold_deadline:
+                reason = f"hold timer expired after {connection.patience:.0f} s"
+                outputs += self._fault(connection, Notification(Code.HOLD_TIMER), reason, now)
+            elif now >= connection.keepalive_deadline:
+                connection.spoke(now)
+                outputs.append(SessionSend(connection.number, Keepalive()))
+        outputs += self._expire_stale(now)
+        return self._settle(outputs + self._dial(now))
+
+    def next_wakeup(self) -> float:
+        """Return the monotonic second at which `tick` has something to do, infinity if never."""
+        deadlines = [self._retry_at if self._may_call() else NEVER]
+        deadlines += [min(c.hold_deadline, c.keepalive_deadline) for c in self._connections.values()]
+        deadlines += [min(deadline, self._restart_deadline) for deadline in self._stale.values()]
+        return min(deadlines)
+
+    # ── what we say ──────────────────────────────────────────────────────────
+
+    def open_message(self) -> Open:
+        """Return the OPEN we would send now; a family that we cannot be the next hop of is not offered."""
+        peer = self.peer
+        able = {family for family, _ in peer.next_hops}
+        families = tuple(family for family in peer.families if family in able)
+        restart = None
+        if peer.graceful_restart:
+            is_kept = self._local.is_forwarding_kept or self._was_established
+            restart = GracefulRestart(
+                restart_time=min(peer.graceful_restart, 4095),
+                is_restarting=self._local.is_restarting,
+                families=tuple((family, is_kept) for family in families),
+            )
+        capabilities = Capabilities(families=families, graceful_restart=restart)
+        return Open(peer.local_asn, peer.hold_time, peer.router_id, capabilities)
+
+    def _refusal_words(self, refusal: Notification, negotiated: Negotiated) -> str:
+        """Return why the peer's OPEN was refused, with what it says and what the limit is."""
+        if (refusal.code, refusal.subcode) == (Code.OPEN, 2):
+            return f"AS mismatch: the peer says {negotiated.received.asn}, configured is {self.peer.asn}"
+        return negotiated.refusal_text or refusal.describe()
+
+    # ── the connections ──────────────────────────────────────────────────────
+
+    def _establish(self, connection: _Connection, now: float) -> list[Output]:
+        assert connection.negotiated is not None
+        outputs: list[Output] = []
+        for other in [c for c in self._connections.values() if c is not connection]:
+            outputs += self._drop(other, Notification.cease(Cease.CONNECTION_COLLISION))
+        connection.state = State.ESTABLISHED
+        connection.heard(now)
+        self.negotiated, self.connection, self.established_at = connection.negotiated, connection.number, now
+        self.last_error = self._down_reason  # what failed while connecting is of no interest any more
+        self._was_established = True
+        restart = connection.negotiated.received.capabilities.graceful_restart
+        kept = {family for family, is_kept in restart.families if is_kept} if restart is not None else set()
+        kept &= set(connection.negotiated.families)
+        self._stale = {family: deadline for family, deadline in self._stale.items() if family in kept}
+        self._restart_deadline = NEVER
+        return [*outputs, Established(connection.number, connection.negotiated, frozenset(self._stale))]
+
+    def _lost(self, connection: _Connection, reason: str, now: float, *, is_graceful: bool) -> list[Output]:
+        """Forget a connection that failed, and say what that means for the session."""
+        self._connections.pop(connection.number, None)
+        if connection.state is not State.ESTABLISHED:
+            if not connection.is_inbound or self._retry_at <= now:
+                self._back_off(now)
+            if not self._connections:
+                self.last_error = reason
+            return []
+        assert connection.negotiated is not None
+        assert self.established_at is not None
+        if now - self.established_at >= LAST_RETRY_CEILING_S:
+            self._failures = 0
+        self._back_off(now)
+        self.last_error = self._down_reason = reason
+        self.negotiated = self.connection = self.established_at = None
+        retain = _retainable(connection.negotiated) if is_graceful else frozenset()
+        restart = connection.negotiated.received.capabilities.graceful_restart
+        away_s = restart.restart_time if restart is not None else 0
+        self._restart_deadline = now + away_s
+        clock = now + away_s + STALE_PATHS_S
+        self._stale = {family: self._stale.get(family, clock) for family in retain}
+        return [WentDown(reason, retain)]
+
+    def _drop(self, connection: _Connection, notification: Notification | None) -> list[Output]:
+        """Close a connection for no fault of the session's; the caller says what follows if it was established."""
+        self._connections.pop(connection.number, None)
+        said: list[Output] = [SessionSend(connection.number, notification)] if notification is not None else []
+        return [*said, SessionHangup(connection.number)]
+
+    def _fault(self, connection: _Connection, notification: Notification, reason: str, now: float) -> list[Output]:
+        return self._drop(connection, notification) + self._lost(connection, reason, now, is_graceful=False)
+
+    def _unexpected(self, connection: _Connection, kind: tuple[int, str], now: float) -> list[Output]:
+        """Answer a message that the state has no place for (RFC 6608)."""
+        number, name = kind
+        notification = Notification(Code.STATE_MACHINE, _UNEXPECTED_IN[connection.state], bytes((number,)))
+        reason = f"the peer sent {name} in {connection.state.value}"
+        return self._settle(self._fault(connection, notification, reason, now))
+
+    # ── calling, waiting, expiring ───────────────────────────────────────────
+
+    def _may_call(self) -> bool:
+        """Whether a call is wanted: none under way, and no connection that got as far as the peer's OPEN.
+
+        An inbound one in OpenSent does not count, else a caller that says nothing would keep us from calling.
+        """
+        if not self._is_started or self._is_calling or (self.peer.is_passive and not self.call_passive):
+            return False
+        return all(c.is_inbound and c.state is State.OPEN_SENT for c in self._connections.values())
+
+    def _dial(self, now: float) -> list[Output]:
+        if now < self._retry_at or not self._may_call():
+            return []
+        self._is_calling = True
+        if self.called_since is None:
+            self.called_since = now
+        return [SessionDial()]
+
+    def _back_off(self, now: float) -> None:
+        ceiling = min(FIRST_RETRY_CEILING_S * 2**self._failures, LAST_RETRY_CEILING_S)
+        self._failures = min(self._failures + 1, 8)
+        self._retry_at = now + ceiling * (1 + self._jitter()) / 2
+
+    def _expire_stale(self, now: float) -> list[Output]:
+        over = frozenset(f for f, deadline in self._stale.items() if now >= min(deadline, self._restart_deadline))
+        for family in over:
+            del self._stale[family]
+        return [StaleExpired(over)] if over else []
+
+    def _settle(self, outputs: list[Output]) -> list[Output]:
+        """Bring `state` in line with the connections: that of the one that got furthest."""
+        reached = {c.state for c in self._connections.values()}
+        state = State.ACTIVE if self._is_started else State.IDLE
+        if self._is_started and self._is_calling:
+            state = State.CONNECT
+        for further in (State.OPEN_SENT, State.OPEN_CONFIRM, State.ESTABLISHED):
+            if further in reached:
+                state = further
+        if state is not self.state:
+            self.state = state
+            self.transitions[state] += 1
+        return outputs
+
+
+def _outlives(other: _Connection, negotiated: Negotiated) -> bool:
+    """Tell whether `other` stays and the one on which the OPEN just came goes (rule 3)."""
+    if other.state is State.ESTABLISHED:
+        return negotiated.received.capabilities.graceful_restart is None
+    ours, theirs = negotiated.sent, negotiated.received
+    is_ours_higher = (ours.router_id, ours.asn) > (theirs.router_id, theirs.asn)
+    # One that has won before and got no OPEN since is dead at the other end: the peer calls again.
+    is_dead = other.has_won and other.state is State.OPEN_SENT
+    return other.is_inbound is not is_ours_higher and not is_dead
+
+
+def _restart_agreed(negotiated: Negotiated | None) -> bool:
+    """Tell whether both OPENs carried the graceful-restart capability."""
+    return negotiated is not None and all(
+        message.capabilities.graceful_restart is not None for message in (negotiated.sent, negotiated.received)
+    )
+
+
+def _retainable(negotiated: Negotiated) -> frozenset[Family]:
+    """Return the families whose paths outlive a lost connection: those in the peer's capability (RFC 4724 §4.2)."""
+    restart = negotiated.received.capabilities.graceful_restart
+    if restart is None or not restart.restart_time or not _restart_agreed(negotiated):
+        return frozenset()
+    return frozenset(family for family, _ in restart.families) & frozenset(negotiated.families)

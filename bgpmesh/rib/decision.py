@@ -1,0 +1,172 @@
+"""Which path is best: a table of steps, read from the top, and why every other path lost.
+
+RFC 4271 §9.1.2.2 removes paths from consideration step by step, and so do we: a comparison of two
+at a time is not a total order once MED counts only within a neighbouring AS. RFC 4456 §9 adds
+ORIGINATOR_ID and the length of CLUSTER_LIST. The name of a step is the reason that operators see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from bgpmesh.rib.nexthop import NextHop
+from bgpmesh.route.attributes import PathAttributes, RouterId
+from bgpmesh.route.nlri import IPAddress
+from bgpmesh.route.path import PeerName, Source, Target, Via
+
+DEFAULT_LOCAL_PREF = 100
+
+
+@dataclass(slots=True, eq=False)
+class Path:
+    """One way to get there: an attribute set from one source, shared by all prefixes that have it.
+
+    `received` is what came, `attributes` what the import filters made of it. `refusal` says why it
+    can never be selected; "" where only its next hop decides. A local path has no next hop but a
+    target of its own (None: nothing goes into the kernel).
+    """
+
+    source: Source
+    received: PathAttributes
+    attributes: PathAttributes
+    refusal: str = ""
+    next_hop: NextHop | None = None
+    target: Target | None = None
+    is_advertised: bool = True
+    read_at: float = 0.0  # monotonic second of the last UPDATE that carried this set
+    alone: Selection = field(init=False)  # what is selected where this is the only candidate
+    local_pref: int = field(init=False)
+    as_path_length: int = field(init=False)
+    med: int = field(init=False)
+    neighbouring_as: int = field(init=False)  # 0: none
+    router_id: RouterId = field(init=False)
+
+    def __post_init__(self) -> None:
+        attributes = self.attributes
+        preferred = attributes.local_pref
+        self.local_pref = DEFAULT_LOCAL_PREF if preferred is None else preferred
+        self.as_path_length = attributes.as_path.length
+        self.med = attributes.med or 0  # an absent MED is the lowest (RFC 4271 §9.1.2.2 c)
+        self.neighbouring_as = attributes.as_path.first or 0
+        self.router_id = self.source.router_id if attributes.originator_id is None else attributes.originator_id
+        self.alone = Selection(self, (self,), self.target)
+
+    @property
+    def peer(self) -> PeerName | None:
+        """Who it came from, None for this node itself."""
+        return self.source.peer
+
+    @property
+    def is_eligible(self) -> bool:
+        """Whether it may be selected now."""
+        return not self.refusal and (self.next_hop is None or self.next_hop.resolution is not None)
+
+    @property
+    def why_not(self) -> str:
+        """Why it may not be selected now, in words; "" where it may."""
+        if self.refusal or self.next_hop is None or self.next_hop.resolution is not None:
+            return self.refusal
+        return f"next hop {self.next_hop.address} cannot be reached: {self.next_hop.reason}"
+
+
+@dataclass(slots=True, eq=False)
+class Selection:
+    """What was selected for a prefix; one object is shared by all prefixes with the same candidates."""
+
+    best: Path
+    multipath: tuple[Path, ...]  # the best first, then those it shares the traffic with
+    target: Target | None
+
+
+Step = Callable[[Sequence[Path]], Sequence[Path]]
+
+
+def _lowest(key: Callable[[Path], int | str | tuple[int, int]]) -> Step:
+    def keep(paths: Sequence[Path]) -> list[Path]:
+        ranks = list(map(key, paths))
+        lowest = min(ranks)
+        return [path for path, rank in zip(paths, ranks, strict=True) if rank == lowest]
+
+    return keep
+
+
+def _lowest_med_per_neighbouring_as(paths: Sequence[Path]) -> list[Path]:
+    lowest: dict[int, int] = {}
+    for path in paths:
+        lowest[path.neighbouring_as] = min(path.med, lowest.get(path.neighbouring_as, path.med))
+    return [path for path in paths if path.med == lowest[path.neighbouring_as]]
+
+
+def _address_rank(address: IPAddress | None) -> tuple[int, int]:
+    return (0, 0) if address is None else (address.version, int(address))
+
+
+# The order of these tables *is* the decision process. What is still in after UP_TO_COST is equal for ECMP.
+UP_TO_COST: tuple[tuple[str, Step], ...] = (
+    ("local", _lowest(lambda p: not p.source.is_local)),
+    ("local-pref", _lowest(lambda p: -p.local_pref)),
+    ("as-path-length", _lowest(lambda p: p.as_path_length)),
+    ("origin", _lowest(lambda p: p.attributes.origin)),
+    ("med", _lowest_med_per_neighbouring_as),
+    ("prefer-external", _lowest(lambda p: not p.source.is_external)),
+    ("igp-cost", _lowest(lambda p: 0 if p.next_hop is None else p.next_hop.cost)),
+)
+TIE_BREAKS: tuple[tuple[str, Step], ...] = (
+    ("router-id", _lowest(lambda p: p.router_id)),
+    ("cluster-list-length", _lowest(lambda p: len(p.attributes.cluster_list))),
+    ("peer-address", _lowest(lambda p: _address_rank(p.source.address))),
+    ("peer-name", _lowest(lambda p: p.peer or "")),  # two peers at one address, told apart by port
+)
+
+
+@dataclass(slots=True)
+class Decision:
+    """The outcome among eligible paths: who won, by which step, and which step put out each other."""
+
+    best: Path
+    won_by: str
+    equal: list[Path]  # in after UP_TO_COST, the best among them
+    lost: dict[Path, str]
+
+
+def decide(paths: Sequence[Path]) -> Decision:
+    """Decide among eligible paths, at least one; whatever their order, the answer is the same."""
+    lost: dict[Path, str] = {}
+    won_by = "only path"
+    left: Sequence[Path] = paths
+    equal: Sequence[Path] = paths
+    for table in (UP_TO_COST, TIE_BREAKS):
+        for name, keep in table:
+            if len(left) < 2:
+                break
+            kept = keep(left)
+            if len(kept) < len(left):
+                lost.update((path, name) for path in left if path not in kept)
+                left, won_by = kept, name
+        if table is UP_TO_COST:
+            equal = left
+    return Decision(left[0], won_by, list(equal), lost)
+
+
+def select(paths: Sequence[Path], ecmp: int) -> Selection | None:
+    """Return what is selected among candidates, with at most `ecmp` distinct next hops; None: none is eligible."""
+    eligible = [path for path in paths if path.is_eligible]
+    if not eligible:
+        return None
+    decision = decide(eligible)
+    best = decision.best
+    if len(decision.equal) == 1 or best.source.is_local:
+        return best.alone
+    hops: dict[IPAddress, None] = {}
+    chosen: list[Path] = []
+    ranked = sorted(
+        decision.equal, key=lambda p: (p is not best, p.router_id, _address_rank(p.source.address), p.peer or "")
+    )
+    for path in ranked:
+        if path.next_hop is not None and (path.next_hop.address in hops or len(hops) < max(ecmp, 1)):
+            hops[path.next_hop.address] = None
+            chosen.append(path)
+    if len(chosen) == 1:
+        return best.alone
+    return Selection(best, tuple(chosen), Via(tuple(sorted(hops, key=_address_rank))))

@@ -1,0 +1,723 @@
+"""The Rib: what every peer told us, what we believe of it, and what follows for kernel and peers.
+
+    receive, originate, peer_up, host_routes_changed ..   note the fact; cheap
+    work(limit)                                           re-resolve, select, want, offer; in slices
+    fib, next_hops (Deltas), take(peer)                   what follows
+
+Everything moves as (one path, many prefixes). `_candidates` holds for each prefix its one Path, or a
+tuple of them; a batch without competition is `dict.update`. Dirty prefixes are worked on in runs of
+equal candidates, and the decision for one combination of candidates is remembered until a next hop moves.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+
+from bgpmesh.delta import Delta
+from bgpmesh.peering.message import EndOfRib, Negotiated
+from bgpmesh.peering.peer import Peer
+from bgpmesh.rib import filter as filters
+from bgpmesh.rib.decision import Path, Selection, decide, select
+from bgpmesh.rib.export import Batch, Group, Member, View, end_of_ribs, view_of
+from bgpmesh.rib.nexthop import HostRoutes, NextHop, OwnRoute, Resolver
+from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
+from bgpmesh.route.nlri import Family, IPAddress, Nlri
+from bgpmesh.route.path import LOCAL, HostRoute, PeerName, Resolution, Source, Target, Via
+
+MEMO_ENTRIES = 20_000  # combinations of candidates whose decision is remembered
+SPARE_PATHS = 1_000  # Paths without prefixes that a peer may keep before they are swept
+WAITING = "waiting until this node is in sync"
+
+_WIDTHS = {Family.IPV4: 5, Family.IPV6: 17}  # bytes of a key
+
+Candidates = Path | tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One path of a prefix as operators see it, with the reason of its fate."""
+
+    peer: PeerName | None
+    attributes: PathAttributes  # as the import filters left them
+    is_best: bool
+    is_multipath: bool
+    is_stale: bool
+    reason: str  # the step that put it out or, for the best, that left it alone; why it is not eligible
+    resolution: Resolution | None  # what its next hop is in this kernel
+    read_at: float  # monotonic second of the last UPDATE with this attribute set; 0.0: not received
+
+
+@dataclass(slots=True, eq=False)
+class AdjRibIn:
+    """What one peer told us, before filters; it outlives a session while stale paths are kept."""
+
+    peer: Peer
+    source: Source
+    table: dict[Nlri, Path] = field(default_factory=dict)
+    stale: set[Nlri] = field(default_factory=set)
+    sizes: Counter[int] = field(default_factory=Counter)  # prefixes by the width of their key
+    paths: dict[tuple[PathAttributes, PathAttributes | None], Path] = field(default_factory=dict)
+    member: Member | None = None  # None: the session is down
+    swept_at: int = 0  # len(paths) after the last sweep
+
+
+class Rib:
+    """AdjRibIn, LocRib and AdjRibOut of one node; the package's one door."""
+
+    def __init__(
+        self, asn: Asn, router_id: RouterId, cluster_id: RouterId | None, ecmp: int, kernel_enabled: bool
+    ) -> None:
+        self.fib: Delta[Nlri, Target] = Delta()
+        self.next_hops: Delta[IPAddress, Resolution] = Delta()
+        self._asn, self._router_id, self._cluster_id, self._ecmp = asn, router_id, cluster_id, ecmp
+        self._kernel_enabled = kernel_enabled
+        self._ins: dict[PeerName, AdjRibIn] = {}
+        self._local: dict[Nlri, Path] = {}
+        self._local_paths: dict[tuple[PathAttributes, Target | None, bool], Path] = {}
+        self._local_attributes = PathAttributes()
+        self._candidates: dict[Nlri, Candidates] = {}
+        self._selected: dict[Nlri, Selection] = {}
+        self._sizes: Counter[int] = Counter()
+        self._decided: dict[tuple[Path, ...], Selection | None] = {}
+        self._dirty: dict[Nlri, object] = {}
+        self._work: list[Nlri] = []  # what was dirty when the work on it began, last first
+        self._groups: dict[View, Group] = {}
+        self._is_deferring = False
+        # next hops
+        self._hosts = HostRoutes()
+        self._resolver = Resolver(self._hosts, self._own_route, kernel_enabled)
+        self._hops: dict[tuple[IPAddress, bool], NextHop] = {}
+        self._covers: dict[Nlri, dict[NextHop, None]] = {}  # prefix -> next hops in it
+        self._in_doubt: dict[NextHop, None] = {}
+        self._is_recursion_in_doubt = False
+        self._uses: Counter[IPAddress] = Counter()  # fib prefixes by next hop
+        self._own_prefixes: set[Nlri] = set()  # connected on this host, or its addresses
+
+    # ── who we are ───────────────────────────────────────────────────────────
+
+    @property
+    def is_deferring(self) -> bool:
+        """Whether learnt paths are stored but not selected (RFC 4724 §4.1); local ones always are."""
+        return self._is_deferring
+
+    @is_deferring.setter
+    def is_deferring(self, value: bool) -> None:
+        # What exists unwanted is kept until the work that follows is done, not only until it is ordered.
+        if value:
+            self.fib.keep_unwanted = self.next_hops.keep_unwanted = True
+        if value != self._is_deferring:
+            self._is_deferring = value
+            self._decide_all_again()
+
+    def configure(self, asn: Asn, router_id: RouterId, cluster_id: RouterId | None, ecmp: int) -> None:
+        """Take a new identity; loop checks and decisions are made again where they depend on it."""
+        if (asn, router_id, cluster_id, ecmp) == (self._asn, self._router_id, self._cluster_id, self._ecmp):
+            return
+        self._asn, self._router_id, self._cluster_id, self._ecmp = asn, router_id, cluster_id, ecmp
+        for rib_in in self._ins.values():
+            for path in {*rib_in.table.values(), *rib_in.paths.values()}:
+                if not path.refusal.startswith("import filter"):
+                    path.refusal = self._refusal(rib_in.peer, path.attributes)
+        self._is_recursion_in_doubt = True
+        self._decide_all_again()
+
+    # ── peers come and go ────────────────────────────────────────────────────
+
+    def peer_up(self, peer: Peer, negotiated: Negotiated, keep: frozenset[Family]) -> None:
+        """Begin a session: stale paths of `keep` stay, the rest of its stale paths go, everything is advertised."""
+        received = negotiated.received
+        source = Source(peer.name, peer.role, received.router_id, peer.address, peer.is_single_hop)
+        rib_in = self._ins.get(peer.name)
+        if rib_in is None:
+            rib_in = self._ins[peer.name] = AdjRibIn(peer, source)
+        else:
+            self.peer_down(peer.name, keep)
+            rib_in = self._ins.setdefault(peer.name, rib_in)
+            rib_in.peer, rib_in.source = peer, source
+            rib_in.paths.clear()
+            rib_in.swept_at = 0
+        self._take_own_addresses()
+        subnet = self._hosts.connected_subnet(peer.address)
+        view = view_of(
+            peer, negotiated.families, negotiated.message_size, subnet, four_octet_asn=negotiated.four_octet_asn
+        )
+        group = self._group(view)
+        rib_in.member = Member(peer.name, received.router_id, group)
+        group.join(rib_in.member)
+
+    def peer_down(self, name: PeerName, retain: frozenset[Family]) -> None:
+        """End a session: its paths of `retain` become stale and stay selected, the others go."""
+        rib_in = self._ins.get(name)
+        if rib_in is None:
+            return
+        if rib_in.member is not None:
+            self._leave(rib_in.member)
+            rib_in.member = None
+        widths = {_WIDTHS[family] for family in retain}
+        self._withdraw(rib_in, [nlri for nlri in rib_in.table if len(nlri) not in widths])
+        rib_in.stale = set(rib_in.table)
+        self._drop_if_empty(rib_in)
+
+    def sweep(self, name: PeerName, families: frozenset[Family]) -> None:
+        """Drop what is still stale of these families: the peer said End-of-RIB, or its time is up."""
+        rib_in = self._ins.get(name)
+        if rib_in is not None and rib_in.stale:
+            widths = {_WIDTHS[family] for family in families}
+            self._withdraw(rib_in, [nlri for nlri in rib_in.stale if len(nlri) in widths])
+            self._drop_if_empty(rib_in)
+
+    # ── routes come and go ───────────────────────────────────────────────────
+
+    def receive(
+        self,
+        name: PeerName,
+        attributes: PathAttributes | None,
+        announced: Sequence[Nlri],
+        withdrawn: Sequence[Nlri],
+        read_at: float = 0.0,
+    ) -> None:
+        """Store one UPDATE of an established peer; a prefix both withdrawn and announced is announced."""
+        rib_in = self._ins.get(name)
+        if rib_in is None or rib_in.member is None:
+            return  # what was still on its way when the session ended
+        if withdrawn:
+            self._withdraw(rib_in, withdrawn)
+        if not announced or attributes is None:
+            return
+        for nlris in _by_width(announced):
+            width = len(nlris[0])
+            for answer in filters.run(rib_in.peer.imports, rib_in.source, attributes, nlris):
+                path = self._path(rib_in, attributes, answer)
+                path.read_at = read_at
+                before = len(rib_in.table)
+                batch: dict[Nlri, Path] = dict.fromkeys(answer.nlris, path)
+                rib_in.table.update(batch)
+                rib_in.sizes[width] += len(rib_in.table) - before
+                if rib_in.stale:
+                    rib_in.stale.difference_update(batch)
+                self._insert(path, batch)
+
+    def is_over_limit(self, name: PeerName) -> Family | None:
+        """Return a family of which the peer announced more than `max_prefixes`, before filters; None: none."""
+        rib_in = self._ins.get(name)
+        if rib_in is not None:
+            for family, width in _WIDTHS.items():
+                if rib_in.sizes[width] > rib_in.peer.max_prefixes:
+                    return family
+        return None
+
+    def originate(
+        self, nlri: Nlri, target: Target | None, *, advertise: bool, attributes: PathAttributes | None = None
+    ) -> None:
+        """Make a prefix this node's own: `target` is its kernel route (None: none of ours)."""
+        key = (self._local_attributes if attributes is None else attributes, target, advertise)
+        path = self._local_paths.get(key)
+        if path is None:
+            path = Path(LOCAL, key[0], key[0], target=target, is_advertised=advertise)
+            self._local_paths[key] = path
+        if self._local.get(nlri) is not path:
+            self._local[nlri] = path
+            self._insert(path, {nlri: path})
+
+    def retire(self, nlri: Nlri) -> None:
+        """Make a prefix no longer this node's own."""
+        if self._local.pop(nlri, None) is not None:
+            self._remove(None, [nlri])
+            if len(self._local_paths) > 2 * len(self._local) + SPARE_PATHS:
+                live = set(self._local.values())
+                self._local_paths = {key: path for key, path in self._local_paths.items() if path in live}
+
+    def host_routes_changed(self, added: Iterable[HostRoute], removed: Iterable[HostRoute]) -> None:
+        """Follow the kernel's other routes: next hops in what changed are re-resolved by `work`."""
+        for prefix in self._hosts.change(added, removed):
+            self._doubt_below(prefix)
+            if self._hosts.is_own(prefix) == (prefix in self._own_prefixes):
+                continue
+            selection = self._selected.get(prefix)
+            target = None if selection is None else selection.target
+            if prefix in self._own_prefixes:
+                self._own_prefixes.discard(prefix)
+                self._program([prefix], None, target)
+            else:
+                self._program([prefix], target, None)
+                self._own_prefixes.add(prefix)
+        for rib_in in self._ins.values():
+            self._regroup(rib_in)
+
+    # ── the thinking ─────────────────────────────────────────────────────────
+
+    def work(self, limit: int) -> bool:
+        """Think about up to `limit` prefixes; True if more remains."""
+        self._resolve()
+        if not self._work and self._dirty:
+            self._work = list(self._dirty)
+            self._work.reverse()
+            self._dirty.clear()
+        keys = self._work[-limit:]
+        del self._work[-limit:]
+        keys.reverse()
+        for candidates, run in groupby(keys, self._candidates.get):
+            self._settle(list(run), None if candidates is None else self._select(candidates))
+        left = limit - len(keys)
+        for group in self._groups.values():
+            if left <= 0:
+                break
+            if group.backlog:
+                part = group.backlog[-left:]
+                del group.backlog[-left:]
+                left -= len(part)
+                for selection, run in groupby(part, self._selected.get):
+                    for nlris in _by_width(list(run)):
+                        group.offer(None if selection is None else selection.best, nlris)
+        if self._has_work():
+            return True
+        if self.fib.keep_unwanted and not self._is_deferring:
+            self.fib.keep_unwanted = self.next_hops.keep_unwanted = False
+        return False
+
+    # ── what peers hear ──────────────────────────────────────────────────────
+
+    def refresh(self, name: PeerName, family: Family) -> None:
+        """Advertise a family to this peer again (RFC 2918)."""
+        member = self._member(name)
+        if member is not None and family in member.group.view.families:
+            member.refreshing.add(family)
+
+    def send_end_of_rib(self, name: PeerName) -> None:
+        """Close the first advertisement with End-of-RIB once what is queued has been taken (RFC 4724 §2)."""
+        member = self._member(name)
+        if member is not None:
+            member.owes_end_of_rib = True
+
+    def has_routes_for(self, name: PeerName) -> bool:
+        """Tell whether `take` may have something for the peer."""
+        member = self._member(name)
+        if member is None:
+            return False
+        return member.group.has_work_for(member) or (member.owes_end_of_rib and not self._has_work())
+
+    def take(self, name: PeerName, limit: int) -> list[Batch | EndOfRib]:
+        """Return the next batches for a peer, of about `limit` prefixes together; [] when there is none."""
+        member = self._member(name)
+        if member is None:
+            return []
+        taken: list[Batch | EndOfRib] = [*member.group.take(member, limit)]
+        if member.owes_end_of_rib and not self._has_work() and not member.group.has_work_for(member):
+            member.owes_end_of_rib = False
+            taken += end_of_ribs(member.group.view)
+        return taken
+
+    # ── views ────────────────────────────────────────────────────────────────
+
+    def size(self, family: Family) -> int:
+        """Count the prefixes of a family that have a selected path."""
+        return self._sizes[_WIDTHS[family]]
+
+    def prefixes(self) -> list[Nlri]:
+        """Return every prefix that anybody announces, selected or not, in the order of their keys."""
+        return sorted(self._candidates, key=lambda nlri: (len(nlri), nlri[1:], nlri[0]))
+
+    def best(self, nlri: Nlri) -> Selection | None:
+        """Return what is selected for a prefix."""
+        return self._selected.get(nlri)
+
+    def candidates(self, nlri: Nlri) -> list[Candidate]:
+        """Return every path of a prefix, the selected ones first, each with its reason."""
+        paths = _as_tuple(self._candidates.get(nlri))
+        selection = self._selected.get(nlri)
+        eligible = [path for path in paths if self._is_ready(path)]
+        decision = decide(eligible) if eligible else None
+        shown: list[Candidate] = []
+        for path in paths:
+            is_best = selection is not None and selection.best is path
+            reason = path.why_not or ("" if path in eligible else WAITING)
+            if decision is not None and not reason:
+                reason = decision.won_by if path is decision.best else decision.lost[path]
+            is_multipath = selection is not None and len(selection.multipath) > 1 and path in selection.multipath
+            rib_in = None if path.peer is None else self._ins.get(path.peer)
+            is_stale = rib_in is not None and nlri in rib_in.stale
+            resolution = None if path.next_hop is None else path.next_hop.resolution
+            shown.append(
+                Candidate(path.peer, path.attributes, is_best, is_multipath, is_stale, reason, resolution, path.read_at)
+            )
+        return sorted(shown, key=lambda c: (not c.is_best, not c.is_multipath, c.peer or ""))
+
+    def received(self, name: PeerName) -> Iterator[tuple[Nlri, PathAttributes]]:
+        """Yield what a peer announced, before filters."""
+        rib_in = self._ins.get(name)
+        return iter(()) if rib_in is None else ((nlri, path.received) for nlri, path in rib_in.table.items())
+
+    def advertised(self, name: PeerName) -> Iterator[tuple[Nlri, PathAttributes]]:
+        """Yield what a peer has been told, or is being told."""
+        member = self._member(name)
+        return iter(()) if member is None else member.group.heard_by(member)
+
+    def counts(self, name: PeerName) -> dict[Family, tuple[int, int, int]]:
+        """Return (received, accepted, advertised) for each family; accepted passed filters and loop checks."""
+        rib_in, member = self._ins.get(name), self._member(name)
+        refused: Counter[int] = Counter()
+        if rib_in is not None and any(path.refusal for path in set(rib_in.table.values())):
+            refused.update(len(nlri) for nlri, path in rib_in.table.items() if path.refusal)
+        counted: dict[Family, tuple[int, int, int]] = {}
+        for family, width in _WIDTHS.items():
+            received = 0 if rib_in is None else rib_in.sizes[width]
+            told = 0 if member is None else member.group.count(member, family)
+            counted[family] = (received, received - refused[width], told)
+        return counted
+
+    def stale_count(self, name: PeerName) -> int:
+        """Count the stale prefixes of a peer."""
+        rib_in = self._ins.get(name)
+        return 0 if rib_in is None else len(rib_in.stale)
+
+    def holds_paths_of(self) -> set[PeerName]:
+        """Return the peers, up or not, whose paths we hold."""
+        return {name for name, rib_in in self._ins.items() if rib_in.table}
+
+    def next_hop_of(self, address: IPAddress) -> list[NextHop]:
+        """Return what is known of a next hop, for single-hop eBGP and for the rest."""
+        return [self._hops[key] for key in ((address, False), (address, True)) if key in self._hops]
+
+    def kernel_reason(self, nlri: Nlri) -> str:
+        """Return what the kernel has of a prefix: installed, pending, none (with a reason), or failed and why."""
+        selection = self._selected.get(nlri)
+        if nlri in self._own_prefixes and selection is not None and selection.target is not None:
+            return "none: connected on this host"
+        if nlri in self.fib.refused:
+            return f"failed: {self.fib.refused[nlri].reason}"
+        wanted = self.fib.wanted.get(nlri)
+        actual = self.fib.actual.get(nlri)
+        if wanted is None:
+            return "none" if actual is None else "installed"
+        return "installed" if wanted == actual else "pending"
+
+    # ── candidates ───────────────────────────────────────────────────────────
+
+    def _path(self, rib_in: AdjRibIn, received: PathAttributes, answer: filters.Answer) -> Path:
+        key = (received, answer.attributes)
+        path = rib_in.paths.get(key)
+        if path is not None:
+            return path
+        if len(rib_in.paths) > 2 * rib_in.swept_at + SPARE_PATHS:
+            live = set(rib_in.table.values())
+            rib_in.paths = {key: path for key, path in rib_in.paths.items() if path in live}
+            rib_in.swept_at = len(rib_in.paths)
+            self._forget_hops()
+        attributes = received if answer.attributes is None else answer.attributes
+        if rib_in.peer.is_external and answer.attributes is received and received.local_pref is not None:
+            attributes = replace(received, local_pref=None)  # not the neighbour's to say (RFC 4271 §5.1.5)
+        refusal = f"import filter {answer.stopped_by}" if answer.attributes is None else ""
+        next_hop = None
+        if attributes.next_hop is not None:
+            next_hop = self._hop(attributes.next_hop, is_single_hop=rib_in.source.is_single_hop)
+        path = Path(
+            rib_in.source,
+            received,
+            attributes,
+            refusal or self._refusal(rib_in.peer, attributes),
+            next_hop,
+            None if next_hop is None else next_hop.target,
+        )
+        rib_in.paths[key] = path
+        return path
+
+    def _refusal(self, peer: Peer, attributes: PathAttributes) -> str:
+        """Return why no path with these attributes from this peer can be selected; "" where it can."""
+        as_path = attributes.as_path
+        for asn in (self._asn, peer.local_asn):
+            if as_path.count(asn):
+                return f"loop: our AS {asn} is in AS_PATH"
+        if attributes.originator_id == self._router_id:
+            return "loop: ORIGINATOR_ID is ours"
+        if self._cluster_id is not None and self._cluster_id in attributes.cluster_list:
+            return "loop: our cluster is in CLUSTER_LIST"
+        if peer.is_external and peer.enforce_first_as and as_path.first != peer.asn:
+            return f"first AS is {as_path.first or 'missing'}, not the peer's {peer.asn}"
+        return "" if attributes.next_hop is not None else "no next hop"
+
+    def _insert(self, path: Path, batch: dict[Nlri, Path]) -> None:
+        candidates = self._candidates
+        present = set(map(candidates.get, batch))
+        if present == {path}:
+            return  # said again
+        present.discard(None)
+        if all(isinstance(other, Path) and other.source.peer == path.source.peer for other in present):
+            candidates.update(batch)
+        else:
+            peer = path.source.peer
+            for nlri in batch:
+                others = [other for other in _as_tuple(candidates.get(nlri)) if other.source.peer != peer]
+                candidates[nlri] = (*others, path) if others else path
+        self._mark(batch)
+
+    def _withdraw(self, rib_in: AdjRibIn, nlris: Collection[Nlri]) -> None:
+        table = rib_in.table
+        gone = list(dict.fromkeys(filter(table.__contains__, nlris)))
+        if not gone:
+            return
+        for nlri in gone:
+            del table[nlri]
+        rib_in.sizes.subtract(Counter(map(len, gone)))
+        rib_in.stale.difference_update(gone)
+        self._remove(rib_in.peer.name, gone)
+
+    def _remove(self, peer: PeerName | None, nlris: Sequence[Nlri]) -> None:
+        candidates = self._candidates
+        if all(isinstance(present, Path) for present in set(map(candidates.get, nlris))):
+            for nlri in nlris:
+                del candidates[nlri]
+        else:
+            for nlri in nlris:
+                left = tuple(other for other in _as_tuple(candidates.pop(nlri)) if other.source.peer != peer)
+                if left:
+                    candidates[nlri] = left if len(left) > 1 else left[0]
+        self._mark(dict.fromkeys(nlris))
+
+    def _mark(self, batch: dict[Nlri, Path] | dict[Nlri, None]) -> None:
+        self._dirty.update(batch)
+        if not self._covers.keys().isdisjoint(batch):
+            self._is_recursion_in_doubt = True
+
+    def _decide_all_again(self) -> None:
+        self._decided.clear()
+        self._dirty.update(self._candidates)
+
+    def _drop_if_empty(self, rib_in: AdjRibIn) -> None:
+        if rib_in.member is None and not rib_in.table:
+            del self._ins[rib_in.peer.name]
+            self._take_own_addresses()
+            self._forget_hops()
+
+    def _has_work(self) -> bool:
+        return bool(
+            self._dirty
+            or self._work
+            or self._in_doubt
+            or self._is_recursion_in_doubt
+            or any(group.backlog for group in self._groups.values())
+        )
+
+    # ── selection ────────────────────────────────────────────────────────────
+
+    def _is_ready(self, path: Path) -> bool:
+        return path.is_eligible and (path.source.is_local or not self._is_deferring)
+
+    def _select(self, candidates: Candidates) -> Selection | None:
+        if isinstance(candidates, Path):
+            return candidates.alone if self._is_ready(candidates) else None
+        if candidates in self._decided:
+            return self._decided[candidates]
+        if len(self._decided) > MEMO_ENTRIES:
+            self._decided.clear()
+        selection = select([path for path in candidates if self._is_ready(path)], self._ecmp)
+        self._decided[candidates] = selection
+        return selection
+
+    def _settle(self, nlris: list[Nlri], new: Selection | None) -> None:
+        """Make `new` what is selected for these prefixes, and everything that follows from it."""
+        if self._selected.keys().isdisjoint(nlris):
+            if new is not None:
+                self._replace_all(nlris, None, new)
+            return
+        parts: dict[Selection | None, list[Nlri]] = {}
+        olds = list(map(self._selected.get, nlris))
+        if len(set(olds)) == 1:
+            parts[olds[0]] = nlris
+        else:
+            for nlri, old in zip(nlris, olds, strict=True):
+                parts.setdefault(old, []).append(nlri)
+        for old, part in parts.items():
+            if old is not new:
+                self._replace_all(part, old, new)
+
+    def _replace_all(self, nlris: Sequence[Nlri], old: Selection | None, new: Selection | None) -> None:
+        for part in _by_width(nlris):
+            self._replace(part, old, new)
+
+    def _replace(self, nlris: Sequence[Nlri], old: Selection | None, new: Selection | None) -> None:
+        if new is None:
+            for nlri in nlris:
+                del self._selected[nlri]
+            self._sizes[len(nlris[0])] -= len(nlris)
+        else:
+            self._selected.update(dict.fromkeys(nlris, new))
+            if old is None:
+                self._sizes[len(nlris[0])] += len(nlris)
+        self._program(nlris, None if old is None else old.target, None if new is None else new.target)
+        if not self._covers.keys().isdisjoint(nlris):
+            for prefix in self._covers.keys() & set(nlris):
+                self._in_doubt.update(self._covers[prefix])
+        if old is None or new is None or old.best is not new.best:
+            for group in self._groups.values():
+                group.offer(None if new is None else new.best, nlris)
+
+    def _program(self, nlris: Sequence[Nlri], old: Target | None, new: Target | None) -> None:
+        """Move prefixes from one kernel route to another, and count the next hops in use."""
+        if not self._kernel_enabled or old is new or old == new:
+            return
+        if not self._own_prefixes.isdisjoint(nlris):
+            nlris = [nlri for nlri in nlris if nlri not in self._own_prefixes]
+            if not nlris:
+                return
+        if new is None:
+            self.fib.unwant_many(nlris)
+        else:
+            for address in new.next_hops if isinstance(new, Via) else ():
+                self._uses[address] += len(nlris)
+                self._want_next_hop(address)
+            self.fib.want_many(nlris, new)
+        for address in old.next_hops if isinstance(old, Via) else ():
+            self._uses[address] -= len(nlris)
+            if not self._uses[address]:
+                del self._uses[address]
+                self.next_hops.want(address, None)
+
+    # ── next hops ────────────────────────────────────────────────────────────
+
+    def _hop(self, address: IPAddress, *, is_single_hop: bool) -> NextHop:
+        key = (address, is_single_hop)
+        hop = self._hops.get(key)
+        if hop is None:
+            hop = self._hops[key] = NextHop(*key)
+            for prefix in hop.prefixes:
+                self._covers.setdefault(prefix, {})[hop] = None
+            self._resolver.resolve(hop)
+        return hop
+
+    def _forget_hops(self) -> None:
+        """Forget the next hops that no path has any more."""
+        live = {path.next_hop for rib_in in self._ins.values() for path in set(rib_in.table.values())}
+        live.update(path.next_hop for rib_in in self._ins.values() for path in rib_in.paths.values())
+        live.update(path.next_hop for selection in set(self._selected.values()) for path in selection.multipath)
+        for key, hop in list(self._hops.items()):
+            if hop not in live:
+                del self._hops[key]
+                self._in_doubt.pop(hop, None)
+                for prefix in hop.prefixes:
+                    del self._covers[prefix][hop]
+                    if not self._covers[prefix]:
+                        del self._covers[prefix]
+
+    def _own_route(self, prefix: Nlri) -> OwnRoute | None:
+        """Tell the resolver what we have selected for a prefix, and what we could."""
+        if prefix not in self._candidates and prefix not in self._selected:
+            return None
+        paths = _as_tuple(self._candidates.get(prefix))
+        selection = self._selected.get(prefix)
+        possible: tuple[NextHop, ...] = ()
+        if not any(path.source.is_local for path in paths):
+            possible = tuple(path.next_hop for path in paths if path.next_hop is not None and not path.refusal)
+        if selection is None:
+            return OwnRoute(None, None, possible)
+        return OwnRoute(selection.target, selection.best.next_hop, possible)
+
+    def _doubt_below(self, prefix: Nlri) -> None:
+        hops = self._covers.get(prefix)
+        if hops:
+            self._in_doubt.update(hops)
+            self._is_recursion_in_doubt = True
+
+    def _resolve(self) -> None:
+        """Re-resolve what is in doubt; prefixes are marked only where reachability or cost changed.
+
+        Rule 2 of `nexthop` makes chains acyclic once candidates and selections agree; until `work`
+        has made them agree a round may go in circles, so it is bounded and the rest waits.
+        """
+        if self._is_recursion_in_doubt:
+            self._is_recursion_in_doubt = False
+            for hop in self._hops.values():
+                if not hop.is_single_hop and any(prefix in self._candidates for prefix in hop.prefixes):
+                    self._in_doubt[hop] = None
+        moved: set[NextHop] = set()
+        rounds = 4 * len(self._hops) + 16
+        while self._in_doubt and rounds:
+            rounds -= 1
+            hop = next(iter(self._in_doubt))
+            del self._in_doubt[hop]
+            before = hop.resolution
+            if self._resolver.resolve(hop):
+                self._in_doubt.update((other, None) for other in self._hops.values() if other.via is hop)
+                self._want_next_hop(hop.address)
+                if before is None or hop.resolution is None or before.cost != hop.resolution.cost:
+                    moved.add(hop)
+        if moved:
+            self._mark_users(moved)
+
+    def _mark_users(self, moved: set[NextHop]) -> None:
+        self._decided.clear()
+        for rib_in in self._ins.values():
+            paths = {path for path in set(rib_in.table.values()) if path.next_hop in moved}
+            if paths:
+                self._dirty.update((nlri, None) for nlri, path in rib_in.table.items() if path in paths)
+
+    def _want_next_hop(self, address: IPAddress) -> None:
+        """Want the kernel object of a next hop in use to be what it resolves to; lost, it stays until unused."""
+        if address not in self._uses:
+            return
+        for hop in (self._hops.get((address, True)), self._hops.get((address, False))):
+            if hop is not None and hop.resolution is not None:
+                if self.next_hops.wanted.get(address) != hop.resolution:
+                    self.next_hops.want(address, hop.resolution)
+                return
+
+    def _take_own_addresses(self) -> None:
+        """Know the addresses that our sessions use: where the kernel is off nobody else tells them."""
+        peers = [rib_in.peer for rib_in in self._ins.values()]
+        own = {peer.local_address for peer in peers if peer.local_address is not None}
+        own.update(address for peer in peers for _, address in peer.next_hops)
+        for address in own ^ self._resolver.own_addresses:
+            for is_single_hop in (False, True):
+                hop = self._hops.get((address, is_single_hop))
+                if hop is not None:
+                    self._in_doubt[hop] = None
+                    self._is_recursion_in_doubt = True
+        self._resolver.own_addresses = own
+
+    # ── groups ───────────────────────────────────────────────────────────────
+
+    def _member(self, name: PeerName) -> Member | None:
+        rib_in = self._ins.get(name)
+        return None if rib_in is None else rib_in.member
+
+    def _group(self, view: View) -> Group:
+        group = self._groups.get(view)
+        if group is None:
+            group = self._groups[view] = Group(view)
+            group.backlog = list(self._selected)
+        return group
+
+    def _leave(self, member: Member) -> None:
+        member.group.leave(member)
+        self._drop_if_left(member.group)
+
+    def _drop_if_left(self, group: Group) -> None:
+        if not group.members:
+            del self._groups[group.view]
+
+    def _regroup(self, rib_in: AdjRibIn) -> None:
+        """Move a peer to the group of its new view, where the subnet that it shares with us changed."""
+        member = rib_in.member
+        if member is None or not rib_in.peer.is_external or rib_in.peer.next_hop != "auto":
+            return
+        old = member.group
+        view = replace(old.view, shared_subnet=self._hosts.connected_subnet(rib_in.peer.address))
+        if view != old.view:
+            self._group(view).transfer(member)
+            self._drop_if_left(old)
+
+
+def _as_tuple(candidates: Candidates | None) -> tuple[Path, ...]:
+    if candidates is None:
+        return ()
+    return (candidates,) if isinstance(candidates, Path) else candidates
+
+
+def _by_width(nlris: Sequence[Nlri]) -> list[Sequence[Nlri]]:
+    """Split prefixes by family; one family, as most often, is not copied."""
+    widths = set(map(len, nlris))
+    if len(widths) == 1:
+        return [nlris]
+    return [[nlri for nlri in nlris if len(nlri) == width] for width in sorted(widths)]

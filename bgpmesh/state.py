@@ -1,0 +1,222 @@
+"""What must survive a restart of the daemon: a few JSON documents in one directory, each replaced whole.
+
+| document    | says                                                         | lost or garbled, it costs            |
+|-------------|--------------------------------------------------------------|--------------------------------------|
+| `peers`     | the peers whose paths this node holds, established or stale  | every configured peer is waited for  |
+| `next_hops` | the BGP next hops with a nexthop object in the kernel        | objects are recognised when used     |
+| `endpoints` | the workloads attached here                                  | labels; the links' aliases have more |
+| `config`    | the configuration in force, and the file it was taken from   | the operator's file decides          |
+
+Rules:
+ 1. A document that is not there is no problem (a first boot); one that cannot be read or is not what we
+    write is a problem in words and no value, never an exception: the daemon starts.
+ 2. Unknown fields are ignored, so that an older daemon reads what a newer one wrote.
+ 3. `config` is forced to the disk, because it is obeyed after a power cut. The others are not: what they speak
+    of (sessions, kernel objects, namespaces) is gone then too, and `peers` is written on the way to a session.
+ 4. One daemon at a time: the directory is locked, and the lock says by whom.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import ipaddress
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from bgpmesh.errors import refused
+from bgpmesh.route.nlri import IPAddress
+from bgpmesh.workload.endpoint import Endpoint
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded(Generic[T]):
+    """A document read back: its value, or None and the problem in words ("": it was never written)."""
+
+    value: T | None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptConfig:
+    """A configuration in force: its text, and the operator's file it stands for with that file's digest then."""
+
+    text: str
+    file: str
+    digest: str
+
+
+class State:
+    """The state directory of one node."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._lock: int | None = None
+
+    def open(self, node: str) -> None:
+        """Make the directory where it is missing (mode 0700) and lock it until `close` or the end of the process.
+
+        Raises ConfigError where it cannot be made or written, or where another daemon has it, naming that one.
+        """
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise refused("state.directory", self._directory, os.strerror(error.errno or 0)) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.read(lock, 500).decode(errors="replace").strip() or "another daemon"
+            os.close(lock)
+            raise refused("state.directory", self._directory, f"in use by {holder}") from error
+        os.truncate(lock, 0)
+        os.write(lock, f"the daemon of node {node}, pid {os.getpid()}\n".encode())
+        self._lock = lock
+
+    def close(self) -> None:
+        """Give the lock back."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    # Every `save_` returns "" or the problem in words; the old document stands then.
+
+    def save_peers(self, names: Iterable[str]) -> str:
+        """Keep the names of the peers whose paths this node holds."""
+        return self._save("peers", sorted(names))
+
+    def peers(self) -> Loaded[tuple[str, ...]]:
+        """Return the names that `save_peers` kept."""
+        return self._load("peers", lambda kept: tuple(_text(name) for name in _list(kept)))
+
+    def save_next_hops(self, addresses: Iterable[IPAddress]) -> str:
+        """Keep the BGP next hops that have an object in the kernel."""
+        return self._save("next_hops", sorted(map(str, addresses)))
+
+    def next_hops(self) -> Loaded[tuple[IPAddress, ...]]:
+        """Return the addresses that `save_next_hops` kept."""
+        return self._load("next_hops", lambda kept: tuple(_address(text) for text in _list(kept)))
+
+    def save_endpoints(self, endpoints: Iterable[Endpoint]) -> str:
+        """Keep the workloads attached to this node."""
+        return self._save("endpoints", [_rendered(e) for e in sorted(endpoints, key=lambda e: e.key)])
+
+    def endpoints(self) -> Loaded[tuple[Endpoint, ...]]:
+        """Return the workloads that `save_endpoints` kept."""
+        return self._load("endpoints", lambda kept: tuple(_endpoint(each) for each in _list(kept)))
+
+    def save_config(self, config: KeptConfig) -> str:
+        """Keep a configuration to come back to. An unconfirmed one is not kept: that is how it is rolled back."""
+        document = {"text": config.text, "file": config.file, "digest": config.digest}
+        return self._save("config", document, is_forced=True)
+
+    def config(self) -> Loaded[KeptConfig]:
+        """Return the configuration that `save_config` kept."""
+        return self._load("config", lambda kept: KeptConfig(*(_field(kept, n) for n in ("text", "file", "digest"))))
+
+    def _save(self, name: str, value: object, *, is_forced: bool = False) -> str:
+        target, fresh = self._directory / f"{name}.json", self._directory / f"{name}.json.new"
+        try:
+            fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with open(fd, "w", encoding="utf-8") as file:  # noqa: PTH123  the mode is given at creation
+                json.dump({name: value}, file, indent=1)
+                file.flush()
+                if is_forced:
+                    os.fsync(file.fileno())
+            fresh.replace(target)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                fresh.unlink()
+            return f"{target} cannot be written: {error.strerror}"
+        return ""
+
+    def _load(self, name: str, parse: Callable[[object], T]) -> Loaded[T]:
+        path = self._directory / f"{name}.json"
+        try:
+            document: object = json.loads(path.read_text(encoding="utf-8"))
+            return Loaded(parse(_member(document, name)))
+        except FileNotFoundError:
+            return Loaded(None)
+        except OSError as error:
+            return Loaded(None, f"{path} cannot be read: {error.strerror}")
+        except (ValueError, RecursionError) as error:
+            return Loaded(None, f"{path} is garbled: {error}")
+
+
+# ── strict reading: each returns its kind of value or raises ValueError in words ──
+
+
+def _member(value: object, name: str) -> object:
+    if not isinstance(value, dict) or name not in value:
+        raise ValueError(f"no {name}")
+    found: object = value[name]
+    return found
+
+
+def _list(value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise ValueError(f"{value!r:.40} is not a list")  # noqa: TRY004  one exception for all that is garbled
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r:.40} is not a text")  # noqa: TRY004  the same
+    return value
+
+
+def _field(value: object, name: str) -> str:
+    return _text(_member(value, name))
+
+
+def _address(value: object) -> IPAddress:
+    return ipaddress.ip_address(_text(value))
+
+
+def _row(value: object, width: int) -> list[object]:
+    row = _list(value)
+    if len(row) != width:
+        raise ValueError(f"{value!r:.40} has not {width} parts")
+    return row
+
+
+def _port(value: object) -> tuple[str, str, int]:
+    name, protocol, number = _row(value, 3)
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise ValueError(f"{number!r:.40} is not a number")  # noqa: TRY004  the same
+    return _text(name), _text(protocol), number
+
+
+def _label(value: object) -> tuple[str, str]:
+    key, text = _row(value, 2)
+    return _text(key), _text(text)
+
+
+def _rendered(endpoint: Endpoint) -> dict[str, object]:
+    return {
+        "name": endpoint.name,
+        "namespace": endpoint.namespace,
+        "labels": endpoint.labels,
+        "addresses": [str(address) for address in endpoint.addresses],
+        "interface": endpoint.interface,
+        "netns": endpoint.netns,
+        "ports": endpoint.ports,
+    }
+
+
+def _endpoint(value: object) -> Endpoint:
+    return Endpoint(
+        name=_field(value, "name"),
+        namespace=_field(value, "namespace"),
+        labels=tuple(sorted(_label(each) for each in _list(_member(value, "labels")))),
+        addresses=tuple(_address(each) for each in _list(_member(value, "addresses"))),
+        interface=_field(value, "interface"),
+        netns=_field(value, "netns"),
+        ports=tuple(_port(each) for each in _list(_member(value, "ports"))),
+    )

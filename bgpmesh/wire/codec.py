@@ -1,0 +1,804 @@
+"""BGP bytes to values and back, with ExaBGP as the protocol engine. The only module that knows it.
+
+ExaBGP encodes and decodes OPENs, negotiates, decodes attributes and every UPDATE that the fast path
+leaves alone. What it has not, or has otherwise than we need it, is here:
+
+* RFC 7606 is acted on here, by the table `ATTRIBUTES`: flags, lengths, duplicates and missing
+  attributes become a withdrawal, a discard or the end of the session. ExaBGP only notes them.
+* ORIGIN above 2, AS 0 (RFC 7607), empty segments and next hops that are no host pass in ExaBGP.
+* Community attributes are arrays of numbers and read as such: ExaBGP sorts the list again for each
+  member, which takes 20 ms for one full message, and every distinct set of a peer would cost that.
+* Any exception of it that is not a `Notify` becomes one: the bytes are the peer's.
+* The graceful-restart capability has the R and F bits that our `Capabilities` say, and nothing is
+  offered that we do not handle (ExaBGP would add enhanced refresh and a host name).
+
+RFC 4271 §4 and §6, RFC 4760, RFC 5492, RFC 6793, RFC 7606, RFC 7607, RFC 9072.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from exabgp.bgp.message import KeepAlive, Notify
+from exabgp.bgp.message import Message as ExaMessage
+from exabgp.bgp.message import Open as ExaOpen
+from exabgp.bgp.message.action import Action
+from exabgp.bgp.message.direction import Direction
+from exabgp.bgp.message.open.asn import ASN
+from exabgp.bgp.message.open.capability import Capabilities as ExaCapabilities
+from exabgp.bgp.message.open.capability import Graceful
+from exabgp.bgp.message.open.capability import Negotiated as ExaNegotiated
+from exabgp.bgp.message.open.capability.capability import Capability
+from exabgp.bgp.message.open.holdtime import HoldTime
+from exabgp.bgp.message.open.routerid import RouterID
+from exabgp.bgp.message.open.version import Version
+from exabgp.bgp.message.refresh import RouteRefresh as ExaRouteRefresh
+from exabgp.bgp.message.update import EOR
+from exabgp.bgp.message.update.attribute import Attribute, Attributes
+from exabgp.bgp.neighbor import Neighbor
+from exabgp.environment import getenv
+from exabgp.logger import log as exabgp_log
+from exabgp.protocol.family import AFI, SAFI
+from exabgp.protocol.ip import NoNextHop
+
+from bgpmesh import log
+from bgpmesh.errors import PeerError
+from bgpmesh.peering.message import (
+    Capabilities,
+    Code,
+    EndOfRib,
+    GracefulRestart,
+    Keepalive,
+    Message,
+    Negotiated,
+    Notification,
+    Open,
+    RouteRefresh,
+)
+from bgpmesh.peering.peer import Peer
+from bgpmesh.rib.export import Batch
+from bgpmesh.route.attributes import (
+    ATTRIBUTES,
+    OPTIONAL_NON_TRANSITIVE,
+    OPTIONAL_TRANSITIVE,
+    Asn,
+    AsPath,
+    AttributeRow,
+    Origin,
+    PathAttributes,
+    RouterId,
+    SegmentKind,
+    Treatment,
+)
+from bgpmesh.route.nlri import Family, IPAddress, Nlri
+from bgpmesh.wire.fastpath import (
+    EXTENDED_LENGTH,
+    HEADER_SIZE,
+    MARKER,
+    MESSAGE_SIZE,
+    MP_REACH,
+    MP_UNREACH,
+    PARTIAL,
+    UPDATE,
+    UPDATE_MINIMUM,
+    Context,
+    Interned,
+    Routes,
+    Table,
+    bound,
+    decode_updates,
+    pack,
+)
+
+__all__ = ["Codec", "Decoded", "Garbage", "Routes"]
+
+OPEN, NOTIFICATION, KEEPALIVE, ROUTE_REFRESH = 1, 3, 4, 5
+_MINIMUM = {OPEN: 29, UPDATE: UPDATE_MINIMUM, NOTIFICATION: 21, KEEPALIVE: 19, ROUTE_REFRESH: 19}  # RFC 4271 §6.1
+_ORIGIN, _AS_PATH, _NEXT_HOP, _MED, _LOCAL_PREF, _ATOMIC, _AGGREGATOR, _COMMUNITIES = range(1, 9)
+_ORIGINATOR_ID, _CLUSTER_LIST, _EXT_COMMUNITIES, _AS4_PATH, _AS4_AGGREGATOR, _LARGE_COMMUNITIES = 9, 10, 16, 17, 18, 32
+_AS_TRANS = Asn(23456)  # RFC 6793 §9
+_ROWS = {row.code: row for row in ATTRIBUTES}
+_INTERNAL_ONLY = {_LOCAL_PREF, _ORIGINATOR_ID, _CLUSTER_LIST}  # RFC 7606 §7.5, §7.9, §7.10
+_UNDERSTOOD = {1, 2, 64, 65}  # capability codes with a field of their own
+_ARRAYS = {_NEXT_HOP: 4, _COMMUNITIES: 4, _EXT_COMMUNITIES: 8, _LARGE_COMMUNITIES: 12}  # octets of a member
+_FAMILIES = {(family.afi, family.safi): family for family in Family}
+_AFI_SAFI = {family: struct.pack("!HB", family.afi, family.safi) for family in Family}
+
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """What ends the session: the NOTIFICATION it earns, and why in words. Nothing is decoded behind it."""
+
+    notification: Notification
+    text: str
+
+
+Decoded = Negotiated | Keepalive | RouteRefresh | EndOfRib | Notification | Routes | Garbage
+
+# What distinguishes negotiation classes: (four-octet AS numbers, external session). The tables are
+# shared by all connections of a class and outlive them, so that a set keeps its object over a flap.
+_TABLES: dict[tuple[bool, bool], Table] = {}
+_ENCODED: dict[bool, dict[PathAttributes, bytes]] = {True: {}, False: {}}  # by four-octet AS numbers
+
+
+@functools.cache
+def _quieten_exabgp() -> None:
+    """Set what ExaBGP keeps for the whole process: no log (a decoded UPDATE would write one), no caches of its own."""
+    settings = getenv()
+    settings.log.enable = False
+    settings.cache.attributes = False
+    exabgp_log.init(settings)
+
+
+class Codec:
+    """The bytes of one connection; `feed` takes what was read, `encode` gives what to write.
+
+    Values may be asked for as soon as it exists, but a peer's OPEN is negotiated against ours: one
+    that comes before ours was encoded waits. Call `feed(b"", now)` after encoding ours.
+    """
+
+    def __init__(self, peer: Peer) -> None:
+        _quieten_exabgp()
+        self._peer = peer
+        self._buffer = b""
+        self._sent: Open | None = None
+        self._is_dead = False
+        self._context: Context | None = None  # once negotiated
+        self._exabgp: Any = None  # ExaBGP's Negotiated, once our OPEN is encoded
+        self._neighbor: Any = None
+        self._four_octet_asn = True
+
+    # ── out ──────────────────────────────────────────────────────────────────
+
+    def encode(self, message: Message) -> bytes:
+        """Return the message with its header; our OPEN is remembered for the negotiation."""
+        match message:
+            case Open():
+                return self._encode_open(message)
+            case Keepalive():
+                return bytes(KeepAlive().message())
+            case RouteRefresh(family):
+                return bytes(ExaRouteRefresh(family.afi, family.safi).message())
+            case EndOfRib(family):
+                return bytes(EOR(AFI.create(family.afi), SAFI.create(family.safi)).message())
+            case Notification(code, subcode, data):
+                return bytes(Notify(code, subcode, data[: MESSAGE_SIZE - HEADER_SIZE - 2]).message())
+
+    def encode_batch(self, batch: Batch) -> list[bytes]:
+        """Return the UPDATEs that announce or withdraw a batch; made once for the update group.
+
+        Withdraws where the attributes leave no room for a prefix: the peer must not keep an older path.
+        """
+        if batch.encoded is not None:
+            return batch.encoded
+        updates: list[bytes] = []
+        if batch.nlris:
+            if batch.attributes is not None:
+                encoded = self._encoded_attributes(batch.attributes)
+                updates = list(_announcements(batch.family, batch.attributes, encoded, batch.nlris))
+            if not updates:
+                updates = list(_withdrawals(batch.family, batch.nlris))
+        batch.encoded = updates
+        return updates
+
+    def _encoded_attributes(self, attributes: PathAttributes) -> bytes:
+        encoded = _ENCODED[self._four_octet_asn]
+        found = encoded.get(attributes)
+        if found is None:
+            found = _encode_attributes(attributes, four_octet_asn=self._four_octet_asn)
+            bound(encoded)
+            encoded[attributes] = found
+        return found
+
+    def _encode_open(self, ours: Open) -> bytes:
+        offered = ours.capabilities
+        self._neighbor = neighbor = Neighbor()
+        neighbor["router-id"] = RouterID(str(ipaddress.IPv4Address(ours.router_id)))
+        neighbor["local-as"], neighbor["peer-as"] = ASN(ours.asn), ASN(self._peer.asn)
+        neighbor["hold-time"] = HoldTime(ours.hold_time)
+        capability = neighbor["capability"]
+        capability["asn4"] = offered.four_octet_asn
+        capability["route-refresh"] = 2 if offered.route_refresh else 0
+        capability["extended-message"] = False
+        for family in offered.families:
+            neighbor.add_family((AFI.create(family.afi), SAFI.create(family.safi)))
+        capabilities = ExaCapabilities().new(neighbor, restarted=False)
+        # Offer only what is handled: no RFC 7313 yet, and no host name.
+        capabilities.pop(Capability.CODE.ENHANCED_ROUTE_REFRESH, None)
+        capabilities.pop(Capability.CODE.HOSTNAME, None)
+        restart = offered.graceful_restart
+        if restart is not None:
+            capabilities[Capability.CODE.GRACEFUL_RESTART] = Graceful().set(
+                Graceful.RESTART_STATE if restart.is_restarting else 0,
+                restart.restart_time,
+                [
+                    (AFI.create(family.afi), SAFI.create(family.safi), Graceful.FORWARDING_STATE if is_kept else 0)
+                    for family, is_kept in restart.families
+                ],
+            )
+        sent = ExaOpen(Version(4), neighbor["local-as"], neighbor["hold-time"], neighbor["router-id"], capabilities)
+        self._exabgp = ExaNegotiated(neighbor)
+        self._exabgp.sent(sent)
+        self._sent = ours
+        return bytes(sent.message())
+
+    # ── in ───────────────────────────────────────────────────────────────────
+
+    def feed(self, data: bytes, now: float) -> list[Decoded]:
+        """Return what the messages completed by `data` say, in order; `now` is when they were read.
+
+        Any chunking gives the same, but that UPDATEs of one attribute set in one chunk may be joined.
+        After Garbage nothing more is decoded.
+        """
+        if self._is_dead:
+            return []
+        buffer = self._buffer + data
+        decoded: list[Decoded] = []
+        at = 0
+        try:
+            while True:
+                if self._context is not None:
+                    routes, at = decode_updates(buffer, at, self._context, now)
+                    decoded += routes
+                stop = _end_of_message(buffer, at)
+                if stop is None or (buffer[at + 18] == OPEN and self._sent is None):
+                    break
+                decoded += self._decode(buffer[at + 18], buffer[at + HEADER_SIZE : stop], now)
+                at = stop
+        except PeerError as error:
+            self._is_dead = True
+            decoded.append(Garbage(Notification(error.code, error.subcode, error.data), error.text))
+        self._buffer = b"" if self._is_dead else buffer[at:]
+        return decoded
+
+    def _decode(self, kind: int, body: bytes, now: float) -> list[Decoded]:
+        """Return what one message says; raises PeerError."""
+        if kind == OPEN:
+            return [self._decode_open(body)]
+        if kind == NOTIFICATION:
+            return [Notification(body[0], body[1], body[2:])]
+        if kind == KEEPALIVE:
+            return [Keepalive()]
+        if self._context is None:
+            raise PeerError(Code.STATE_MACHINE, 1, "UPDATE or ROUTE-REFRESH before OPEN")
+        if kind == ROUTE_REFRESH:
+            return _decode_refresh(body, self._context)
+        return self._decode_update(body, self._context, now)
+
+    def _decode_open(self, body: bytes) -> Negotiated:
+        """Return what both OPENs agree on, with the refusal where they do not (RFC 4271 §6.2)."""
+        if body[0] != 4:
+            raise PeerError(Code.OPEN, 1, f"BGP version {body[0]} instead of 4", b"\0\4")
+        capabilities = tuple(_capabilities(body[9:]))
+        theirs = _called(lambda: ExaMessage.unpack(OPEN, body, Direction.IN, self._exabgp), Code.OPEN)
+        _called(lambda: self._exabgp.received(theirs), Code.OPEN)
+        received = _open(theirs, int.from_bytes(body[5:9], "big"), capabilities)
+        sent = self._sent
+        assert sent is not None  # `feed` waits for it
+        families = tuple(f for f in sent.capabilities.families if f in received.capabilities.families)
+        self._four_octet_asn = bool(self._exabgp.asn4)
+        self._exabgp.families = [(AFI.create(f.afi), SAFI.create(f.safi)) for f in families]
+        table = _TABLES.setdefault((self._four_octet_asn, self._peer.is_external), Table())
+        self._context = Context(frozenset(families), table, self._intern)
+        refusal, text = self._refusal(sent, received)
+        return Negotiated(
+            sent=sent,
+            received=received,
+            hold_time=int(self._exabgp.holdtime),
+            families=families,
+            four_octet_asn=self._four_octet_asn,
+            message_size=MESSAGE_SIZE,
+            refusal=refusal,
+            refusal_text=text,
+        )
+
+    def _refusal(self, sent: Open, received: Open) -> tuple[Notification | None, str]:
+        """Return why the session cannot be: what ExaBGP's validation says, with the real AS numbers, and more."""
+        if received.asn == 0:
+            return Notification(Code.OPEN, 2), "the peer says AS 0, which is reserved (RFC 7607)"
+        if received.router_id == sent.router_id and received.asn == sent.asn:  # ExaBGP compares two octets of the AS
+            return Notification(Code.OPEN, 3), f"the peer has our router id {ipaddress.IPv4Address(sent.router_id)}"
+        if received.asn != self._peer.asn:
+            return Notification(Code.OPEN, 2), f"the peer says AS {received.asn}, expected AS {self._peer.asn}"
+        refused = _called(lambda: self._exabgp.validate(self._neighbor), Code.OPEN)
+        if refused is None:
+            return None, ""
+        code, subcode, text = refused
+        match subcode:
+            case 3:
+                text = f"router id {ipaddress.IPv4Address(received.router_id)} is not valid"
+            case 6:
+                text = f"hold time {received.hold_time} s is below the minimum of 3 s (RFC 4271 §6.2)"
+        return Notification(code, subcode), text
+
+    # ── UPDATE, the slow way ─────────────────────────────────────────────────
+
+    def _decode_update(self, body: bytes, context: Context, now: float) -> list[Decoded]:
+        """Return what an UPDATE says that the fast path left alone; raises PeerError.
+
+        ExaBGP reads the prefixes and the MP attributes, `_intern` the other ones.
+        """
+        withdrawn, attributes, announced = _sections(body)
+        items, fault = _frame(attributes)
+        mp = {item.code: item for item in items if item.code in {MP_REACH, MP_UNREACH}}
+        rest = b"".join(item.raw for item in items if item.code not in mp)
+        if len(mp) < sum(item.code in mp for item in items):
+            raise PeerError(Code.UPDATE, 1, "MP_REACH_NLRI or MP_UNREACH_NLRI stands twice (RFC 7606 §3 g)")
+        bare = _body(withdrawn, b"".join(item.raw for item in mp.values()), announced)
+        update = _called(lambda: ExaMessage.unpack(UPDATE, bare, Direction.IN, self._exabgp), Code.UPDATE)
+        if isinstance(update, EOR):
+            marked = update.nlris[0]
+            family = _FAMILIES.get((int(marked.afi), int(marked.safi)))
+            return [EndOfRib(family)] if family in context.families and not rest and not fault else []
+        if update.attributes:  # it was given the MP ones only and took them out; what it adds is its refusal
+            raise PeerError(Code.UPDATE, 9, "MP_REACH_NLRI or MP_UNREACH_NLRI is empty")
+        if (withdrawn or announced) and Family.IPV4 not in context.families:
+            return [Routes(None, [], [], now, problem="ignored IPv4 prefixes: the family was not agreed")]
+        next_hop = b""
+        if MP_REACH in mp:
+            value = mp[MP_REACH].value
+            next_hop = value[4 : 4 + value[3]]
+        gone, with_next_hop, with_mp = _keys(update, per_prefix=2 if len(next_hop) == 32 else 1)
+        groups = [(hop, keys) for hop, keys in ((b"", with_next_hop), (next_hop, with_mp)) if keys]
+        sets = [] if fault else [context.table.sets.get((hop, rest)) or self._intern(hop, rest) for hop, _ in groups]
+        problem = fault or next((found.problem for found in sets if found.attributes is None), "")
+        if problem:
+            everything = gone + with_next_hop + with_mp
+            return [Routes(None, [], everything, now, treated_as_withdraw=1, problem=problem)] if everything else []
+        routes = [Routes(found.attributes, keys, [], now) for found, (_, keys) in zip(sets, groups, strict=True)]
+        if gone and not routes:
+            routes.append(Routes(None, [], [], now))
+        if routes:
+            routes[0].withdrawn = gone
+        if sets:
+            routes[0].attributes_discarded, routes[0].problem = sets[0].discarded, sets[0].problem
+        return list(routes)
+
+    def _intern(self, next_hop: bytes, rest: bytes) -> Interned:
+        """Decode a set of attribute bytes and remember it; raises PeerError for what resets the session."""
+        reading = _Reading(self._exabgp, is_external=self._peer.is_external)
+        try:
+            interned = Interned(reading.read(next_hop, rest), reading.discarded, reading.problem)
+        except _TreatAsWithdraw as reason:
+            interned = Interned(None, reading.discarded, str(reason))
+        _TABLES[self._four_octet_asn, self._peer.is_external].keep(next_hop, rest, interned)
+        return interned
+
+
+# ── in: messages ─────────────────────────────────────────────────────────────
+
+
+def _called(call: Callable[[], Any], code: Code) -> Any:
+    """Return what ExaBGP answers; raises PeerError for what it refuses, and for what it trips over (`code`)."""
+    try:
+        return call()
+    except Notify as error:
+        if error.code == Code.HEADER:
+            raise PeerError(error.code, error.subcode, "bad message length", bytes(error.data)) from error
+        raise PeerError(error.code, error.subcode, bytes(error.data).decode("utf-8", "replace")) from error
+    except Exception as error:  # the bytes are the peer's, and what ExaBGP trips over is not listed
+        raise PeerError(code, 0, f"not understood ({type(error).__name__})") from error
+
+
+def _end_of_message(buffer: bytes, at: int) -> int | None:
+    """Return where the message at `at` ends, None while it is not whole; raises PeerError (RFC 4271 §6.1)."""
+    if len(buffer) - at < HEADER_SIZE:
+        return None
+    marker, length, kind = struct.unpack_from("!16sHB", buffer, at)
+    if marker != MARKER:
+        raise PeerError(Code.HEADER, 1, "the marker is not all ones")
+    if not _MINIMUM.get(kind, HEADER_SIZE) <= length <= MESSAGE_SIZE or (kind == KEEPALIVE and length != HEADER_SIZE):
+        text = f"{length} octets is no length of a message of type {kind}"
+        raise PeerError(Code.HEADER, 2, text, length.to_bytes(2, "big"))
+    if kind not in _MINIMUM:
+        raise PeerError(Code.HEADER, 3, f"message type {kind} is not known", bytes((kind,)))
+    return at + length if at + length <= len(buffer) else None
+
+
+def _decode_refresh(body: bytes, context: Context) -> list[Decoded]:
+    """Return the request; other subtypes and families are ignored (RFC 2918 §4, RFC 7313 §5)."""
+    if len(body) != 4:
+        whole = _message(ROUTE_REFRESH, body)
+        raise PeerError(Code.ROUTE_REFRESH, 1, f"ROUTE-REFRESH with {len(body)} octets instead of 4", whole)
+    afi, subtype, safi = struct.unpack("!HBB", body)
+    family = _FAMILIES.get((afi, safi))
+    return [RouteRefresh(family)] if family in context.families and subtype == 0 else []
+
+
+def _capabilities(parameters: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield (code, value) of each capability of an OPEN; raises PeerError (RFC 5492 §4, RFC 9072 §2)."""
+    size, at, width = parameters[0], 1, 1
+    if size == 255 and parameters[1:2] == b"\xff":
+        size, at, width = int.from_bytes(parameters[2:4], "big"), 4, 2
+    if len(parameters) - at != size:
+        raise PeerError(Code.OPEN, 0, f"optional parameters of {len(parameters) - at} octets, their length says {size}")
+    while at < len(parameters):
+        value_at = at + 1 + width
+        stop = value_at + int.from_bytes(parameters[at + 1 : value_at], "big")
+        if value_at > len(parameters) or stop > len(parameters):
+            raise PeerError(Code.OPEN, 0, "an optional parameter is cut short")
+        if parameters[at] != 2:
+            raise PeerError(Code.OPEN, 4, f"optional parameter {parameters[at]} is not supported")
+        at = value_at
+        while at < stop:
+            end = at + 2 + parameters[at + 1] if at + 1 < stop else stop + 1
+            if end > stop:
+                raise PeerError(Code.OPEN, 0, f"capability {parameters[at]} is cut short")
+            yield parameters[at], parameters[at + 2 : end]
+            at = end
+
+
+def _open(theirs: Any, router_id: int, capabilities: tuple[tuple[int, bytes], ...]) -> Open:
+    """Return a peer's OPEN as ExaBGP read it; `capabilities` are as they came."""
+    offered = theirs.capabilities
+    real_asn = offered.get(Capability.CODE.FOUR_BYTES_ASN)
+    multiprotocol = offered.get(Capability.CODE.MULTIPROTOCOL)
+    restart = offered.get(Capability.CODE.GRACEFUL_RESTART)
+    families: tuple[Family, ...] = (Family.IPV4,)  # RFC 4760 §8: what a speaker without the capability speaks
+    if multiprotocol is not None:
+        known = (_FAMILIES.get((int(afi), int(safi))) for afi, safi in multiprotocol)
+        families = tuple(dict.fromkeys(family for family in known if family is not None))
+    graceful = None
+    if restart is not None:
+        kept = ((_FAMILIES.get((int(afi), int(safi))), flags) for (afi, safi), flags in restart.items())
+        graceful = GracefulRestart(
+            restart_time=int(restart.restart_time),
+            is_restarting=bool(restart.restart_flag & Graceful.RESTART_STATE),
+            families=tuple((f, bool(flags & Graceful.FORWARDING_STATE)) for f, flags in kept if f is not None),
+        )
+    return Open(
+        asn=Asn(int(theirs.asn if real_asn is None else real_asn)),
+        hold_time=int(theirs.hold_time),
+        router_id=RouterId(router_id),
+        capabilities=Capabilities(
+            families=families,
+            four_octet_asn=real_asn is not None,
+            route_refresh=bool(offered.announced(Capability.CODE.ROUTE_REFRESH)),
+            graceful_restart=graceful,
+            other=tuple((code, value) for code, value in capabilities if code not in _UNDERSTOOD),
+        ),
+    )
+
+
+# ── in: UPDATE ───────────────────────────────────────────────────────────────
+
+
+class _TreatAsWithdraw(Exception):  # noqa: N818  # it is no error of the session
+    """An attribute is malformed so that its UPDATE withdraws its prefixes (RFC 7606 §2); the text says why."""
+
+
+class _Item(NamedTuple):
+    """One path attribute as it stands."""
+
+    flags: int
+    code: int
+    value: bytes
+    raw: bytes
+
+
+def _sections(body: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return withdrawn routes, path attributes and NLRI; raises PeerError (RFC 4271 §6.3)."""
+    attributes_at = 4 + int.from_bytes(body[:2], "big")
+    nlri_at = attributes_at + int.from_bytes(body[attributes_at - 2 : attributes_at], "big")
+    if attributes_at > len(body) or nlri_at > len(body):
+        raise PeerError(Code.UPDATE, 1, "the lengths inside the UPDATE exceed it")
+    return body[2 : attributes_at - 2], body[attributes_at:nlri_at], body[nlri_at:]
+
+
+def _frame(attributes: bytes) -> tuple[list[_Item], str]:
+    """Return the attributes, and what is wrong with their lengths; then those before the fault (RFC 7606 §4)."""
+    items: list[_Item] = []
+    at, size = 0, len(attributes)
+    while at < size:
+        flags, code = attributes[at], attributes[at + 1] if at + 1 < size else 0
+        value_at = at + (4 if flags & EXTENDED_LENGTH else 3)
+        stop = value_at + int.from_bytes(attributes[at + 2 : value_at], "big")
+        if value_at > size or stop > size:
+            return items, f"attribute {code} exceeds the attributes' length"
+        items.append(_Item(flags, code, attributes[value_at:stop], attributes[at:stop]))
+        at = stop
+    return items, ""
+
+
+def _keys(update: Any, per_prefix: int) -> tuple[list[Nlri], list[Nlri], list[Nlri]]:
+    """Return the keys ExaBGP found: withdrawn, announced, announced in MP_REACH_NLRI.
+
+    It has one NLRI for each of the `per_prefix` addresses of an MP next hop.
+    """
+    gone: list[Nlri] = []
+    with_next_hop: list[Nlri] = []
+    with_mp: list[Nlri] = []
+    for nlri in update.nlris:
+        packed, length = nlri.cidr.ton(), int(nlri.cidr.mask)
+        shift = len(packed) * 8 - length
+        key = Nlri(bytes((length,)) + (int.from_bytes(packed, "big") >> shift << shift).to_bytes(len(packed), "big"))
+        # The UPDATE it was given has no NEXT_HOP, so only MP_REACH_NLRI gives a prefix one.
+        keys = gone if nlri.action == Action.WITHDRAW else with_next_hop if nlri.nexthop is NoNextHop else with_mp
+        keys.append(key)
+    return gone, with_next_hop, with_mp[::per_prefix]
+
+
+class _Reading:
+    """One set of attribute bytes being read, by the table of RFC 7606; afterwards what was discarded, and why."""
+
+    def __init__(self, negotiated: Any, *, is_external: bool) -> None:
+        self.discarded = 0
+        self.problem = ""
+        self._negotiated = negotiated
+        self._is_external = is_external
+        self._decoded = Attributes()  # what ExaBGP reads
+        self._arrays: dict[int, bytes] = {}  # what we read
+        self._other: list[tuple[int, int, bytes]] = []
+
+    def read(self, next_hop: bytes, rest: bytes) -> PathAttributes:
+        """Return what the attributes say; `next_hop` is that of MP_REACH_NLRI or b"".
+
+        Raises _TreatAsWithdraw, or PeerError for an unknown well-known attribute (RFC 4271 §6.3).
+        """
+        items, fault = _frame(rest)
+        if fault:
+            raise _TreatAsWithdraw(fault)
+        seen: set[int] = set()
+        for item in items:
+            row = _ROWS.get(item.code)
+            if item.code in seen:
+                self._discard(f"attribute {item.code} stands more than once (RFC 7606 §3 g)")
+            elif row is not None:
+                self._read_known(row, item, has_mp_next_hop=bool(next_hop))
+            elif item.code in {_AS4_PATH, _AS4_AGGREGATOR}:
+                self._read_four_octet(item)
+            elif not item.flags & OPTIONAL_NON_TRANSITIVE:
+                raise PeerError(Code.UPDATE, 2, f"well-known attribute {item.code} is not known", item.raw)
+            else:
+                self._other.append((item.flags & (OPTIONAL_TRANSITIVE | PARTIAL), item.code, item.value))
+            seen.add(item.code)
+        wanted = (_ORIGIN, _AS_PATH) if next_hop else (_ORIGIN, _AS_PATH, _NEXT_HOP)
+        missing = [_ROWS[code].name for code in wanted if code not in seen]
+        if missing:
+            raise _TreatAsWithdraw(f"{', '.join(missing)} missing (RFC 7606 §3 d)")
+        if _AGGREGATOR not in self._decoded:
+            self._decoded.pop(_AS4_AGGREGATOR, None)
+        _called(self._decoded.reconcile_four_octet_as, Code.UPDATE)
+        return self._attributes(next_hop or self._arrays[_NEXT_HOP])
+
+    def _discard(self, why: str) -> None:
+        self.discarded += 1
+        self.problem = self.problem or why
+
+    def _read_known(self, row: AttributeRow, item: _Item, *, has_mp_next_hop: bool) -> None:
+        if row.code in _INTERNAL_ONLY and self._is_external:
+            self._discard(f"{row.name} from an external peer")
+            return
+        if row.code == _NEXT_HOP and has_mp_next_hop:
+            return  # RFC 4760 §3: not looked at
+        if item.flags & OPTIONAL_TRANSITIVE != row.flags:
+            raise _TreatAsWithdraw(f"{row.name} with flags 0x{item.flags:02x} (RFC 7606 §3 c)")
+        why = self._malformation(row, item)
+        if why and row.malformed is Treatment.DISCARD:
+            self._discard(why)
+        elif why:
+            raise _TreatAsWithdraw(why)
+
+    def _read_four_octet(self, item: _Item) -> None:
+        """Read AS4_PATH or AS4_AGGREGATOR; not from one who need not send them (RFC 6793 §4.1)."""
+        if self._negotiated.asn4:
+            return
+        if item.flags & OPTIONAL_TRANSITIVE != OPTIONAL_TRANSITIVE:
+            self._discard(f"attribute {item.code} with flags 0x{item.flags:02x}")
+            return
+        why = _aggregator_malformation(item) or self._passed_to_exabgp(item, OPTIONAL_TRANSITIVE)
+        if why:
+            self._discard(f"attribute {item.code}: {why}")
+
+    def _malformation(self, row: AttributeRow, item: _Item) -> str:
+        """Keep what a known attribute says, or return what is wrong with it."""
+        size = _ARRAYS.get(row.code)
+        if size is not None:
+            if not item.value or len(item.value) % size or (row.code == _NEXT_HOP and len(item.value) != size):
+                return f"{row.name} of {len(item.value)} octets"
+            self._arrays[row.code] = item.value
+            return ""
+        if not item.value and row.code not in {_AS_PATH, _ATOMIC}:
+            return f"{row.name} is empty"
+        if row.code == _ORIGIN and (len(item.value) != 1 or item.value[0] > Origin.INCOMPLETE):
+            return f"origin is {item.value.hex()}"
+        why = _aggregator_malformation(item) or self._passed_to_exabgp(item, row.flags)
+        return f"{row.name}: {why}" if why else ""
+
+    def _passed_to_exabgp(self, item: _Item, flags: int) -> str:
+        try:
+            decoded = _called(
+                lambda: Attribute.unpack(item.code, flags, item.value, Direction.IN, self._negotiated), Code.UPDATE
+            )
+        except PeerError as error:
+            return error.text
+        self._decoded.add(decoded)
+        return ""
+
+    def _attributes(self, next_hop: bytes) -> PathAttributes:
+        decoded, arrays = self._decoded, self._arrays
+        # reconcile_four_octet_as has dropped the AGGREGATOR of AS_TRANS where AS4_AGGREGATOR says who it was
+        aggregator = decoded.get(_AGGREGATOR, decoded.get(_AS4_AGGREGATOR))
+        return PathAttributes(
+            origin=Origin(decoded[_ORIGIN].origin),
+            as_path=self._as_path(),
+            next_hop=_host(next_hop[:16]),
+            link_local=_link_local(next_hop[16:]),
+            med=int(decoded[_MED].med) if _MED in decoded else None,
+            local_pref=int(decoded[_LOCAL_PREF].localpref) if _LOCAL_PREF in decoded else None,
+            atomic_aggregate=_ATOMIC in decoded,
+            aggregator=None
+            if aggregator is None
+            else (Asn(int(aggregator.asn)), ipaddress.IPv4Address(aggregator.speaker.ton())),
+            communities=tuple(sorted(n for (n,) in set(struct.iter_unpack("!I", arrays.get(_COMMUNITIES, b""))))),
+            originator_id=_router_id(decoded[_ORIGINATOR_ID].ton()) if _ORIGINATOR_ID in decoded else None,
+            cluster_list=tuple(_router_id(c.ton()) for c in decoded[_CLUSTER_LIST].clusters)
+            if _CLUSTER_LIST in decoded
+            else (),
+            ext_communities=tuple(
+                sorted(c for (c,) in set(struct.iter_unpack("8s", arrays.get(_EXT_COMMUNITIES, b""))))
+            ),
+            large_communities=tuple(sorted(set(struct.iter_unpack("!III", arrays.get(_LARGE_COMMUNITIES, b""))))),
+            other=tuple(self._other),
+        )
+
+    def _as_path(self) -> AsPath:
+        path = self._decoded.get(_AS_PATH)
+        segments = () if path is None else path.aspath
+        read = AsPath(tuple((SegmentKind(s.ID), tuple(Asn(int(asn)) for asn in s)) for s in segments))
+        for kind, members in read.segments:
+            if not members:
+                raise _TreatAsWithdraw("as_path has an empty segment (RFC 7606 §7.2)")
+            if 0 in members:
+                raise _TreatAsWithdraw("as_path has AS 0 (RFC 7607 §2)")
+            if self._is_external and kind in {SegmentKind.CONFED_SEQUENCE, SegmentKind.CONFED_SET}:
+                raise _TreatAsWithdraw("as_path has a confederation segment from outside (RFC 5065 §5)")
+        return read
+
+
+def _aggregator_malformation(item: _Item) -> str:
+    """Return what ExaBGP lets pass in AGGREGATOR and AS4_AGGREGATOR: AS 0 (RFC 7607 §2)."""
+    is_aggregator = item.code in {_AGGREGATOR, _AS4_AGGREGATOR}
+    return "AS 0 (RFC 7607 §2)" if is_aggregator and not any(item.value[:-4]) else ""
+
+
+def _host(packed: bytes) -> IPAddress:
+    """Return a next hop; raises _TreatAsWithdraw where it can be no host (RFC 4271 §6.3)."""
+    address = ipaddress.ip_address(packed)
+    if address.is_unspecified or address.is_multicast or (packed[0] in {0, *range(240, 256)} and len(packed) == 4):
+        raise _TreatAsWithdraw(f"next_hop {address} is no host")
+    return address
+
+
+def _link_local(packed: bytes) -> IPAddress | None:
+    """Return the second address of an IPv6 next hop, where it is what it should be (RFC 2545 §3)."""
+    address = ipaddress.ip_address(packed) if packed else None
+    return address if address is not None and address.is_link_local else None
+
+
+def _router_id(packed: bytes) -> RouterId:
+    return RouterId(int.from_bytes(packed, "big"))
+
+
+# ── out ──────────────────────────────────────────────────────────────────────
+
+
+def _message(kind: int, body: bytes) -> bytes:
+    return MARKER + struct.pack("!HB", HEADER_SIZE + len(body), kind) + body
+
+
+def _body(withdrawn: bytes, attributes: bytes, announced: bytes) -> bytes:
+    return b"".join(
+        (len(withdrawn).to_bytes(2, "big"), withdrawn, len(attributes).to_bytes(2, "big"), attributes, announced)
+    )
+
+
+def _attribute(flags: int, code: int, value: bytes) -> bytes:
+    if len(value) > 255:
+        return struct.pack("!BBH", flags | EXTENDED_LENGTH, code, len(value)) + value
+    return bytes((flags, code, len(value))) + value
+
+
+def _announcements(family: Family, attributes: PathAttributes, encoded: bytes, keys: list[Nlri]) -> Iterator[bytes]:
+    """Yield UPDATEs; none, and a warning, where the attributes leave no room for a prefix."""
+    hop = attributes.next_hop
+    if hop is None or hop.max_prefixlen != family.bits:
+        raise ValueError(f"{family.label} prefixes with next hop {hop}")
+    room = MESSAGE_SIZE - UPDATE_MINIMUM - len(encoded)
+    reach = b""
+    if family is Family.IPV6:
+        hops = hop.packed + (b"" if attributes.link_local is None else attributes.link_local.packed)
+        reach = _AFI_SAFI[family] + bytes((len(hops),)) + hops + b"\0"
+        room -= 4 + len(reach)
+    if room < family.bits // 8 + 1:
+        log.warning("update.too_long", family=family.label, octets_count=len(encoded), prefixes_count=len(keys))
+        return
+    for nlri in pack(keys, family, room):
+        if family is Family.IPV4:
+            yield _message(UPDATE, _body(b"", encoded, nlri))
+        else:  # RFC 7606 §5.1: MP_REACH_NLRI comes first
+            mp = _attribute(OPTIONAL_NON_TRANSITIVE, MP_REACH, reach + nlri)
+            yield _message(UPDATE, _body(b"", mp + encoded, b""))
+
+
+def _withdrawals(family: Family, keys: list[Nlri]) -> Iterator[bytes]:
+    room = MESSAGE_SIZE - UPDATE_MINIMUM
+    if family is Family.IPV4:
+        for nlri in pack(keys, family, room):
+            yield _message(UPDATE, _body(nlri, b"", b""))
+    else:
+        for nlri in pack(keys, family, room - 7):
+            mp = _attribute(OPTIONAL_NON_TRANSITIVE, MP_UNREACH, _AFI_SAFI[family] + nlri)
+            yield _message(UPDATE, _body(b"", mp, b""))
+
+
+def _encode_attributes(attributes: PathAttributes, *, four_octet_asn: bool) -> bytes:
+    """Return every attribute but the MP ones in ascending order of their codes (RFC 4271 §5).
+
+    NEXT_HOP is among them where it is an IPv4 address.
+    """
+    values: dict[int, bytes] = {_ORIGIN: bytes((attributes.origin,))}
+    values[_AS_PATH] = _segments(attributes.as_path, four_octet_asn=four_octet_asn)
+    if attributes.next_hop is not None and attributes.next_hop.version == 4:
+        values[_NEXT_HOP] = attributes.next_hop.packed
+    for code, number in (
+        (_MED, attributes.med),
+        (_LOCAL_PREF, attributes.local_pref),
+        (_ORIGINATOR_ID, attributes.originator_id),
+    ):
+        if number is not None:
+            values[code] = number.to_bytes(4, "big")
+    if attributes.atomic_aggregate:
+        values[_ATOMIC] = b""
+    others = dict(_for_old_speakers(attributes) if not four_octet_asn else ())
+    if attributes.aggregator is not None:
+        asn, speaker = attributes.aggregator
+        values[_AGGREGATOR] = _asn(asn, four_octet_asn=four_octet_asn) + speaker.packed
+    for code, members in (
+        (_COMMUNITIES, [number.to_bytes(4, "big") for number in attributes.communities]),
+        (_CLUSTER_LIST, [number.to_bytes(4, "big") for number in attributes.cluster_list]),
+        (_EXT_COMMUNITIES, attributes.ext_communities),
+        (_LARGE_COMMUNITIES, [struct.pack("!III", *numbers) for numbers in attributes.large_communities]),
+    ):
+        if members:
+            values[code] = b"".join(members)
+    encoded = {code: _attribute(_ROWS[code].flags, code, value) for code, value in values.items()}
+    encoded |= {code: _attribute(OPTIONAL_TRANSITIVE, code, value) for code, value in others.items()}
+    for flags, code, value in attributes.other:
+        if flags & OPTIONAL_TRANSITIVE == OPTIONAL_TRANSITIVE:  # the others end here (RFC 4271 §5)
+            encoded[code] = _attribute(OPTIONAL_TRANSITIVE | PARTIAL, code, value)
+    return b"".join(encoded[code] for code in sorted(encoded))
+
+
+def _asn(asn: Asn, *, four_octet_asn: bool) -> bytes:
+    if four_octet_asn:
+        return asn.to_bytes(4, "big")
+    return (asn if asn < 65536 else _AS_TRANS).to_bytes(2, "big")
+
+
+def _segments(path: AsPath, *, four_octet_asn: bool) -> bytes:
+    """Return the segments' bytes; one segment holds 255 AS numbers at most (RFC 4271 §4.3)."""
+    return b"".join(
+        bytes((kind, len(members[at : at + 255])))
+        + b"".join(_asn(asn, four_octet_asn=four_octet_asn) for asn in members[at : at + 255])
+        for kind, members in path.segments
+        for at in range(0, len(members), 255)
+    )
+
+
+def _for_old_speakers(attributes: PathAttributes) -> Iterator[tuple[int, bytes]]:
+    """Yield AS4_PATH and AS4_AGGREGATOR where AS_TRANS stands for something (RFC 6793 §4.2.2)."""
+    kinds = {SegmentKind.SEQUENCE, SegmentKind.SET}
+    if any(asn > 65535 for _, members in attributes.as_path.segments for asn in members):
+        path = AsPath(tuple(segment for segment in attributes.as_path.segments if segment[0] in kinds))
+        value = _segments(path, four_octet_asn=True)
+        if value:
+            yield _AS4_PATH, value
+    if attributes.aggregator is not None and attributes.aggregator[0] > 65535:
+        asn, speaker = attributes.aggregator
+        yield _AS4_AGGREGATOR, asn.to_bytes(4, "big") + speaker.packed

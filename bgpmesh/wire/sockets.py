@@ -1,0 +1,142 @@
+"""What is set on a BGP socket, and the words for what goes wrong with one. ExaBGP's helpers set MD5 and GTSM.
+
+* **TTL on the listener.** Its SYN-ACK must pass the GTSM check of any peer, so it leaves with 255; an
+  accepted socket then gets what its peer is configured for (RFC 5082 §3).
+* **MD5 failures are silent** (RFC 2385): segments vanish and calls time out. The kernel's counters are all
+  there is; they count for the whole network namespace, and only what reaches it. Hence "suspected".
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import itertools
+import os
+import socket
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from exabgp.protocol.family import AFI
+from exabgp.reactor.network.error import MD5Error, TTLError
+from exabgp.reactor.network.tcp import md5, set_minimum_ttl, set_sending_ttl
+
+from bgpmesh.peering.peer import Peer
+from bgpmesh.route.nlri import IPAddress
+
+BACKLOG = 128
+UNSENT_MARK = 131072  # octets in the kernel not yet sent above which it takes no more
+TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; Python has no name for it
+NETSTAT = Path("/proc/net/netstat")
+MD5_COUNTERS = ("TCPMD5Failure", "TCPMD5NotFound", "TCPMD5Unexpected")
+
+SocketError = (OSError, MD5Error, TTLError, ValueError)  # what any of these functions may raise
+
+_WORDS = {
+    errno.ECONNREFUSED: "connection refused",
+    errno.ECONNRESET: "connection reset by peer",
+    errno.EPIPE: "connection reset by peer",
+    errno.ETIMEDOUT: "timed out",
+    errno.EHOSTUNREACH: "no route to host",
+    errno.ENETUNREACH: "network unreachable",
+}
+
+
+def listening_socket(address: IPAddress, port: int, keys: Mapping[IPAddress, str]) -> socket.socket:
+    """Return a socket that listens on this address only, with these MD5 keys from its first moment on."""
+    sock = _socket(address)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if address.version == 6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        set_sending_ttl(sock, _afi(address), str(address), 255)
+        set_keys(sock, {}, keys)
+        sock.bind(sockaddr(address, port))
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def calling_socket(peer: Peer) -> socket.socket:
+    """Return a socket whose call to the peer is under way, from our own address."""
+    sock = _socket(peer.address)
+    try:
+        prepare(sock, peer)
+        if peer.password:
+            set_keys(sock, {}, {peer.address: peer.password})
+        if peer.local_address is not None:
+            sock.bind(sockaddr(peer.local_address, 0))
+        code = sock.connect_ex(sockaddr(peer.address, peer.port))
+        if code not in {0, errno.EINPROGRESS}:
+            raise OSError(code, os.strerror(code))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def prepare(sock: socket.socket, peer: Peer) -> None:
+    """Set what every connection with this peer needs: no delay, its TTL, and GTSM (RFC 5082 §3)."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # Routes wait in the RIB, where they coalesce, rather than in the kernel, where they cannot.
+    sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_MARK)
+    afi, address = _afi(peer.address), str(peer.address)
+    ttl = -1  # the kernel's default
+    if peer.ttl_security:
+        ttl = 255
+        set_minimum_ttl(sock, afi, address, 256 - peer.ttl_security)
+    elif peer.is_external:
+        ttl = peer.multihop or 1
+    set_sending_ttl(sock, afi, address, ttl)
+
+
+def set_keys(sock: socket.socket, present: Mapping[IPAddress, str], wanted: Mapping[IPAddress, str]) -> None:
+    """Make the MD5 keys on a socket, by remote address, those that are wanted."""
+    for address in present.keys() - wanted.keys():
+        md5(sock, str(address), 0, "", False)
+    for address, password in wanted.items():
+        if present.get(address) != password:
+            md5(sock, str(address), 0, password, False)
+
+
+def sockaddr(address: IPAddress, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
+    """Return what the socket calls take; a link-local address carries its link."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return (str(address), port)
+    scope = socket.if_nametoindex(address.scope_id) if address.scope_id else 0
+    return (str(address).partition("%")[0], port, 0, scope)
+
+
+def words(error: Exception, local: IPAddress | None = None) -> str:
+    """Return why a socket call failed, as an operator would say it; `local` is the address it was bound to."""
+    if isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL and local is not None:
+        return f"the local address {local} is not on this host"
+    if isinstance(error, OSError) and error.errno is not None:
+        return _WORDS.get(error.errno) or os.strerror(error.errno).lower()
+    return str(error)
+
+
+def md5_counters() -> Counter[str]:
+    """Return the kernel's counters of segments refused for their MD5 signature, in this network namespace."""
+    lines = [line.split() for line in NETSTAT.read_text(encoding="ascii").splitlines()]
+    for names, values in itertools.pairwise(lines):
+        if names[0] == values[0] == "TcpExt:" and names[1].isalpha():
+            found = dict(zip(names[1:], map(int, values[1:]), strict=True))
+            return Counter({name: found.get(name, 0) for name in MD5_COUNTERS})
+    return Counter()
+
+
+def rise(before: Counter[str], after: Counter[str]) -> str:
+    """Return which counters rose, in words; empty if none did."""
+    return ", ".join(f"{name} rose by {count}" for name, count in (after - before).items())
+
+
+def _socket(address: IPAddress) -> socket.socket:
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+
+
+def _afi(address: IPAddress) -> object:
+    return AFI.ipv4 if address.version == 4 else AFI.ipv6

@@ -1,0 +1,548 @@
+"""The sockets: listen, call, read, write; nothing here knows what a message means.
+
+Complications that shaped this:
+
+ 1. **Fairness.** One turn of the loop reads one piece from each connection that has something, and the
+    piece shrinks where decoding it took long. A peer that floods us delays nobody's keepalive.
+ 2. **Back-pressure out.** The RIB is asked for routes only while little is waiting to be sent, so a peer
+    that stops reading costs one slice of bytes; its changes coalesce in the RIB meanwhile.
+ 3. **Back-pressure in.** While the engine's queue is long nothing is read; TCP slows the peers down.
+ 4. **The last words.** A peer says NOTIFICATION, then closes; our next write then fails while that
+    message still lies unread. So a failed write never ends a connection: the reader does, once it
+    has read all there is. The other way round, closing with unread bytes would send a reset that
+    destroys our NOTIFICATION on its way: we shut down the sending side and wait for the peer to close.
+
+RFC 4271 §8.2.1. What is set on a socket, and the words for what goes wrong with one, are in `sockets`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import itertools
+import socket
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from bgpmesh import log
+from bgpmesh.events import (
+    Command,
+    Connected,
+    ConnectFailed,
+    Dial,
+    Disconnected,
+    Event,
+    GarbageReceived,
+    Hangup,
+    MessageReceived,
+    OpenReceived,
+    RoutesReceived,
+    Send,
+    StartRoutes,
+)
+from bgpmesh.peering.message import EndOfRib, Keepalive, Message, Negotiated, Notification, Open, RouteRefresh
+from bgpmesh.peering.peer import Peer
+from bgpmesh.rib.export import Batch
+from bgpmesh.route.nlri import IPAddress
+from bgpmesh.route.path import PeerName
+from bgpmesh.wire.codec import Codec, Decoded, Garbage
+from bgpmesh.wire.sockets import (
+    SocketError,
+    calling_socket,
+    listening_socket,
+    md5_counters,
+    prepare,
+    rise,
+    set_keys,
+    words,
+)
+
+CONNECT_S = 5.0  # a call that is not answered; the kernel repeats its SYN after 1 and 3 s
+HANGUP_S = 1.0  # for what was sent to leave, and for the peer to close
+UPKEEP_S = 1.0  # listeners that could not be bound, and the MD5 counters
+BUSY_S = 0.002  # until we look again whether the engine has caught up
+
+LEAST_READ, FIRST_READ, MOST_READ = 4096, 65536, 262144  # octets in one piece
+LONG_S = 0.010  # decoding a piece should not take longer (house.md B8)
+WRITE_MARK = 131072  # octets waiting to be sent above which no routes are asked for
+PULL_PREFIXES = 2000  # in one slice of routes
+
+_KINDS: dict[type, str] = {
+    Open: "open",
+    Negotiated: "open",
+    Keepalive: "keepalive",
+    RouteRefresh: "route-refresh",
+    EndOfRib: "update",
+    Notification: "notification",
+}
+
+
+class CodecLike(Protocol):
+    """What the speaker needs of a codec: one for each connection."""
+
+    def encode(self, message: Message) -> bytes:
+        """Return the message with its header."""
+
+    def feed(self, data: bytes, now: float) -> list[Decoded]:
+        """Return what the messages completed by `data` say."""
+
+    def encode_batch(self, batch: Batch) -> list[bytes]:
+        """Return the UPDATEs of a batch."""
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """One TCP connection with a peer; read by views, changed only by the speaker."""
+
+    number: int
+    peer: Peer
+    is_inbound: bool
+    sock: socket.socket = field(repr=False)
+    codec: CodecLike = field(repr=False)
+    wants_routes: bool = False  # the session is established
+    waiting: int = 0  # octets that the kernel has not taken yet
+    octets_in: int = 0
+    octets_out: int = 0
+    out: deque[memoryview] = field(default_factory=deque, repr=False)
+    piece: int = FIRST_READ
+    write_error: str = ""
+    closer: asyncio.TimerHandle | None = None  # while hanging up
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """A connection attempt under way."""
+
+    peer: Peer
+    sock: socket.socket
+    timer: asyncio.TimerHandle
+    counters: Counter[str]  # MD5 counters at its begin
+
+
+@dataclass(slots=True, eq=False)
+class _Listener:
+    """What should listen on one address and port, and does once `sock` is there."""
+
+    address: IPAddress
+    port: int
+    peers: dict[IPAddress, Peer] = field(default_factory=dict)  # by remote address
+    sock: socket.socket | None = None
+    keys: dict[IPAddress, str] = field(default_factory=dict)  # MD5 keys the kernel has
+
+    @property
+    def place(self) -> str:
+        """Address and port as people write them."""
+        return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"
+
+
+class Speaker:
+    """All BGP sockets of the node. Called from inside the running loop; reports from it, never re-entrantly.
+
+    Read by views: `connections`, `messages` (by peer, direction in/out and type), `strangers` (connections
+    from unknown addresses, closed at once) and `problems` (what cannot be listened on, with the reason).
+    """
+
+    def __init__(
+        self,
+        report: Callable[[Event], None],
+        take: Callable[[PeerName, int], list[Batch | EndOfRib]],
+        *,
+        is_busy: Callable[[], bool] = lambda: False,
+        codec: Callable[[Peer], CodecLike] = Codec,
+    ) -> None:
+        """`take(peer, limit)` gives the next routes for a peer; `is_busy` stops reading for a while."""
+        self.connections: dict[int, Connection] = {}
+        self.messages: Counter[tuple[PeerName, str, str]] = Counter()
+        self.strangers = 0
+        self.problems: dict[str, str] = {}
+        self._report = report
+        self._take = take
+        self._is_busy = is_busy
+        self._codec = codec
+        self._numbers = itertools.count(1)
+        self._peers: dict[PeerName, Peer] = {}
+        self._listeners: dict[tuple[IPAddress, int], _Listener] = {}
+        self._calls: dict[PeerName, _Call] = {}
+        self._hanging_up: set[Connection] = set()
+        self._hungry: OrderedDict[int, Connection] = OrderedDict()  # to be asked for routes, in this order
+        self._is_pulling = False
+        self._md5_seen: Counter[str] = Counter()
+
+    # ── the door ─────────────────────────────────────────────────────────────
+
+    async def run(self) -> None:
+        """Keep the listeners up until cancelled; then close every socket."""
+        self._md5_seen = md5_counters()
+        try:
+            while True:
+                self._upkeep()
+                await asyncio.sleep(UPKEEP_S)
+        finally:
+            for call in list(self._calls.values()):
+                self._end_call(call).close()
+            for connection in [*self.connections.values(), *self._hanging_up]:
+                self._close(connection)
+            for listener in self._listeners.values():
+                self._shut(listener)
+
+    async def finish(self) -> None:
+        """Wait until every `Hangup` is done, a second at most: for an orderly stop, before `run` is cancelled."""
+        while self._hanging_up:  # noqa: ASYNC110  each has a timer of its own
+            await asyncio.sleep(0.01)
+
+    def configure(self, peers: tuple[Peer, ...]) -> None:
+        """Listen for these peers, with their MD5 keys, and for nobody else; idempotent.
+
+        Connections that stand are left alone: the engine hangs up those it no longer wants.
+        """
+        self._peers = {peer.name: peer for peer in peers}
+        wanted: dict[tuple[IPAddress, int], dict[IPAddress, Peer]] = {}
+        for peer in peers:
+            address = peer.listen_address or peer.local_address
+            if address is not None:
+                wanted.setdefault((address, peer.listen_port), {})[peer.address] = peer
+        for place in self._listeners.keys() - wanted.keys():
+            self._shut(self._listeners.pop(place))
+        for place, callers in wanted.items():
+            self._listeners.setdefault(place, _Listener(*place)).peers = callers
+        for name, call in list(self._calls.items()):
+            if name not in self._peers:
+                self._end_call(call).close()
+            elif self._peers[name] != call.peer:
+                self._dial(name)  # again, the new way: somebody waits for the answer
+        self._open_listeners()
+
+    def execute(self, command: Command) -> None:
+        """Do what the engine says. What it says about a connection that is gone is ignored."""
+        if isinstance(command, Dial):
+            self._dial(command.peer)
+            return
+        connection = self.connections.get(command.connection)
+        if connection is None:
+            return
+        match command:
+            case Send(message=message):
+                self._write(connection, connection.codec.encode(message))
+                self._count(connection, "out", _KINDS[type(message)], 1)
+                if isinstance(message, Open):  # the peer's may be here already, and was waiting for ours
+                    asyncio.get_running_loop().call_soon(self._feed, connection, b"")
+            case StartRoutes():
+                connection.wants_routes = True
+                self._ask(connection)
+            case Hangup():
+                self._hang_up(connection)
+
+    def kick(self) -> None:
+        """Ask the RIB again for everybody who may hear something."""
+        for connection in self.connections.values():
+            self._ask(connection)
+
+    # ── calling ──────────────────────────────────────────────────────────────
+
+    def _dial(self, name: PeerName) -> None:
+        loop = asyncio.get_running_loop()
+        peer = self._peers.get(name)
+        if peer is None:
+            loop.call_soon(self._report, ConnectFailed(name, "it is not configured"))
+            return
+        if name in self._calls:
+            self._end_call(self._calls[name]).close()
+        counters = md5_counters() if peer.password else Counter[str]()
+        try:
+            sock = calling_socket(peer)
+        except SocketError as error:
+            loop.call_soon(self._report, ConnectFailed(name, words(error, peer.local_address)))
+            return
+        call = _Call(peer, sock, loop.call_later(CONNECT_S, self._call_timed_out, name), counters)
+        self._calls[name] = call
+        loop.add_writer(sock, self._call_answered, call)
+
+    def _call_answered(self, call: _Call) -> None:
+        code = call.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code == errno.ETIMEDOUT:
+            self._call_timed_out(call.peer.name)
+        elif code:
+            self._call_failed(call, words(OSError(code, "")))
+        else:
+            self._adopt(self._end_call(call), call.peer, is_inbound=False)
+
+    def _call_timed_out(self, name: PeerName) -> None:
+        call = self._calls[name]
+        reason = "timed out"
+        if call.peer.password:
+            rose = rise(call.counters, md5_counters())
+            silent = "timed out, or MD5 mismatch: a peer with another password does not answer"
+            reason = f"MD5 mismatch suspected: {rose}" if rose else silent
+        self._call_failed(call, reason)
+
+    def _call_failed(self, call: _Call, reason: str) -> None:
+        self._end_call(call).close()
+        asyncio.get_running_loop().call_soon(self._report, ConnectFailed(call.peer.name, reason))
+
+    def _end_call(self, call: _Call) -> socket.socket:
+        """Forget a call and return its socket, no longer watched."""
+        call.timer.cancel()
+        asyncio.get_running_loop().remove_writer(call.sock)
+        del self._calls[call.peer.name]
+        return call.sock
+
+    # ── listening ────────────────────────────────────────────────────────────
+
+    def _upkeep(self) -> None:
+        """Open what could not be opened, and tell whom MD5 may be keeping away."""
+        self._open_listeners()
+        shy = [peer for peer in self._peers.values() if peer.password]
+        if not shy:
+            return
+        now = md5_counters()
+        rose, self._md5_seen = rise(self._md5_seen, now), now
+        busy = {connection.peer.name for connection in self.connections.values()} | self._calls.keys()
+        for peer in shy:
+            if rose and peer.name not in busy:
+                self._report(ConnectFailed(peer.name, f"MD5 mismatch suspected: {rose}"))
+
+    def _open_listeners(self) -> None:
+        """Bind and listen where that is missing, and set the MD5 keys where they differ."""
+        loop = asyncio.get_running_loop()
+        for listener in self._listeners.values():
+            keys = {address: peer.password for address, peer in listener.peers.items() if peer.password}
+            try:
+                if listener.sock is None:
+                    listener.sock = listening_socket(listener.address, listener.port, keys)
+                    loop.add_reader(listener.sock, self._accept, listener, listener.sock)
+                else:
+                    set_keys(listener.sock, listener.keys, keys)
+            except SocketError as error:
+                self._note_problem(listener, words(error, listener.address))
+                continue
+            listener.keys = keys
+            if self.problems.pop(listener.place, None):
+                log.info("listener.recovered", address=listener.place)
+
+    def _note_problem(self, listener: _Listener, reason: str) -> None:
+        if self.problems.get(listener.place) != reason:
+            log.warning("listener.failed", address=listener.place, reason=reason)
+        self.problems[listener.place] = reason
+
+    def _shut(self, listener: _Listener) -> None:
+        self.problems.pop(listener.place, None)
+        if listener.sock is not None:
+            asyncio.get_running_loop().remove_reader(listener.sock)
+            listener.sock.close()
+            listener.sock = None
+
+    def _accept(self, listener: _Listener, sock: socket.socket) -> None:
+        """Take one waiting connection; the loop calls again if there are more."""
+        try:
+            accepted, remote = sock.accept()
+        except OSError as error:
+            if error.errno not in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
+                return  # the caller has gone again (accept(2))
+            # Closed it does not spin, and the upkeep opens it again.
+            self._shut(listener)
+            self._note_problem(listener, words(error))
+            return
+        peer = listener.peers.get(ipaddress.ip_address(remote[0].partition("%")[0]))
+        if peer is None:
+            self.strangers += 1
+            accepted.close()
+            return
+        accepted.setblocking(False)
+        try:
+            prepare(accepted, peer)
+        except SocketError as error:
+            log.warning("connection.refused", peer=peer.name, reason=words(error))
+            accepted.close()
+            return
+        self._adopt(accepted, peer, is_inbound=True)
+
+    # ── connections ──────────────────────────────────────────────────────────
+
+    def _adopt(self, sock: socket.socket, peer: Peer, *, is_inbound: bool) -> None:
+        """Make a connection of a socket that stands, and report it."""
+        try:
+            local = ipaddress.ip_address(sock.getsockname()[0].partition("%")[0])
+            remote = ipaddress.ip_address(sock.getpeername()[0].partition("%")[0])
+        except OSError as error:  # gone again already
+            sock.close()
+            if not is_inbound:
+                self._report(ConnectFailed(peer.name, words(error)))
+            return
+        connection = Connection(next(self._numbers), peer, is_inbound, sock, self._codec(peer))
+        self.connections[connection.number] = connection
+        self._report(Connected(connection.number, peer.name, local, remote, is_inbound))
+        asyncio.get_running_loop().add_reader(sock, self._read, connection)
+
+    def _read(self, connection: Connection) -> None:
+        """Read one piece and report what it says; a piece that took long makes the next one smaller."""
+        loop = asyncio.get_running_loop()
+        if self._is_busy() and connection.closer is None:
+            loop.remove_reader(connection.sock)
+            loop.call_later(BUSY_S, self._read_again, connection)
+            return
+        try:
+            data = connection.sock.recv(connection.piece)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._ended(connection, words(error))
+            return
+        if not data:
+            self._ended(connection, connection.write_error or "closed by peer")
+            return
+        connection.octets_in += len(data)
+        started = loop.time()
+        self._feed(connection, data)
+        spent = loop.time() - started
+        if spent > LONG_S:
+            connection.piece = max(connection.piece // 2, LEAST_READ)
+        elif spent < LONG_S / 4 and len(data) == connection.piece:
+            connection.piece = min(connection.piece * 2, MOST_READ)
+
+    def _read_again(self, connection: Connection) -> None:
+        if connection.sock.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(connection.sock, self._read, connection)
+
+    def _feed(self, connection: Connection, data: bytes) -> None:
+        """Decode and report, until the connection is hung up."""
+        number = connection.number
+        if number not in self.connections:
+            return
+        updates = 0
+        for decoded in connection.codec.feed(data, asyncio.get_running_loop().time()):
+            match decoded:
+                case Keepalive() | RouteRefresh() | EndOfRib() | Notification():
+                    self._count(connection, "in", _KINDS[type(decoded)], 1)
+                    self._report(MessageReceived(number, decoded))
+                case Negotiated():
+                    self._count(connection, "in", "open", 1)
+                    self._report(OpenReceived(number, decoded))
+                case Garbage(notification, text):
+                    self._report(GarbageReceived(number, notification, text))
+                case routes:
+                    updates += 1
+                    self._report(
+                        RoutesReceived(
+                            number,
+                            routes.attributes,
+                            routes.announced,
+                            routes.withdrawn,
+                            routes.read_at,
+                            routes.treated_as_withdraw,
+                            routes.attributes_discarded,
+                            routes.problem,
+                        )
+                    )
+            if number not in self.connections:
+                break
+        self._count(connection, "in", "update", updates)
+
+    def _write(self, connection: Connection, data: bytes) -> None:
+        """Send, or keep what the kernel does not take; never blocks."""
+        if connection.write_error:
+            return
+        is_idle = not connection.out
+        connection.out.append(memoryview(data))
+        connection.waiting += len(data)
+        if is_idle:
+            self._flush(connection)
+            if connection.out:
+                asyncio.get_running_loop().add_writer(connection.sock, self._writable, connection)
+
+    def _writable(self, connection: Connection) -> None:
+        self._flush(connection)
+        if not connection.out:
+            asyncio.get_running_loop().remove_writer(connection.sock)
+            if connection.closer is not None:
+                self._say_goodbye(connection)
+                return
+        self._ask(connection)
+
+    def _flush(self, connection: Connection) -> None:
+        out = connection.out
+        try:
+            while out:
+                sent = connection.sock.sendmsg(list(itertools.islice(out, 64)))
+                connection.waiting -= sent
+                connection.octets_out += sent
+                while out and sent >= len(out[0]):
+                    sent -= len(out.popleft())
+                if sent:
+                    out[0] = out[0][sent:]
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            # Not the end yet: what the peer said before it went is still to be read (complication 4).
+            connection.write_error = words(error)
+            out.clear()
+            connection.waiting = 0
+
+    def _ended(self, connection: Connection, reason: str) -> None:
+        """Report that a connection is over, unless we were hanging up anyway."""
+        is_ours = connection in self._hanging_up
+        self._close(connection)
+        if not is_ours:
+            self._report(Disconnected(connection.number, reason))
+
+    def _hang_up(self, connection: Connection) -> None:
+        del self.connections[connection.number]
+        self._hanging_up.add(connection)
+        connection.closer = asyncio.get_running_loop().call_later(HANGUP_S, self._close, connection)
+        if not connection.out:
+            self._say_goodbye(connection)
+
+    def _say_goodbye(self, connection: Connection) -> None:
+        """Tell the peer that nothing follows; the reader closes once it says the same."""
+        try:
+            connection.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._close(connection)
+
+    def _close(self, connection: Connection) -> None:
+        loop = asyncio.get_running_loop()
+        if connection.closer is not None:
+            connection.closer.cancel()
+        self.connections.pop(connection.number, None)
+        self._hanging_up.discard(connection)
+        loop.remove_reader(connection.sock)
+        loop.remove_writer(connection.sock)
+        connection.sock.close()
+
+    # ── routes ───────────────────────────────────────────────────────────────
+
+    def _ask(self, connection: Connection) -> None:
+        """Put a connection in line for routes, if it wants them and has room."""
+        if connection.wants_routes and connection.waiting < WRITE_MARK and connection.number in self.connections:
+            self._hungry[connection.number] = connection
+            if not self._is_pulling:
+                self._is_pulling = True
+                asyncio.get_running_loop().call_soon(self._pull)
+
+    def _pull(self) -> None:
+        """Give each connection in line a slice of routes, round after round, for `LONG_S` at most."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + LONG_S
+        while self._hungry and loop.time() < until:
+            _, connection = self._hungry.popitem(last=False)
+            if connection.number not in self.connections or connection.waiting >= WRITE_MARK:
+                continue
+            updates: list[bytes] = []
+            for batch in self._take(connection.peer.name, PULL_PREFIXES):
+                if isinstance(batch, EndOfRib):
+                    updates.append(connection.codec.encode(batch))
+                else:
+                    updates += connection.codec.encode_batch(batch)
+            if updates:
+                self._count(connection, "out", "update", len(updates))
+                self._write(connection, b"".join(updates))
+                self._hungry[connection.number] = connection
+        self._is_pulling = bool(self._hungry)
+        if self._hungry:
+            loop.call_soon(self._pull)
+
+    def _count(self, connection: Connection, direction: str, kind: str, number: int) -> None:
+        if number:
+            self.messages[connection.peer.name, direction, kind] += number

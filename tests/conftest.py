@@ -1,0 +1,16 @@
+"""Options and fixtures of the whole suite."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--update-golden`."""
+    parser.addoption("--update-golden", action="store_true", help="rewrite the expected output of golden tests")
+
+
+@pytest.fixture
+def is_updating_golden(request: pytest.FixtureRequest) -> bool:
+    """Whether golden files are to be rewritten with what the code says now; the change is reviewed like code."""
+    return bool(request.config.getoption("--update-golden"))

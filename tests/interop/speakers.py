@@ -1,0 +1,536 @@
+"""The neighbours that bgpmesh has to get on with, each behind the same small door.
+
+A speaker is told once who it is and whom it talks to (`Setup`); it can be started, killed and started again, and keeps
+what it announces over that, as a router keeps its configuration. Everything that is particular to an
+implementation (file formats, sockets, privileges, the words of its commands) stays in its class.
+
+All of them run as root inside a lab: BIRD, FRR and OpenBGPD want to change their user, which a rootless
+lab's single user does not allow.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from signal import SIGKILL, SIGTERM
+from typing import Protocol
+
+from containerlab.lab import Lab, Process, missing
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """One session over IPv4 that carries both families."""
+
+    asn: int
+    address: str  # router id too
+    address6: str  # next hop of IPv6 routes
+    neighbor: str
+    neighbor_asn: int
+    password: str = ""
+    is_passive: bool = False
+    graceful_restart: int = 120  # seconds; 0: the capability is not offered
+    announce: tuple[str, ...] = ()
+
+
+class Speaker(Protocol):
+    """What a test can ask of any of them."""
+
+    name: str
+    has_md5: bool  # TCP MD5 works as Debian ships it
+    keeps_forwarding: bool  # its restart capability promises that its forwarding state survives (RFC 4724 F bit)
+    setup: Setup
+    prefixes: list[str]  # what it announces, over its restarts too
+
+    def __init__(self, lab: Lab, node: str, setup: Setup) -> None:
+        """Take note of the setup; nothing runs yet."""
+
+    def start(self) -> None:
+        """Start it and wait until it takes commands."""
+
+    def is_established(self) -> bool:
+        """Tell whether its session is Established."""
+
+    def received(self) -> set[str]:
+        """Return the prefixes of both families that it has from its neighbour."""
+
+    def announce(self, prefix: str) -> None:
+        """Announce one more prefix."""
+
+    def withdraw(self, prefix: str) -> None:
+        """Withdraw a prefix."""
+
+    def refresh(self) -> None:
+        """Ask the neighbour for its routes again (RFC 2918), both families."""
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+
+    def stop(self) -> None:
+        """End it in order."""
+
+
+def _families(prefixes: list[str]) -> tuple[list[str], list[str]]:
+    """Return the IPv4 and the IPv6 prefixes."""
+    return [p for p in prefixes if ":" not in p], [p for p in prefixes if ":" in p]
+
+
+def _prefixes_in(value: object, key: str) -> Iterator[str]:
+    """Yield every text under `key` that looks like a prefix, anywhere in a JSON document."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            if name == key and isinstance(item, str) and "/" in item:
+                yield item
+            else:
+                yield from _prefixes_in(item, key)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _prefixes_in(item, key)
+
+
+class Bird:
+    """BIRD 2: one file, read again on every change; commands through its control socket."""
+
+    name = "bird"
+    has_md5 = True
+    keeps_forwarding = True
+    programs = ("bird", "birdc")
+
+    def __init__(self, lab: Lab, node: str, setup: Setup) -> None:
+        self.lab, self.node, self.setup = lab, node, setup
+        self.prefixes = list(setup.announce)
+        self._process: Process | None = None
+        self._folder = f"/run/bird-{node}"
+
+    def start(self) -> None:
+        """Start `bird`; after a first life with -R, which is how it knows of its restart."""
+        self._write()
+        restarted = ["-R"] if self._process else []
+        self._process = self.lab.start(
+            self.node, ["bird", "-f", "-c", f"{self._folder}/bird.conf", "-s", f"{self._folder}/ctl", *restarted]
+        )
+        self._process.until(lambda: "up and running" in self._ask("show status"), "BIRD to answer")
+
+    def is_established(self) -> bool:
+        """Read it from `show protocols`."""
+        return "Established" in self._ask("show protocols session1")
+
+    def received(self) -> set[str]:
+        """Return what the import tables hold, whether the next hop resolves or not."""
+        lines = self._ask("show route protocol session1").splitlines()
+        return {line.split()[0] for line in lines if line[:1].isalnum() and "/" in line.split()[0]}
+
+    def announce(self, prefix: str) -> None:
+        """Add a static route and read the file again."""
+        self.prefixes.append(prefix)
+        self._configure()
+
+    def withdraw(self, prefix: str) -> None:
+        """Take the static route out and read the file again."""
+        self.prefixes.remove(prefix)
+        self._configure()
+
+    def refresh(self) -> None:
+        """`reload in` asks with ROUTE-REFRESH, as no import table is kept."""
+        self._ask("reload in session1")
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        assert self._process
+        self._process.kill()
+
+    def stop(self) -> None:
+        """SIGTERM."""
+        assert self._process
+        self._process.stop(SIGTERM)
+
+    def _ask(self, command: str) -> str:
+        socket = ["birdc", "-s", f"{self._folder}/ctl", *command.split()]
+        return self.lab.exec(self.node, socket, check=False).stdout
+
+    def _configure(self) -> None:
+        self._write()
+        answer = self._ask("configure")
+        assert "Reconfigur" in answer, answer
+
+    def _write(self) -> None:
+        own, (ipv4, ipv6) = self.setup, _families(self.prefixes)
+        static = "".join(
+            f"protocol static static{version} {{ ipv{version}; "
+            + "".join(f"route {prefix} unreachable; " for prefix in prefixes)
+            + "}\n"
+            for version, prefixes in ((4, ipv4), (6, ipv6))
+        )
+        export = "import all; export where source = RTS_STATIC;"
+        restart = f"graceful restart on; graceful restart time {own.graceful_restart};"
+        text = f"""
+router id {own.address};
+graceful restart wait 20;
+protocol device {{ scan time 5; }}
+protocol direct {{ ipv4; ipv6; }}
+{static}
+protocol bgp session1 {{
+  local {own.address} as {own.asn};
+  neighbor {own.neighbor} as {own.neighbor_asn};
+  {"passive on;" if own.is_passive else ""}
+  {f'password "{own.password}";' if own.password else ""}
+  hold time 9; connect retry time 2; connect delay time 1; error wait time 1, 4;
+  {restart if own.graceful_restart else "graceful restart off;"}
+  ipv4 {{ {export} next hop self; }};
+  ipv6 {{ {export} next hop address {own.address6}; }};
+}}
+"""
+        self.lab.write(self.node, f"{self._folder}/bird.conf", text)
+
+
+class Frr:
+    """FRR: zebra and bgpd with a name space of paths of their own; commands through vtysh."""
+
+    name = "frr"
+    has_md5 = True
+    keeps_forwarding = True
+    programs = ("/usr/lib/frr/zebra", "/usr/lib/frr/bgpd", "vtysh")
+
+    def __init__(self, lab: Lab, node: str, setup: Setup) -> None:
+        self.lab, self.node, self.setup = lab, node, setup
+        self.prefixes = list(setup.announce)
+        self._space = f"lab-{node}"  # files below /etc/frr and /run/frr
+        self._processes: list[Process] = []
+
+    def start(self) -> None:
+        """Start zebra, then bgpd; what is announced stands in bgpd's file."""
+        etc, run = f"/etc/frr/{self._space}", f"/run/frr/{self._space}"
+        self.lab.write(self.node, f"{etc}/zebra.conf", "")
+        self.lab.write(self.node, f"{etc}/vtysh.conf", "")
+        self.lab.write(self.node, f"{etc}/bgpd.conf", self._file())
+        # They become user frr, who has to reach, read and write both folders.
+        self.lab.exec(self.node, ["install", "-d", "-o", "frr", "-g", "frr", "/run/frr", run])
+        self.lab.exec(self.node, ["chown", "-R", "frr:frr", etc])
+        self._processes = [
+            # With -f, as a /etc/frr/frr.conf on the host would otherwise keep them from reading files of their own.
+            self.lab.start(
+                self.node,
+                [f"/usr/lib/frr/{name}", "-N", self._space, "-f", f"{etc}/{name}.conf", "--log", "stdout", *options],
+            )
+            for name, options in (("zebra", []), ("bgpd", ["-A", "127.0.0.1", "-l", self.setup.address]))
+        ]
+        bgpd = self._processes[1]
+        bgpd.until(lambda: f"local AS {self.setup.asn}" in self._ask("show bgp neighbors"), "FRR to answer")
+
+    def is_established(self) -> bool:
+        """Read it from `show bgp neighbors`."""
+        return "BGP state = Established" in self._ask("show bgp neighbors")
+
+    def received(self) -> set[str]:
+        """Return what both tables have from the neighbour."""
+        return {
+            prefix
+            for family in ("ipv4", "ipv6")
+            for prefix in self._routes(f"show bgp {family} unicast neighbors {self.setup.neighbor} routes json")
+        }
+
+    def announce(self, prefix: str) -> None:
+        """Add a `network` statement."""
+        self.prefixes.append(prefix)
+        self._network(prefix, "network")
+
+    def withdraw(self, prefix: str) -> None:
+        """Take the `network` statement out."""
+        self.prefixes.remove(prefix)
+        self._network(prefix, "no network")
+
+    def refresh(self) -> None:
+        """`clear ... in` asks with ROUTE-REFRESH, as no received routes are stored."""
+        for family in ("ipv4", "ipv6"):
+            self._ask(f"clear bgp {family} unicast {self.setup.neighbor} in")
+
+    def kill(self) -> None:
+        """SIGKILL to both."""
+        for process in reversed(self._processes):
+            process.stop(SIGKILL)
+
+    def stop(self) -> None:
+        """SIGTERM, bgpd first."""
+        for process in reversed(self._processes):
+            process.stop(SIGTERM)
+
+    def _ask(self, *commands: str) -> str:
+        words = [word for command in commands for word in ("-c", command)]
+        return self.lab.exec(self.node, ["vtysh", "-N", self._space, *words], check=False).stdout
+
+    def _routes(self, command: str) -> set[str]:
+        document = json.loads(self._ask(command) or "{}")
+        return {str(prefix) for prefix in document.get("routes", {})}
+
+    def _network(self, prefix: str, word: str) -> None:
+        family = "ipv6" if ":" in prefix else "ipv4"
+        answer = self._ask(
+            "configure terminal", f"router bgp {self.setup.asn}", f"address-family {family} unicast", f"{word} {prefix}"
+        )
+        assert not answer.strip(), answer
+
+    def _file(self) -> str:
+        own = self.setup
+        networks = [
+            "".join(f"  network {prefix}\n" for prefix in prefixes) for prefixes in _families(self.prefixes)
+        ]
+        restart = (
+            f" bgp graceful-restart restart-time {own.graceful_restart}\n"
+            " bgp graceful-restart preserve-fw-state\n"
+            " bgp graceful-restart\n"
+        )
+        return f"""
+router bgp {own.asn}
+ bgp router-id {own.address}
+ no bgp ebgp-requires-policy
+ no bgp network import-check
+ no bgp default ipv4-unicast
+{restart if own.graceful_restart else " bgp graceful-restart-disable"}
+ timers bgp 3 9
+ neighbor {own.neighbor} remote-as {own.neighbor_asn}
+ neighbor {own.neighbor} timers connect 2
+ {f"neighbor {own.neighbor} password {own.password}" if own.password else ""}
+ {f"neighbor {own.neighbor} passive" if own.is_passive else ""}
+ address-family ipv4 unicast
+  neighbor {own.neighbor} activate
+{networks[0]} exit-address-family
+ address-family ipv6 unicast
+  neighbor {own.neighbor} activate
+{networks[1]} exit-address-family
+"""
+
+
+class GoBgp:
+    """GoBGP: a file for the session, its API for the routes."""
+
+    name = "gobgp"
+    has_md5 = True
+    keeps_forwarding = True
+    programs = ("gobgpd", "gobgp")
+
+    def __init__(self, lab: Lab, node: str, setup: Setup) -> None:
+        self.lab, self.node, self.setup = lab, node, setup
+        self.prefixes = list(setup.announce)
+        self._process: Process | None = None
+
+    def start(self) -> None:
+        """Start gobgpd, give it its routes, and only then let it talk: else its End-of-RIB comes before them."""
+        path = f"/run/gobgp-{self.node}.toml"
+        self.lab.write(self.node, path, self._file())
+        restarted = ["-r"] if self._process and self.setup.graceful_restart else []
+        self._process = self.lab.start(
+            self.node, ["gobgpd", "-f", path, "-p", "--api-hosts=127.0.0.1:50051", "--pprof-disable", *restarted]
+        )
+        self._process.until(lambda: self.setup.neighbor in self._ask("neighbor"), "GoBGP to answer")
+        for prefix in self.prefixes:
+            self._route("add", prefix)
+        self._ask("neighbor", self.setup.neighbor, "enable")
+
+    def is_established(self) -> bool:
+        """Read it from `neighbor`."""
+        return "BGP state = ESTABLISHED" in self._ask("neighbor", self.setup.neighbor)
+
+    def received(self) -> set[str]:
+        """Return what the adj-in of both families holds."""
+        if not self.is_established():
+            return set()
+        found: set[str] = set()
+        for family in ("ipv4", "ipv6"):
+            answer = self._ask("neighbor", self.setup.neighbor, "adj-in", "-a", family, "-j")
+            if answer.lstrip().startswith(("{", "[")):
+                found |= {key for key in _keys(json.loads(answer)) if "/" in key}
+        return found
+
+    def announce(self, prefix: str) -> None:
+        """Add it through the API."""
+        self.prefixes.append(prefix)
+        self._route("add", prefix)
+
+    def withdraw(self, prefix: str) -> None:
+        """Delete it through the API."""
+        self.prefixes.remove(prefix)
+        self._route("del", prefix)
+
+    def refresh(self) -> None:
+        """`softresetin` asks with ROUTE-REFRESH."""
+        self._ask("neighbor", self.setup.neighbor, "softresetin")
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        assert self._process
+        self._process.kill()
+
+    def stop(self) -> None:
+        """SIGTERM."""
+        assert self._process
+        self._process.stop(SIGTERM)
+
+    def _ask(self, *words: str) -> str:
+        done = self.lab.exec(self.node, ["gobgp", *words], check=False)
+        return done.stdout + done.stderr
+
+    def _route(self, action: str, prefix: str) -> None:
+        family, next_hop = ("ipv6", self.setup.address6) if ":" in prefix else ("ipv4", self.setup.address)
+        hop = ["nexthop", next_hop] if action == "add" else []
+        answer = self._ask("global", "rib", action, prefix, *hop, "-a", family)
+        assert not answer.strip(), answer
+
+    def _file(self) -> str:
+        own = self.setup
+        restart = ""
+        if own.graceful_restart:
+            restart = f"""
+  [neighbors.graceful-restart.config]
+    enabled = true
+    restart-time = {own.graceful_restart}
+    deferral-time = 20
+    notification-enabled = true
+"""
+        family_restart = "\n    [neighbors.afi-safis.mp-graceful-restart.config]\n      enabled = true" if restart else ""
+        families = "".join(
+            f"""
+  [[neighbors.afi-safis]]
+    [neighbors.afi-safis.config]
+      afi-safi-name = "{name}-unicast"{family_restart}
+"""
+            for name in ("ipv4", "ipv6")
+        )
+        return f"""
+[global.config]
+  as = {own.asn}
+  router-id = "{own.address}"
+  port = 179
+  local-address-list = ["{own.address}"]
+
+[[neighbors]]
+  [neighbors.config]
+    neighbor-address = "{own.neighbor}"
+    peer-as = {own.neighbor_asn}
+    admin-down = true
+    {f'auth-password = "{own.password}"' if own.password else ""}
+  [neighbors.transport.config]
+    local-address = "{own.address}"
+    passive-mode = {"true" if own.is_passive else "false"}
+  [neighbors.timers.config]
+    connect-retry = 2
+    idle-hold-time-after-reset = 2
+    hold-time = 9
+    keepalive-interval = 3
+{restart}{families}
+"""
+
+
+def _keys(value: object) -> Iterator[str]:
+    """Yield every key and every `prefix` of a JSON document."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield str(key)
+            if key == "prefix" and isinstance(item, str):
+                yield item
+            yield from _keys(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _keys(item)
+
+
+class OpenBgpd:
+    """OpenBGPD: one file to start with, its control socket for the routes."""
+
+    name = "openbgpd"
+    has_md5 = False  # the portable version is built without it on Linux
+    keeps_forwarding = False  # it announces the capability for End-of-RIB, with no family kept
+    programs = ("/usr/sbin/bgpd", "bgpctl")
+
+    def __init__(self, lab: Lab, node: str, setup: Setup) -> None:
+        self.lab, self.node, self.setup = lab, node, setup
+        self.prefixes = list(setup.announce)
+        self._process: Process | None = None
+        self._folder = f"/run/openbgpd-{node}"
+
+    def start(self) -> None:
+        """Start bgpd in the foreground; its children live in an empty folder that must exist."""
+        self.lab.exec(self.node, ["install", "-d", "-m", "755", "/run/openbgpd", self._folder])
+        # On Linux it finds its IPv6 next hop for an IPv4 session on lo, and takes ::1 where nothing better is there.
+        self.lab.exec(self.node, ["ip", "address", "replace", f"{self.setup.address6}/128", "dev", "lo", "nodad"])
+        self.lab.write(self.node, f"{self._folder}/bgpd.conf", self._file())
+        self.lab.exec(self.node, ["chmod", "600", f"{self._folder}/bgpd.conf"])
+        self._process = self.lab.start(self.node, ["/usr/sbin/bgpd", "-d", "-f", f"{self._folder}/bgpd.conf"])
+        self._process.until(lambda: self.setup.neighbor in self._ask("show", "neighbor"), "OpenBGPD to answer")
+
+    def is_established(self) -> bool:
+        """Read it from `show neighbor`."""
+        return "BGP state = Established" in self._ask("show", "neighbor", self.setup.neighbor)
+
+    def received(self) -> set[str]:
+        """Return what the Adj-RIB-In holds."""
+        answer = self._ask("-j", "show", "rib", "in", "neighbor", self.setup.neighbor)
+        return set(_prefixes_in(json.loads(answer), "prefix")) if answer.lstrip().startswith("{") else set()
+
+    def announce(self, prefix: str) -> None:
+        """Add it with `network add`."""
+        self.prefixes.append(prefix)
+        self._network("add", prefix)
+
+    def withdraw(self, prefix: str) -> None:
+        """Take it out with `network delete`."""
+        self.prefixes.remove(prefix)
+        self._network("delete", prefix)
+
+    def refresh(self) -> None:
+        """Ask with ROUTE-REFRESH."""
+        self._ask("neighbor", self.setup.neighbor, "refresh")
+
+    def kill(self) -> None:
+        """SIGKILL to the parent; its two children end with the pipe to it."""
+        assert self._process
+        self._process.kill()
+
+    def stop(self) -> None:
+        """SIGTERM to the parent."""
+        assert self._process
+        self._process.stop(SIGTERM)
+
+    def _ask(self, *words: str) -> str:
+        return self.lab.exec(self.node, ["bgpctl", "-s", f"{self._folder}/control", *words], check=False).stdout
+
+    def _network(self, action: str, prefix: str) -> None:
+        answer = self._ask("network", action, prefix)
+        assert "request sent" in answer, answer
+
+    def _file(self) -> str:
+        own = self.setup
+        networks = "".join(f"network {prefix}\n" for prefix in self.prefixes)
+        return f"""
+AS {own.asn}
+router-id {own.address}
+listen on {own.address}
+fib-update no
+holdtime 9
+socket "{self._folder}/control"
+{networks}
+neighbor {own.neighbor} {{
+    remote-as {own.neighbor_asn}
+    local-address {own.address}
+    announce IPv4 unicast
+    announce IPv6 unicast
+    announce refresh yes
+    announce restart {"yes" if own.graceful_restart else "no"}
+    {"passive" if own.is_passive else ""}
+}}
+allow from any
+allow to any
+"""
+
+
+SPEAKERS: tuple[type[Bird | Frr | GoBgp | OpenBgpd], ...] = (Bird, Frr, GoBgp, OpenBgpd)
+
+
+def why_not(speaker: type[Bird | Frr | GoBgp | OpenBgpd]) -> str:
+    """Return what keeps this speaker from running here, in words; an empty text if nothing does."""
+    absent = [program for program in speaker.programs if shutil.which(program) is None]
+    if absent:
+        return f"{', '.join(absent)} not found"
+    return missing() or ("the neighbours change their user: needs root" if os.geteuid() else "")

@@ -1,0 +1,275 @@
+"""A cluster of Engines in memory: real sessions, RIBs and wire bytes; no socket, no kernel, no clock.
+
+Time is a number that the cluster moves. Between two events anything that may happen next is drawn
+by a seeded generator, so every run is one interleaving, and the same seed is the same run.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from bgpmesh.engine import Engine
+from bgpmesh.events import (
+    Command,
+    Configured,
+    Connected,
+    ConnectFailed,
+    Dial,
+    Disconnected,
+    Event,
+    FibRead,
+    FibWritten,
+    GarbageReceived,
+    Hangup,
+    HostRoutesChanged,
+    MessageReceived,
+    NextHopsWritten,
+    OpenReceived,
+    RoutesReceived,
+    Send,
+    StartRoutes,
+    Stopping,
+    TimerFired,
+)
+from bgpmesh.peering.message import EndOfRib, Negotiated
+from bgpmesh.peering.session import State
+from bgpmesh.rib.export import Batch
+from bgpmesh.route.nlri import IPAddress, Nlri, nlri_of, prefix_text
+from bgpmesh.route.path import HostRoute, HostRouteKind, PeerName, Resolution, Target
+from bgpmesh.wire.codec import Codec, Garbage
+from bgpmesh.wire.fastpath import Routes
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+SUBNETS = (ipaddress.ip_network("192.0.2.0/24"), ipaddress.ip_network("2001:db8::/64"))
+
+
+@dataclass(eq=False)
+class End:
+    """One end of a connection: whose it is, its codec, and the bytes on their way to it."""
+
+    node: Node
+    peer: PeerName
+    connection: int
+    codec: Codec
+    inbox: deque[bytes] = field(default_factory=deque)
+    other: End | None = None
+    is_started: bool = False
+    is_open: bool = True
+
+
+@dataclass(eq=False)
+class Kernel:
+    """What a kernel keeps when the daemon dies."""
+
+    routes: dict[Nlri, Target] = field(default_factory=dict)
+    next_hops: dict[IPAddress, Resolution] = field(default_factory=dict)
+    writes: int = 0  # routes written or deleted, ever
+
+
+@dataclass(eq=False)
+class Node:
+    """One node: its engine while it runs, its kernel and its list of held peers always."""
+
+    name: str
+    configured: Configured
+    kernel: Kernel = field(default_factory=Kernel)
+    listed: frozenset[PeerName] = frozenset()
+    engine: Engine | None = None
+    ends: dict[int, End] = field(default_factory=dict)
+    heard: list[tuple[PeerName, str]] = field(default_factory=list)
+
+    def routes(self) -> dict[str, Target]:
+        """The kernel's routes, readable."""
+        return {prefix_text(nlri): target for nlri, target in sorted(self.kernel.routes.items())}
+
+
+class Cluster:
+    """Nodes joined by in-memory connections, driven in a seeded random order."""
+
+    def __init__(self, configurations: list[Configured], seed: int) -> None:
+        self.random = random.Random(seed)
+        self.now = 100.0
+        self.nodes = {configured.node: Node(configured.node, configured) for configured in configurations}
+        self.cut: set[frozenset[str]] = set()  # pairs of nodes that cannot reach each other
+        self._connections = 0
+
+    # ── what a test does ─────────────────────────────────────────────────────
+
+    def start(self, name: str) -> None:
+        """Start a node's daemon on whatever its kernel and its list hold."""
+        node = self.nodes[name]
+        node.engine = Engine(node.configured, node.listed, self.random.random)
+        host = [HostRoute(nlri_of(subnet), 2, None, 0, HostRouteKind.CONNECTED, 2, 254) for subnet in SUBNETS]
+        self._tell(node, HostRoutesChanged(host, ()))
+        self._tell(node, FibRead(dict(node.kernel.routes), dict(node.kernel.next_hops)))
+
+    def kill(self, name: str) -> None:
+        """Kill a daemon: its sockets close, its kernel goes on."""
+        node = self.nodes[name]
+        node.engine = None
+        for end in list(node.ends.values()):
+            self._close(end)
+
+    def stop(self, name: str) -> None:
+        """Stop a daemon in order."""
+        self._tell(self.nodes[name], Stopping())
+        self._turn(self.nodes[name])
+        self.kill(name)
+
+    def reconfigure(self, name: str, configured: Configured) -> None:
+        """Reload a node."""
+        self.nodes[name].configured = configured
+        self._tell(self.nodes[name], configured)
+
+    def settle(self, seconds: float = 20.0) -> None:
+        """Let everything happen that will within so many seconds, in a random order."""
+        end_at = self.now + seconds
+        while True:
+            if self._step():
+                continue
+            wakeups = [n.engine.next_wakeup() for n in self.nodes.values() if n.engine is not None]
+            self.now = max(self.now, min([*wakeups, end_at]))
+            if self.now >= end_at:
+                return
+            for node in self.nodes.values():
+                if node.engine is not None and node.engine.next_wakeup() <= self.now:
+                    self._tell(node, TimerFired())
+
+    def is_established(self, name: str, peer: str) -> bool:
+        """Tell whether `name` has a session with `peer`."""
+        engine = self.nodes[name].engine
+        return engine is not None and engine.sessions[PeerName(peer)].state is State.ESTABLISHED
+
+    # ── how it happens ───────────────────────────────────────────────────────
+
+    def _tell(self, node: Node, event: Event) -> None:
+        assert node.engine is not None
+        node.engine.handle(event, self.now)
+
+    def _step(self) -> bool:
+        """Do one thing that can be done now; False if nothing can."""
+        choices = [node for node in self.nodes.values() if node.engine is not None]
+        self.random.shuffle(choices)
+        return any(self._turn(node) or self._deliver(node) for node in choices)
+
+    def _turn(self, node: Node) -> bool:
+        engine = node.engine
+        assert engine is not None
+        worked = engine.work(self.random.choice((1, 3, 1000)), self.now)
+        node.listed = engine.held
+        while engine.commands:
+            worked = True
+            self._execute(node, engine.commands.popleft())
+        for end in list(node.ends.values()):
+            if end.is_started and end.is_open and self.random.random() < 0.8:
+                for item in engine.rib.take(end.peer, self.random.choice((1, 100))):
+                    worked = True
+                    self._emit(end, item)
+        return self._program(node) or worked
+
+    def _program(self, node: Node) -> bool:
+        engine = node.engine
+        assert engine is not None
+        hops = engine.rib.next_hops.take(100, self.now)
+        for address, resolution in hops:
+            _put(node.kernel.next_hops, address, resolution)
+        routes = engine.rib.fib.take(self.random.choice((1, 100)), self.now)
+        for nlri, target in routes:
+            _put(node.kernel.routes, nlri, target)
+            node.kernel.writes += 1
+        if hops:
+            self._tell(node, NextHopsWritten([address for address, _ in hops], {}))
+        if routes:
+            self._tell(node, FibWritten([nlri for nlri, _ in routes], {}))
+        return bool(hops or routes)
+
+    def _execute(self, node: Node, command: Command) -> None:
+        match command:
+            case Dial(peer):
+                self._dial(node, peer)
+            case Send(connection, message):
+                if (end := node.ends.get(connection)) is not None:
+                    self._put_bytes(end, end.codec.encode(message))
+            case StartRoutes(connection, _):
+                node.ends[connection].is_started = True
+            case Hangup(connection):
+                if (end := node.ends.get(connection)) is not None:
+                    self._close(end)
+
+    def _dial(self, node: Node, name: PeerName) -> None:
+        other = self.nodes[str(name)]
+        mine = next(peer for peer in node.configured.peers if peer.name == name)
+        theirs = next((peer for peer in other.configured.peers if peer.name == node.name), None)
+        if other.engine is None or theirs is None or frozenset((node.name, other.name)) in self.cut:
+            self._tell(node, ConnectFailed(name, "refused"))
+            return
+        self._connections += 2
+        here = End(node, name, self._connections, Codec(mine))
+        there = End(other, theirs.name, self._connections + 1, Codec(theirs))
+        here.other, there.other = there, here
+        for end, local, remote, is_inbound in (
+            (here, theirs.address, mine.address, False),
+            (there, mine.address, theirs.address, True),
+        ):
+            end.node.ends[end.connection] = end
+            self._tell(end.node, Connected(end.connection, end.peer, local, remote, is_inbound))
+
+    def _emit(self, end: End, item: Batch | EndOfRib) -> None:
+        if isinstance(item, EndOfRib):
+            self._put_bytes(end, end.codec.encode(item))
+            return
+        for message in end.codec.encode_batch(item):
+            self._put_bytes(end, message)
+
+    def _put_bytes(self, end: End, data: bytes) -> None:
+        if end.other is not None and end.other.is_open:
+            end.other.inbox.append(data)
+
+    def _close(self, end: End) -> None:
+        end.is_open = False
+        end.node.ends.pop(end.connection, None)
+        other = end.other
+        if other is not None and other.is_open:
+            other.inbox.append(b"")  # the end of the stream, behind what was sent
+
+    def _deliver(self, node: Node) -> bool:
+        waiting = [end for end in node.ends.values() if end.inbox]
+        if not waiting:
+            return False
+        end = self.random.choice(waiting)
+        data = end.inbox.popleft()
+        if not data:
+            end.is_open = False
+            node.ends.pop(end.connection, None)
+            self._tell(node, Disconnected(end.connection, "closed by peer"))
+            return True
+        for decoded in end.codec.feed(data, self.now):
+            self._tell(node, self._event(end, decoded))
+        return True
+
+    def _event(self, end: End, decoded: object) -> Event:
+        match decoded:
+            case Negotiated():
+                return OpenReceived(end.connection, decoded)
+            case Routes():
+                end.node.heard += [(end.peer, prefix_text(nlri)) for nlri in decoded.announced]
+                return RoutesReceived(
+                    end.connection, decoded.attributes, decoded.announced, decoded.withdrawn, self.now
+                )
+            case Garbage(notification, text):
+                return GarbageReceived(end.connection, notification, text)
+            case _:
+                return MessageReceived(end.connection, decoded)  # type: ignore[arg-type]
+
+
+def _put(table: dict[K, V], key: K, value: V | None) -> None:
+    if value is None:
+        table.pop(key, None)
+    else:
+        table[key] = value

@@ -1,0 +1,71 @@
+"""Preparing a host whose /proc/sys is a directory of the test's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bgpmesh.kernel.sysctls import prepare_host
+
+RIGHT = {
+    "net/ipv4/ip_forward": "1",
+    "net/ipv4/fib_multipath_hash_policy": "1",
+    "net/ipv4/nexthop_compat_mode": "0",
+    "net/ipv6/conf/all/forwarding": "1",
+    "net/ipv6/fib_multipath_hash_policy": "1",
+}
+# destination, length, source, length, next hop, metric, references, use, flags, link
+ADVERTISED = f"{'0' * 32} 00 {'0' * 32} 00 fe80{'0' * 27}1 00000400 00000001 00000000 00450003 {{}}\n"
+STATIC = f"{'0' * 32} 00 {'0' * 32} 00 fe80{'0' * 27}1 00000400 00000001 00000000 00000003 {{}}\n"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "sys"
+
+
+def fill(root: Path, values: dict[str, str]) -> None:
+    for name, value in values.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{value}\n", encoding="ascii")
+
+
+def value(root: Path, name: str) -> str:
+    return (root / name).read_text(encoding="ascii").strip()
+
+
+def test_a_host_that_is_right_is_not_written(root: Path) -> None:
+    """Not one file is touched."""
+    fill(root, RIGHT)
+    for name in RIGHT:
+        (root / name).chmod(0o444)
+    before = {name: (root / name).stat().st_mtime_ns for name in RIGHT}
+    assert prepare_host(root=root) == []
+    assert {name: (root / name).stat().st_mtime_ns for name in RIGHT} == before
+
+
+def test_a_link_that_lives_on_router_advertisements_keeps_heeding_them(root: Path, tmp_path: Path) -> None:
+    """It is moved to accept_ra 2 when IPv6 forwarding is turned on; links with routes of their own are left."""
+    links = {f"net/ipv6/conf/{link}/accept_ra": "1" for link in ("uplink", "static")}
+    fill(root, RIGHT | {"net/ipv6/conf/all/forwarding": "0"} | links)
+    routes = tmp_path / "ipv6_route"
+    routes.write_text(ADVERTISED.format("uplink") + STATIC.format("static"), encoding="ascii")
+    assert prepare_host(root=root, routes6=routes) == []
+    assert [value(root, name) for name in (*links, "net/ipv6/conf/all/forwarding")] == ["2", "1", "1"]
+
+
+def test_what_does_not_exist_is_named_with_what_follows(root: Path) -> None:
+    """A kernel without IPv6 is a problem only where IPv6 is wanted."""
+    fill(root, {name: text for name, text in RIGHT.items() if "ipv6" not in name})
+    assert prepare_host(root=root, has_ipv6=False) == []
+    assert prepare_host(root=root)[0] == "net.ipv6.conf.all.forwarding does not exist: IPv6 forwarding is off"
+
+
+def test_neighbour_tables_grow_and_never_shrink(root: Path) -> None:
+    """What an operator raised higher stays."""
+    small, large = "net/ipv4/neigh/default/gc_thresh1", "net/ipv4/neigh/default/gc_thresh3"
+    fill(root, RIGHT | {small: "128", large: "65536"})
+    assert prepare_host(root=root) == []
+    assert (value(root, small), value(root, large)) == ("1024", "65536")

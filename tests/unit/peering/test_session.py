@@ -1,0 +1,550 @@
+"""The machine of RFC 4271 §8 by example: what each event makes it say."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import replace
+
+import pytest
+
+from bgpmesh.peering.message import (
+    Capabilities,
+    Cease,
+    EndOfRib,
+    GracefulRestart,
+    Keepalive,
+    Message,
+    Negotiated,
+    Notification,
+    Open,
+    RouteRefresh,
+)
+from bgpmesh.peering.peer import Peer
+from bgpmesh.peering.session import (
+    OPEN_HOLD_S,
+    STALE_PATHS_S,
+    Established,
+    LocalRestart,
+    Output,
+    Session,
+    SessionDial,
+    SessionHangup,
+    SessionSend,
+    StaleExpired,
+    State,
+    WentDown,
+)
+from bgpmesh.route.attributes import Asn, RouterId
+from bgpmesh.route.nlri import Family
+from bgpmesh.route.path import PeerName, Role
+
+BOTH = frozenset({Family.IPV4, Family.IPV6})
+COLLISION = Notification.cease(Cease.CONNECTION_COLLISION)
+
+PEER = Peer(
+    name=PeerName("n2"),
+    address=ipaddress.ip_address("192.0.2.2"),
+    asn=Asn(65001),
+    role=Role.EXTERNAL,
+    local_address=ipaddress.ip_address("192.0.2.1"),
+    local_asn=Asn(65000),
+    router_id=RouterId(10),
+    next_hops=(
+        (Family.IPV4, ipaddress.ip_address("192.0.2.1")),
+        (Family.IPV6, ipaddress.ip_address("2001:db8::1")),
+    ),
+)
+RESTART = GracefulRestart(30, families=((Family.IPV4, True), (Family.IPV6, True)))
+
+
+def make(peer: Peer = PEER, local: LocalRestart | None = None) -> Session:
+    return Session(peer, local or LocalRestart(), lambda: 0.5)
+
+
+def agreed(
+    session: Session,
+    *,
+    router_id: int = 20,
+    asn: int = 65001,
+    hold_time: int = 9,
+    restart: GracefulRestart | None = RESTART,
+    refusal: Notification | None = None,
+    text: str = "",
+) -> Negotiated:
+    sent = session.open_message()
+    received = Open(Asn(asn), hold_time, RouterId(router_id), Capabilities(tuple(BOTH), graceful_restart=restart))
+    return Negotiated(
+        sent, received, min(hold_time, 9), (Family.IPV4, Family.IPV6), True, refusal=refusal, refusal_text=text
+    )
+
+
+def establish(session: Session, connection: int = 1, now: float = 0.0, **said: object) -> list[Output]:
+    """Bring the session up over a connection that the peer makes."""
+    session.start(now)
+    session.connected(connection, True, now)
+    session.open_received(connection, agreed(session, **said), now)  # type: ignore[arg-type]  # keywords of `agreed`
+    return session.message_received(connection, Keepalive(), now)
+
+
+def notified(outputs: list[Output], connection: int) -> Message | None:
+    """Return what was said on a connection before it was hung up; the hang-up must be there."""
+    assert SessionHangup(connection) in outputs
+    said = [o.message for o in outputs if isinstance(o, SessionSend) and o.connection == connection]
+    return said[-1] if said else None
+
+
+# ── up ───────────────────────────────────────────────────────────────────────
+
+
+def test_the_way_up() -> None:
+    """Call, OPEN, KEEPALIVE, established, with the states on the way."""
+    session = make()
+    states = [session.state]
+    assert [SessionDial()] == session.start(0)
+    states.append(session.state)
+    assert [SessionSend(1, session.open_message())] == session.connected(1, False, 1)
+    states.append(session.state)
+    negotiated = agreed(session)
+    assert [SessionSend(1, Keepalive())] == session.open_received(1, negotiated, 2)
+    states.append(session.state)
+    assert [Established(1, negotiated, frozenset())] == session.message_received(1, Keepalive(), 3)
+    states.append(session.state)
+    way = [State.IDLE, State.CONNECT, State.OPEN_SENT, State.OPEN_CONFIRM, State.ESTABLISHED]
+    assert way == states
+    assert dict.fromkeys(way[1:], 1) == dict(session.transitions)
+    seen = (session.established_at, session.connection, session.negotiated, session.last_error)
+    assert (3, 1, negotiated, "") == seen
+
+
+def test_a_passive_peer_is_not_called() -> None:
+    """The passive side waits in Active for ever, and answers a connection with its OPEN."""
+    session = make(replace(PEER, is_passive=True))
+    assert session.start(0) == []
+    assert (State.ACTIVE, float("inf")) == (session.state, session.next_wakeup())
+    assert session.tick(1e6) == []
+    assert [SessionSend(1, session.open_message())] == session.connected(1, True, 1e6)
+
+
+def test_a_restart_calls_a_passive_peer_until_told_to_stop() -> None:
+    """`at_once` calls the passive peer and tries again; clearing `call_passive` ends that."""
+    session = make(replace(PEER, is_passive=True))
+    assert [SessionDial()] == session.start(0, at_once=True)
+    session.connect_failed("connection refused", 0)
+    assert [SessionDial()] == session.tick(session.next_wakeup())
+    assert session.called_since == 0
+    session.connect_failed("connection refused", 2)
+    session.call_passive = False
+    assert float("inf") == session.next_wakeup()
+
+
+def test_calls_back_off_between_one_and_eight_seconds() -> None:
+    """Each failure doubles the pause up to 8 s; jitter takes at most half of it away."""
+    for jitter, pauses in ((0.0, [1, 2, 4, 4]), (0.999999, [2, 4, 8, 8])):
+        session = Session(PEER, LocalRestart(), lambda jitter=jitter: jitter)  # type: ignore[misc]
+        session.start(0)
+        seen = []
+        now = 0.0
+        for _ in pauses:
+            session.connect_failed("connection refused", now)
+            seen.append(round(session.next_wakeup() - now))
+            now = session.next_wakeup()
+            session.tick(now)
+        assert pauses == seen
+
+
+def test_an_inbound_connection_is_answered_right_after_an_error() -> None:
+    """Back-off is for the connections we make: the peer's is answered at once."""
+    session = make()
+    establish(session)
+    session.garbage_received(1, Notification(1, 2), "bad length", 1)
+    assert [SessionSend(2, session.open_message())] == session.connected(2, True, 1)
+
+
+def test_a_silent_caller_does_not_keep_us_from_calling() -> None:
+    """An inbound connection without an OPEN leaves our own calls going."""
+    session = make()
+    session.start(0)
+    session.connected(1, True, 0)
+    session.connect_failed("timed out", 5)
+    assert [SessionDial()] == session.tick(session.next_wakeup())
+
+
+# ── what our OPEN says ───────────────────────────────────────────────────────
+
+
+def test_the_f_bit_is_honest() -> None:
+    """F is clear at a first boot, set with forwarding kept, and set for every later session of this daemon's life."""
+    local = LocalRestart()
+    session = make(local=local)
+    assert _bits(session) == (False, {False})
+    local.is_restarting = local.is_forwarding_kept = True
+    assert _bits(session) == (True, {True})
+    local.is_restarting = local.is_forwarding_kept = False
+    establish(session)
+    assert _bits(session) == (False, {True})
+
+
+def _bits(session: Session) -> tuple[bool, set[bool]]:
+    restart = session.open_message().capabilities.graceful_restart
+    assert restart is not None
+    return restart.is_restarting, {is_kept for _, is_kept in restart.families}
+
+
+def test_a_family_without_a_next_hop_of_ours_is_not_offered() -> None:
+    """IPv6 stays away where we have no IPv6 address to be the next hop."""
+    session = make(replace(PEER, next_hops=PEER.next_hops[:1], graceful_restart=0))
+    assert Capabilities((Family.IPV4,)) == session.open_message().capabilities
+
+
+# ── timers ───────────────────────────────────────────────────────────────────
+
+
+def test_keepalives_leave_at_a_third_of_the_hold_time() -> None:
+    """Hold time 9: a KEEPALIVE every 3 s, as long as the peer is heard."""
+    session = make()
+    establish(session)
+    for second in (3, 6, 9, 12):
+        session.update_received(1, second - 1)
+        assert second == session.next_wakeup()
+        assert [SessionSend(1, Keepalive())] == session.tick(second)
+
+
+def test_silence_ends_the_session() -> None:
+    """Without a message for the hold time: NOTIFICATION 4, and the reason with its number."""
+    session = make()
+    establish(session)
+    outputs = session.tick(9)
+    assert Notification(4) == notified(outputs, 1)
+    assert WentDown("hold timer expired after 9 s", frozenset()) in outputs
+    assert session.last_error == "hold timer expired after 9 s"
+
+
+@pytest.mark.parametrize("message", [Keepalive(), EndOfRib(Family.IPV4), RouteRefresh(Family.IPV4)])
+def test_every_message_keeps_the_session(message: Keepalive | EndOfRib | RouteRefresh) -> None:
+    """The hold timer starts afresh with whatever the peer says."""
+    session = make()
+    establish(session)
+    session.message_received(1, message, 5)
+    session.tick(9)
+    assert session.state is State.ESTABLISHED
+
+
+def test_hold_time_zero_has_no_timers() -> None:
+    """A peer that offers 0 is accepted; nothing is sent and nothing expires."""
+    session = make()
+    establish(session, hold_time=0)
+    assert float("inf") == session.next_wakeup()
+    assert session.tick(1e9) == []
+    assert session.state is State.ESTABLISHED
+
+
+def test_an_open_is_awaited_for_four_minutes() -> None:
+    """OpenSent has the large hold timer."""
+    session = make(replace(PEER, is_passive=True))
+    session.start(0)
+    session.connected(1, True, 0)
+    assert session.tick(OPEN_HOLD_S - 1) == []
+    assert Notification(4) == notified(session.tick(OPEN_HOLD_S), 1)
+    assert session.last_error == "hold timer expired after 240 s"
+
+
+# ── faults ───────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("refusal", "text", "words"),
+    [
+        (Notification(2, 2), "", "AS mismatch: the peer says 65002, configured is 65001"),
+        (Notification(2, 6), "hold time 2 s is below the minimum of 3 s", "hold time 2 s is below the minimum of 3 s"),
+        (Notification(2, 3), "", "OPEN message error, bad BGP identifier"),
+    ],
+)
+def test_a_refused_open(refusal: Notification, text: str, words: str) -> None:
+    """The peer gets the NOTIFICATION that the negotiation gave, the operator the words."""
+    session = make()
+    session.start(0)
+    session.connected(1, False, 0)
+    outputs = session.open_received(1, agreed(session, asn=65002, refusal=refusal, text=text), 0)
+    assert refusal == notified(outputs, 1)
+    assert words == session.last_error
+
+
+def test_unexpected_messages_have_the_subcode_of_their_state() -> None:
+    """RFC 6608: 1 in OpenSent, 2 in OpenConfirm, 3 in Established, with the type as data."""
+    opened = make()
+    opened.start(0)
+    opened.connected(1, True, 0)
+    assert Notification(5, 1, b"\x04") == notified(opened.message_received(1, Keepalive(), 0), 1)
+    opened.connected(2, True, 0)
+    assert Notification(5, 1, b"\x02") == notified(opened.update_received(2, 0), 2)
+    confirmed = make()
+    confirmed.start(0)
+    confirmed.connected(1, True, 0)
+    confirmed.open_received(1, agreed(confirmed), 0)
+    assert Notification(5, 2, b"\x05") == notified(confirmed.message_received(1, RouteRefresh(Family.IPV4), 0), 1)
+    assert confirmed.last_error == "the peer sent ROUTE-REFRESH in OpenConfirm"
+    established = make()
+    establish(established)
+    assert Notification(5, 3, b"\x01") == notified(established.open_received(1, agreed(established), 0), 1)
+
+
+def test_a_notification_is_decoded_in_last_error() -> None:
+    """What the peer said when it left is what the operator reads, and no path is retained."""
+    session = make()
+    establish(session)
+    outputs = session.message_received(1, Notification.cease(Cease.ADMIN_SHUTDOWN, "moving racks"), 1)
+    assert [SessionHangup(1), WentDown(session.last_error, frozenset())] == outputs
+    assert session.last_error == "reset by peer: Cease, administrative shutdown: moving racks"
+
+
+def test_what_comes_after_the_hangup_is_ignored() -> None:
+    """Rule 2: a forgotten connection is not heard."""
+    session = make()
+    establish(session)
+    session.stop(1, None)
+    negotiated = agreed(session)
+    assert session.open_received(1, negotiated, 2) == []
+    assert session.message_received(1, Keepalive(), 2) == []
+    assert session.update_received(1, 2) == []
+    assert session.garbage_received(1, Notification(1, 1), "", 2) == []
+    assert session.disconnected(1, "closed by peer", 2) == []
+
+
+def test_a_stopped_session_refuses_connections() -> None:
+    """Idle answers nobody, and neither does a call that is answered after the stop count."""
+    session = make()
+    session.start(0)
+    outputs = session.stop(1, Notification.cease(Cease.ADMIN_SHUTDOWN))
+    assert outputs == []
+    assert (State.IDLE, float("inf")) == (session.state, session.next_wakeup())
+    assert [SessionHangup(1)] == session.connected(1, False, 2)
+    assert [SessionHangup(2)] == session.connected(2, True, 2)
+
+
+def test_stop_says_why_on_every_connection() -> None:
+    """A Cease leaves on the established connection; with None it is closed without a word."""
+    session = make()
+    establish(session)
+    cease = Notification.cease(Cease.PEER_DECONFIGURED)
+    outputs = session.stop(1, cease)
+    assert cease == notified(outputs, 1)
+    assert WentDown("closed by us: Cease, peer de-configured", frozenset()) == outputs[-1]
+    silent = make()
+    establish(silent)
+    assert None is notified(silent.stop(1, None), 1)
+
+
+def test_what_failed_on_the_way_up_is_forgotten_once_up() -> None:
+    """An established session shows why its last life ended, not that its first call was refused."""
+    session = make()
+    session.start(0)
+    session.connect_failed("connection refused", 0)
+    assert session.last_error == "connection refused"
+    establish(session)
+    assert session.last_error == ""
+    session.disconnected(1, "closed by peer", 1)
+    establish(session, connection=2, now=2)
+    assert session.last_error == "closed by peer"
+
+
+def test_md5_trouble_of_a_passive_peer_is_shown() -> None:
+    """A failure without a call of ours is only noted."""
+    session = make(replace(PEER, is_passive=True))
+    session.start(0)
+    assert session.connect_failed("MD5 mismatch suspected: TCPMD5Failure rose by 3", 1) == []
+    assert session.last_error == "MD5 mismatch suspected: TCPMD5Failure rose by 3"
+
+
+# ── collision (RFC 4271 §6.8) ────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("router_id", "stays", "goes"), [(20, 2, 1), (5, 1, 2)])
+@pytest.mark.parametrize("first", [1, 2])
+def test_the_connection_of_the_higher_identifier_stays(router_id: int, stays: int, goes: int, first: int) -> None:
+    """Ours is 10, connection 1 is ours and 2 the peer's: the same one stays, on whichever the OPEN comes first."""
+    session = make()
+    session.start(0)
+    session.connected(1, False, 0)
+    session.connected(2, True, 0)
+    outputs = session.open_received(first, agreed(session, router_id=router_id), 0)
+    assert notified(outputs, goes) == COLLISION
+    assert SessionHangup(stays) not in outputs
+
+
+@pytest.mark.parametrize(("router_id", "goes"), [(20, 1), (5, 2)])
+def test_a_confirmed_connection_collides_too(router_id: int, goes: int) -> None:
+    """Ours is in OpenConfirm when the peer's arrives; its OPEN decides."""
+    session = make()
+    session.start(0)
+    session.connected(1, False, 0)
+    session.open_received(1, agreed(session, router_id=router_id), 0)
+    session.connected(2, True, 0)
+    assert notified(session.open_received(2, agreed(session, router_id=router_id), 0), goes) == COLLISION
+
+
+def test_equal_identifiers_are_decided_by_the_as() -> None:
+    """RFC 6286 §2.3: the larger AS number's connection stays; theirs is 65001, ours 65000."""
+    session = make()
+    session.start(0)
+    session.connected(1, False, 0)
+    session.connected(2, True, 0)
+    assert notified(session.open_received(2, agreed(session, router_id=10), 0), 1) == COLLISION
+
+
+def test_a_winner_that_never_got_an_open_loses_the_second_time() -> None:
+    """A dead connection in OpenSent must not keep the peer out for four minutes."""
+    session = make()
+    session.start(0)
+    session.connected(1, False, 0)
+    session.connected(2, True, 0)
+    assert notified(session.open_received(2, agreed(session, router_id=5), 0), 2) == COLLISION
+    session.connected(3, True, 2)
+    assert notified(session.open_received(3, agreed(session, router_id=5), 2), 1) == COLLISION
+    assert session.state is State.OPEN_CONFIRM
+
+
+def test_our_call_that_is_answered_late_is_given_up_in_silence() -> None:
+    """Nothing was said on it, so no collision can end both."""
+    session = make()
+    session.start(0)
+    session.connected(1, True, 0)
+    session.open_received(1, agreed(session), 0)
+    assert [SessionHangup(2)] == session.connected(2, False, 0)
+
+
+def test_established_refuses_a_newcomer() -> None:
+    """Without graceful restart a second connection gets Cease/7 and the first goes on."""
+    session = make()
+    establish(session, restart=None)
+    outputs = session.connected(2, True, 1)
+    assert [SessionSend(2, COLLISION), SessionHangup(2)] == outputs
+    assert (session.state, session.connection) == (State.ESTABLISHED, 1)
+
+
+def test_established_gives_way_to_a_peer_that_restarted() -> None:
+    """With graceful restart agreed, an OPEN that offers it again ends the old connection as a TCP failure would."""
+    session = make()
+    establish(session)
+    assert [SessionSend(2, session.open_message())] == session.connected(2, True, 1)
+    assert session.state is State.ESTABLISHED
+    outputs = session.open_received(2, agreed(session), 2)
+    assert SessionHangup(1) == outputs[0]
+    assert WentDown("replaced: the peer opened a new connection", BOTH) == outputs[1]
+    assert SessionSend(2, Keepalive()) == outputs[2]
+    up = session.message_received(2, Keepalive(), 3)[0]
+    assert isinstance(up, Established)
+    assert (up.connection, up.keep) == (2, BOTH)
+
+
+def test_established_refuses_a_newcomer_that_does_not_offer_restart() -> None:
+    """The newcomer's OPEN without the capability is a plain collision."""
+    session = make()
+    establish(session)
+    session.connected(2, True, 1)
+    outputs = session.open_received(2, agreed(session, restart=None), 2)
+    assert [SessionSend(2, COLLISION), SessionHangup(2)] == outputs
+    assert session.connection == 1
+
+
+def test_becoming_established_ends_the_other_connection() -> None:
+    """A second connection still in OpenSent goes when the first is up."""
+    session = make()
+    session.start(0)
+    session.connected(1, False, 0)
+    session.open_received(1, agreed(session), 0)
+    session.connected(2, True, 0)
+    assert notified(session.message_received(1, Keepalive(), 1), 2) == COLLISION
+
+
+# ── graceful restart (RFC 4724) ──────────────────────────────────────────────
+
+
+def test_a_lost_connection_retains_what_the_peer_can_preserve() -> None:
+    """The families of the peer's capability become stale, whatever their F bit."""
+    session = make()
+    establish(session, restart=GracefulRestart(30, families=((Family.IPV4, False),)))
+    assert [WentDown("closed by peer", frozenset({Family.IPV4}))] == session.disconnected(1, "closed by peer", 1)
+
+
+@pytest.mark.parametrize("restart", [None, GracefulRestart(0, families=RESTART.families), GracefulRestart(30)])
+def test_nothing_is_retained_where_nothing_was_agreed(restart: GracefulRestart | None) -> None:
+    """No capability, no time or no families: the paths go with the connection."""
+    session = make()
+    establish(session, restart=restart)
+    assert [WentDown("closed by peer", frozenset())] == session.disconnected(1, "closed by peer", 1)
+
+
+def test_nothing_is_retained_where_we_do_not_offer_it() -> None:
+    """Both sides must have said so."""
+    session = make(replace(PEER, graceful_restart=0))
+    establish(session)
+    assert [WentDown("closed by peer", frozenset())] == session.disconnected(1, "closed by peer", 1)
+
+
+def test_a_peer_that_stays_away_is_swept_after_its_restart_time() -> None:
+    """30 s after the loss, once."""
+    session = make(replace(PEER, is_passive=True))
+    establish(session)
+    session.disconnected(1, "closed by peer", 1)
+    assert session.next_wakeup() == 31
+    assert session.tick(30.9) == []
+    assert [StaleExpired(BOTH)] == session.tick(31)
+    assert session.tick(1e6) == []
+
+
+def test_only_families_with_the_f_bit_are_kept_when_it_is_back() -> None:
+    """F clear, or the family no longer in the capability: not kept."""
+    session = make()
+    establish(session)
+    session.disconnected(1, "closed by peer", 1)
+    back = establish(session, connection=2, now=5, restart=GracefulRestart(30, families=((Family.IPV4, True),)))
+    assert isinstance(back[0], Established)
+    assert frozenset({Family.IPV4}) == back[0].keep
+
+
+def test_end_of_rib_sweeps_its_family_once() -> None:
+    """The first marker after the restart sweeps; a second one, and one of a family not stale, do not."""
+    session = make()
+    establish(session)
+    session.disconnected(1, "closed by peer", 1)
+    establish(session, connection=2, now=5)
+    assert [StaleExpired(frozenset({Family.IPV6}))] == session.end_of_rib_received(Family.IPV6, 6)
+    assert session.end_of_rib_received(Family.IPV6, 7) == []
+    assert [StaleExpired(frozenset({Family.IPV4}))] == session.end_of_rib_received(Family.IPV4, 8)
+
+
+def test_stale_paths_do_not_wait_for_end_of_rib_for_ever() -> None:
+    """A peer that is back and never ends its table loses the rest when the clock is up."""
+    session = make()
+    establish(session)
+    session.disconnected(1, "closed by peer", 1)
+    establish(session, connection=2, now=5, hold_time=0)
+    assert session.next_wakeup() == 1 + 30 + STALE_PATHS_S
+    assert [StaleExpired(BOTH)] == session.tick(session.next_wakeup())
+
+
+def test_a_second_restart_stays_under_the_first_clock() -> None:
+    """Killed again before its End-of-RIB: paths stay, but the clock of the first loss runs on."""
+    session = make()
+    establish(session)
+    session.disconnected(1, "closed by peer", 1)
+    last = 1 + 30 + STALE_PATHS_S
+    now, connection = 1.0, 1
+    while now + 20 < last:
+        now, connection = now + 20, connection + 1
+        back = establish(session, connection=connection, now=now)
+        assert [o.keep for o in back if isinstance(o, Established)] == [BOTH]
+        assert [WentDown("closed by peer", BOTH)] == session.disconnected(connection, "closed by peer", now)
+    swept = [o for o in session.tick(last) if isinstance(o, StaleExpired)]
+    assert [StaleExpired(BOTH)] == swept
+
+
+def test_a_failed_attempt_to_come_back_leaves_stale_paths_alone() -> None:
+    """An error on a connection that never was established says nothing about the paths."""
+    session = make()
+    establish(session)
+    session.disconnected(1, "closed by peer", 1)
+    session.connected(2, True, 2)
+    session.message_received(2, Notification.cease(Cease.CONNECTION_REJECTED), 2)
+    back = establish(session, connection=3, now=3)
+    assert [o.keep for o in back if isinstance(o, Established)] == [BOTH]

@@ -1,0 +1,163 @@
+"""What survives a restart, and what happens when it did not."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bgpmesh.errors import ConfigError
+from bgpmesh.state import KeptConfig, Loaded, State
+from bgpmesh.workload.endpoint import Endpoint
+
+WEB = Endpoint(
+    "web",
+    "shop",
+    (("app", "web"), ("tier", "front")),
+    (ipaddress.ip_address("10.244.1.5"), ipaddress.ip_address("fd00::5")),
+    "bgpmabcdefghijk",
+    "/run/netns/web",
+    (("http", "tcp", 8080),),
+)
+CONFIG = KeptConfig('[cluster]\nasn = 64512 # "é"\n', "/etc/bgpmesh/bgpmesh.toml", "ab" * 32)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> State:
+    return State(tmp_path)
+
+
+def test_every_document_comes_back_as_it_was_kept(state: State) -> None:
+    """Round trip of all four."""
+    hops = (ipaddress.ip_address("192.0.2.1"), ipaddress.ip_address("2001:db8::1"))
+    said = [
+        state.save_peers(["n3", "n2"]),
+        state.save_next_hops(hops),
+        state.save_endpoints([WEB]),
+        state.save_config(CONFIG),
+    ]
+    assert said == [""] * 4
+    assert state.peers() == Loaded(("n2", "n3"))
+    assert state.next_hops() == Loaded(hops)
+    assert state.endpoints() == Loaded((WEB,))
+    assert state.config() == Loaded(CONFIG)
+
+
+def test_what_was_never_kept_is_no_problem(state: State) -> None:
+    """A first boot."""
+    assert state.peers() == Loaded(None, "")
+    assert state.next_hops() == Loaded(None, "")
+    assert state.endpoints() == Loaded(None, "")
+    assert state.config() == Loaded(None, "")
+
+
+def test_an_empty_list_is_not_the_same_as_none(state: State) -> None:
+    """A node that holds nobody's paths has said so."""
+    state.save_peers([])
+    assert state.peers() == Loaded(())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\x00\x00\x00",
+        '{"endpoints": [',
+        "[]",
+        '{"other": []}',
+        '{"endpoints": {}}',
+        '{"endpoints": [7]}',
+        '{"endpoints": [{"name": "web"}]}',
+        "[" * 100_000,
+    ],
+)
+def test_a_garbled_document_is_a_problem_in_words(state: State, tmp_path: Path, text: str) -> None:
+    """No value, no exception, and the file is named."""
+    (tmp_path / "endpoints.json").write_text(text, encoding="utf-8")
+    read = state.endpoints()
+    assert read.value is None
+    assert read.problem.startswith(f"{tmp_path}/endpoints.json is garbled: ")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", 5),
+        ("labels", [["a"]]),
+        ("labels", "a=b"),
+        ("addresses", ["10.244.1"]),
+        ("ports", [["http", "tcp", "8080"]]),
+        ("ports", [["http", "tcp", True]]),
+        ("netns", None),
+    ],
+)
+def test_one_wrong_field_refuses_the_whole_document(state: State, tmp_path: Path, field: str, value: object) -> None:
+    """Half a list of workloads would take the others' links away."""
+    state.save_endpoints([WEB])
+    path = tmp_path / "endpoints.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    document["endpoints"][0][field] = value
+    path.write_text(json.dumps(document), encoding="utf-8")
+    assert state.endpoints().value is None
+
+
+def test_unknown_fields_are_ignored(state: State, tmp_path: Path) -> None:
+    """An older daemon reads what a newer one wrote."""
+    state.save_endpoints([WEB])
+    path = tmp_path / "endpoints.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    document["endpoints"][0]["mtu"] = 9000
+    path.write_text(json.dumps(document | {"version": 2}), encoding="utf-8")
+    assert state.endpoints() == Loaded((WEB,))
+
+
+def test_a_document_that_cannot_be_read_or_written_is_named(state: State, tmp_path: Path) -> None:
+    """A directory in its place stands for a broken disk."""
+    (tmp_path / "peers.json").mkdir()
+    assert state.peers() == Loaded(None, f"{tmp_path}/peers.json cannot be read: Is a directory")
+    assert state.save_peers(["n1"]) == f"{tmp_path}/peers.json cannot be written: Is a directory"
+    assert list(tmp_path.iterdir()) == [tmp_path / "peers.json"]
+
+
+def test_files_are_for_their_owner_only(tmp_path: Path) -> None:
+    """The configuration may hold a password."""
+    state = State(tmp_path / "deep" / "state")
+    state.open("n1")
+    state.save_config(CONFIG)
+    state.close()
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "deep" / "state").iterdir()}
+    assert modes == {"config.json": 0o600, "lock": 0o600}
+    assert (tmp_path / "deep" / "state").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_second_daemon_is_refused_by_name_of_the_first(state: State, tmp_path: Path) -> None:
+    """Node and process id; once the first is gone, the second may."""
+    state.open("n1")
+    with pytest.raises(ConfigError) as caught:
+        State(tmp_path).open("n2")
+    expected = f"state.directory = {tmp_path}: in use by the daemon of node n1, pid {os.getpid()}"
+    assert str(caught.value) == expected
+    state.close()
+    second = State(tmp_path)
+    second.open("n2")
+    second.close()
+
+
+def test_a_lock_dies_with_its_process(state: State, tmp_path: Path) -> None:
+    """A crash leaves a lock file, and no lock."""
+    script = "import sys, os, pathlib, bgpmesh.state as s; s.State(pathlib.Path(sys.argv[1])).open('n1'); os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False, timeout=60).returncode == 9
+    state.open("n2")
+    state.close()
+
+
+def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    """With the system's words."""
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"state\.directory = .*: Not a directory"):
+        State(tmp_path / "file" / "state").open("n1")

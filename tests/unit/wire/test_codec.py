@@ -1,0 +1,378 @@
+"""What the codec says of messages, and what it makes of ours."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import replace
+
+import pytest
+
+from bgpmesh.peering.message import (
+    Capabilities,
+    Cease,
+    EndOfRib,
+    GracefulRestart,
+    Keepalive,
+    Message,
+    Negotiated,
+    Notification,
+    Open,
+    RouteRefresh,
+)
+from bgpmesh.peering.peer import Peer
+from bgpmesh.rib.export import Batch
+from bgpmesh.route.attributes import Asn, AsPath, PathAttributes, RouterId, SegmentKind
+from bgpmesh.route.nlri import Family, parse_nlri
+from bgpmesh.route.path import PeerName, Role
+from bgpmesh.wire import codec as codec_module
+from bgpmesh.wire import fastpath
+from bgpmesh.wire.codec import Codec, Garbage, Routes
+
+ADDRESS = ipaddress.ip_address("192.0.2.1")
+BOTH = Capabilities(families=(Family.IPV4, Family.IPV6))
+OURS = Open(Asn(64512), 9, RouterId(1), BOTH)
+THEIRS = Open(Asn(64512), 30, RouterId(2), BOTH)
+GOOD = bytes.fromhex("40010100" + "4002060201" + "0000fde9" + "400304c0000201" + "40050400000064")
+
+
+def codec(asn: int = 64512, ours: Open = OURS, role: Role | None = None) -> Codec:
+    """Return a codec that has encoded our OPEN."""
+    role = role or (Role.NON_CLIENT if asn == ours.asn else Role.EXTERNAL)
+    made = Codec(Peer(PeerName("peer"), ADDRESS, Asn(asn), role, ADDRESS, ours.asn, ours.router_id))
+    made.encode(ours)
+    return made
+
+
+def octets(message: Message) -> bytes:
+    """Return a message as a peer sends it."""
+    return Codec(Peer(PeerName("us"), ADDRESS, Asn(1), Role.EXTERNAL, ADDRESS, Asn(1), RouterId(9))).encode(message)
+
+
+def agreed(theirs: Open = THEIRS, ours: Open = OURS, asn: int = 64512) -> Negotiated:
+    """Return what two OPENs agree on."""
+    (negotiated,) = codec(asn, ours).feed(octets(theirs), 0.0)
+    assert isinstance(negotiated, Negotiated)
+    return negotiated
+
+
+def established(asn: int = 64512, theirs: Open = THEIRS) -> Codec:
+    """Return a codec that is past the OPENs."""
+    made = codec(asn)
+    made.feed(octets(replace(theirs, asn=Asn(asn))), 0.0)
+    return made
+
+
+def message(kind: int, body: bytes) -> bytes:
+    """Return a message with its header."""
+    return b"\xff" * 16 + (19 + len(body)).to_bytes(2, "big") + bytes((kind,)) + body
+
+
+def update(attributes: bytes, announced: bytes = b"", withdrawn: bytes = b"") -> bytes:
+    """Return an UPDATE."""
+    lengths = len(withdrawn).to_bytes(2, "big"), len(attributes).to_bytes(2, "big")
+    return message(2, lengths[0] + withdrawn + lengths[1] + attributes + announced)
+
+
+def garbage(data: bytes, made: Codec | None = None) -> Garbage:
+    """Return the Garbage that `data` is."""
+    (said,) = (made or established()).feed(data, 0.0)
+    assert isinstance(said, Garbage)
+    return said
+
+
+# ── OPEN ─────────────────────────────────────────────────────────────────────
+
+
+def test_open_comes_back_as_it_was() -> None:
+    """AS, hold time, identifier and every capability survive the wire."""
+    offered = Capabilities(
+        families=(Family.IPV4, Family.IPV6),
+        graceful_restart=GracefulRestart(120, is_restarting=True, families=((Family.IPV4, True), (Family.IPV6, False))),
+    )
+    sent = Open(Asn(4_200_000_000), 9, RouterId(0xC0000201), offered)
+    assert sent == agreed(sent, asn=4_200_000_000).received
+
+
+@pytest.mark.parametrize(("is_restarting", "is_kept"), [(False, False), (False, True), (True, False), (True, True)])
+def test_restart_bits_are_ours_to_say(is_restarting: bool, is_kept: bool) -> None:  # noqa: FBT001
+    """The R and F bits on the wire are those of our Capabilities, not ExaBGP's (RFC 4724 §3)."""
+    restart = GracefulRestart(120, is_restarting, ((Family.IPV4, is_kept),))
+    wire = octets(replace(OURS, capabilities=replace(BOTH, graceful_restart=restart)))
+    expected = bytes((64, 6, 0x80 * is_restarting, 120, 0, 1, 1, 0x80 * is_kept))
+    assert expected in wire
+
+
+def test_only_what_is_handled_is_offered() -> None:
+    """No enhanced refresh, no host name, no extended messages: codes 1, 2 and 65, and 64 where asked for."""
+    received = agreed(OURS if False else replace(THEIRS, capabilities=BOTH)).received
+    assert () == received.capabilities.other
+    assert received.capabilities == BOTH
+
+
+def test_hold_time_and_families_are_what_both_offer() -> None:
+    """The smaller hold time, and the families in common."""
+    negotiated = agreed(replace(THEIRS, hold_time=3, capabilities=Capabilities(families=(Family.IPV6,))))
+    assert (3, (Family.IPV6,), True) == (negotiated.hold_time, negotiated.families, negotiated.four_octet_asn)
+
+
+def test_hold_time_zero_is_accepted() -> None:
+    """A peer may do without keepalives (RFC 4271 §4.2)."""
+    negotiated = agreed(replace(THEIRS, hold_time=0))
+    assert (0, None) == (negotiated.hold_time, negotiated.refusal)
+
+
+def test_peer_without_capabilities_speaks_ipv4() -> None:
+    """RFC 4760 §8: who does not announce the capability speaks IPv4 unicast, with two-octet AS numbers."""
+    made = codec(65001)
+    (negotiated,) = made.feed(message(1, b"\4\xfd\xe9\0\x1e\0\0\0\2\0"), 0.0)
+    assert isinstance(negotiated, Negotiated)
+    assert negotiated.refusal is None
+    assert ((Family.IPV4,), False) == (negotiated.families, negotiated.four_octet_asn)
+
+
+def test_unknown_capabilities_are_kept_to_show() -> None:
+    """What we do not understand is listed with its value."""
+    (negotiated,) = codec(65001).feed(message(1, b"\4\xfd\xe9\0\x1e\0\0\0\2\x07\2\5\xc8\3abc"), 0.0)
+    assert isinstance(negotiated, Negotiated)
+    assert ((200, b"abc"),) == negotiated.received.capabilities.other
+
+
+@pytest.mark.parametrize(
+    ("theirs", "notification", "words"),
+    [
+        (replace(THEIRS, asn=Asn(70001)), Notification(2, 2), "the peer says AS 70001, expected AS 64512"),
+        (replace(THEIRS, asn=Asn(0)), Notification(2, 2), "the peer says AS 0"),
+        (replace(THEIRS, router_id=RouterId(0)), Notification(2, 3), "router id 0.0.0.0 is not valid"),
+        (replace(THEIRS, router_id=RouterId(1)), Notification(2, 3), "our router id 0.0.0.1"),
+        (replace(THEIRS, hold_time=2), Notification(2, 6), "hold time 2 s is below the minimum of 3 s"),
+    ],
+)
+def test_open_that_cannot_be_is_refused(theirs: Open, notification: Notification, words: str) -> None:
+    """The refusal has its NOTIFICATION and names the real values (RFC 4271 §6.2, RFC 6286, RFC 7607)."""
+    negotiated = agreed(theirs)
+    assert notification == negotiated.refusal
+    assert words in negotiated.refusal_text
+
+
+def test_equal_router_id_is_refused_with_four_octet_asn() -> None:
+    """An internal peer with our identifier is refused also where the AS needs four octets (RFC 6286 §2.1)."""
+    ours = replace(OURS, asn=Asn(4_200_000_000))
+    negotiated = agreed(replace(ours, hold_time=30), ours, 4_200_000_000)
+    assert Notification(2, 3) == negotiated.refusal
+
+
+def test_equal_router_id_is_fine_between_systems() -> None:
+    """The identifier need be unique within an AS only (RFC 6286 §2.1)."""
+    assert agreed(replace(THEIRS, asn=Asn(65001), router_id=RouterId(1)), asn=65001).refusal is None
+
+
+def test_open_before_ours_waits() -> None:
+    """A peer that is faster than we are is negotiated with once our OPEN is encoded."""
+    made = Codec(Peer(PeerName("peer"), ADDRESS, Asn(64512), Role.NON_CLIENT, ADDRESS, Asn(64512), RouterId(1)))
+    assert made.feed(octets(THEIRS) + octets(Keepalive()), 0.0) == []
+    made.encode(OURS)
+    negotiated, keepalive = made.feed(b"", 0.0)
+    assert isinstance(negotiated, Negotiated)
+    assert Keepalive() == keepalive
+
+
+@pytest.mark.parametrize(
+    ("body", "notification"),
+    [
+        (b"\3\xfd\xe9\0\x1e\0\0\0\2\0", Notification(2, 1, b"\0\4")),
+        (b"\4\xfd\xe9\0\x1e\0\0\0\2\2\1\0", Notification(2, 4)),
+        (b"\4\xfd\xe9\0\x1e\0\0\0\2\5\2\0", Notification(2, 0)),
+        (b"\4\xfd\xe9\0\x1e\0\0\0\2\4\2\2\x40\4", Notification(2, 0)),
+        (b"\4\xfd\xe9\0\x1e\0\0\0\2\xff\xff", Notification(2, 0)),
+        (b"\4\xfd\xe9\0\x1e\0\0\0\2\4\2\2\x40\0", Notification(2, 0)),
+    ],
+)
+def test_malformed_open_ends_the_session(body: bytes, notification: Notification) -> None:
+    """Version, parameter types and lengths are checked (RFC 4271 §6.2, RFC 5492, RFC 9072)."""
+    assert notification == garbage(message(1, body), codec(65001)).notification
+
+
+# ── the header and the small messages ────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("data", "notification"),
+    [
+        (b"\xff" * 15 + b"\0\0\x13\4", Notification(1, 1)),
+        (b"\xff" * 16 + b"\0\x12\4", Notification(1, 2, b"\0\x12")),
+        (b"\xff" * 16 + b"\x10\x01\2", Notification(1, 2, b"\x10\x01")),
+        (b"\xff" * 16 + b"\0\x14\4\0", Notification(1, 2, b"\0\x14")),
+        (b"\xff" * 16 + b"\0\x16\2", Notification(1, 2, b"\0\x16")),
+        (b"\xff" * 16 + b"\0\x13\3", Notification(1, 2, b"\0\x13")),
+        (b"\xff" * 16 + b"\0\x1c\1", Notification(1, 2, b"\0\x1c")),
+        (b"\xff" * 16 + b"\0\x13\x06", Notification(1, 3, b"\6")),
+    ],
+)
+def test_header_errors_have_their_data(data: bytes, notification: Notification) -> None:
+    """Marker, length and type are checked before anything else (RFC 4271 §6.1)."""
+    assert notification == garbage(data).notification
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        Keepalive(),
+        RouteRefresh(Family.IPV6),
+        EndOfRib(Family.IPV4),
+        EndOfRib(Family.IPV6),
+        Notification.cease(Cease.ADMIN_SHUTDOWN, "moving racks — soon"),
+        Notification(1, 2, b"\0\x12"),
+    ],
+)
+def test_messages_come_back_as_they_were(sent: Message) -> None:
+    """What is encoded decodes to itself."""
+    assert [sent] == established().feed(octets(sent), 0.0)
+
+
+def test_route_refresh_of_another_length_ends_the_session() -> None:
+    """The NOTIFICATION carries the whole message (RFC 7313 §5)."""
+    data = message(5, b"\0\1\0\1\0")
+    assert Notification(7, 1, data) == garbage(data).notification
+
+
+@pytest.mark.parametrize("body", [b"\0\1\1\1", b"\0\1\2\1", b"\0\1\7\1", b"\0\x19\0\x46"])
+def test_other_refreshes_are_ignored(body: bytes) -> None:
+    """Other subtypes (RFC 7313 §5) and families that were not agreed (RFC 2918 §4) ask for nothing."""
+    assert established().feed(message(5, body), 0.0) == []
+
+
+def test_update_before_open_ends_the_session() -> None:
+    """Without an OPEN nothing says how to read it (RFC 6608)."""
+    assert Notification(5, 1) == garbage(update(b""), codec()).notification
+
+
+def test_nothing_is_decoded_behind_garbage() -> None:
+    """The session is over with the first error."""
+    made = established()
+    first, second = made.feed(octets(Keepalive()) + b"\0" * 19 + octets(Keepalive()), 0.0)
+    assert Keepalive() == first
+    assert isinstance(second, Garbage)
+    assert made.feed(octets(Keepalive()), 0.0) == []
+
+
+# ── UPDATE ───────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("data", "notification"),
+    [
+        (message(2, b"\0\5\0\0"), Notification(3, 1)),
+        (message(2, b"\0\0\0\5"), Notification(3, 1)),
+        (update(GOOD, b"\x21\x0a\0\0\1\0"), Notification(3, 10)),
+        (update(GOOD, b"\x20\x0a\0\0"), Notification(3, 10)),
+        (update(b"", b"", b"\x18\x0a\0"), Notification(3, 10)),
+        (update(GOOD + b"\x40\x63\1\7", b"\x08\x0a"), Notification(3, 2, b"\x40\x63\1\7")),
+    ],
+)
+def test_update_errors_that_end_the_session(data: bytes, notification: Notification) -> None:
+    """Lengths inside, prefixes (RFC 7606 §5.3) and unknown well-known attributes (RFC 4271 §6.3)."""
+    assert notification == garbage(data).notification
+
+
+def test_attribute_beyond_the_end_withdraws() -> None:
+    """An attribute that is longer than the attributes are withdraws the prefixes (RFC 7606 §4)."""
+    (said,) = established().feed(update(GOOD + b"\xc0\x08\x08\0\0\0\0", b"\x08\x0a", b"\x08\x0b"), 0.0)
+    assert isinstance(said, Routes)
+    assert ([parse_nlri("11.0.0.0/8"), parse_nlri("10.0.0.0/8")], 1) == (said.withdrawn, said.treated_as_withdraw)
+    assert said.attributes is None
+
+
+def test_bits_behind_the_prefix_are_cleared() -> None:
+    """One prefix has one key, whatever a peer leaves in the bits that do not count."""
+    (said,) = established().feed(update(GOOD, b"\x0a\x0a\xff" + b"\x1f\x0a\0\0\1"), 0.0)
+    assert isinstance(said, Routes)
+    assert [parse_nlri("10.192.0.0/10"), parse_nlri("10.0.0.0/31")] == said.announced
+
+
+def test_equal_bytes_are_one_object_over_connections() -> None:
+    """Two connections of one class share their attribute sets."""
+    data = update(GOOD, b"\x08\x0a")
+    first, second = established().feed(data, 0.0) + established().feed(data, 0.0)
+    assert isinstance(first, Routes)
+    assert isinstance(second, Routes)
+    assert first.attributes is second.attributes
+
+
+def test_classes_do_not_share() -> None:
+    """LOCAL_PREF counts from an internal peer and is discarded from an external one, though the bytes are equal."""
+    data = update(GOOD, b"\x08\x0a")
+    inside, outside = established().feed(data, 0.0) + established(65001).feed(data, 0.0)
+    assert isinstance(inside, Routes)
+    assert isinstance(outside, Routes)
+    assert inside.attributes is not None
+    assert outside.attributes is not None
+    assert (100, 0) == (inside.attributes.local_pref, inside.attributes_discarded)
+    assert (None, 1) == (outside.attributes.local_pref, outside.attributes_discarded)
+
+
+def test_interned_sets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that never repeats itself fills a table, not the memory."""
+    monkeypatch.setattr(fastpath, "INTERNED_LIMIT", 64)
+    made = established()
+    for number in range(300):
+        made.feed(update(GOOD + b"\xc0\x08\x04" + number.to_bytes(4, "big"), b"\x08\x0a"), 0.0)
+    tables = codec_module._TABLES.values()
+    assert max(max(len(table.sets), len(table.clean)) for table in tables) <= 64
+
+
+def test_ipv4_not_agreed_is_ignored() -> None:
+    """Prefixes of a family that only they speak change nothing, and are told of."""
+    made = established(theirs=replace(THEIRS, capabilities=Capabilities(families=(Family.IPV6,))))
+    (said,) = made.feed(update(GOOD, b"\x08\x0a"), 0.0)
+    assert isinstance(said, Routes)
+    assert ([], []) == (said.announced, said.withdrawn)
+    assert "not agreed" in said.problem
+
+
+def test_order_of_announcement_and_withdrawal_is_kept() -> None:
+    """A prefix announced, withdrawn and announced again in one chunk ends announced."""
+    announce, withdraw = update(GOOD, b"\x08\x0a"), update(b"", b"", b"\x08\x0a")
+    table: set[bytes] = set()
+    for said in established().feed(announce + announce + withdraw + announce, 0.0):
+        assert isinstance(said, Routes)
+        table = (table - set(said.withdrawn)) | set(said.announced)
+    assert {parse_nlri("10.0.0.0/8")} == table
+
+
+# ── batches ──────────────────────────────────────────────────────────────────
+
+
+def test_batch_is_encoded_once_for_its_group() -> None:
+    """The bytes of the first peer of an update group are those of the others."""
+    batch = Batch(Family.IPV4, PathAttributes(next_hop=ADDRESS), [parse_nlri("10.0.0.0/8")])
+    first, second = established(), established()
+    assert first.encode_batch(batch) is second.encode_batch(batch)
+
+
+def test_large_batch_is_split_at_the_message_size() -> None:
+    """No UPDATE is longer than 4,096 octets, and none is wasted."""
+    keys = [parse_nlri(f"10.{number >> 8}.{number & 255}.0/24") for number in range(3000)]
+    updates = established().encode_batch(Batch(Family.IPV4, PathAttributes(next_hop=ADDRESS), keys))
+    assert [4096 - len(octets_) < 4 for octets_ in updates[:-1]] == [True] * (len(updates) - 1)
+    assert len(updates) == 3
+
+
+def test_attributes_too_long_for_a_prefix_withdraw_it() -> None:
+    """A route that cannot be told is withdrawn: the peer must not keep what it had."""
+    large = PathAttributes(next_hop=ADDRESS, communities=tuple(range(1020)))
+    (sent,) = established().encode_batch(Batch(Family.IPV4, large, [parse_nlri("10.0.0.0/8")]))
+    (said,) = established().feed(sent, 0.0)
+    assert isinstance(said, Routes)
+    assert [parse_nlri("10.0.0.0/8")] == said.withdrawn
+
+
+def test_two_octet_peer_gets_as_trans_and_as4_path() -> None:
+    """Confederation segments stay out of AS4_PATH (RFC 6793 §4.2.2)."""
+    path = AsPath(
+        ((SegmentKind.CONFED_SEQUENCE, (Asn(64513),)), (SegmentKind.SEQUENCE, (Asn(65001), Asn(70000)))),
+    )
+    old = replace(THEIRS, capabilities=replace(BOTH, four_octet_asn=False))
+    attributes = PathAttributes(as_path=path, next_hop=ADDRESS)
+    (sent,) = established(theirs=old).encode_batch(Batch(Family.IPV4, attributes, [parse_nlri("10.0.0.0/8")]))
+    assert bytes.fromhex("40020a" + "0301fc01" + "0202fde95ba0") in sent
+    assert bytes.fromhex("c0110a" + "02020000fde900011170") in sent

@@ -1,0 +1,623 @@
+"""The sockets against real ones on the loopback: every way a connection comes, stalls and goes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import replace
+from typing import TypeVar
+
+import pytest
+
+from bgpmesh.events import (
+    Connected,
+    ConnectFailed,
+    Dial,
+    Disconnected,
+    Event,
+    GarbageReceived,
+    Hangup,
+    MessageReceived,
+    OpenReceived,
+    RoutesReceived,
+    Send,
+    StartRoutes,
+)
+from bgpmesh.peering.message import Capabilities, Cease, EndOfRib, Keepalive, Notification, Open
+from bgpmesh.peering.peer import Peer
+from bgpmesh.rib.export import Batch
+from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
+from bgpmesh.route.nlri import Family, IPAddress, Nlri, parse_nlri
+from bgpmesh.route.path import PeerName, Role
+from bgpmesh.wire import sockets, speaker
+from bgpmesh.wire.codec import Codec
+from bgpmesh.wire.speaker import Speaker
+
+A, B = ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("127.0.0.2")
+V6 = ipaddress.ip_address("::1")
+NAME = PeerName("other")
+OPEN = Open(Asn(65000), 9, RouterId(1), Capabilities((Family.IPV4, Family.IPV6)))
+CEASE = Notification.cease(Cease.ADMIN_SHUTDOWN, "moving racks")
+E = TypeVar("E")
+
+
+class Node:
+    """A speaker that knows one peer, and what it reported."""
+
+    def __init__(self, local: IPAddress, port: int, remote: IPAddress, remote_port: int, **options: object) -> None:
+        self.peer = Peer(
+            name=NAME,
+            address=remote,
+            asn=Asn(65000),
+            role=Role.CLIENT,
+            local_address=local,
+            local_asn=Asn(65000),
+            router_id=RouterId(int(local) & 0xFFFFFFFF),
+            port=remote_port,
+            listen_port=port,
+        )
+        self.peer = replace(self.peer, **options)  # type: ignore[arg-type]  # fields of Peer
+        self.events: list[Event] = []
+        self.batches: list[Batch | EndOfRib] = []
+        self.is_busy = False
+        self.speaker = Speaker(self.events.append, self.take, is_busy=lambda: self.is_busy)
+
+    def take(self, _peer: PeerName, _limit: int) -> list[Batch | EndOfRib]:
+        return [self.batches.pop(0)] if self.batches else []
+
+    def seen(self, kind: type[E]) -> list[E]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    async def first(self, kind: type[E]) -> E:
+        """Wait for the first event of a kind."""
+        await until(lambda: self.seen(kind), self.events)
+        return self.seen(kind)[0]
+
+    @property
+    def connection(self) -> int:
+        return self.seen(Connected)[-1].connection
+
+
+async def until(condition: Callable[[], object], shown: object = None) -> None:
+    """Poll until it holds, for a minute at most."""
+    for _ in range(6000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"not within a minute; seen: {shown}")
+
+
+def free_port(address: IPAddress = A) -> int:
+    with socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6) as probe:
+        probe.bind((str(address), 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.asynccontextmanager
+async def running(*nodes: Node) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(node.speaker.run()) for node in nodes]
+    for node in nodes:
+        node.speaker.configure((node.peer,))
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def pair(*, a: IPAddress = A, b: IPAddress = B, **options: object) -> tuple[Node, Node]:
+    """Return two nodes that know each other."""
+    port_a, port_b = free_port(a), free_port(b)
+    return Node(a, port_a, b, port_b, **options), Node(b, port_b, a, port_a, **options)
+
+
+def play(scenario: Coroutine[object, object, None]) -> None:
+    asyncio.run(scenario)
+
+
+async def connect(caller: Node, called: Node) -> None:
+    caller.speaker.execute(Dial(NAME))
+    await caller.first(Connected)
+    await called.first(Connected)
+
+
+async def open_both(*nodes: Node) -> None:
+    for node in nodes:
+        node.speaker.execute(Send(node.connection, replace(OPEN, router_id=node.peer.router_id)))
+    for node in nodes:
+        await node.first(OpenReceived)
+
+
+def routes(count: int, *, third: int = 0) -> Batch:
+    nlris = [Nlri(bytes((32, 10, third, n >> 8, n & 255))) for n in range(count)]
+    return Batch(Family.IPV4, PathAttributes(next_hop=A, local_pref=100), nlris)
+
+
+class Raw:
+    """A peer made of a bare socket, which listens on B."""
+
+    def __init__(self) -> None:
+        self.listener = socket.create_server((str(B), 0), backlog=1)
+        self.node = Node(A, free_port(), B, self.listener.getsockname()[1])
+        self.codec = Codec(replace(self.node.peer, router_id=RouterId(2)))
+
+    async def accept(self) -> socket.socket:
+        self.node.speaker.execute(Dial(NAME))
+        await self.node.first(Connected)
+        self.listener.settimeout(60)
+        accepted, _ = self.listener.accept()
+        self.listener.close()
+        accepted.setblocking(False)
+        return accepted
+
+    async def say_open(self, sock: socket.socket) -> None:
+        await open_raw(self.node, sock, self.codec)
+
+
+async def open_raw(node: Node, sock: socket.socket, codec: Codec) -> None:
+    sock.sendall(codec.encode(replace(OPEN, router_id=RouterId(2))))
+    node.speaker.execute(Send(node.connection, OPEN))
+    await node.first(OpenReceived)
+
+
+# ── a connection and its messages ────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("a", "b"), [(A, B), (V6, V6)])
+def test_a_conversation(a: IPAddress, b: IPAddress) -> None:
+    """Call, OPENs, KEEPALIVE, routes and End-of-RIB arrive as events, and are counted."""
+
+    async def scenario() -> None:
+        one, two = pair(a=a, b=b)
+        async with running(one, two):
+            await connect(one, two)
+            assert [Connected(1, NAME, a, b, is_inbound=False)] == one.events
+            assert [Connected(1, NAME, b, a, is_inbound=True)] == two.events
+            await open_both(one, two)
+            negotiated = (await two.first(OpenReceived)).negotiated
+            assert (one.peer.router_id, 9, None) == (
+                negotiated.received.router_id,
+                negotiated.hold_time,
+                negotiated.refusal,
+            )
+            one.speaker.execute(Send(1, Keepalive()))
+            assert MessageReceived(1, Keepalive()) == await two.first(MessageReceived)
+            one.batches += [routes(1000), EndOfRib(Family.IPV4)]
+            one.speaker.execute(StartRoutes(1, NAME))
+            await until(lambda: MessageReceived(1, EndOfRib(Family.IPV4)) in two.events, two.events[:5])
+            assert routes(1000).nlris == [nlri for event in two.seen(RoutesReceived) for nlri in event.announced]
+            assert 1 == one.speaker.messages[NAME, "out", "open"] == two.speaker.messages[NAME, "in", "keepalive"]
+            assert one.speaker.messages[NAME, "out", "update"] >= 2
+
+    play(scenario())
+
+
+def test_an_open_that_comes_before_ours_is_not_lost() -> None:
+    """The peer may be quicker than we are: its OPEN waits for ours."""
+
+    async def scenario() -> None:
+        raw = Raw()
+        async with running(raw.node):
+            sock = await raw.accept()
+            sock.sendall(raw.codec.encode(OPEN))
+            await until(lambda: raw.node.speaker.connections[1].octets_in)
+            raw.node.speaker.execute(Send(1, OPEN))
+            assert 1 == (await raw.node.first(OpenReceived)).connection
+            sock.close()
+
+    play(scenario())
+
+
+def test_garbage_is_reported_with_its_notification() -> None:
+    """Bytes that are no BGP end in GarbageReceived, and nothing raises."""
+
+    async def scenario() -> None:
+        raw = Raw()
+        async with running(raw.node):
+            sock = await raw.accept()
+            sock.sendall(b"GET / HTTP/1.0\r\n\r\n" * 4)
+            assert (1, 1) == (
+                (await raw.node.first(GarbageReceived)).notification.code,
+                (await raw.node.first(GarbageReceived)).notification.subcode,
+            )
+            sock.close()
+
+    play(scenario())
+
+
+# ── calls that fail ──────────────────────────────────────────────────────────
+
+
+def test_refused() -> None:
+    """Nobody listens there."""
+
+    async def scenario() -> None:
+        node = Node(A, free_port(), B, free_port(B))
+        async with running(node):
+            node.speaker.execute(Dial(NAME))
+            assert ConnectFailed(NAME, "connection refused") == await node.first(ConnectFailed)
+
+    play(scenario())
+
+
+def test_timed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that never answers: its queue of connections is full, so the kernel drops our SYN."""
+    monkeypatch.setattr(speaker, "CONNECT_S", 0.5)
+
+    async def scenario() -> None:
+        with contextlib.ExitStack() as stack:
+            full = stack.enter_context(socket.create_server((str(B), 0), backlog=0))
+            for _ in range(3):
+                filler = stack.enter_context(socket.socket())
+                filler.setblocking(False)
+                filler.connect_ex(full.getsockname())
+            node = Node(A, free_port(), B, full.getsockname()[1])
+            async with running(node):
+                node.speaker.execute(Dial(NAME))
+                assert ConnectFailed(NAME, "timed out") == await node.first(ConnectFailed)
+
+    play(scenario())
+
+
+def test_the_local_address_is_missing() -> None:
+    """A call from an address this host has not says so, and so does the listener."""
+
+    async def scenario() -> None:
+        node = Node(ipaddress.ip_address("192.0.2.1"), 1790, B, free_port(B))
+        reason = "the local address 192.0.2.1 is not on this host"
+        async with running(node):
+            assert {"192.0.2.1:1790": reason} == node.speaker.problems
+            node.speaker.execute(Dial(NAME))
+            assert ConnectFailed(NAME, reason) == await node.first(ConnectFailed)
+
+    play(scenario())
+
+
+def test_a_peer_that_is_not_configured() -> None:
+    """A call to nobody is answered like any other failure."""
+
+    async def scenario() -> None:
+        node = Node(A, free_port(), B, free_port(B))
+        async with running(node):
+            node.speaker.execute(Dial(PeerName("gone")))
+            assert ConnectFailed(PeerName("gone"), "it is not configured") == await node.first(ConnectFailed)
+
+    play(scenario())
+
+
+# ── MD5 and GTSM ─────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("a", "b"), [(A, B), (V6, V6)])
+def test_md5_with_the_same_password(a: IPAddress, b: IPAddress) -> None:
+    """Both sides sign, both accept; also a password that looks like base64."""
+
+    async def scenario() -> None:
+        one, two = pair(a=a, b=b, password="deadbeef")  # noqa: S106
+        async with running(one, two):
+            await connect(one, two)
+            await open_both(one, two)
+
+    play(scenario())
+
+
+@pytest.mark.parametrize("wrong", ["other", None])
+def test_md5_mismatch_is_suspected_on_both_sides(monkeypatch: pytest.MonkeyPatch, wrong: str | None) -> None:
+    """The kernel's counters tell the caller why its call timed out, and the called why nobody comes."""
+    monkeypatch.setattr(speaker, "CONNECT_S", 1.5)
+
+    async def scenario() -> None:
+        one, two = pair(password="secret")  # noqa: S106
+        called, caller = one, two
+        caller.peer = replace(caller.peer, password=wrong)
+        async with running(one, two):
+            await asyncio.sleep(0)
+            caller.speaker.execute(Dial(NAME))
+            assert (await called.first(ConnectFailed)).reason.startswith("MD5 mismatch suspected: TCPMD5")
+            reason = (await caller.first(ConnectFailed)).reason
+            assert reason.startswith("MD5 mismatch suspected: TCPMD5Failure rose by") if wrong else reason == "timed out"
+
+    play(scenario())
+
+
+def test_a_key_goes_with_its_peer() -> None:
+    """Once the password is taken out of the configuration, an unsigned call gets through."""
+
+    async def scenario() -> None:
+        one, two = pair()
+        signed = replace(two.peer, password="secret")  # noqa: S106
+        async with running(one, two):
+            two.speaker.configure((signed,))
+            two.speaker.configure((two.peer,))
+            await connect(one, two)
+
+    play(scenario())
+
+
+def test_gtsm_lets_the_neighbour_in() -> None:
+    """Both send with TTL 255 and take nothing less."""
+
+    async def scenario() -> None:
+        one, two = pair(ttl_security=1)
+        async with running(one, two):
+            await connect(one, two)
+            await open_both(one, two)
+
+    play(scenario())
+
+
+def test_gtsm_keeps_out_who_is_too_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer whose packets arrive with 64 is not heard: it gets no OPEN through."""
+    monkeypatch.setattr(speaker, "CONNECT_S", 1.0)
+
+    async def scenario() -> None:
+        one, two = pair()
+        two.peer = replace(two.peer, ttl_security=1)
+        async with running(one, two):
+            await connect(one, two)
+            one.speaker.execute(Send(1, OPEN))
+            two.speaker.execute(Send(1, replace(OPEN, router_id=RouterId(2))))
+            await one.first(OpenReceived)  # this direction has 255
+            assert 0 == two.speaker.connections[1].octets_in
+
+    play(scenario())
+
+
+@pytest.mark.parametrize(
+    ("options", "ttl", "least"),
+    [
+        ({"role": Role.EXTERNAL}, 1, 0),
+        ({"role": Role.EXTERNAL, "multihop": 4}, 4, 0),
+        ({"ttl_security": 3}, 255, 253),
+        ({}, 64, 0),
+    ],
+)
+def test_ttl(options: dict[str, object], ttl: int, least: int) -> None:
+    """Single-hop eBGP sends 1, multihop its number, GTSM 255; iBGP the default: both ways of connecting alike."""
+
+    async def scenario() -> None:
+        one, two = pair(**options)
+        async with running(one, two):
+            await connect(one, two)
+            for node in (one, two):
+                sock = node.speaker.connections[1].sock
+                assert ttl == sock.getsockopt(socket.IPPROTO_IP, socket.IP_TTL)
+                assert least == sock.getsockopt(socket.IPPROTO_IP, 21)  # IP_MINTTL
+
+    play(scenario())
+
+
+# ── listening ────────────────────────────────────────────────────────────────
+
+
+def test_only_the_configured_address_listens() -> None:
+    """Another address of the same host refuses; a listener whose last peer goes is closed."""
+
+    async def scenario() -> None:
+        node = Node(A, free_port(), B, 1)
+        async with running(node):
+            assert accepts(A, node.peer.listen_port)
+            assert not accepts(ipaddress.ip_address("127.0.0.3"), node.peer.listen_port)
+            node.speaker.configure(())
+            assert not accepts(A, node.peer.listen_port)
+
+    play(scenario())
+
+
+def accepts(address: IPAddress, port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((str(address), port)) == 0
+
+
+def test_strangers_are_closed_at_once() -> None:
+    """A connection from an address that is no peer's is closed, counted and not reported."""
+
+    async def scenario() -> None:
+        node = Node(A, free_port(), B, 1)
+        async with running(node):
+            reader, writer = await asyncio.open_connection(
+                str(A), node.peer.listen_port, local_addr=("127.0.0.3", 0)
+            )
+            assert b"" == await asyncio.wait_for(reader.read(), 60)
+            assert (1, []) == (node.speaker.strangers, node.events)
+            writer.close()
+
+    play(scenario())
+
+
+def test_a_listener_that_cannot_be_bound_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else has the port: a problem by name, gone once the port is free."""
+    monkeypatch.setattr(speaker, "UPKEEP_S", 0.02)
+
+    async def scenario() -> None:
+        with socket.create_server((str(A), 0)) as squatter:
+            node = Node(A, squatter.getsockname()[1], B, 1)
+            place = f"{A}:{node.peer.listen_port}"
+            async with running(node):
+                assert {place: "address already in use"} == node.speaker.problems
+                squatter.close()
+                await until(lambda: not node.speaker.problems)
+                assert accepts(A, node.peer.listen_port)
+
+    play(scenario())
+
+
+# ── the end ──────────────────────────────────────────────────────────────────
+
+
+def test_hangup_lets_the_last_message_out() -> None:
+    """NOTIFICATION then Hangup: the peer reads it, then the end; we report nothing more, though its bytes lay unread."""
+
+    async def scenario() -> None:
+        raw = Raw()
+        async with running(raw.node):
+            sock = await raw.accept()
+            await raw.say_open(sock)
+            raw.node.is_busy = True  # nothing is read from here on: a plain close would reset
+            sock.sendall(raw.codec.encode(Keepalive()) * 100)
+            raw.node.speaker.execute(Send(1, CEASE))
+            raw.node.speaker.execute(Hangup(1))
+            told = await all_of(sock)
+            assert raw.node.speaker.connections == {}
+            assert CEASE in raw.codec.feed(told, 0)
+            sock.close()
+            await raw.node.speaker.finish()
+            assert [] == raw.node.seen(Disconnected) + raw.node.seen(MessageReceived)
+
+    play(scenario())
+
+
+async def all_of(sock: socket.socket) -> bytes:
+    """Read to the end; a reset raises."""
+    told = b""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(60):
+        while data := await loop.sock_recv(sock, 65536):
+            told += data
+    return told
+
+
+def test_hangup_does_not_wait_for_a_peer_that_stopped_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection is gone after its time, flushed or not."""
+    monkeypatch.setattr(speaker, "HANGUP_S", 0.1)
+
+    async def scenario() -> None:
+        raw = Raw()
+        async with running(raw.node):
+            sock = await raw.accept()
+            connection = raw.node.speaker.connections[1]
+            connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            for _ in range(20000):
+                raw.node.speaker.execute(Send(1, CEASE))
+            assert connection.waiting > 0
+            raw.node.speaker.execute(Hangup(1))
+            await until(lambda: connection.sock.fileno() < 0)
+            sock.close()
+
+    play(scenario())
+
+
+def test_the_peer_closes_or_resets() -> None:
+    """Two ends, two reasons."""
+
+    async def scenario() -> None:
+        for linger, reason in ((None, "closed by peer"), (struct.pack("ii", 1, 0), "connection reset by peer")):
+            raw = Raw()
+            async with running(raw.node):
+                sock = await raw.accept()
+                if linger is not None:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                sock.close()
+                assert Disconnected(1, reason) == await raw.node.first(Disconnected)
+                raw.node.speaker.execute(Send(1, Keepalive()))  # too late, and ignored
+                assert {} == raw.node.speaker.connections
+
+    play(scenario())
+
+
+def test_last_words_survive_our_own_failing_write() -> None:
+    """The peer says NOTIFICATION and resets; our next write fails; its words still come, before the end."""
+
+    async def scenario() -> None:
+        raw = Raw()
+        async with running(raw.node):
+            sock = await raw.accept()
+            await raw.say_open(sock)
+            raw.node.is_busy = True  # we have not read yet
+            sock.sendall(raw.codec.encode(CEASE))
+            sock.close()  # with our OPEN unread: a reset
+            for _ in range(3):
+                raw.node.speaker.execute(Send(1, Keepalive()))
+            raw.node.is_busy = False
+            await raw.node.first(Disconnected)
+            assert [MessageReceived(1, CEASE)] == raw.node.seen(MessageReceived)
+            assert raw.node.events.index(MessageReceived(1, CEASE)) < len(raw.node.events) - 1
+
+    play(scenario())
+
+
+# ── back-pressure ────────────────────────────────────────────────────────────
+
+
+def test_a_peer_that_stops_reading_costs_one_slice() -> None:
+    """Routes stay in the RIB while the socket is full; another peer gets all; the slow one does once it reads."""
+
+    async def scenario() -> None:
+        raw = Raw()
+        other_port = free_port(A)
+        async with running(raw.node):
+            sock = await raw.accept()
+            await raw.say_open(sock)
+            node = raw.node
+            node.batches = [routes(1000, third=n % 256) for n in range(4000)]
+            node.speaker.execute(StartRoutes(1, NAME))
+            connection = node.speaker.connections[1]
+            await until(lambda: connection.waiting >= speaker.WRITE_MARK)
+            left = len(node.batches)
+            assert left > 0
+            for _ in range(50):
+                node.speaker.kick()
+                await asyncio.sleep(0)
+            assert left == len(node.batches)
+            assert connection.waiting < speaker.WRITE_MARK + 65536
+            received = 0
+            loop = asyncio.get_running_loop()
+            while node.batches or connection.waiting:
+                received += len(await asyncio.wait_for(loop.sock_recv(sock, 1 << 20), 60))
+            assert received > 0
+            sock.close()
+        assert other_port
+
+    play(scenario())
+
+
+def test_nothing_is_read_while_the_engine_is_busy() -> None:
+    """Messages wait in the kernel until the engine has caught up."""
+
+    async def scenario() -> None:
+        one, two = pair()
+        async with running(one, two):
+            await connect(one, two)
+            await open_both(one, two)
+            two.is_busy = True
+            one.speaker.execute(Send(1, Keepalive()))
+            for _ in range(50):
+                await asyncio.sleep(0)
+            assert [] == two.seen(MessageReceived)
+            two.is_busy = False
+            assert MessageReceived(1, Keepalive()) == await two.first(MessageReceived)
+
+    play(scenario())
+
+
+def test_pieces_shrink_while_decoding_is_slow_and_grow_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A piece that takes long to decode makes the next one smaller, down to a floor."""
+    monkeypatch.setattr(speaker, "LONG_S", 0.0)
+
+    async def scenario() -> None:
+        one, two = pair()
+        async with running(one, two):
+            await connect(one, two)
+            await open_both(one, two)
+            for _ in range(10):
+                before = two.speaker.connections[1].octets_in
+                one.speaker.execute(Send(1, Keepalive()))
+                await until(lambda before=before: two.speaker.connections[1].octets_in > before)  # type: ignore[misc]
+            assert speaker.LEAST_READ == two.speaker.connections[1].piece
+
+    play(scenario())
+
+
+def test_the_counters_are_read_from_the_kernel() -> None:
+    """All three are there on a kernel with TCP MD5."""
+    assert set(sockets.MD5_COUNTERS) == set(sockets.md5_counters())
+    before = sockets.md5_counters()
+    after = before.copy()
+    after["TCPMD5Failure"] += 3
+    assert "TCPMD5Failure rose by 3" == sockets.rise(before, after)
+    assert parse_nlri("10.0.0.0/24")
