@@ -166,6 +166,7 @@ def _session(peer: Peer) -> dict[str, object]:
         "families": [family.label for family in peer.families],
         "next_hops": [str(address) for _, address in peer.next_hops],
         "next_hop": peer.next_hop,
+        "next_hop_resolution": "connected" if peer.is_single_hop else "any route",
         "passive": peer.is_passive,
         "md5": peer.password is not None,
         "hold_time": peer.hold_time,
@@ -185,7 +186,7 @@ def _dotted(number: int) -> str:
 def _uninstall(arguments: Arguments) -> int:
     """Take everything of ours away; works without a daemon, and refuses while one runs."""
     from bgpmesh import config  # noqa: PLC0415  only this command needs both ends of the house
-    from bgpmesh.errors import ConfigError  # noqa: PLC0415  the same
+    from bgpmesh.errors import ConfigError, KernelError  # noqa: PLC0415  the same
     from bgpmesh.kernel import fib, links  # noqa: PLC0415  the same
     from bgpmesh.state import State  # noqa: PLC0415  the same
 
@@ -202,12 +203,19 @@ def _uninstall(arguments: Arguments) -> int:
             state.close()
     except ConfigError as error:
         return _refused(arguments, [problem._asdict() for problem in error.problems])
-    removed = links.uninstall(loaded.workload.prefix) + fib.uninstall(loaded.kernel)
-    removed += _remove_files(directory, socket)
+    removed: list[str] = []
+    try:
+        removed += links.uninstall(loaded.workload.prefix)
+        removed += fib.uninstall(loaded.kernel)
+        removed += _remove_files(directory, socket)
+    except (KernelError, OSError) as error:
+        done = f" (removed so far: {'; '.join(removed)})" if removed else ""
+        return _failed(arguments, f"{error}{done}", NO)
     _print(arguments, {"removed": removed}, lambda _: "\n".join(removed) or "nothing of ours was there")
-    return DONE
+    return NO if any(_STAYS in line for line in removed) else DONE
 
 
+_STAYS = " stays: "  # how the kernel's rooms say that something could not be removed
 STATE_FILES = ("peers.json", "next_hops.json", "endpoints.json", "config.json")
 
 
@@ -219,8 +227,9 @@ def _remove_files(directory: Path, socket: str) -> list[str]:
         if path.exists() or path.is_socket():
             path.unlink()
             removed.append(f"file {path}")
-    for path in (directory, Path(socket).parent):
-        if path.name == "bgpmesh" and path.is_dir() and not any(path.iterdir()):
+    parents = [directory, *([Path(socket).parent] if Path(socket).parent.name == "bgpmesh" else [])]
+    for path in parents:
+        if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
             removed.append(f"directory {path}")
     return removed

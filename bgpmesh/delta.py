@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
@@ -73,7 +73,7 @@ class Delta(Generic[K, V]):
         """Declare one value for many keys."""
         batch = dict.fromkeys(keys, value)
         self.wanted.update(batch)
-        if self._is_untouched(batch):
+        if self._is_quiet(batch) and self.actual.keys().isdisjoint(batch):
             self._gap.update(batch)  # the common batch: new keys
         else:
             self._touch(batch, is_wish=True)
@@ -82,9 +82,8 @@ class Delta(Generic[K, V]):
         """Declare that none of the keys should exist."""
         for key in keys:
             self.wanted.pop(key, None)
-        if self._is_untouched(keys):
-            for key in keys:
-                self._gap.pop(key, None)  # gone before they were real
+        if self._is_quiet(keys) and all(map(self.actual.__contains__, keys)):
+            self._gap.update(dict.fromkeys(keys))  # the common batch: all of them are real
         else:
             self._touch(keys, is_wish=True)
 
@@ -107,25 +106,40 @@ class Delta(Generic[K, V]):
         """Return up to `limit` (key, wanted value or None: delete) that are not as wanted, and put them in flight."""
         taken: list[tuple[K, V | None]] = []
         later: list[K] = []
-        gap, wanted, actual, refused = self._gap, self.wanted, self.actual, self.refused
+        gap = self._gap
         while gap and len(taken) < limit:
             # A slice at a time: deleting the first key of a dict again and again is quadratic.
-            for key in list(itertools.islice(gap, limit - len(taken))):
+            keys = list(itertools.islice(gap, limit - len(taken)))
+            for key in keys:
                 del gap[key]
-                value = wanted.get(key)
-                if key in self._in_flight:
-                    later.append(key)
-                elif _same(value, actual.get(key)):
-                    refused.pop(key, None)
-                elif value is None and self._keep_unwanted:
-                    continue  # comes back when keep_unwanted ends
-                elif refused and key in refused and refused[key].retry_at > now:
-                    later.append(key)
-                else:
-                    self._in_flight[key] = value
-                    taken.append((key, value))
+            if (
+                self._is_quiet(keys)
+                and self.actual.keys().isdisjoint(keys)
+                and all(map(self.wanted.__contains__, keys))
+            ):
+                fresh = list(zip(keys, map(self.wanted.__getitem__, keys), strict=True))
+                self._in_flight.update(fresh)
+                taken += fresh
+            else:
+                self._take_each(keys, now, taken, later)
         gap.update(dict.fromkeys(later))
         return taken
+
+    def _take_each(self, keys: list[K], now: float, taken: list[tuple[K, V | None]], later: list[K]) -> None:
+        wanted, actual, in_flight, refused = self.wanted, self.actual, self._in_flight, self.refused
+        for key in keys:
+            value = wanted.get(key)
+            if key in in_flight:
+                later.append(key)
+            elif _same(value, actual.get(key)):
+                refused.pop(key, None)
+            elif value is None and self._keep_unwanted:
+                continue  # comes back when keep_unwanted ends
+            elif refused and key in refused and refused[key].retry_at > now:
+                later.append(key)
+            else:
+                in_flight[key] = value
+                taken.append((key, value))
 
     def acknowledge(self, done: Iterable[K]) -> None:
         """Record that what was in flight for these keys is now so; a key that is not in flight says nothing."""
@@ -141,11 +155,10 @@ class Delta(Generic[K, V]):
             if refused:
                 refused.pop(key, None)
             wish = wanted.get(key)
-            if wish is value or wish == value:
-                if key in gap:
-                    del gap[key]
-            else:
+            if wish is not value and wish != value:
                 gap[key] = None
+            elif gap:
+                gap.pop(key, None)
 
     def refuse(self, key: K, reason: str, now: float) -> Refusal:
         """Record that what was in flight for `key` was not done, and why; it is tried again later."""
@@ -155,6 +168,13 @@ class Delta(Generic[K, V]):
         self.refused[key] = Refusal(reason, attempts, now + delay)
         self._gap[key] = None
         return self.refused[key]
+
+    def hurry(self, keys: Iterable[K]) -> None:
+        """Have refused keys tried at once: what they waited for has happened. Their attempts still count."""
+        for key in keys:
+            refusal = self.refused.get(key)
+            if refusal is not None:
+                self.refused[key] = replace(refusal, retry_at=float("-inf"))
 
     def has_work(self, now: float) -> bool:
         """Tell whether `take` would return something; O(keys that wait), most often O(1)."""
@@ -173,9 +193,9 @@ class Delta(Generic[K, V]):
         """Count the keys not known to be as wanted: waiting and in flight."""
         return len(self._gap) + sum(key not in self._gap for key in self._in_flight)
 
-    def _is_untouched(self, keys: Collection[K]) -> bool:
-        """Tell whether nothing but the wish is known of these keys."""
-        return not self._in_flight and not self.refused and self.actual.keys().isdisjoint(keys)
+    def _is_quiet(self, keys: Collection[K]) -> bool:
+        """Tell whether none of these keys is in flight, and nothing at all was refused."""
+        return not self.refused and self._in_flight.keys().isdisjoint(keys)
 
     def _touch(self, keys: Collection[K], *, is_wish: bool) -> None:
         """Look at keys again: those not as wanted are in the gap, and a new wish is tried at once."""

@@ -5,13 +5,13 @@ A lab is one *holder* process, the first of a PID namespace, with a network, a m
 namespace. Everything else hangs below it, so killing the holder, or the death of whoever
 started it, takes the whole lab along: processes, links, mounts and files.
 
-    holder   /run, /etc and /var/lib of its own; bridges of the topology; /run/netns
+    holder   /run, /etc and /var of its own; bridges of the topology; /run/netns
       n1     network, host name and mounts of its own: /run/bgpmesh, /var/lib/bgpmesh, /etc/bgpmesh, binds
       n2     ...
 
 * Nothing is done in the root namespace: a container engine there drops what bridges forward.
 * /run/netns is shared among the nodes (and is no other lab's), as a workload's namespace is named there.
-* /etc and /var/lib are overlays, so that mount points are made without a trace on the host.
+* /etc and /var are overlays: mount points, and what programs leave there, never reach the host.
 * A bridge's ports and the bridge itself live in the holder's namespace and are named there as in the file.
 
 What the file may say: `defaults`, `kinds`, `groups` and `nodes` merged in this order; kinds `linux` and
@@ -206,7 +206,7 @@ mount -t tmpfs none /run
 mkdir -p /run/netns /run/lab/bin /run/lab/nodes
 mount --bind /run/netns /run/netns
 mount --make-shared /run/netns
-for folder in /etc /var/lib; do
+for folder in /etc /var; do
     upper=/run/lab/overlay$folder
     mkdir -p $upper/upper $upper/work
     mount -t overlay -o lowerdir=$folder,upperdir=$upper/upper,workdir=$upper/work overlay $folder

@@ -42,7 +42,8 @@ def call(
 
 def _exchange(connection: socket.socket, request: bytes, descriptors: Sequence[int]) -> bytes:
     sent = socket.send_fds(connection, [request], descriptors) if descriptors else 0
-    connection.sendall(request[sent:])
+    if sent < len(request):  # nothing left must send nothing: the daemon may have answered and closed
+        connection.sendall(request[sent:])
     answer = bytearray()
     while not answer.endswith(b"\n"):
         chunk = connection.recv(1 << 18)

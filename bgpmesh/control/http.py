@@ -120,6 +120,7 @@ class HttpServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._clients += 1
+        writer.transport.set_write_buffer_limits(0)  # drained means sent, all of it
         try:
             if self._clients > MOST_CLIENTS:
                 return

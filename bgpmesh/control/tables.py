@@ -93,8 +93,17 @@ def check(result: object) -> str:
     )
     columns = ("peer", "address", "asn", "role", "families", "passive", "md5", "import", "export")
     heads = [column.upper() for column in columns]
-    sessions = table(heads, ([row.get(c) for c in columns] for row in _rows(field(result, "sessions"))))
-    return "\n".join([head, "", sessions, *([""] if warnings else []), *warnings])
+    rows_of_peers = _rows(field(result, "sessions"))
+    sessions = (
+        table(heads, ([row.get(c) for c in columns] for row in rows_of_peers)) if rows_of_peers else "no sessions"
+    )
+    notes = [
+        f"next hops from {', '.join(names)} resolve {words}"
+        for key, words in _RESOLUTION.items()
+        if field(result, "kernel")
+        and (names := [_words(row.get("peer")) for row in rows_of_peers if row.get("next_hop_resolution") == key])
+    ]
+    return "\n".join([head, "", sessions, *([""] if notes or warnings else []), *notes, *warnings])
 
 
 def _list(row: object, key: str) -> list[object]:

@@ -383,7 +383,7 @@ def _resolved(candidate: Candidate) -> str:
     next_hop, resolution = candidate.attributes.next_hop, candidate.resolution
     if candidate.peer is None:
         return "none needed"
-    return f"{next_hop}: {_way(resolution)}" if resolution is not None else candidate.reason
+    return f"{next_hop}: {_way(resolution)}" if resolution is not None else candidate.reason.removeprefix("next hop ")
 
 
 def _way(resolution: Resolution) -> str:

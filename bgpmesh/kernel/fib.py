@@ -20,12 +20,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,7 @@ BURSTS_IN_FLIGHT = 2
 READ_BACK_S = 60.0  # the safety net
 DEBOUNCE_S = 0.1  # a link that goes down tells in several messages
 AGAIN_S = 1.0  # after a read-back that failed, and for next hops that are still in use
+_MOMENT_S = 0.05
 _STOP_S = 2.0  # longest wait for the thread; a read-back in hand takes a fraction of it
 
 # Without this each change of an object is told as a change of every route that uses it.
@@ -100,6 +102,7 @@ class FibEdge:
         self._in_flight = 0
         self._doomed: dict[IPAddress, None] = {}
         self._is_settled = False
+        self._settle_at = 0.0
         self._loop: asyncio.AbstractEventLoop
         self._ended: asyncio.Future[None]  # the thread is through, or died
         # Of both.
@@ -158,14 +161,14 @@ class FibEdge:
     # ── in the loop ──────────────────────────────────────────────────────────
 
     def _patience(self) -> float | None:
-        """Return how long nothing needs doing, in seconds; None: until kicked."""
-        if self._in_flight >= BURSTS_IN_FLIGHT:
+        """Return how long nothing needs doing, in seconds; None: until kicked, as the end of every job does."""
+        if self._in_flight:
             return None
         at = min(self._fib.next_retry(), self._next_hops.next_retry())
-        seconds = max(0.0, at - self._loop.time()) if at != float("inf") else float("inf")
         if self._doomed:
-            seconds = min(seconds, AGAIN_S)
-        return None if seconds == float("inf") else seconds
+            at = min(at, self._settle_at)
+        # Not less than a moment: a retry may be due that the engine has not yet heard the outcome of.
+        return None if at == float("inf") else max(_MOMENT_S, at - self._loop.time())
 
     def _pump(self) -> None:
         """Hand the thread what is to be written, as long as it has room."""
@@ -183,7 +186,7 @@ class FibEdge:
                 break
             self._submit(_Burst(writes, routes))
             self._is_settled = False
-        if not self._in_flight and (self._doomed or not self._is_settled):
+        if not self._in_flight and (self._loop.time() >= self._settle_at if self._doomed else not self._is_settled):
             doomed = tuple(self._doomed)
             self._doomed.clear()
             self._is_settled = True
@@ -202,16 +205,21 @@ class FibEdge:
         self._jobs.append(job)
         os.eventfd_write(self._bell, 1)
 
-    def _finished(self, busy: list[IPAddress], seconds: float | None) -> None:
+    def _finished(self, busy: Sequence[IPAddress], burst_s: float | None) -> None:
         """Note that the thread did a job; its events were reported before."""
         self._in_flight -= 1
-        self._doomed.update(dict.fromkeys(busy))
-        if seconds is not None:
-            if self._on_burst is not None:
-                self._on_burst(seconds)
-            self._kicked.set()
-        elif self._fib.has_work(self._loop.time()) or self._next_hops.has_work(self._loop.time()):
-            self._kicked.set()
+        if burst_s is None:
+            self._doomed.update(dict.fromkeys(busy))
+            self._settle_at = self._loop.time() + (AGAIN_S if busy else 0.0)
+        elif self._on_burst is not None:
+            self._on_burst(burst_s)
+        self._kicked.set()
+
+    def _try_now(self, woken: Sequence[Nlri | IPAddress]) -> None:
+        """Have refused prefixes and next hops tried without waiting: what was in their way is gone."""
+        self._fib.hurry(key for key in woken if isinstance(key, bytes))
+        self._next_hops.hurry(key for key in woken if not isinstance(key, bytes))
+        self._kicked.set()
 
     def _stop(self) -> None:
         """End the thread; what it was given is done first."""
@@ -238,7 +246,9 @@ class FibEdge:
             self._tell(_fail, opened, error)
             return
         try:
-            served = Table(door, self._options, lambda event: self._tell(self._report, event), self._known)
+            report = functools.partial(self._tell, self._report)
+            hurry = functools.partial(self._tell, self._try_now)
+            served = Table(door, self._options, report, hurry, self._known)
             try:
                 served.read_back()
             except OSError as error:
@@ -258,7 +268,7 @@ class FibEdge:
         poll = select.poll()
         poll.register(door.fileno(), select.POLLIN)
         poll.register(self._bell, select.POLLIN)
-        safety_net_at, alarm_at = time.monotonic() + READ_BACK_S, float("inf")
+        safety_net_at, alarm_at, debounce_s = time.monotonic() + READ_BACK_S, float("inf"), DEBOUNCE_S
         while not (self._is_stopping and not self._jobs):
             patience_s = max(0.0, min(safety_net_at, alarm_at) - time.monotonic())
             ready = dict(poll.poll(patience_s * 1000))
@@ -270,9 +280,12 @@ class FibEdge:
                 self._do(self._jobs.popleft(), served)
             now = time.monotonic()
             if served.is_alarmed():
-                alarm_at = min(alarm_at, now + DEBOUNCE_S)
+                alarm_at = min(alarm_at, now + debounce_s)
             if now >= safety_net_at or (now >= alarm_at and served.must_read_back()):
-                safety_net_at, alarm_at = now + _read_back(served), float("inf")
+                safety_net_at = now + _read_back(served)
+                # In a storm of other people's routes half of the time is left for writing ours.
+                debounce_s = max(DEBOUNCE_S, time.monotonic() - now)
+                alarm_at = float("inf")
             elif now >= alarm_at:
                 alarm_at = float("inf")
 

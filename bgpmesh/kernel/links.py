@@ -266,8 +266,14 @@ class _Host:
         return None if found is None else found.link()
 
     def leads_to(self, spec: LinkSpec, namespace: int) -> bool:
-        """Tell whether the link has its other end in the namespace of that descriptor."""
-        return self._hand().leads_to(spec, namespace)
+        """Tell whether the link has its other end in the namespace of that descriptor.
+
+        False also for what cannot be entered: the write that follows says why.
+        """
+        try:
+            return self._hand().leads_to(spec, namespace)
+        except KernelError:
+            return False
 
     def write(self, interface: str, spec: LinkSpec | None, namespace: int | None) -> None:
         """Make a link as wanted (None: gone), into the namespace handed over or named; KernelError where it is not.

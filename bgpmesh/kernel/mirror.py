@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import functools
 import ipaddress
+import operator
 import socket
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from bgpmesh.kernel import routes
@@ -24,14 +26,33 @@ _KINDS = {
 _NO_OBJECTS = (errno.EOPNOTSUPP, errno.EINVAL)
 
 
+_address = functools.lru_cache(1024)(ipaddress.ip_address)  # a table has many routes and few gateways
+
+
 @dataclass(frozen=True, slots=True)
 class KernelOptions:
     """Where our routes live and how they are marked ([kernel])."""
 
-    enabled: bool = True
-    protocol: int = 77  # marks routes and nexthop objects as ours
-    metric: int = 32
-    table: int = 254
+    enabled: bool = field(default=True, metadata={"help": "false: a reflector off the path, which writes no route"})
+    protocol: int = field(
+        default=77,
+        metadata={
+            "help": "marks routes and nexthop objects as ours",
+            "range": (5, 255),  # below are the kernel's own and those of `ip route`
+            "refused": (11, 12, 186, 187, 188, 189, 192),
+            "refused_reason": "another routing daemon marks its routes with it, and would sweep ours",
+        },
+    )
+    metric: int = field(default=32, metadata={"help": "of our routes; the lower wins", "range": (1, 4_294_967_294)})
+    table: int = field(
+        default=254,
+        metadata={
+            "help": "the kernel's table with our routes; 254 is main",
+            "range": (1, 4_294_967_295),
+            "refused": (255,),
+            "refused_reason": "it is the kernel's table of local addresses",
+        },
+    )
 
 
 class Slot(NamedTuple):
@@ -57,7 +78,6 @@ class Mirror:
         self.leftovers: dict[Slot, Shape] = {}  # ours at a metric of an earlier configuration
         self.foreign: dict[Slot, tuple[Shape, ...]] = {}
         self.blocked: set[Nlri] = set()  # prefixes where somebody else is in our place
-        self.host_routes: set[HostRoute] = set()
         self.links: dict[int, Link] = {}
         self.indexes: dict[str, int] = {}
 
@@ -103,9 +123,22 @@ class Mirror:
         if self.is_our_place(slot):
             (self.blocked.add if shapes else self.blocked.discard)(slot.key)
         now = set(self._host_routes_of(slot, shapes))
-        self.host_routes -= was - now
-        self.host_routes |= now - was
         return now - was, was - now
+
+    def host_routes_since(self, was: Mirror) -> tuple[set[HostRoute], set[HostRoute]]:
+        """Return the host routes that came and went since an earlier reading; O(routes), cheap where they are alike."""
+        added: set[HostRoute] = set()
+        removed: set[HostRoute] = set()
+        are_objects_alike = self.nexthops == was.nexthops
+        for slot in self.foreign.keys() | was.foreign.keys():
+            now, before = self.foreign.get(slot, ()), was.foreign.get(slot, ())
+            # Shapes are interned with the state of their link, which their equality leaves out.
+            is_alike = len(now) == len(before) and all(map(operator.is_, now, before))
+            if is_alike and (are_objects_alike or not any(shape.nexthop_id for shape in now)):
+                continue
+            added.update(self._host_routes_of(slot, now))
+            removed.update(was._host_routes_of(slot, before))
+        return added - removed, removed - added
 
     def is_touched_by(self, fallen: Collection[int], risen: Collection[int]) -> bool:
         """Tell whether anything goes by a link that fell or vanished, or was held down by one that rose; O(routes)."""
@@ -136,7 +169,7 @@ class Mirror:
                 yield HostRoute(
                     slot.key,
                     link,
-                    ipaddress.ip_address(gateway) if gateway else None,
+                    _address(gateway) if gateway else None,
                     slot.metric,
                     kind or (HostRouteKind.GATEWAY if gateway else HostRouteKind.CONNECTED),
                     shape.protocol,
@@ -166,9 +199,6 @@ class Mirror:
             for table in found.tables:
                 found._read_routes(door, reader, family, table)
         found.blocked = {slot.key for slot in found.foreign if found.is_our_place(slot)}
-        found.host_routes = {
-            route for slot, shapes in found.foreign.items() for route in found._host_routes_of(slot, shapes)
-        }
         return found
 
     def _read_routes(self, door: Door, reader: RouteReader, family: int, table: int) -> None:

@@ -329,7 +329,7 @@ def _hops(data: bytes) -> Iterator[Hop]:
         length, _, _, link = _HOP.unpack_from(data, at)
         if length < _HOP.size:
             return
-        yield Hop(link, _gateway(attributes(data, at + _HOP.size, at + length)))
+        yield Hop(link, _gateway(attributes(data, at + _HOP.size, min(at + length, len(data)))))
         at += (length + 3) & ~3
 
 
@@ -352,6 +352,7 @@ def read_nexthops(data: bytes) -> Iterator[tuple[int, Nexthop]]:
         _, _, protocol, _, flags = _NEXTHOP.unpack_from(data, start)
         found = attributes(data, start + _NEXTHOP.size, end)
         members = found.get(NHA_GROUP)
+        whole = members[: len(members) // _MEMBER.size * _MEMBER.size] if members else b""
         hop = Hop(_word(found, NHA_OIF), found.get(NHA_GATEWAY, b"")) if members is None else None
         yield (
             kind,
@@ -359,7 +360,7 @@ def read_nexthops(data: bytes) -> Iterator[tuple[int, Nexthop]]:
                 _word(found, NHA_ID),
                 protocol,
                 hop,
-                tuple(sorted(entry[0] for entry in _MEMBER.iter_unpack(members or b""))),
+                tuple(sorted(entry[0] for entry in _MEMBER.iter_unpack(whole))),
                 bool(flags & (RTNH_F_DEAD | RTNH_F_LINKDOWN)),
             ),
         )

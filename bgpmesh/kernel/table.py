@@ -50,6 +50,7 @@ FOREIGN_ROUTE = "foreign route"
 _NEW = netlink.NLM_F_CREATE | netlink.NLM_F_EXCL
 _SET = netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE
 _NO_SUCH_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL)
+K = TypeVar("K")
 V = TypeVar("V")
 
 
@@ -83,11 +84,18 @@ class Table:
     """Writes and watches the routes of one network namespace, in one thread."""
 
     def __init__(
-        self, door: Door, options: KernelOptions, report: Callable[[Event], None], known: Iterable[IPAddress] = ()
+        self,
+        door: Door,
+        options: KernelOptions,
+        report: Callable[[Event], None],
+        hurry: Callable[[Sequence[Nlri | IPAddress]], None],
+        known: Iterable[IPAddress] = (),
     ) -> None:
+        """`hurry` is told of refused prefixes and next hops whose next try should not wait."""
         self._door = door
         self._options = options
         self._report = report
+        self._hurry = hurry
         self._reader = RouteReader()
         self._is_read = False
         self._now = Mirror(options)
@@ -96,9 +104,10 @@ class Table:
         self._resolved: dict[IPAddress, Resolution] = {}  # as last written
         self._inline: set[IPAddress] = set()  # next hops that have no object of their own
         self._inline_targets: dict[Nlri, Via] = {}  # routes written by gateway instead of by id
-        self._targets: dict[Shape, Target] = {}  # what a written shape stands for
+        self._targets: dict[Shape, Via] = {}  # what a route by nexthop id was written for
         self._displaced: set[Nlri] = set()
-        self._waiting: dict[Nlri, frozenset[object]] = {}
+        # What was refused, and what may help: a link's name, a next hop, or the prefix itself (a foreign route).
+        self._waiting: dict[Nlri | IPAddress, frozenset[object]] = {}
         # Reasons to look again.
         self._is_suspicious = False
         self._fallen: set[int] = set()  # links that went down, lost carrier or vanished
@@ -135,7 +144,7 @@ class Table:
             log.warning("fib.nexthop_objects_unavailable", reason="the kernel has none; gateways stand in the routes")
         self._learn_addresses()
 
-        added, removed = found.host_routes - was.host_routes, was.host_routes - found.host_routes
+        added, removed = found.host_routes_since(was)
         if added or removed or not self._is_read:
             self._report(HostRoutesChanged(tuple(added), tuple(removed)))
         lost = [key for key, shape in was.ours.items() if found.ours.get(key) != shape]
@@ -198,7 +207,8 @@ class Table:
     def _target(self, shape: Shape) -> Target:
         """Return what a route does, `Via(())` where nobody could wish for it."""
         known = self._targets.get(shape)
-        if known is not None:
+        # A group loses the members that somebody deletes, and then no longer does what it was made for.
+        if known is not None and _ids(known.next_hops) == self._now.members(shape.nexthop_id):
             return known
         if shape.kind == routes.RTN_BLACKHOLE:
             return Blackhole()
@@ -244,7 +254,7 @@ class Table:
         """Tell whether the id is free for this group: neither another's of ours nor somebody else's object."""
         known = self._targets.get(shape)
         holder = self._now.nexthops.get(shape.nexthop_id)
-        is_anothers = isinstance(known, Via) and set(known.next_hops) != set(next_hops)
+        is_anothers = known is not None and set(known.next_hops) != set(next_hops)
         return not is_anothers and (holder is None or holder.protocol == self._options.protocol)
 
     def _intern(self, kind: int, nexthop_id: int = 0, hops: tuple[Hop, ...] = ()) -> Shape:
@@ -266,6 +276,7 @@ class Table:
         if next_hops:
             done, refused = self._write_next_hops(next_hops)
             self._report(NextHopsWritten(done, refused))
+            _forget(self._waiting, done)
             self._wake(set(done))
         if wanted:
             written, failed = self._write_routes(wanted, is_again=False)
@@ -384,7 +395,11 @@ class Table:
         if stubborn:
             again = self._send_objects([item for item in fresh if item[0] in stubborn], is_onlink=True)
             left = {a: answer for a, answer in left.items() if a not in stubborn or a in again}
-        refused.update((address, answer.text) for address, answer in left.items())
+        for address, resolution in fresh:
+            if address in left:
+                refused[address] = left[address].text
+                link = self._now.links.get(resolution.link)
+                self._waiting[address] = frozenset((link.name,) if link else ())
         return [address for address, _ in wanted if address not in refused], refused
 
     def _may_use(self, identifier: int, address: IPAddress) -> bool:
@@ -424,8 +439,7 @@ class Table:
 
     def _write_group(self, identifier: int, next_hops: tuple[IPAddress, ...]) -> str | None:
         """Make the group of these next hops true; return why it cannot be, None where it is."""
-        members = tuple(sorted(routes.object_id(address) for address in next_hops))
-        wanted = Nexthop(identifier, self._options.protocol, None, members)
+        wanted = Nexthop(identifier, self._options.protocol, None, _ids(next_hops))
         holder = self._now.nexthops.get(identifier)
         if holder == wanted:
             return None
@@ -494,7 +508,7 @@ class Table:
                 failed[key] = shape.text
                 self._waiting[key] = shape.awaited
             return
-        if shape.nexthop_id:
+        if shape.nexthop_id and isinstance(target, Via):
             self._targets[shape] = target
         if self._now.blocked and not self._now.blocked.isdisjoint(keys):
             for key in self._now.blocked.intersection(keys) - self._displaced:
@@ -710,16 +724,13 @@ class Table:
             self._is_suspicious = True
 
     def _wake(self, happened: set[object]) -> None:
-        """Have what waited for any of this tried at once: what we observe again is no longer refused."""
+        """Have what waited for any of this tried at once."""
         if not self._waiting or not happened:
             return
         woken = [key for key, awaited in self._waiting.items() if not awaited.isdisjoint(happened)]
+        _forget(self._waiting, woken)
         if woken:
-            ours = self._now.ours
-            there = self._targets_of({key: ours[key] for key in woken if key in ours})
-            for key in woken:
-                del self._waiting[key]
-            self._report(FibObserved({key: there.get(key) for key in woken}))
+            self._hurry(woken)
 
 
 def uninstall(options: KernelOptions, door: Door) -> list[str]:
@@ -773,7 +784,7 @@ def _hop(address: IPAddress, resolution: Resolution) -> Hop:
     return Hop(resolution.link, (resolution.gateway or address).packed)
 
 
-def _forget(table: dict[Nlri, V], keys: Iterable[Nlri]) -> None:
+def _forget(table: dict[K, V], keys: Iterable[K]) -> None:
     """Take the keys out, at no cost where there is nothing (the common case)."""
     if table:
         for key in keys:
@@ -784,6 +795,11 @@ def _encode(keys: list[Nlri], shape: Shape | None, flags: int, anything: Shape, 
     if shape is None:
         return routes.delete_routes(keys, anything, first)
     return routes.new_routes(keys, shape, flags, first)
+
+
+def _ids(next_hops: Iterable[IPAddress]) -> tuple[int, ...]:
+    """Return the ids of their objects, in the order that groups are compared in."""
+    return tuple(sorted(routes.object_id(address) for address in next_hops))
 
 
 def _in_order(addresses: Iterable[IPAddress]) -> tuple[IPAddress, ...]:

@@ -5,6 +5,7 @@ help, unit, range and choices in the metadata of its field, and the configuratio
 file and the error messages are made from that. Keys of the metadata:
 
  * `help`: one line;  `unit`: "s";  `range`: lowest and highest;  `choices`: the words allowed;
+ * `version`: of an address, where only one will do;  `pattern`: an expression, and it in words;
  * `refused`: single values within the range that cannot be, and `refused_reason`;
  * `only`: the one value whose feature is built;  `key`: the name in the file where it is not the field's;
  * in the example file: `shown`, a right-hand side other than the default; `example`, one that is commented out.
@@ -100,7 +101,7 @@ class NodeOptions:
     name: str
     address: IPAddress = field(metadata={"help": "session source, next hop, default router id", "shown": '"192.0.2.1"'})
     address6: IPAddress | None = field(
-        default=None, metadata={"help": "next hop of its IPv6 routes", "shown": '"2001:db8::1"'}
+        default=None, metadata={"help": "next hop of its IPv6 routes", "version": 6, "shown": '"2001:db8::1"'}
     )
     pod_cidrs: tuple[IPNetwork, ...] = field(
         default=(),

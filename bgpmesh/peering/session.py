@@ -7,12 +7,17 @@ Rules:
  1. At most two connections live at a time, and at most one of them is established.
  2. Every connection handed in by `connected` stays until it is lost or answered with `SessionHangup`;
     after that nothing is said on it, and what still arrives from it is ignored.
- 3. Who keeps which connection is decided as soon as the first OPEN is there (RFC 4271 §6.8): the
-    peer's identifier is known then, so OpenSent needs no guess.
-        other one OpenSent or OpenConfirm   that of the higher (identifier, AS) stays (RFC 6286 §2.3)
-        other one Established               the newcomer goes, unless graceful restart was agreed and the
-                                            newcomer's OPEN offers it: then the old one is dead (RFC 4724 §5)
-        our own call, answered too late     given up before we have said a word on it
+ 3. A collision is settled as soon as both sides must come to the same result (RFC 4271 §6.8), which is
+    often before the second OPEN: the first tells the peer's identifier. When an OPEN arrives and the
+    other connection is
+        one of ours in OpenSent, or any     that of the higher (identifier, AS) stays (RFC 6286 §2.3)
+        one in OpenConfirm
+        the peer's in OpenSent              the peer may still give it up: it goes if ours wins, else both stay
+        Established                         the newcomer goes, unless graceful restart was agreed and its OPEN
+                                            offers it: then the old one is dead (RFC 4724 §5). With a new
+                                            R bit that is certain; without, it may be a call that was made
+                                            before and came late, so its KEEPALIVE is awaited
+    A call of ours that is answered after the peer's OPEN came elsewhere is given up before a word is said.
  4. Back-off is for the connections we make. One that the peer makes is answered at once.
  5. Stale paths have one clock, started when they became stale. A peer that restarts again and again
     before its End-of-RIB does not wind it up (RFC 4724 §4.2 has them deleted at the second restart; we
@@ -270,15 +275,14 @@ class Session:
         self.called_since = None
         outputs: list[Output] = []
         for other in [c for c in self._connections.values() if c is not opened]:
-            if _outlives(other, negotiated):
+            stays = _outlives(other, negotiated)
+            if stays is None:
+                continue
+            if stays:
                 other.has_won = True
                 outputs += self._drop(opened, Notification.cease(Cease.CONNECTION_COLLISION))
                 return self._settle(outputs)
-            if other.state is State.ESTABLISHED:
-                outputs.append(SessionHangup(other.number))
-                outputs += self._lost(other, "replaced: the peer opened a new connection", now, is_graceful=True)
-            else:
-                outputs += self._drop(other, Notification.cease(Cease.CONNECTION_COLLISION))
+            outputs += self._give_up(other, now)
         opened.state = State.OPEN_CONFIRM
         opened.negotiated = negotiated
         opened.heard(now)
@@ -385,7 +389,7 @@ class Session:
         assert connection.negotiated is not None
         outputs: list[Output] = []
         for other in [c for c in self._connections.values() if c is not connection]:
-            outputs += self._drop(other, Notification.cease(Cease.CONNECTION_COLLISION))
+            outputs += self._give_up(other, now)
         connection.state = State.ESTABLISHED
         connection.heard(now)
         self.negotiated, self.connection, self.established_at = connection.negotiated, connection.number, now
@@ -397,6 +401,13 @@ class Session:
         self._stale = {family: deadline for family, deadline in self._stale.items() if family in kept}
         self._restart_deadline = NEVER
         return [*outputs, Established(connection.number, connection.negotiated, frozenset(self._stale))]
+
+    def _give_up(self, connection: _Connection, now: float) -> list[Output]:
+        """Close the connection that a collision is decided against; an established one as if TCP had failed."""
+        if connection.state is not State.ESTABLISHED:
+            return self._drop(connection, Notification.cease(Cease.CONNECTION_COLLISION))
+        outputs = self._drop(connection, None)
+        return outputs + self._lost(connection, "replaced: the peer opened a new connection", now, is_graceful=True)
 
     def _lost(self, connection: _Connection, reason: str, now: float, *, is_graceful: bool) -> list[Output]:
         """Forget a connection that failed, and say what that means for the session."""
@@ -483,15 +494,20 @@ class Session:
         return outputs
 
 
-def _outlives(other: _Connection, negotiated: Negotiated) -> bool:
-    """Tell whether `other` stays and the one on which the OPEN just came goes (rule 3)."""
+def _outlives(other: _Connection, negotiated: Negotiated) -> bool | None:
+    """Tell whether `other` stays and the one on which the OPEN just came goes; None: not to be said yet (rule 3)."""
     if other.state is State.ESTABLISHED:
-        return negotiated.received.capabilities.graceful_restart is None
+        restart = negotiated.received.capabilities.graceful_restart
+        before = other.negotiated.received.capabilities.graceful_restart if other.negotiated is not None else None
+        if restart is None or before is None:
+            return True
+        return False if restart.is_restarting and not before.is_restarting else None
     ours, theirs = negotiated.sent, negotiated.received
-    is_ours_higher = (ours.router_id, ours.asn) > (theirs.router_id, theirs.asn)
-    # One that has won before and got no OPEN since is dead at the other end: the peer calls again.
-    is_dead = other.has_won and other.state is State.OPEN_SENT
-    return other.is_inbound is not is_ours_higher and not is_dead
+    is_winner = other.is_inbound is not ((ours.router_id, ours.asn) > (theirs.router_id, theirs.asn))
+    if is_winner and other.state is State.OPEN_SENT:
+        # One of ours that has won before and got no OPEN since is dead at the other end: the peer calls again.
+        return None if other.is_inbound else not other.has_won
+    return is_winner
 
 
 def _restart_agreed(negotiated: Negotiated | None) -> bool:

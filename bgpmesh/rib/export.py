@@ -317,13 +317,13 @@ class Group:
     def take(self, member: Member, limit: int) -> list[Batch]:
         """Return the next batches for a member, about `limit` prefixes; [] when it was told everything."""
         taken: list[Batch] = []
-        while limit > 0:
+        while limit > 0 or not taken:  # [] means that there is nothing
             if member.dirty:
                 if self.backlog:
                     break  # it came from another group: half a table must not withdraw the other half
                 while self._pending:
                     self._flush()
-                batches = self._catch_up(member, limit)
+                batches = self._catch_up(member, max(limit, 1))
             elif member.dump:
                 batches = member.dump.popleft().heard_by(member)
             elif member.position < self.end:

@@ -93,6 +93,7 @@ class Rib:
         self._covers: dict[Nlri, dict[NextHop, None]] = {}  # prefix -> next hops in it
         self._in_doubt: dict[NextHop, None] = {}
         self._is_recursion_in_doubt = False
+        self._has_idle_hops = False  # paths went for good, perhaps the last ones of a next hop
         self._uses: Counter[IPAddress] = Counter()  # fib prefixes by next hop
         self._own_prefixes: set[Nlri] = set()  # connected on this host, or its addresses
 
@@ -259,24 +260,32 @@ class Rib:
         keys = self._work[-limit:]
         del self._work[-limit:]
         keys.reverse()
+        alike: dict[Candidates | None, list[Nlri]] = {}
         for candidates, run in groupby(keys, self._candidates.get):
-            self._settle(list(run), None if candidates is None else self._select(candidates))
-        left = limit - len(keys)
-        for group in self._groups.values():
-            if left <= 0:
-                break
-            if group.backlog:
-                part = group.backlog[-left:]
-                del group.backlog[-left:]
-                left -= len(part)
-                for selection, run in groupby(part, self._selected.get):
-                    for nlris in _by_width(list(run)):
-                        group.offer(None if selection is None else selection.best, nlris)
+            alike.setdefault(candidates, []).extend(run)
+        for candidates, nlris in alike.items():
+            self._settle(nlris, None if candidates is None else self._select(candidates))
+        self._offer_backlogs(limit - len(keys))
         if self._has_work():
             return True
+        if self._has_idle_hops:
+            self._forget_hops()
         if self.fib.keep_unwanted and not self._is_deferring:
             self.fib.keep_unwanted = self.next_hops.keep_unwanted = False
         return False
+
+    def _offer_backlogs(self, limit: int) -> None:
+        """Offer up to `limit` prefixes of the table as it is to groups that began lately."""
+        for group in self._groups.values():
+            if limit <= 0:
+                break
+            if group.backlog:
+                part = group.backlog[-limit:]
+                del group.backlog[-limit:]
+                limit -= len(part)
+                for selection, run in groupby(part, self._selected.get):
+                    for nlris in _by_width(list(run)):
+                        group.offer(None if selection is None else selection.best, nlris)
 
     # ── what peers hear ──────────────────────────────────────────────────────
 
@@ -405,7 +414,7 @@ class Rib:
             live = set(rib_in.table.values())
             rib_in.paths = {key: path for key, path in rib_in.paths.items() if path in live}
             rib_in.swept_at = len(rib_in.paths)
-            self._forget_hops()
+            self._has_idle_hops = True
         attributes = received if answer.attributes is None else answer.attributes
         if rib_in.peer.is_external and answer.attributes is received and received.local_pref is not None:
             attributes = replace(received, local_pref=None)  # not the neighbour's to say (RFC 4271 §5.1.5)
@@ -441,16 +450,14 @@ class Rib:
     def _insert(self, path: Path, batch: dict[Nlri, Path]) -> None:
         candidates = self._candidates
         present = set(map(candidates.get, batch))
-        if present == {path}:
+        after = {before: _with(before, path) for before in present}
+        if all(before is now for before, now in after.items()):
             return  # said again
-        present.discard(None)
-        if all(isinstance(other, Path) and other.source.peer == path.source.peer for other in present):
-            candidates.update(batch)
+        if len(after) == 1 and path in after.values():
+            candidates.update(batch)  # nobody else has these
         else:
-            peer = path.source.peer
-            for nlri in batch:
-                others = [other for other in _as_tuple(candidates.get(nlri)) if other.source.peer != peer]
-                candidates[nlri] = (*others, path) if others else path
+            befores = list(map(candidates.get, batch))
+            candidates.update(zip(batch, map(after.__getitem__, befores), strict=True))
         self._mark(batch)
 
     def _withdraw(self, rib_in: AdjRibIn, nlris: Collection[Nlri]) -> None:
@@ -466,14 +473,14 @@ class Rib:
 
     def _remove(self, peer: PeerName | None, nlris: Sequence[Nlri]) -> None:
         candidates = self._candidates
-        if all(isinstance(present, Path) for present in set(map(candidates.get, nlris))):
-            for nlri in nlris:
+        befores = list(map(candidates.__getitem__, nlris))
+        after = {before: _without(before, peer) for before in set(befores)}
+        for nlri, before in zip(nlris, befores, strict=True):
+            left = after[before]
+            if left is None:
                 del candidates[nlri]
-        else:
-            for nlri in nlris:
-                left = tuple(other for other in _as_tuple(candidates.pop(nlri)) if other.source.peer != peer)
-                if left:
-                    candidates[nlri] = left if len(left) > 1 else left[0]
+            else:
+                candidates[nlri] = left
         self._mark(dict.fromkeys(nlris))
 
     def _mark(self, batch: dict[Nlri, Path] | dict[Nlri, None]) -> None:
@@ -489,7 +496,7 @@ class Rib:
         if rib_in.member is None and not rib_in.table:
             del self._ins[rib_in.peer.name]
             self._take_own_addresses()
-            self._forget_hops()
+            self._has_idle_hops = True
 
     def _has_work(self) -> bool:
         return bool(
@@ -566,8 +573,10 @@ class Rib:
             self.fib.unwant_many(nlris)
         else:
             for address in new.next_hops if isinstance(new, Via) else ():
-                self._uses[address] += len(nlris)
-                self._want_next_hop(address)
+                users = self._uses[address]
+                self._uses[address] = users + len(nlris)
+                if not users:
+                    self._want_next_hop(address)
             self.fib.want_many(nlris, new)
         for address in old.next_hops if isinstance(old, Via) else ():
             self._uses[address] -= len(nlris)
@@ -589,6 +598,7 @@ class Rib:
 
     def _forget_hops(self) -> None:
         """Forget the next hops that no path has any more."""
+        self._has_idle_hops = False
         live = {path.next_hop for rib_in in self._ins.values() for path in set(rib_in.table.values())}
         live.update(path.next_hop for rib_in in self._ins.values() for path in rib_in.paths.values())
         live.update(path.next_hop for selection in set(self._selected.values()) for path in selection.multipath)
@@ -713,6 +723,21 @@ def _as_tuple(candidates: Candidates | None) -> tuple[Path, ...]:
     if candidates is None:
         return ()
     return (candidates,) if isinstance(candidates, Path) else candidates
+
+
+def _with(before: Candidates | None, path: Path) -> Candidates:
+    """Return candidates with this path in the place of whatever its peer had."""
+    paths = _as_tuple(before)
+    if before is not None and path in paths:
+        return before
+    others = tuple(other for other in paths if other.source.peer != path.source.peer)
+    return (*others, path) if others else path
+
+
+def _without(before: Candidates, peer: PeerName | None) -> Candidates | None:
+    """Return candidates without the path of a peer; None: nobody is left."""
+    left = tuple(other for other in _as_tuple(before) if other.source.peer != peer)
+    return left if len(left) > 1 else next(iter(left), None)
 
 
 def _by_width(nlris: Sequence[Nlri]) -> list[Sequence[Nlri]]:

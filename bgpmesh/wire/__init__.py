@@ -6,6 +6,7 @@ What it hides: every byte of BGP, every type of ExaBGP, every socket. Outside, B
     speaker     listens, calls, reads and writes; no opinion on what is said
       codec     one for each connection: ExaBGP as protocol engine, and RFC 7606 acted on
         fastpath    the UPDATEs that need no opinion, in bulk
+        packing     the UPDATEs that we send
 
 Invariants:
 

@@ -46,7 +46,6 @@ from exabgp.logger import log as exabgp_log
 from exabgp.protocol.family import AFI, SAFI
 from exabgp.protocol.ip import NoNextHop
 
-from bgpmesh import log
 from bgpmesh.errors import PeerError
 from bgpmesh.peering.message import (
     Capabilities,
@@ -63,7 +62,6 @@ from bgpmesh.peering.message import (
 from bgpmesh.peering.peer import Peer
 from bgpmesh.rib.export import Batch
 from bgpmesh.route.attributes import (
-    ATTRIBUTES,
     OPTIONAL_NON_TRANSITIVE,
     OPTIONAL_TRANSITIVE,
     Asn,
@@ -92,22 +90,38 @@ from bgpmesh.wire.fastpath import (
     Table,
     bound,
     decode_updates,
-    pack,
+)
+from bgpmesh.wire.packing import (
+    AGGREGATOR,
+    AS4_AGGREGATOR,
+    AS4_PATH,
+    AS_PATH,
+    ATOMIC_AGGREGATE,
+    CLUSTER_LIST,
+    COMMUNITIES,
+    EXT_COMMUNITIES,
+    LARGE_COMMUNITIES,
+    LOCAL_PREF,
+    MED,
+    NEXT_HOP,
+    ORIGIN,
+    ORIGINATOR_ID,
+    ROWS,
+    announcements,
+    encode_attributes,
+    message,
+    update_body,
+    withdrawals,
 )
 
 __all__ = ["Codec", "Decoded", "Garbage", "Routes"]
 
 OPEN, NOTIFICATION, KEEPALIVE, ROUTE_REFRESH = 1, 3, 4, 5
 _MINIMUM = {OPEN: 29, UPDATE: UPDATE_MINIMUM, NOTIFICATION: 21, KEEPALIVE: 19, ROUTE_REFRESH: 19}  # RFC 4271 §6.1
-_ORIGIN, _AS_PATH, _NEXT_HOP, _MED, _LOCAL_PREF, _ATOMIC, _AGGREGATOR, _COMMUNITIES = range(1, 9)
-_ORIGINATOR_ID, _CLUSTER_LIST, _EXT_COMMUNITIES, _AS4_PATH, _AS4_AGGREGATOR, _LARGE_COMMUNITIES = 9, 10, 16, 17, 18, 32
-_AS_TRANS = Asn(23456)  # RFC 6793 §9
-_ROWS = {row.code: row for row in ATTRIBUTES}
-_INTERNAL_ONLY = {_LOCAL_PREF, _ORIGINATOR_ID, _CLUSTER_LIST}  # RFC 7606 §7.5, §7.9, §7.10
+_INTERNAL_ONLY = {LOCAL_PREF, ORIGINATOR_ID, CLUSTER_LIST}  # RFC 7606 §7.5, §7.9, §7.10
 _UNDERSTOOD = {1, 2, 64, 65}  # capability codes with a field of their own
-_ARRAYS = {_NEXT_HOP: 4, _COMMUNITIES: 4, _EXT_COMMUNITIES: 8, _LARGE_COMMUNITIES: 12}  # octets of a member
+_ARRAYS = {NEXT_HOP: 4, COMMUNITIES: 4, EXT_COMMUNITIES: 8, LARGE_COMMUNITIES: 12}  # octets of a member
 _FAMILIES = {(family.afi, family.safi): family for family in Family}
-_AFI_SAFI = {family: struct.pack("!HB", family.afi, family.safi) for family in Family}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +134,10 @@ class Garbage:
 
 Decoded = Negotiated | Keepalive | RouteRefresh | EndOfRib | Notification | Routes | Garbage
 
-# What distinguishes negotiation classes: (four-octet AS numbers, external session). The tables are
-# shared by all connections of a class and outlive them, so that a set keeps its object over a flap.
-_TABLES: dict[tuple[bool, bool], Table] = {}
+# What distinguishes negotiation classes: four-octet AS numbers, an external session, the AS that must come
+# first. The tables are shared by all connections of a class and outlive them, so that a set keeps its
+# object over a flap.
+_TABLES: dict[tuple[bool, bool, Asn | None], Table] = {}
 _ENCODED: dict[bool, dict[PathAttributes, bytes]] = {True: {}, False: {}}  # by four-octet AS numbers
 
 
@@ -138,8 +153,8 @@ def _quieten_exabgp() -> None:
 class Codec:
     """The bytes of one connection; `feed` takes what was read, `encode` gives what to write.
 
-    Values may be asked for as soon as it exists, but a peer's OPEN is negotiated against ours: one
-    that comes before ours was encoded waits. Call `feed(b"", now)` after encoding ours.
+    A peer's OPEN is negotiated against ours: one that comes before ours was encoded waits, and what is
+    behind it. Call `feed(b"", now)` after encoding ours.
     """
 
     def __init__(self, peer: Peer) -> None:
@@ -152,6 +167,8 @@ class Codec:
         self._exabgp: Any = None  # ExaBGP's Negotiated, once our OPEN is encoded
         self._neighbor: Any = None
         self._four_octet_asn = True
+        self._first_asn = peer.asn if peer.is_external and peer.enforce_first_as else None
+        self._table = Table()  # the class's, once negotiated
 
     # ── out ──────────────────────────────────────────────────────────────────
 
@@ -180,9 +197,9 @@ class Codec:
         if batch.nlris:
             if batch.attributes is not None:
                 encoded = self._encoded_attributes(batch.attributes)
-                updates = list(_announcements(batch.family, batch.attributes, encoded, batch.nlris))
+                updates = list(announcements(batch.family, batch.attributes, encoded, batch.nlris))
             if not updates:
-                updates = list(_withdrawals(batch.family, batch.nlris))
+                updates = list(withdrawals(batch.family, batch.nlris))
         batch.encoded = updates
         return updates
 
@@ -190,7 +207,7 @@ class Codec:
         encoded = _ENCODED[self._four_octet_asn]
         found = encoded.get(attributes)
         if found is None:
-            found = _encode_attributes(attributes, four_octet_asn=self._four_octet_asn)
+            found = encode_attributes(attributes, four_octet_asn=self._four_octet_asn)
             bound(encoded)
             encoded[attributes] = found
         return found
@@ -283,8 +300,9 @@ class Codec:
         families = tuple(f for f in sent.capabilities.families if f in received.capabilities.families)
         self._four_octet_asn = bool(self._exabgp.asn4)
         self._exabgp.families = [(AFI.create(f.afi), SAFI.create(f.safi)) for f in families]
-        table = _TABLES.setdefault((self._four_octet_asn, self._peer.is_external), Table())
-        self._context = Context(frozenset(families), table, self._intern)
+        negotiation_class = (self._four_octet_asn, self._peer.is_external, self._first_asn)
+        self._table = _TABLES.setdefault(negotiation_class, Table())
+        self._context = Context(frozenset(families), self._table, self._intern)
         refusal, text = self._refusal(sent, received)
         return Negotiated(
             sent=sent,
@@ -326,47 +344,50 @@ class Codec:
         withdrawn, attributes, announced = _sections(body)
         items, fault = _frame(attributes)
         mp = {item.code: item for item in items if item.code in {MP_REACH, MP_UNREACH}}
-        rest = b"".join(item.raw for item in items if item.code not in mp)
         if len(mp) < sum(item.code in mp for item in items):
             raise PeerError(Code.UPDATE, 1, "MP_REACH_NLRI or MP_UNREACH_NLRI stands twice (RFC 7606 §3 g)")
-        bare = _body(withdrawn, b"".join(item.raw for item in mp.values()), announced)
+        if (withdrawn or announced) and Family.IPV4 not in context.families:
+            if not mp:
+                return [Routes(None, [], [], now, problem="ignored IPv4 prefixes: the family was not agreed")]
+            withdrawn = announced = b""
+        bare = update_body(withdrawn, b"".join(item.raw for item in mp.values()), announced)
         update = _called(lambda: ExaMessage.unpack(UPDATE, bare, Direction.IN, self._exabgp), Code.UPDATE)
+        rest = b"".join(item.raw for item in items if item.code not in mp)
         if isinstance(update, EOR):
             marked = update.nlris[0]
             family = _FAMILIES.get((int(marked.afi), int(marked.safi)))
             return [EndOfRib(family)] if family in context.families and not rest and not fault else []
         if update.attributes:  # it was given the MP ones only and took them out; what it adds is its refusal
             raise PeerError(Code.UPDATE, 9, "MP_REACH_NLRI or MP_UNREACH_NLRI is empty")
-        if (withdrawn or announced) and Family.IPV4 not in context.families:
-            return [Routes(None, [], [], now, problem="ignored IPv4 prefixes: the family was not agreed")]
-        next_hop = b""
-        if MP_REACH in mp:
-            value = mp[MP_REACH].value
-            next_hop = value[4 : 4 + value[3]]
-        gone, with_next_hop, with_mp = _keys(update, per_prefix=2 if len(next_hop) == 32 else 1)
-        groups = [(hop, keys) for hop, keys in ((b"", with_next_hop), (next_hop, with_mp)) if keys]
-        sets = [] if fault else [context.table.sets.get((hop, rest)) or self._intern(hop, rest) for hop, _ in groups]
+        return list(self._routes(_keys(update, mp.get(MP_REACH)), rest, fault, now))
+
+    def _routes(self, prefixes: _Prefixes, rest: bytes, fault: str, now: float) -> list[Routes]:
+        """Return the routes of one UPDATE, or all of it withdrawn where its framing (`fault`) or a set is malformed."""
+        groups = [(b"", prefixes.with_next_hop), (prefixes.mp_next_hop, prefixes.with_mp)]
+        groups = [(next_hop, keys) for next_hop, keys in groups if keys]
+        sets = [] if fault else [self._interned(next_hop, rest) for next_hop, _ in groups]
         problem = fault or next((found.problem for found in sets if found.attributes is None), "")
         if problem:
-            everything = gone + with_next_hop + with_mp
+            everything = prefixes.withdrawn + prefixes.with_next_hop + prefixes.with_mp
             return [Routes(None, [], everything, now, treated_as_withdraw=1, problem=problem)] if everything else []
         routes = [Routes(found.attributes, keys, [], now) for found, (_, keys) in zip(sets, groups, strict=True)]
-        if gone and not routes:
-            routes.append(Routes(None, [], [], now))
-        if routes:
-            routes[0].withdrawn = gone
-        if sets:
-            routes[0].attributes_discarded, routes[0].problem = sets[0].discarded, sets[0].problem
-        return list(routes)
+        if not sets:
+            return [Routes(None, [], prefixes.withdrawn, now)] if prefixes.withdrawn else []
+        routes[0].withdrawn = prefixes.withdrawn
+        routes[0].attributes_discarded, routes[0].problem = sets[0].discarded, sets[0].problem
+        return routes
+
+    def _interned(self, next_hop: bytes, rest: bytes) -> Interned:
+        return self._table.sets.get((next_hop, rest)) or self._intern(next_hop, rest)
 
     def _intern(self, next_hop: bytes, rest: bytes) -> Interned:
         """Decode a set of attribute bytes and remember it; raises PeerError for what resets the session."""
-        reading = _Reading(self._exabgp, is_external=self._peer.is_external)
+        reading = _Reading(self._exabgp, is_external=self._peer.is_external, first_asn=self._first_asn)
         try:
             interned = Interned(reading.read(next_hop, rest), reading.discarded, reading.problem)
         except _TreatAsWithdraw as reason:
             interned = Interned(None, reading.discarded, str(reason))
-        _TABLES[self._four_octet_asn, self._peer.is_external].keep(next_hop, rest, interned)
+        self._table.keep(next_hop, rest, interned)
         return interned
 
 
@@ -403,7 +424,7 @@ def _end_of_message(buffer: bytes, at: int) -> int | None:
 def _decode_refresh(body: bytes, context: Context) -> list[Decoded]:
     """Return the request; other subtypes and families are ignored (RFC 2918 §4, RFC 7313 §5)."""
     if len(body) != 4:
-        whole = _message(ROUTE_REFRESH, body)
+        whole = message(ROUTE_REFRESH, body)
         raise PeerError(Code.ROUTE_REFRESH, 1, f"ROUTE-REFRESH with {len(body)} octets instead of 4", whole)
     afi, subtype, safi = struct.unpack("!HBB", body)
     family = _FAMILIES.get((afi, safi))
@@ -505,32 +526,40 @@ def _frame(attributes: bytes) -> tuple[list[_Item], str]:
     return items, ""
 
 
-def _keys(update: Any, per_prefix: int) -> tuple[list[Nlri], list[Nlri], list[Nlri]]:
-    """Return the keys ExaBGP found: withdrawn, announced, announced in MP_REACH_NLRI.
+class _Prefixes(NamedTuple):
+    """The keys that ExaBGP found in an UPDATE."""
 
-    It has one NLRI for each of the `per_prefix` addresses of an MP next hop.
-    """
-    gone: list[Nlri] = []
-    with_next_hop: list[Nlri] = []
-    with_mp: list[Nlri] = []
+    withdrawn: list[Nlri]
+    with_next_hop: list[Nlri]
+    with_mp: list[Nlri]
+    mp_next_hop: bytes
+
+
+def _keys(update: Any, reach: _Item | None) -> _Prefixes:
+    """Return the keys that ExaBGP found; it was not given NEXT_HOP, so only MP_REACH_NLRI gives a prefix one."""
+    mp_next_hop = b"" if reach is None else reach.value[4 : 4 + reach.value[3]]
+    found = _Prefixes([], [], [], mp_next_hop)
     for nlri in update.nlris:
         packed, length = nlri.cidr.ton(), int(nlri.cidr.mask)
         shift = len(packed) * 8 - length
         key = Nlri(bytes((length,)) + (int.from_bytes(packed, "big") >> shift << shift).to_bytes(len(packed), "big"))
-        # The UPDATE it was given has no NEXT_HOP, so only MP_REACH_NLRI gives a prefix one.
-        keys = gone if nlri.action == Action.WITHDRAW else with_next_hop if nlri.nexthop is NoNextHop else with_mp
-        keys.append(key)
-    return gone, with_next_hop, with_mp[::per_prefix]
+        if nlri.action == Action.WITHDRAW:
+            found.withdrawn.append(key)
+        else:
+            (found.with_next_hop if nlri.nexthop is NoNextHop else found.with_mp).append(key)
+    # It has one NLRI for each of the one or two addresses of an IPv6 next hop.
+    return found._replace(with_mp=found.with_mp[::2]) if len(mp_next_hop) == 32 else found
 
 
 class _Reading:
     """One set of attribute bytes being read, by the table of RFC 7606; afterwards what was discarded, and why."""
 
-    def __init__(self, negotiated: Any, *, is_external: bool) -> None:
+    def __init__(self, negotiated: Any, *, is_external: bool, first_asn: Asn | None) -> None:
         self.discarded = 0
         self.problem = ""
         self._negotiated = negotiated
         self._is_external = is_external
+        self._first_asn = first_asn
         self._decoded = Attributes()  # what ExaBGP reads
         self._arrays: dict[int, bytes] = {}  # what we read
         self._other: list[tuple[int, int, bytes]] = []
@@ -545,26 +574,26 @@ class _Reading:
             raise _TreatAsWithdraw(fault)
         seen: set[int] = set()
         for item in items:
-            row = _ROWS.get(item.code)
+            row = ROWS.get(item.code)
             if item.code in seen:
                 self._discard(f"attribute {item.code} stands more than once (RFC 7606 §3 g)")
             elif row is not None:
                 self._read_known(row, item, has_mp_next_hop=bool(next_hop))
-            elif item.code in {_AS4_PATH, _AS4_AGGREGATOR}:
+            elif item.code in {AS4_PATH, AS4_AGGREGATOR}:
                 self._read_four_octet(item)
             elif not item.flags & OPTIONAL_NON_TRANSITIVE:
                 raise PeerError(Code.UPDATE, 2, f"well-known attribute {item.code} is not known", item.raw)
             else:
                 self._other.append((item.flags & (OPTIONAL_TRANSITIVE | PARTIAL), item.code, item.value))
             seen.add(item.code)
-        wanted = (_ORIGIN, _AS_PATH) if next_hop else (_ORIGIN, _AS_PATH, _NEXT_HOP)
-        missing = [_ROWS[code].name for code in wanted if code not in seen]
+        wanted = (ORIGIN, AS_PATH) if next_hop else (ORIGIN, AS_PATH, NEXT_HOP)
+        missing = [ROWS[code].name for code in wanted if code not in seen]
         if missing:
             raise _TreatAsWithdraw(f"{', '.join(missing)} missing (RFC 7606 §3 d)")
-        if _AGGREGATOR not in self._decoded:
-            self._decoded.pop(_AS4_AGGREGATOR, None)
+        if AGGREGATOR not in self._decoded:
+            self._decoded.pop(AS4_AGGREGATOR, None)
         _called(self._decoded.reconcile_four_octet_as, Code.UPDATE)
-        return self._attributes(next_hop or self._arrays[_NEXT_HOP])
+        return self._attributes(next_hop or self._arrays[NEXT_HOP])
 
     def _discard(self, why: str) -> None:
         self.discarded += 1
@@ -574,7 +603,7 @@ class _Reading:
         if row.code in _INTERNAL_ONLY and self._is_external:
             self._discard(f"{row.name} from an external peer")
             return
-        if row.code == _NEXT_HOP and has_mp_next_hop:
+        if row.code == NEXT_HOP and has_mp_next_hop:
             return  # RFC 4760 §3: not looked at
         if item.flags & OPTIONAL_TRANSITIVE != row.flags:
             raise _TreatAsWithdraw(f"{row.name} with flags 0x{item.flags:02x} (RFC 7606 §3 c)")
@@ -599,13 +628,13 @@ class _Reading:
         """Keep what a known attribute says, or return what is wrong with it."""
         size = _ARRAYS.get(row.code)
         if size is not None:
-            if not item.value or len(item.value) % size or (row.code == _NEXT_HOP and len(item.value) != size):
+            if not item.value or len(item.value) % size or (row.code == NEXT_HOP and len(item.value) != size):
                 return f"{row.name} of {len(item.value)} octets"
             self._arrays[row.code] = item.value
             return ""
-        if not item.value and row.code not in {_AS_PATH, _ATOMIC}:
+        if not item.value and row.code not in {AS_PATH, ATOMIC_AGGREGATE}:
             return f"{row.name} is empty"
-        if row.code == _ORIGIN and (len(item.value) != 1 or item.value[0] > Origin.INCOMPLETE):
+        if row.code == ORIGIN and (len(item.value) != 1 or item.value[0] > Origin.INCOMPLETE):
             return f"origin is {item.value.hex()}"
         why = _aggregator_malformation(item) or self._passed_to_exabgp(item, row.flags)
         return f"{row.name}: {why}" if why else ""
@@ -623,34 +652,36 @@ class _Reading:
     def _attributes(self, next_hop: bytes) -> PathAttributes:
         decoded, arrays = self._decoded, self._arrays
         # reconcile_four_octet_as has dropped the AGGREGATOR of AS_TRANS where AS4_AGGREGATOR says who it was
-        aggregator = decoded.get(_AGGREGATOR, decoded.get(_AS4_AGGREGATOR))
+        aggregator = decoded.get(AGGREGATOR, decoded.get(AS4_AGGREGATOR))
         return PathAttributes(
-            origin=Origin(decoded[_ORIGIN].origin),
+            origin=Origin(decoded[ORIGIN].origin),
             as_path=self._as_path(),
             next_hop=_host(next_hop[:16]),
             link_local=_link_local(next_hop[16:]),
-            med=int(decoded[_MED].med) if _MED in decoded else None,
-            local_pref=int(decoded[_LOCAL_PREF].localpref) if _LOCAL_PREF in decoded else None,
-            atomic_aggregate=_ATOMIC in decoded,
+            med=int(decoded[MED].med) if MED in decoded else None,
+            local_pref=int(decoded[LOCAL_PREF].localpref) if LOCAL_PREF in decoded else None,
+            atomic_aggregate=ATOMIC_AGGREGATE in decoded,
             aggregator=None
             if aggregator is None
             else (Asn(int(aggregator.asn)), ipaddress.IPv4Address(aggregator.speaker.ton())),
-            communities=tuple(sorted(n for (n,) in set(struct.iter_unpack("!I", arrays.get(_COMMUNITIES, b""))))),
-            originator_id=_router_id(decoded[_ORIGINATOR_ID].ton()) if _ORIGINATOR_ID in decoded else None,
-            cluster_list=tuple(_router_id(c.ton()) for c in decoded[_CLUSTER_LIST].clusters)
-            if _CLUSTER_LIST in decoded
+            communities=tuple(sorted(n for (n,) in set(struct.iter_unpack("!I", arrays.get(COMMUNITIES, b""))))),
+            originator_id=_router_id(decoded[ORIGINATOR_ID].ton()) if ORIGINATOR_ID in decoded else None,
+            cluster_list=tuple(_router_id(c.ton()) for c in decoded[CLUSTER_LIST].clusters)
+            if CLUSTER_LIST in decoded
             else (),
             ext_communities=tuple(
-                sorted(c for (c,) in set(struct.iter_unpack("8s", arrays.get(_EXT_COMMUNITIES, b""))))
+                sorted(c for (c,) in set(struct.iter_unpack("8s", arrays.get(EXT_COMMUNITIES, b""))))
             ),
-            large_communities=tuple(sorted(set(struct.iter_unpack("!III", arrays.get(_LARGE_COMMUNITIES, b""))))),
+            large_communities=tuple(sorted(set(struct.iter_unpack("!III", arrays.get(LARGE_COMMUNITIES, b""))))),
             other=tuple(self._other),
         )
 
     def _as_path(self) -> AsPath:
-        path = self._decoded.get(_AS_PATH)
+        path = self._decoded.get(AS_PATH)
         segments = () if path is None else path.aspath
         read = AsPath(tuple((SegmentKind(s.ID), tuple(Asn(int(asn)) for asn in s)) for s in segments))
+        if self._first_asn not in {None, read.first}:
+            raise _TreatAsWithdraw(f"as_path begins with AS {read.first}, not the peer's (RFC 4271 §6.3)")
         for kind, members in read.segments:
             if not members:
                 raise _TreatAsWithdraw("as_path has an empty segment (RFC 7606 §7.2)")
@@ -663,7 +694,7 @@ class _Reading:
 
 def _aggregator_malformation(item: _Item) -> str:
     """Return what ExaBGP lets pass in AGGREGATOR and AS4_AGGREGATOR: AS 0 (RFC 7607 §2)."""
-    is_aggregator = item.code in {_AGGREGATOR, _AS4_AGGREGATOR}
+    is_aggregator = item.code in {AGGREGATOR, AS4_AGGREGATOR}
     return "AS 0 (RFC 7607 §2)" if is_aggregator and not any(item.value[:-4]) else ""
 
 
@@ -683,122 +714,3 @@ def _link_local(packed: bytes) -> IPAddress | None:
 
 def _router_id(packed: bytes) -> RouterId:
     return RouterId(int.from_bytes(packed, "big"))
-
-
-# ── out ──────────────────────────────────────────────────────────────────────
-
-
-def _message(kind: int, body: bytes) -> bytes:
-    return MARKER + struct.pack("!HB", HEADER_SIZE + len(body), kind) + body
-
-
-def _body(withdrawn: bytes, attributes: bytes, announced: bytes) -> bytes:
-    return b"".join(
-        (len(withdrawn).to_bytes(2, "big"), withdrawn, len(attributes).to_bytes(2, "big"), attributes, announced)
-    )
-
-
-def _attribute(flags: int, code: int, value: bytes) -> bytes:
-    if len(value) > 255:
-        return struct.pack("!BBH", flags | EXTENDED_LENGTH, code, len(value)) + value
-    return bytes((flags, code, len(value))) + value
-
-
-def _announcements(family: Family, attributes: PathAttributes, encoded: bytes, keys: list[Nlri]) -> Iterator[bytes]:
-    """Yield UPDATEs; none, and a warning, where the attributes leave no room for a prefix."""
-    hop = attributes.next_hop
-    if hop is None or hop.max_prefixlen != family.bits:
-        raise ValueError(f"{family.label} prefixes with next hop {hop}")
-    room = MESSAGE_SIZE - UPDATE_MINIMUM - len(encoded)
-    reach = b""
-    if family is Family.IPV6:
-        hops = hop.packed + (b"" if attributes.link_local is None else attributes.link_local.packed)
-        reach = _AFI_SAFI[family] + bytes((len(hops),)) + hops + b"\0"
-        room -= 4 + len(reach)
-    if room < family.bits // 8 + 1:
-        log.warning("update.too_long", family=family.label, octets_count=len(encoded), prefixes_count=len(keys))
-        return
-    for nlri in pack(keys, family, room):
-        if family is Family.IPV4:
-            yield _message(UPDATE, _body(b"", encoded, nlri))
-        else:  # RFC 7606 §5.1: MP_REACH_NLRI comes first
-            mp = _attribute(OPTIONAL_NON_TRANSITIVE, MP_REACH, reach + nlri)
-            yield _message(UPDATE, _body(b"", mp + encoded, b""))
-
-
-def _withdrawals(family: Family, keys: list[Nlri]) -> Iterator[bytes]:
-    room = MESSAGE_SIZE - UPDATE_MINIMUM
-    if family is Family.IPV4:
-        for nlri in pack(keys, family, room):
-            yield _message(UPDATE, _body(nlri, b"", b""))
-    else:
-        for nlri in pack(keys, family, room - 7):
-            mp = _attribute(OPTIONAL_NON_TRANSITIVE, MP_UNREACH, _AFI_SAFI[family] + nlri)
-            yield _message(UPDATE, _body(b"", mp, b""))
-
-
-def _encode_attributes(attributes: PathAttributes, *, four_octet_asn: bool) -> bytes:
-    """Return every attribute but the MP ones in ascending order of their codes (RFC 4271 §5).
-
-    NEXT_HOP is among them where it is an IPv4 address.
-    """
-    values: dict[int, bytes] = {_ORIGIN: bytes((attributes.origin,))}
-    values[_AS_PATH] = _segments(attributes.as_path, four_octet_asn=four_octet_asn)
-    if attributes.next_hop is not None and attributes.next_hop.version == 4:
-        values[_NEXT_HOP] = attributes.next_hop.packed
-    for code, number in (
-        (_MED, attributes.med),
-        (_LOCAL_PREF, attributes.local_pref),
-        (_ORIGINATOR_ID, attributes.originator_id),
-    ):
-        if number is not None:
-            values[code] = number.to_bytes(4, "big")
-    if attributes.atomic_aggregate:
-        values[_ATOMIC] = b""
-    others = dict(_for_old_speakers(attributes) if not four_octet_asn else ())
-    if attributes.aggregator is not None:
-        asn, speaker = attributes.aggregator
-        values[_AGGREGATOR] = _asn(asn, four_octet_asn=four_octet_asn) + speaker.packed
-    for code, members in (
-        (_COMMUNITIES, [number.to_bytes(4, "big") for number in attributes.communities]),
-        (_CLUSTER_LIST, [number.to_bytes(4, "big") for number in attributes.cluster_list]),
-        (_EXT_COMMUNITIES, attributes.ext_communities),
-        (_LARGE_COMMUNITIES, [struct.pack("!III", *numbers) for numbers in attributes.large_communities]),
-    ):
-        if members:
-            values[code] = b"".join(members)
-    encoded = {code: _attribute(_ROWS[code].flags, code, value) for code, value in values.items()}
-    encoded |= {code: _attribute(OPTIONAL_TRANSITIVE, code, value) for code, value in others.items()}
-    for flags, code, value in attributes.other:
-        if flags & OPTIONAL_TRANSITIVE == OPTIONAL_TRANSITIVE:  # the others end here (RFC 4271 §5)
-            encoded[code] = _attribute(OPTIONAL_TRANSITIVE | PARTIAL, code, value)
-    return b"".join(encoded[code] for code in sorted(encoded))
-
-
-def _asn(asn: Asn, *, four_octet_asn: bool) -> bytes:
-    if four_octet_asn:
-        return asn.to_bytes(4, "big")
-    return (asn if asn < 65536 else _AS_TRANS).to_bytes(2, "big")
-
-
-def _segments(path: AsPath, *, four_octet_asn: bool) -> bytes:
-    """Return the segments' bytes; one segment holds 255 AS numbers at most (RFC 4271 §4.3)."""
-    return b"".join(
-        bytes((kind, len(members[at : at + 255])))
-        + b"".join(_asn(asn, four_octet_asn=four_octet_asn) for asn in members[at : at + 255])
-        for kind, members in path.segments
-        for at in range(0, len(members), 255)
-    )
-
-
-def _for_old_speakers(attributes: PathAttributes) -> Iterator[tuple[int, bytes]]:
-    """Yield AS4_PATH and AS4_AGGREGATOR where AS_TRANS stands for something (RFC 6793 §4.2.2)."""
-    kinds = {SegmentKind.SEQUENCE, SegmentKind.SET}
-    if any(asn > 65535 for _, members in attributes.as_path.segments for asn in members):
-        path = AsPath(tuple(segment for segment in attributes.as_path.segments if segment[0] in kinds))
-        value = _segments(path, four_octet_asn=True)
-        if value:
-            yield _AS4_PATH, value
-    if attributes.aggregator is not None and attributes.aggregator[0] > 65535:
-        asn, speaker = attributes.aggregator
-        yield _AS4_AGGREGATOR, asn.to_bytes(4, "big") + speaker.packed

@@ -44,6 +44,12 @@ INTERNED_LIMIT = 65_536  # attribute sets in one table; past it the oldest eight
 
 _UPDATE_HEAD = struct.Struct("!16sHBHH")  # marker, length, type, withdrawn length, attribute length if that is 0
 _IPV6 = b"\x00\x02\x01"  # AFI and SAFI of IPv6 unicast, as in the MP attributes
+# MP_REACH_NLRI with one /128, up to its next hop: (where that is in the attribute, its size).
+_SINGLE_HOST_HEADS = {
+    start + bytes((size + 22,)) + _IPV6 + bytes((size,)): (len(start) + 5, size)
+    for start in (b"\x80\x0e", b"\x90\x0e\x00")
+    for size in (16, 32)
+}
 _STRAY = tuple(0xFF >> bits if bits else 0 for bits in range(8))  # bits behind the prefix, by its length modulo 8
 _WIRE_SIZE = tuple(1 + (bits + 7) // 8 for bits in range(256))  # octets of a prefix on the wire, by its length
 _BLOCK = 32
@@ -128,7 +134,8 @@ def decode_updates(data: bytes, at: int, context: Context, read_at: float) -> tu
     That is the end of `data`, a message that is not whole yet, one that is no UPDATE, or one to be judged.
     """
     gathering = _Gathering(read_at)
-    clean, has_ipv4 = context.table.clean, Family.IPV4 in context.families
+    clean = context.table.clean
+    has_ipv4, has_ipv6 = Family.IPV4 in context.families, Family.IPV6 in context.families
     last = len(data) - UPDATE_MINIMUM
     while at <= last:
         marker, length, kind, withdrawn_size, attributes_size = _UPDATE_HEAD.unpack_from(data, at)
@@ -136,14 +143,17 @@ def decode_updates(data: bytes, at: int, context: Context, read_at: float) -> tu
         if kind != UPDATE or marker != MARKER or not UPDATE_MINIMUM <= length <= MESSAGE_SIZE or stop > len(data):
             break
         nlri_at = at + UPDATE_MINIMUM + attributes_size
-        attributes = None
+        attributes, host_at, host_stop = None, nlri_at, stop
         if not withdrawn_size and nlri_at < stop and has_ipv4:
             attributes = clean.get(data[at + UPDATE_MINIMUM : nlri_at])
+        elif not withdrawn_size and nlri_at == stop and has_ipv6:
+            attributes, host_at = _single_ipv6_host(data, at, stop, context.table)
+            host_stop = host_at + 17
         if attributes is None:
             if not _gather_one(data[at + HEADER_SIZE : stop], context, gathering):
                 break
-        elif stop - nlri_at == 5 and data[nlri_at] == 32:
-            run = _run_of_single_hosts(data, at, nlri_at)
+        elif host_stop < stop or (stop - host_at == 5 and data[host_at] == 32):
+            run = _run_of_single_hosts(data, at, (host_at, host_stop), stop)
             gathering.announce(attributes, run)
             stop = at + length * len(run)
         else:
@@ -156,17 +166,36 @@ def decode_updates(data: bytes, at: int, context: Context, read_at: float) -> tu
     return gathering.routes, at
 
 
-def _run_of_single_hosts(data: bytes, at: int, nlri_at: int) -> list[Nlri]:
-    """Return the key of the UPDATE at `at`, which announces one /32, and of those behind it with the same head."""
-    stop = nlri_at + 5
-    keys = [Nlri(data[nlri_at:stop])]
-    head = data[at:nlri_at]
-    if data.startswith(head, stop):
-        for piece in data[stop : stop + _RUN * (stop - at)].split(head)[1:]:
-            if len(piece) != 5 or piece[0] != 32:
+def _run_of_single_hosts(data: bytes, at: int, host: tuple[int, int], stop: int) -> list[Nlri]:
+    """Return the key at `host` of the UPDATE at `at`, and those of the UPDATEs behind it that differ in it alone."""
+    host_at, host_stop = host
+    between = data[host_stop:stop] + data[at:host_at]
+    keys = [Nlri(data[host_at:host_stop])]
+    if data.startswith(between, host_stop):
+        width, bits = len(keys[0]), keys[0][0]
+        # The last piece is left to the next look: nothing says that its message ends as the others do.
+        for piece in data[host_at : host_at + _RUN * (stop - at)].split(between)[1:-1]:
+            if len(piece) != width or piece[0] != bits:
                 break
             keys.append(Nlri(piece))
     return keys
+
+
+def _single_ipv6_host(data: bytes, at: int, stop: int, table: Table) -> tuple[PathAttributes | None, int]:
+    """Return the attributes and the place of the /128 of an UPDATE that announces it in its first attribute.
+
+    None where it does not, or where the set has not been seen, or is not clean.
+    """
+    begin = at + UPDATE_MINIMUM
+    head = _SINGLE_HOST_HEADS.get(data[begin : begin + 7]) or _SINGLE_HOST_HEADS.get(data[begin : begin + 8])
+    if head is None:
+        return None, stop
+    hop_at = begin + head[0]
+    host_at = hop_at + head[1] + 1
+    if host_at + 17 > stop or data[host_at] != 128:
+        return None, stop
+    interned = table.sets.get((data[hop_at : host_at - 1], data[host_at + 17 : stop]))
+    return (interned.attributes if interned is not None and not interned.discarded else None), host_at
 
 
 class _Gathering:

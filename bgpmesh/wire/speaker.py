@@ -2,8 +2,9 @@
 
 Complications that shaped this:
 
- 1. **Fairness.** One turn of the loop reads one piece from each connection that has something, and the
-    piece shrinks where decoding it took long. A peer that floods us delays nobody's keepalive.
+ 1. **Fairness.** One turn of the loop reads one piece from each connection that has something, and sends
+    slices of routes for a few milliseconds. Piece and slice shrink where the work on them took long. A
+    peer that floods us, or is flooded by us, delays nobody's keepalive.
  2. **Back-pressure out.** The RIB is asked for routes only while little is waiting to be sent, so a peer
     that stops reading costs one slice of bytes; its changes coalesce in the RIB meanwhile.
  3. **Back-pressure in.** While the engine's queue is long nothing is read; TCP slows the peers down.
@@ -62,13 +63,14 @@ from bgpmesh.wire.sockets import (
 
 CONNECT_S = 5.0  # a call that is not answered; the kernel repeats its SYN after 1 and 3 s
 HANGUP_S = 1.0  # for what was sent to leave, and for the peer to close
-UPKEEP_S = 1.0  # listeners that could not be bound, and the MD5 counters
+UPKEEP_S = 1.0  # listeners that could not be bound are tried again
+MD5_S = 3.0  # between looks at the MD5 counters: one look sees one or two tries of a caller
 BUSY_S = 0.002  # until we look again whether the engine has caught up
 
-LEAST_READ, FIRST_READ, MOST_READ = 4096, 65536, 262144  # octets in one piece
-LONG_S = 0.010  # decoding a piece should not take longer (house.md B8)
+LEAST_READ, FIRST_READ, MOST_READ = 4096, 16384, 262144  # octets in one piece
+LEAST_TAKE, FIRST_TAKE, MOST_TAKE = 64, 256, 4096  # prefixes in one slice
+LONG_S = 0.010  # reading a piece or sending a slice should not take longer
 WRITE_MARK = 131072  # octets waiting to be sent above which no routes are asked for
-PULL_PREFIXES = 2000  # in one slice of routes
 
 _KINDS: dict[type, str] = {
     Open: "open",
@@ -108,8 +110,14 @@ class Connection:
     octets_out: int = 0
     out: deque[memoryview] = field(default_factory=deque, repr=False)
     piece: int = FIRST_READ
+    slice: int = FIRST_TAKE
     write_error: str = ""
     closer: asyncio.TimerHandle | None = None  # while hanging up
+
+    @property
+    def has_room(self) -> bool:
+        """Whether routes may be put on it: little is waiting, and what is sent still leaves."""
+        return self.waiting < WRITE_MARK and not self.write_error and self.closer is None
 
 
 @dataclass(slots=True, eq=False)
@@ -167,9 +175,11 @@ class Speaker:
         self._listeners: dict[tuple[IPAddress, int], _Listener] = {}
         self._calls: dict[PeerName, _Call] = {}
         self._hanging_up: set[Connection] = set()
+        self._paused: set[Connection] = set()  # not read from while the engine is busy
         self._hungry: OrderedDict[int, Connection] = OrderedDict()  # to be asked for routes, in this order
         self._is_pulling = False
         self._md5_seen: Counter[str] = Counter()
+        self._md5_next = 0.0  # second at which to look at the counters again
 
     # ── the door ─────────────────────────────────────────────────────────────
 
@@ -274,7 +284,7 @@ class Speaker:
         reason = "timed out"
         if call.peer.password:
             rose = rise(call.counters, md5_counters())
-            silent = "timed out, or MD5 mismatch: a peer with another password does not answer"
+            silent = "timed out: the peer is down, does not listen, or has another MD5 password"
             reason = f"MD5 mismatch suspected: {rose}" if rose else silent
         self._call_failed(call, reason)
 
@@ -294,15 +304,15 @@ class Speaker:
     def _upkeep(self) -> None:
         """Open what could not be opened, and tell whom MD5 may be keeping away."""
         self._open_listeners()
-        shy = [peer for peer in self._peers.values() if peer.password]
-        if not shy:
+        now = asyncio.get_running_loop().time()
+        if now < self._md5_next:
             return
-        now = md5_counters()
-        rose, self._md5_seen = rise(self._md5_seen, now), now
+        counters = md5_counters()
+        rose, self._md5_seen, self._md5_next = rise(self._md5_seen, counters), counters, now + MD5_S
         busy = {connection.peer.name for connection in self.connections.values()} | self._calls.keys()
-        for peer in shy:
-            if rose and peer.name not in busy:
-                self._report(ConnectFailed(peer.name, f"MD5 mismatch suspected: {rose}"))
+        for name, peer in self._peers.items():
+            if rose and peer.password and name not in busy:
+                self._report(ConnectFailed(name, f"MD5 mismatch suspected: {rose}"))
 
     def _open_listeners(self) -> None:
         """Bind and listen where that is missing, and set the MD5 keys where they differ."""
@@ -373,15 +383,17 @@ class Speaker:
             return
         connection = Connection(next(self._numbers), peer, is_inbound, sock, self._codec(peer))
         self.connections[connection.number] = connection
-        self._report(Connected(connection.number, peer.name, local, remote, is_inbound))
         asyncio.get_running_loop().add_reader(sock, self._read, connection)
+        self._report(Connected(connection.number, peer.name, local, remote, is_inbound))
 
     def _read(self, connection: Connection) -> None:
         """Read one piece and report what it says; a piece that took long makes the next one smaller."""
         loop = asyncio.get_running_loop()
         if self._is_busy() and connection.closer is None:
             loop.remove_reader(connection.sock)
-            loop.call_later(BUSY_S, self._read_again, connection)
+            if not self._paused:
+                loop.call_later(BUSY_S, self._read_again)
+            self._paused.add(connection)
             return
         try:
             data = connection.sock.recv(connection.piece)
@@ -397,14 +409,18 @@ class Speaker:
         started = loop.time()
         self._feed(connection, data)
         spent = loop.time() - started
-        if spent > LONG_S:
-            connection.piece = max(connection.piece // 2, LEAST_READ)
-        elif spent < LONG_S / 4 and len(data) == connection.piece:
-            connection.piece = min(connection.piece * 2, MOST_READ)
+        if spent > LONG_S or len(data) == connection.piece:
+            connection.piece = min(max(_adapted(connection.piece, spent), LEAST_READ), MOST_READ)
 
-    def _read_again(self, connection: Connection) -> None:
-        if connection.sock.fileno() >= 0:
-            asyncio.get_running_loop().add_reader(connection.sock, self._read, connection)
+    def _read_again(self) -> None:
+        """Go on reading where we paused, once the engine has caught up."""
+        loop = asyncio.get_running_loop()
+        if self._is_busy() and self._paused:
+            loop.call_later(BUSY_S, self._read_again)
+            return
+        for connection in self._paused:
+            loop.add_reader(connection.sock, self._read, connection)
+        self._paused.clear()
 
     def _feed(self, connection: Connection, data: bytes) -> None:
         """Decode and report, until the connection is hung up."""
@@ -490,7 +506,9 @@ class Speaker:
     def _hang_up(self, connection: Connection) -> None:
         del self.connections[connection.number]
         self._hanging_up.add(connection)
-        connection.closer = asyncio.get_running_loop().call_later(HANGUP_S, self._close, connection)
+        loop = asyncio.get_running_loop()
+        connection.closer = loop.call_later(HANGUP_S, self._close, connection)
+        loop.add_reader(connection.sock, self._read, connection)  # also if reading had paused
         if not connection.out:
             self._say_goodbye(connection)
 
@@ -507,6 +525,7 @@ class Speaker:
             connection.closer.cancel()
         self.connections.pop(connection.number, None)
         self._hanging_up.discard(connection)
+        self._paused.discard(connection)
         loop.remove_reader(connection.sock)
         loop.remove_writer(connection.sock)
         connection.sock.close()
@@ -515,7 +534,7 @@ class Speaker:
 
     def _ask(self, connection: Connection) -> None:
         """Put a connection in line for routes, if it wants them and has room."""
-        if connection.wants_routes and connection.waiting < WRITE_MARK and connection.number in self.connections:
+        if connection.wants_routes and connection.has_room:
             self._hungry[connection.number] = connection
             if not self._is_pulling:
                 self._is_pulling = True
@@ -527,10 +546,11 @@ class Speaker:
         until = loop.time() + LONG_S
         while self._hungry and loop.time() < until:
             _, connection = self._hungry.popitem(last=False)
-            if connection.number not in self.connections or connection.waiting >= WRITE_MARK:
+            if connection.number not in self.connections or not connection.has_room:
                 continue
+            started = loop.time()
             updates: list[bytes] = []
-            for batch in self._take(connection.peer.name, PULL_PREFIXES):
+            for batch in self._take(connection.peer.name, connection.slice):
                 if isinstance(batch, EndOfRib):
                     updates.append(connection.codec.encode(batch))
                 else:
@@ -539,6 +559,8 @@ class Speaker:
                 self._count(connection, "out", "update", len(updates))
                 self._write(connection, b"".join(updates))
                 self._hungry[connection.number] = connection
+                spent = loop.time() - started
+                connection.slice = min(max(_adapted(connection.slice, spent), LEAST_TAKE), MOST_TAKE)
         self._is_pulling = bool(self._hungry)
         if self._hungry:
             loop.call_soon(self._pull)
@@ -546,3 +568,8 @@ class Speaker:
     def _count(self, connection: Connection, direction: str, kind: str, number: int) -> None:
         if number:
             self.messages[connection.peer.name, direction, kind] += number
+
+
+def _adapted(size: int, spent: float) -> int:
+    """Return how much to take on next time, after `size` took `spent` seconds."""
+    return size // 2 if spent > LONG_S else size * 2 if spent < LONG_S / 4 else size

@@ -90,6 +90,8 @@ class Addresses:
 
         Raises ConfigError where another workload has one of them.
         """
+        if self._held.get(key) == addresses:
+            return  # as `request` left it
         for address in addresses:
             if self._owner.get(address, key) != key:
                 raise refused("ip", address, f"already in use by {self._owner[address]}")

@@ -97,7 +97,7 @@ def answer(case: Case) -> tuple[list[object], list[str]]:
 
 
 @pytest.mark.parametrize("path", VECTORS, ids=lambda path: path.stem)
-def test_the_bytes_mean_what_the_vector_says(path: Path, is_updating_golden: bool) -> None:  # noqa: FBT001
+def test_the_bytes_mean_what_the_vector_says(path: Path, is_updating_golden: bool) -> None:
     """Each UPDATE of a vector decodes to what stands beside it, and is passed on as it says."""
     vector: Vector = json.loads(path.read_text(encoding="utf-8"))
     if is_updating_golden:

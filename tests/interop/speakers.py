@@ -209,15 +209,13 @@ class Frr:
         # They become user frr, who has to reach, read and write both folders.
         self.lab.exec(self.node, ["install", "-d", "-o", "frr", "-g", "frr", "/run/frr", run])
         self.lab.exec(self.node, ["chown", "-R", "frr:frr", etc])
-        self._processes = [
-            # With -f, as a /etc/frr/frr.conf on the host would otherwise keep them from reading files of their own.
-            self.lab.start(
-                self.node,
-                [f"/usr/lib/frr/{name}", "-N", self._space, "-f", f"{etc}/{name}.conf", "--log", "stdout", *options],
-            )
-            for name, options in (("zebra", []), ("bgpd", ["-A", "127.0.0.1", "-l", self.setup.address]))
-        ]
-        bgpd = self._processes[1]
+        zebra = self._start("zebra")
+        # A bgpd that finds no zebra comes back ten seconds later, and knows no interface until then.
+        zebra.until(
+            lambda: self.lab.exec(self.node, ["test", "-S", f"{run}/zserv.api"], check=False).returncode == 0, "zebra"
+        )
+        bgpd = self._start("bgpd", "-A", "127.0.0.1", "-l", self.setup.address)
+        self._processes = [zebra, bgpd]
         bgpd.until(lambda: f"local AS {self.setup.asn}" in self._ask("show bgp neighbors"), "FRR to answer")
 
     def is_established(self) -> bool:
@@ -261,6 +259,11 @@ class Frr:
         words = [word for command in commands for word in ("-c", command)]
         return self.lab.exec(self.node, ["vtysh", "-N", self._space, *words], check=False).stdout
 
+    def _start(self, name: str, *options: str) -> Process:
+        # With -f, as a /etc/frr/frr.conf on the host would otherwise keep it from reading a file of its own.
+        words = ["-N", self._space, "-f", f"/etc/frr/{self._space}/{name}.conf", "--log", "stdout", *options]
+        return self.lab.start(self.node, [f"/usr/lib/frr/{name}", *words])
+
     def _routes(self, command: str) -> set[str]:
         document = json.loads(self._ask(command) or "{}")
         return {str(prefix) for prefix in document.get("routes", {})}
@@ -274,9 +277,7 @@ class Frr:
 
     def _file(self) -> str:
         own = self.setup
-        networks = [
-            "".join(f"  network {prefix}\n" for prefix in prefixes) for prefixes in _families(self.prefixes)
-        ]
+        networks = ["".join(f"  network {prefix}\n" for prefix in prefixes) for prefixes in _families(self.prefixes)]
         restart = (
             f" bgp graceful-restart restart-time {own.graceful_restart}\n"
             " bgp graceful-restart preserve-fw-state\n"
@@ -389,12 +390,12 @@ class GoBgp:
     deferral-time = 20
     notification-enabled = true
 """
-        family_restart = "\n    [neighbors.afi-safis.mp-graceful-restart.config]\n      enabled = true" if restart else ""
+        of_family = "\n    [neighbors.afi-safis.mp-graceful-restart.config]\n      enabled = true"
         families = "".join(
             f"""
   [[neighbors.afi-safis]]
     [neighbors.afi-safis.config]
-      afi-safi-name = "{name}-unicast"{family_restart}
+      afi-safi-name = "{name}-unicast"{of_family if restart else ""}
 """
             for name in ("ipv4", "ipv6")
         )

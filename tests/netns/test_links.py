@@ -240,6 +240,22 @@ def test_a_workload_of_one_family_has_nothing_of_the_other(node: Callable[[Scena
     node(in_loop(story))
 
 
+def test_ipv6_is_turned_on_inside_where_it_was_off(node: Callable[[Scenario], None]) -> None:
+    """As in many containers; a host that has it off for new links is no hindrance either."""
+
+    async def story() -> None:
+        run("ip", "netns", "add", "web")
+        run("sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")
+        run("ip", "netns", "exec", "web", "sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")
+        bench = Bench()
+        async with bench.running() as edge:
+            await bench.settled(edge, WEB)
+        route_to(WEB)
+        assert succeeds("ping", "-c", "1", "-W", "5", "fd00:10:244:1::5")
+
+    node(in_loop(story))
+
+
 def test_a_restart_adopts_without_one_message_about_the_link(node: Callable[[Scenario], None]) -> None:
     """Whether the workload is wanted before or after the read-back."""
 

@@ -85,7 +85,7 @@ class Node:
     heard: list[tuple[PeerName, str]] = field(default_factory=list)
 
     def routes(self) -> dict[str, Target]:
-        """The kernel's routes, readable."""
+        """Return the kernel's routes, readable."""
         return {prefix_text(nlri): target for nlri, target in sorted(self.kernel.routes.items())}
 
 

@@ -24,13 +24,38 @@ def address(text: str) -> IPAddress:
 OWN = ((Family.IPV4, address("192.0.2.1")), (Family.IPV6, address("2001:db8::1")))
 
 
-def make_peer(name: str, at: str, role: Role, asn: int = ASN, **options: object) -> Peer:
+def make_peer(
+    name: str,
+    at: str,
+    role: Role,
+    asn: int = ASN,
+    *,
+    multihop: int = 0,
+    exports: tuple[str, ...] = ("all",),
+    imports: tuple[str, ...] = ("all",),
+    next_hop: str = "auto",
+    cluster_id: RouterId | None = CLUSTER_ID,
+    max_prefixes: int = 100_000,
+    enforce_first_as: bool = False,
+) -> Peer:
     """Return a peer of this node, which has 192.0.2.1 and reflects."""
-    options = {"next_hops": OWN, "cluster_id": CLUSTER_ID, **options}
-    peer = Peer(PeerName(name), address(at), Asn(asn), role, address("192.0.2.1"), ASN, ROUTER_ID)
-    for field, value in options.items():
-        object.__setattr__(peer, field, value)
-    return peer
+    return Peer(
+        PeerName(name),
+        address(at),
+        Asn(asn),
+        role,
+        address("192.0.2.1"),
+        ASN,
+        ROUTER_ID,
+        multihop=multihop,
+        max_prefixes=max_prefixes,
+        enforce_first_as=enforce_first_as,
+        imports=imports,
+        exports=exports,
+        next_hops=OWN,
+        next_hop=next_hop,
+        cluster_id=cluster_id,
+    )
 
 
 def negotiated(peer: Peer, router_id: int, families: tuple[Family, ...] = BOTH) -> Negotiated:

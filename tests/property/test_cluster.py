@@ -6,13 +6,13 @@ import ipaddress
 from dataclasses import replace
 
 import pytest
-from cluster import Cluster
 
 from bgpmesh.events import Configured
 from bgpmesh.peering.peer import Peer
 from bgpmesh.route.attributes import Asn, RouterId
 from bgpmesh.route.nlri import Family
 from bgpmesh.route.path import Blackhole, PeerName, Role, Target, Via
+from tests.property.cluster import Cluster
 
 SEEDS = range(12)
 
@@ -29,7 +29,7 @@ def node(
     prefixes: tuple[str, ...] | None = None,
     kernel_enabled: bool = True,
 ) -> Configured:
-    """A node `nN` with a pod CIDR of each family, and its sessions."""
+    """Return a node `nN` with a pod CIDR of each family, and its sessions."""
     address6 = ipaddress.IPv6Address(f"2001:db8::{number}")
     next_hops = ((Family.IPV4, address(number)), (Family.IPV6, address6))
     peers = tuple(
@@ -83,7 +83,7 @@ def reflected(clients: int) -> list[Configured]:
 
 
 def expected(configurations: list[Configured], of: str) -> dict[str, Target]:
-    """The routes that the kernel of a node should hold: its own blocks discarded, all others via their node."""
+    """Return what the kernel of a node should hold: its own blocks discarded, all others via their node."""
     routes: dict[str, Target] = {}
     for configured in configurations:
         for network in configured.pod_cidrs:
@@ -218,7 +218,7 @@ def test_all_daemons_killed_and_started_together(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_node_that_stays_away_is_swept(seed: int) -> None:
-    """When the restart time is over, a dead node's routes are gone everywhere; a restarted node does not wait for it."""
+    """A dead node's routes stay for the restart time, and are gone everywhere after it."""
     configurations = mesh(3)
     cluster = started(configurations, seed)
     cluster.kill("n3")

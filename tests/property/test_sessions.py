@@ -197,7 +197,7 @@ def run(world: World, script: list[Step]) -> float:  # noqa: C901, PLR0912  one 
     return now
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(steps, st.booleans(), st.sampled_from([0, 120]))
 def test_any_order_of_events(
     script: list[Step],
@@ -209,7 +209,7 @@ def test_any_order_of_events(
     run(World(Session(peer, LocalRestart(), lambda: 0.5)), script)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(steps, st.booleans())
 def test_every_connection_ends(script: list[Step], is_passive: bool) -> None:
     """Once the peer says nothing more, every connection but one established without timers is hung up."""
@@ -224,7 +224,7 @@ def test_every_connection_ends(script: list[Step], is_passive: bool) -> None:
     assert (world.live, world.stale) == (set(), frozenset())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(steps, st.booleans())
 def test_time_moves_on(script: list[Step], is_passive: bool) -> None:
     """A tick at the second that `next_wakeup` named does what was due: the next one is later."""
@@ -240,3 +240,90 @@ def test_time_moves_on(script: list[Step], is_passive: bool) -> None:
         if world.is_calling:
             world.is_calling = False
             world.take(world.session.connect_failed("connection refused", now))
+
+
+# ── two sessions and the wire between them ───────────────────────────────────
+
+
+class Link:
+    """Two sessions whose connections deliver in order, each at its own pace."""
+
+    def __init__(self, router_ids: tuple[int, int], graceful_restart: int) -> None:
+        self.now = 0.0
+        self.sessions = [
+            Session(
+                replace(PEER, router_id=RouterId(router_id), graceful_restart=graceful_restart, local_asn=Asn(asn)),
+                LocalRestart(),
+                lambda: 0.5,
+            )
+            for asn, router_id in enumerate(router_ids, 65000)
+        ]
+        self.queues: dict[tuple[int, int], list[object]] = {}  # (side, connection): what is on its way to it
+        self.connections = 0
+        self.lost = 0
+
+    def do(self, side: int, outputs: list[Output]) -> None:
+        """Carry out what the session of one side said."""
+        for output in outputs:
+            match output:
+                case SessionDial():
+                    self.connections += 1
+                    self.queues[side, self.connections] = ["answered"]
+                    self.queues[1 - side, self.connections] = ["called"]
+                case SessionSend(connection, message):
+                    self.queues.get((1 - side, connection), []).append(message)
+                case SessionHangup(connection):
+                    self.queues.pop((side, connection), None)
+                    self.queues.get((1 - side, connection), []).append("closed")
+                case WentDown():
+                    self.lost += 1
+
+    def step(self, choice: int) -> None:
+        """Deliver one thing, or let time pass until something is due."""
+        waiting = sorted(key for key, queue in self.queues.items() if queue)
+        if not waiting:
+            self.now = max(self.now, min(session.next_wakeup() for session in self.sessions))
+            for side, session in enumerate(self.sessions):
+                self.do(side, session.tick(self.now))
+            return
+        side, connection = waiting[choice % len(waiting)]
+        session, arrived = self.sessions[side], self.queues[side, connection].pop(0)
+        match arrived:
+            case "answered" | "called":
+                outputs = session.connected(connection, arrived == "called", self.now)
+            case "closed":
+                del self.queues[side, connection]
+                outputs = session.disconnected(connection, "closed by peer", self.now)
+            case Open():
+                negotiated = Negotiated(session.open_message(), arrived, 9, tuple(Family), True)
+                outputs = session.open_received(connection, negotiated, self.now)
+            case Keepalive() | Notification():
+                outputs = session.message_received(connection, arrived, self.now)
+            case _:
+                raise AssertionError(arrived)
+        self.do(side, outputs)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from([(1, 2), (2, 1), (7, 7)]),
+    st.sampled_from([0, 120]),
+    st.lists(st.integers(0, 5), min_size=5, max_size=40),
+)
+def test_two_that_call_each_other_end_with_one_connection(
+    router_ids: tuple[int, int], graceful_restart: int, choices: list[int]
+) -> None:
+    """Both call at once, whatever arrives first: both are established on the same connection, and stay so."""
+    link = Link(router_ids, graceful_restart)
+    for side, session in enumerate(link.sessions):
+        link.do(side, session.start(0))
+    for number in range(150):
+        link.step(choices[number % len(choices)])
+    one, two = link.sessions
+    assert one.connection is not None
+    assert one.connection == two.connection
+    lost = link.lost
+    for _ in range(50):
+        link.step(0)
+    assert (lost, one.connection) == (link.lost, two.connection)
+    assert link.lost == 0

@@ -358,17 +358,26 @@ def test_md5_trouble_of_a_passive_peer_is_shown() -> None:
 # ── collision (RFC 4271 §6.8) ────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize(("router_id", "stays", "goes"), [(20, 2, 1), (5, 1, 2)])
-@pytest.mark.parametrize("first", [1, 2])
-def test_the_connection_of_the_higher_identifier_stays(router_id: int, stays: int, goes: int, first: int) -> None:
-    """Ours is 10, connection 1 is ours and 2 the peer's: the same one stays, on whichever the OPEN comes first."""
+@pytest.mark.parametrize(("router_id", "first", "goes"), [(20, 2, 1), (5, 1, 2), (5, 2, 2)])
+def test_the_connection_of_the_higher_identifier_stays(router_id: int, first: int, goes: int) -> None:
+    """Ours is 10, connection 1 is ours and 2 the peer's; both in OpenSent when the first OPEN comes."""
     session = make()
     session.start(0)
     session.connected(1, False, 0)
     session.connected(2, True, 0)
     outputs = session.open_received(first, agreed(session, router_id=router_id), 0)
     assert notified(outputs, goes) == COLLISION
-    assert SessionHangup(stays) not in outputs
+    assert SessionHangup(3 - goes) not in outputs
+
+
+def test_a_call_of_the_peer_that_said_nothing_may_still_be_given_up() -> None:
+    """The peer's would win, but only once its OPEN is there: until then ours goes on."""
+    session = make()
+    session.start(0)
+    session.connected(1, False, 0)
+    session.connected(2, True, 0)
+    assert [SessionSend(1, Keepalive())] == session.open_received(1, agreed(session), 0)
+    assert notified(session.open_received(2, agreed(session), 0), 1) == COLLISION
 
 
 @pytest.mark.parametrize(("router_id", "goes"), [(20, 1), (5, 2)])
@@ -427,13 +436,28 @@ def test_established_gives_way_to_a_peer_that_restarted() -> None:
     establish(session)
     assert [SessionSend(2, session.open_message())] == session.connected(2, True, 1)
     assert session.state is State.ESTABLISHED
-    outputs = session.open_received(2, agreed(session), 2)
+    outputs = session.open_received(2, agreed(session, restart=replace(RESTART, is_restarting=True)), 2)
     assert SessionHangup(1) == outputs[0]
     assert WentDown("replaced: the peer opened a new connection", BOTH) == outputs[1]
     assert SessionSend(2, Keepalive()) == outputs[2]
     up = session.message_received(2, Keepalive(), 3)[0]
     assert isinstance(up, Established)
     assert (up.connection, up.keep) == (2, BOTH)
+
+
+def test_established_waits_for_the_keepalive_of_a_newcomer_without_the_r_bit() -> None:
+    """It may be a call made before this session came up, which its maker closes; a KEEPALIVE says it is not."""
+    session = make()
+    establish(session)
+    session.connected(2, True, 1)
+    assert [SessionSend(2, Keepalive())] == session.open_received(2, agreed(session), 2)
+    assert [SessionHangup(2)] == session.message_received(2, COLLISION, 3)
+    assert session.connection == 1
+    session.connected(3, True, 4)
+    session.open_received(3, agreed(session), 4)
+    outputs = session.message_received(3, Keepalive(), 4)
+    assert [SessionHangup(1), WentDown("replaced: the peer opened a new connection", BOTH)] == outputs[:2]
+    assert session.connection == 3
 
 
 def test_established_refuses_a_newcomer_that_does_not_offer_restart() -> None:

@@ -94,7 +94,7 @@ def test_open_comes_back_as_it_was() -> None:
 
 
 @pytest.mark.parametrize(("is_restarting", "is_kept"), [(False, False), (False, True), (True, False), (True, True)])
-def test_restart_bits_are_ours_to_say(is_restarting: bool, is_kept: bool) -> None:  # noqa: FBT001
+def test_restart_bits_are_ours_to_say(is_restarting: bool, is_kept: bool) -> None:
     """The R and F bits on the wire are those of our Capabilities, not ExaBGP's (RFC 4724 §3)."""
     restart = GracefulRestart(120, is_restarting, ((Family.IPV4, is_kept),))
     wire = octets(replace(OURS, capabilities=replace(BOTH, graceful_restart=restart)))
@@ -104,21 +104,21 @@ def test_restart_bits_are_ours_to_say(is_restarting: bool, is_kept: bool) -> Non
 
 def test_only_what_is_handled_is_offered() -> None:
     """No enhanced refresh, no host name, no extended messages: codes 1, 2 and 65, and 64 where asked for."""
-    received = agreed(OURS if False else replace(THEIRS, capabilities=BOTH)).received
-    assert () == received.capabilities.other
+    received = agreed(replace(THEIRS, capabilities=BOTH)).received
+    assert received.capabilities.other == ()
     assert received.capabilities == BOTH
 
 
 def test_hold_time_and_families_are_what_both_offer() -> None:
     """The smaller hold time, and the families in common."""
     negotiated = agreed(replace(THEIRS, hold_time=3, capabilities=Capabilities(families=(Family.IPV6,))))
-    assert (3, (Family.IPV6,), True) == (negotiated.hold_time, negotiated.families, negotiated.four_octet_asn)
+    assert (negotiated.hold_time, negotiated.families, negotiated.four_octet_asn) == (3, (Family.IPV6,), True)
 
 
 def test_hold_time_zero_is_accepted() -> None:
     """A peer may do without keepalives (RFC 4271 §4.2)."""
     negotiated = agreed(replace(THEIRS, hold_time=0))
-    assert (0, None) == (negotiated.hold_time, negotiated.refusal)
+    assert (negotiated.hold_time, negotiated.refusal) == (0, None)
 
 
 def test_peer_without_capabilities_speaks_ipv4() -> None:
@@ -127,14 +127,14 @@ def test_peer_without_capabilities_speaks_ipv4() -> None:
     (negotiated,) = made.feed(message(1, b"\4\xfd\xe9\0\x1e\0\0\0\2\0"), 0.0)
     assert isinstance(negotiated, Negotiated)
     assert negotiated.refusal is None
-    assert ((Family.IPV4,), False) == (negotiated.families, negotiated.four_octet_asn)
+    assert (negotiated.families, negotiated.four_octet_asn) == ((Family.IPV4,), False)
 
 
 def test_unknown_capabilities_are_kept_to_show() -> None:
     """What we do not understand is listed with its value."""
     (negotiated,) = codec(65001).feed(message(1, b"\4\xfd\xe9\0\x1e\0\0\0\2\x07\2\5\xc8\3abc"), 0.0)
     assert isinstance(negotiated, Negotiated)
-    assert ((200, b"abc"),) == negotiated.received.capabilities.other
+    assert negotiated.received.capabilities.other == ((200, b"abc"),)
 
 
 @pytest.mark.parametrize(
@@ -306,13 +306,26 @@ def test_classes_do_not_share() -> None:
     assert isinstance(outside, Routes)
     assert inside.attributes is not None
     assert outside.attributes is not None
-    assert (100, 0) == (inside.attributes.local_pref, inside.attributes_discarded)
-    assert (None, 1) == (outside.attributes.local_pref, outside.attributes_discarded)
+    assert (inside.attributes.local_pref, inside.attributes_discarded) == (100, 0)
+    assert (outside.attributes.local_pref, outside.attributes_discarded) == (None, 1)
+
+
+@pytest.mark.parametrize(("asn", "withdrawn"), [(65001, 0), (65002, 1)])
+def test_first_as_is_the_peers_where_that_is_enforced(asn: int, withdrawn: int) -> None:
+    """A path that does not begin with the external peer's AS withdraws (RFC 4271 §6.3, RFC 7606 §7.2)."""
+    peer = Peer(PeerName("peer"), ADDRESS, Asn(asn), Role.EXTERNAL, ADDRESS, OURS.asn, OURS.router_id)
+    made = Codec(replace(peer, enforce_first_as=True))
+    made.encode(OURS)
+    made.feed(octets(replace(THEIRS, asn=Asn(asn))), 0.0)
+    (said,) = made.feed(update(GOOD, b"\x08\x0a"), 0.0)
+    assert isinstance(said, Routes)
+    assert said.treated_as_withdraw == withdrawn
 
 
 def test_interned_sets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer that never repeats itself fills a table, not the memory."""
     monkeypatch.setattr(fastpath, "INTERNED_LIMIT", 64)
+    monkeypatch.setattr(codec_module, "_TABLES", {})
     made = established()
     for number in range(300):
         made.feed(update(GOOD + b"\xc0\x08\x04" + number.to_bytes(4, "big"), b"\x08\x0a"), 0.0)
@@ -325,8 +338,17 @@ def test_ipv4_not_agreed_is_ignored() -> None:
     made = established(theirs=replace(THEIRS, capabilities=Capabilities(families=(Family.IPV6,))))
     (said,) = made.feed(update(GOOD, b"\x08\x0a"), 0.0)
     assert isinstance(said, Routes)
-    assert ([], []) == (said.announced, said.withdrawn)
+    assert (said.announced, said.withdrawn) == ([], [])
     assert "not agreed" in said.problem
+
+
+def test_agreed_family_beside_one_not_agreed_is_heard() -> None:
+    """IPv4 prefixes that are ignored take no IPv6 prefixes of the same UPDATE with them."""
+    made = established(theirs=replace(THEIRS, capabilities=Capabilities(families=(Family.IPV6,))))
+    reach = b"\0\2\1\x10" + ipaddress.ip_address("2001:db8::1").packed + b"\0\x20\x20\1\x0d\xb8"
+    (said,) = made.feed(update(b"\x80\x0e" + bytes((len(reach),)) + reach + GOOD, b"\x08\x0a"), 0.0)
+    assert isinstance(said, Routes)
+    assert said.announced == [parse_nlri("2001:db8::/32")]
 
 
 def test_order_of_announcement_and_withdrawal_is_kept() -> None:

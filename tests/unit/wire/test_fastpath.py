@@ -69,7 +69,7 @@ def test_malformed_fields_are_refused(field: bytes, bits: int) -> None:
 def test_packing_fills_messages_and_splits_between_prefixes() -> None:
     """Fields hold as many prefixes as there is room for, and never part of one."""
     keys = [parse_nlri("10.0.0.0/8"), parse_nlri("10.1.0.0/16"), parse_nlri("10.1.1.0/24"), parse_nlri("10.1.1.1/32")]
-    assert [b"\x08\x0a\x10\x0a\1", b"\x18\x0a\1\1", b"\x20\x0a\1\1\1"] == list(pack(keys, Family.IPV4, 6))
+    assert list(pack(keys, Family.IPV4, 6)) == [b"\x08\x0a\x10\x0a\1", b"\x18\x0a\1\1", b"\x20\x0a\1\1\1"]
 
 
 @pytest.mark.parametrize("count", [1, 2, 63, 64, 65, 66, 130, 500])
@@ -126,7 +126,7 @@ def test_what_is_odd_is_left_where_it_stands(odd: bytes) -> None:
 def test_mp_attributes_are_cut_out_of_the_others() -> None:
     """The rest stands as it stood; MP attributes that stand twice or are flagged otherwise are refused."""
     reach, unreach = b"\x80\x0e\2ab", b"\x90\x0f\0\1c"
-    assert (SET + SET, b"ab", b"c") == split_attributes(SET + reach + SET + unreach)
+    assert split_attributes(SET + reach + SET + unreach) == (SET + SET, b"ab", b"c")
     assert split_attributes(reach + reach) is None
     assert split_attributes(b"\xc0\x0e\2ab") is None
     assert split_attributes(SET + b"\x40\1") is None
@@ -142,3 +142,21 @@ def test_ipv6_routes_carry_the_set_of_their_next_hop() -> None:
     assert [[key]] * 3 == [said.announced for said in routes]
     assert routes[0].attributes is routes[2].attributes is not routes[1].attributes
     assert len(data) == at
+
+
+@pytest.mark.parametrize("size", [16, 32])
+@pytest.mark.parametrize("start", [b"\x80\x0e", b"\x90\x0e\0"])
+@pytest.mark.parametrize("count", [1, 2, 64, 65, 66, 200])
+def test_a_run_of_single_ipv6_hosts_is_one_routes(start: bytes, size: int, count: int) -> None:
+    """UPDATEs with one /128 each are joined while all but the address is the same, before it and behind it."""
+    hop = ipaddress.ip_address("2001:db8::1").packed + ipaddress.ip_address("fe80::1").packed[: size - 16]
+
+    def single(number: int, rest: bytes = SET) -> bytes:
+        value = b"\0\2\1" + bytes((size,)) + hop + b"\0\x80" + number.to_bytes(16, "big")
+        return update(b"", start + bytes((len(value),)) + value + rest)
+
+    flood = b"".join(single(number) for number in range(count))
+    cut_behind_the_address = single(9)[: -len(SET)]
+    for tail in (b"", single(9, SET + SET), single(9, b"\x40\1\2\0"), cut_behind_the_address, b"\xff" * 16):
+        routes, _ = decode_updates(flood + tail, 0, context(), 0.0)
+        assert [key[1:] for key in routes[0].announced] == [number.to_bytes(16, "big") for number in range(count)]

@@ -7,7 +7,7 @@ import contextlib
 import ipaddress
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -31,7 +31,7 @@ from bgpmesh.peering.message import Capabilities, Cease, EndOfRib, Keepalive, No
 from bgpmesh.peering.peer import Peer
 from bgpmesh.rib.export import Batch
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
-from bgpmesh.route.nlri import Family, IPAddress, Nlri, parse_nlri
+from bgpmesh.route.nlri import Family, IPAddress, Nlri
 from bgpmesh.route.path import PeerName, Role
 from bgpmesh.wire import sockets, speaker
 from bgpmesh.wire.codec import Codec
@@ -45,6 +45,11 @@ CEASE = Notification.cease(Cease.ADMIN_SHUTDOWN, "moving racks")
 E = TypeVar("E")
 
 
+def varied(peer: Peer, options: Mapping[str, object]) -> Peer:
+    """Return the peer with some of its fields changed."""
+    return replace(peer, **options)  # type: ignore[arg-type]  # fields of Peer
+
+
 class Node:
     """A speaker that knows one peer, and what it reported."""
 
@@ -56,20 +61,22 @@ class Node:
             role=Role.CLIENT,
             local_address=local,
             local_asn=Asn(65000),
-            router_id=RouterId(int(local) & 0xFFFFFFFF),
+            router_id=RouterId(port),
             port=remote_port,
             listen_port=port,
         )
-        self.peer = replace(self.peer, **options)  # type: ignore[arg-type]  # fields of Peer
+        self.peer = varied(self.peer, options)
         self.events: list[Event] = []
         self.batches: list[Batch | EndOfRib] = []
         self.is_busy = False
         self.speaker = Speaker(self.events.append, self.take, is_busy=lambda: self.is_busy)
 
     def take(self, _peer: PeerName, _limit: int) -> list[Batch | EndOfRib]:
+        """Give one batch at a time."""
         return [self.batches.pop(0)] if self.batches else []
 
     def seen(self, kind: type[E]) -> list[E]:
+        """Return the events of a kind so far."""
         return [event for event in self.events if isinstance(event, kind)]
 
     async def first(self, kind: type[E]) -> E:
@@ -79,6 +86,7 @@ class Node:
 
     @property
     def connection(self) -> int:
+        """The number of the newest connection."""
         return self.seen(Connected)[-1].connection
 
 
@@ -147,6 +155,7 @@ class Raw:
         self.codec = Codec(replace(self.node.peer, router_id=RouterId(2)))
 
     async def accept(self) -> socket.socket:
+        """Let the node call, and return our end."""
         self.node.speaker.execute(Dial(NAME))
         await self.node.first(Connected)
         self.listener.settimeout(60)
@@ -156,13 +165,10 @@ class Raw:
         return accepted
 
     async def say_open(self, sock: socket.socket) -> None:
-        await open_raw(self.node, sock, self.codec)
-
-
-async def open_raw(node: Node, sock: socket.socket, codec: Codec) -> None:
-    sock.sendall(codec.encode(replace(OPEN, router_id=RouterId(2))))
-    node.speaker.execute(Send(node.connection, OPEN))
-    await node.first(OpenReceived)
+        """Exchange OPENs."""
+        sock.sendall(self.codec.encode(replace(OPEN, router_id=RouterId(2))))
+        self.node.speaker.execute(Send(1, OPEN))
+        await self.node.first(OpenReceived)
 
 
 # ── a connection and its messages ────────────────────────────────────────────
@@ -207,7 +213,7 @@ def test_an_open_that_comes_before_ours_is_not_lost() -> None:
             sock.sendall(raw.codec.encode(OPEN))
             await until(lambda: raw.node.speaker.connections[1].octets_in)
             raw.node.speaker.execute(Send(1, OPEN))
-            assert 1 == (await raw.node.first(OpenReceived)).connection
+            assert (await raw.node.first(OpenReceived)).connection == 1
             sock.close()
 
     play(scenario())
@@ -221,10 +227,7 @@ def test_garbage_is_reported_with_its_notification() -> None:
         async with running(raw.node):
             sock = await raw.accept()
             sock.sendall(b"GET / HTTP/1.0\r\n\r\n" * 4)
-            assert (1, 1) == (
-                (await raw.node.first(GarbageReceived)).notification.code,
-                (await raw.node.first(GarbageReceived)).notification.subcode,
-            )
+            assert Notification(1, 1) == (await raw.node.first(GarbageReceived)).notification
             sock.close()
 
     play(scenario())
@@ -320,7 +323,9 @@ def test_md5_mismatch_is_suspected_on_both_sides(monkeypatch: pytest.MonkeyPatch
             caller.speaker.execute(Dial(NAME))
             assert (await called.first(ConnectFailed)).reason.startswith("MD5 mismatch suspected: TCPMD5")
             reason = (await caller.first(ConnectFailed)).reason
-            assert reason.startswith("MD5 mismatch suspected: TCPMD5Failure rose by") if wrong else reason == "timed out"
+            assert (
+                reason.startswith("MD5 mismatch suspected: TCPMD5Failure rose by") if wrong else reason == "timed out"
+            )
 
     play(scenario())
 
@@ -363,7 +368,7 @@ def test_gtsm_keeps_out_who_is_too_far(monkeypatch: pytest.MonkeyPatch) -> None:
             one.speaker.execute(Send(1, OPEN))
             two.speaker.execute(Send(1, replace(OPEN, router_id=RouterId(2))))
             await one.first(OpenReceived)  # this direction has 255
-            assert 0 == two.speaker.connections[1].octets_in
+            assert two.speaker.connections[1].octets_in == 0
 
     play(scenario())
 
@@ -377,11 +382,12 @@ def test_gtsm_keeps_out_who_is_too_far(monkeypatch: pytest.MonkeyPatch) -> None:
         ({}, 64, 0),
     ],
 )
-def test_ttl(options: dict[str, object], ttl: int, least: int) -> None:
+def test_ttl(options: dict[str, Role | int], ttl: int, least: int) -> None:
     """Single-hop eBGP sends 1, multihop its number, GTSM 255; iBGP the default: both ways of connecting alike."""
 
     async def scenario() -> None:
-        one, two = pair(**options)
+        one, two = pair()
+        one.peer, two.peer = varied(one.peer, options), varied(two.peer, options)
         async with running(one, two):
             await connect(one, two)
             for node in (one, two):
@@ -420,11 +426,9 @@ def test_strangers_are_closed_at_once() -> None:
     async def scenario() -> None:
         node = Node(A, free_port(), B, 1)
         async with running(node):
-            reader, writer = await asyncio.open_connection(
-                str(A), node.peer.listen_port, local_addr=("127.0.0.3", 0)
-            )
-            assert b"" == await asyncio.wait_for(reader.read(), 60)
-            assert (1, []) == (node.speaker.strangers, node.events)
+            reader, writer = await asyncio.open_connection(str(A), node.peer.listen_port, local_addr=("127.0.0.3", 0))
+            assert await asyncio.wait_for(reader.read(), 60) == b""
+            assert (node.speaker.strangers, node.events) == (1, [])
             writer.close()
 
     play(scenario())
@@ -451,7 +455,7 @@ def test_a_listener_that_cannot_be_bound_is_tried_again(monkeypatch: pytest.Monk
 
 
 def test_hangup_lets_the_last_message_out() -> None:
-    """NOTIFICATION then Hangup: the peer reads it, then the end; we report nothing more, though its bytes lay unread."""
+    """NOTIFICATION then Hangup: the peer reads it and the end, though its bytes lay unread; no event."""
 
     async def scenario() -> None:
         raw = Raw()
@@ -467,7 +471,7 @@ def test_hangup_lets_the_last_message_out() -> None:
             assert CEASE in raw.codec.feed(told, 0)
             sock.close()
             await raw.node.speaker.finish()
-            assert [] == raw.node.seen(Disconnected) + raw.node.seen(MessageReceived)
+            assert raw.node.seen(Disconnected) + raw.node.seen(MessageReceived) == []
 
     play(scenario())
 
@@ -515,7 +519,7 @@ def test_the_peer_closes_or_resets() -> None:
                 sock.close()
                 assert Disconnected(1, reason) == await raw.node.first(Disconnected)
                 raw.node.speaker.execute(Send(1, Keepalive()))  # too late, and ignored
-                assert {} == raw.node.speaker.connections
+                assert raw.node.speaker.connections == {}
 
     play(scenario())
 
@@ -545,11 +549,10 @@ def test_last_words_survive_our_own_failing_write() -> None:
 
 
 def test_a_peer_that_stops_reading_costs_one_slice() -> None:
-    """Routes stay in the RIB while the socket is full; another peer gets all; the slow one does once it reads."""
+    """Routes stay in the RIB while the socket is full, however often we are kicked; all come once it reads."""
 
     async def scenario() -> None:
         raw = Raw()
-        other_port = free_port(A)
         async with running(raw.node):
             sock = await raw.accept()
             await raw.say_open(sock)
@@ -565,13 +568,10 @@ def test_a_peer_that_stops_reading_costs_one_slice() -> None:
                 await asyncio.sleep(0)
             assert left == len(node.batches)
             assert connection.waiting < speaker.WRITE_MARK + 65536
-            received = 0
             loop = asyncio.get_running_loop()
             while node.batches or connection.waiting:
-                received += len(await asyncio.wait_for(loop.sock_recv(sock, 1 << 20), 60))
-            assert received > 0
+                assert await asyncio.wait_for(loop.sock_recv(sock, 1 << 20), 60)
             sock.close()
-        assert other_port
 
     play(scenario())
 
@@ -588,7 +588,7 @@ def test_nothing_is_read_while_the_engine_is_busy() -> None:
             one.speaker.execute(Send(1, Keepalive()))
             for _ in range(50):
                 await asyncio.sleep(0)
-            assert [] == two.seen(MessageReceived)
+            assert two.seen(MessageReceived) == []
             two.is_busy = False
             assert MessageReceived(1, Keepalive()) == await two.first(MessageReceived)
 
@@ -608,7 +608,7 @@ def test_pieces_shrink_while_decoding_is_slow_and_grow_back(monkeypatch: pytest.
                 before = two.speaker.connections[1].octets_in
                 one.speaker.execute(Send(1, Keepalive()))
                 await until(lambda before=before: two.speaker.connections[1].octets_in > before)  # type: ignore[misc]
-            assert speaker.LEAST_READ == two.speaker.connections[1].piece
+            assert two.speaker.connections[1].piece == speaker.LEAST_READ
 
     play(scenario())
 
@@ -619,5 +619,4 @@ def test_the_counters_are_read_from_the_kernel() -> None:
     before = sockets.md5_counters()
     after = before.copy()
     after["TCPMD5Failure"] += 3
-    assert "TCPMD5Failure rose by 3" == sockets.rise(before, after)
-    assert parse_nlri("10.0.0.0/24")
+    assert sockets.rise(before, after) == "TCPMD5Failure rose by 3"

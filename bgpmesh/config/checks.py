@@ -1,0 +1,173 @@
+"""What no single value shows: parts of the file that do not fit together."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+
+from bgpmesh.config.tables import Reader
+from bgpmesh.config.values import NOT_BUILT
+from bgpmesh.peering.mesh import (
+    ClusterOptions,
+    NodeOptions,
+    PeerOptions,
+    asn_of,
+    has_session,
+    peers_of,
+    router_id_of,
+    shared_addresses,
+)
+from bgpmesh.policy import selector
+from bgpmesh.route.nlri import IPAddress, IPNetwork
+from bgpmesh.workload.pool import Pool
+
+BUILT_IN_FILTERS = ("all", "own", "none")
+
+
+def check(
+    reader: Reader,
+    cluster: ClusterOptions | None,
+    pools: Sequence[Pool],
+    nodes: Sequence[NodeOptions],
+    neighbours: Sequence[PeerOptions],
+) -> None:
+    """Refuse what no single value shows: what does not fit together."""
+    _check_prefixes(reader, pools, nodes)
+    _check_addresses(reader, nodes)
+    _check_router_ids(reader, nodes)
+    _check_neighbour_addresses(reader, nodes, neighbours)
+    for peer in neighbours:
+        _check_neighbour(reader, peer)
+    if cluster is not None:
+        _check_cluster(reader, cluster, nodes, neighbours)
+        for node in nodes:
+            _check_families(reader, cluster, node, neighbours)
+
+
+def _check_prefixes(reader: Reader, pools: Sequence[Pool], nodes: Sequence[NodeOptions]) -> None:
+    _check_overlaps(reader, [(pool.cidr, f"pool.{pool.name}.cidr") for pool in pools])
+    for pool in pools:
+        for reserved in pool.reserved:
+            if not _is_inside(reserved, pool.cidr):
+                reader.refuse(f"pool.{pool.name}.reserved", str(reserved), f"outside the pool {pool.cidr}")
+    _check_overlaps(reader, [(cidr, f"node.{node.name}.pod_cidrs") for node in nodes for cidr in node.pod_cidrs])
+    for node in nodes:
+        for cidr in node.pod_cidrs:
+            ranges = [pool.cidr for pool in pools if pool.cidr.version == cidr.version]
+            if ranges and not any(_is_inside(cidr, pool) for pool in ranges):
+                reader.refuse(f"node.{node.name}.pod_cidrs", str(cidr), "outside every pool")
+
+
+def _check_overlaps(reader: Reader, ranges: Sequence[tuple[IPNetwork, str]]) -> None:
+    """Refuse each range that lies in one before it; O(n log n), since networks overlap by nesting only."""
+    outer: tuple[IPNetwork, str] | None = None
+    order = sorted(ranges, key=lambda row: (row[0].version, int(row[0].network_address), row[0].prefixlen))
+    for cidr, key in order:
+        if outer is not None and _is_inside(cidr, outer[0]):
+            reader.refuse(key, str(cidr), f"overlaps {outer[0]} of {outer[1]}")
+        else:
+            outer = (cidr, key)
+
+
+def _owners(nodes: Sequence[NodeOptions]) -> list[tuple[IPAddress, str]]:
+    """Return every address of a node with its key; `address` may be repeated as `address6`."""
+    own = [(node.address, f"node.{node.name}.address") for node in nodes]
+    second = [(n.address6, f"node.{n.name}.address6") for n in nodes if n.address6 not in {None, n.address}]
+    return own + [(address, key) for address, key in second if address is not None]
+
+
+def _check_addresses(reader: Reader, nodes: Sequence[NodeOptions]) -> None:
+    owners: dict[IPAddress, str] = {}
+    for address, key in _owners(nodes):
+        if (owner := owners.setdefault(address, key)) != key:
+            reader.refuse(key, str(address), f"also the {owner}")
+
+
+def _check_router_ids(reader: Reader, nodes: Sequence[NodeOptions]) -> None:
+    """Refuse two nodes with one BGP identifier, which no two of an AS may share (RFC 6286 §2.1)."""
+    owners: dict[int, str] = {}
+    for node in sorted(nodes, key=lambda node: node.router_id is not None):  # those that say nothing come first
+        router_id, key = router_id_of(node), f"node.{node.name}.router_id"
+        if router_id is None:
+            reader.refuse(key, None, "missing: needed where `address` is IPv6")
+        elif (owner := owners.setdefault(router_id, key)) != key and node.router_id is not None:
+            reader.refuse(key, str(ipaddress.IPv4Address(router_id)), f"also the {owner}")
+
+
+def _check_neighbour_addresses(reader: Reader, nodes: Sequence[NodeOptions], neighbours: Sequence[PeerOptions]) -> None:
+    """Refuse an address that two have; two neighbours may share one where no node talks to both."""
+    owners = dict(_owners(nodes))
+    of_nodes = {node.name for node in nodes}
+    by_address: dict[IPAddress, list[PeerOptions]] = {}
+    for peer in neighbours:
+        key = f"peer.{peer.name}.address"
+        if peer.name in of_nodes:
+            reader.refuse(f"peer.{peer.name}", None, "a node has this name too")
+        if peer.address in owners:
+            reader.refuse(key, str(peer.address), f"also the {owners[peer.address]}")
+        for other in by_address.setdefault(peer.address, []):
+            both = next((n.name for n in nodes if selects(peer, n) and selects(other, n)), None)
+            if both is not None:
+                reason = f"also the peer.{other.name}.address, and node {both} talks to both"
+                reader.refuse(key, str(peer.address), reason)
+                break
+        by_address[peer.address].append(peer)
+
+
+def _check_neighbour(reader: Reader, peer: PeerOptions) -> None:
+    where = f"peer.{peer.name}"
+    if peer.source is not None and peer.source.version != peer.address.version:
+        reader.refuse(f"{where}.source", str(peer.source), f"not of the family of address {peer.address}")
+    if peer.ttl_security and peer.multihop:
+        reader.refuse(f"{where}.multihop", peer.multihop, "not together with ttl_security")
+    for key, names in (("import", peer.imports), ("export", peer.exports)):
+        for name in names or ():
+            if name not in BUILT_IN_FILTERS:
+                known = ", ".join(BUILT_IN_FILTERS)
+                reader.refuse(f"{where}.{key}", name, f"no such filter; built in are {known}, others are {NOT_BUILT}")
+    try:
+        selector.parse(peer.nodes)
+    except selector.SelectorError as error:
+        reader.refuse(f"{where}.nodes", peer.nodes, str(error))
+
+
+def _check_cluster(
+    reader: Reader, cluster: ClusterOptions, nodes: Sequence[NodeOptions], neighbours: Sequence[PeerOptions]
+) -> None:
+    if len({node.address.version for node in nodes}) > 1:
+        for number, node in enumerate(nodes):
+            for other in nodes[number + 1 :]:
+                if has_session(node, other, cluster) and shared_addresses(node, other) is None:
+                    reason = f"no address family in common with node.{other.name}"
+                    reader.refuse(f"node.{node.name}.address", str(node.address), reason)
+    for peer in neighbours:
+        external = [n.name for n in nodes if selects(peer, n) and asn_of(n, cluster) != peer.asn]
+        if peer.reflector_client and external:
+            reason = f"needs iBGP, and node {external[0]} has another AS"
+            reader.refuse(f"peer.{peer.name}.reflector_client", peer.reflector_client, reason)
+
+
+def _check_families(
+    reader: Reader, cluster: ClusterOptions, node: NodeOptions, neighbours: Sequence[PeerOptions]
+) -> None:
+    """Refuse a neighbour with whom no family is left: the node has no address that could be a next hop."""
+    chosen = [peer for peer in neighbours if selects(peer, node)]
+    silent = {peer.name for peer in peers_of(node, cluster, (), chosen) if not peer.families}
+    for peer in chosen:
+        if peer.name in silent:
+            said = [family.label for family in peer.families]
+            reader.refuse(f"peer.{peer.name}.families", said, f"node {node.name} has no address of it")
+
+
+def selects(peer: PeerOptions, node: NodeOptions) -> bool:
+    """Tell whether the neighbour is one of this node's."""
+    try:
+        return selector.matches(selector.parse(peer.nodes), dict(node.labels))
+    except selector.SelectorError:
+        return False  # refused where it stands
+
+
+def _is_inside(inner: IPNetwork, outer: IPNetwork) -> bool:
+    if isinstance(inner, ipaddress.IPv4Network):
+        return isinstance(outer, ipaddress.IPv4Network) and inner.subnet_of(outer)
+    return isinstance(outer, ipaddress.IPv6Network) and inner.subnet_of(outer)

@@ -1,0 +1,173 @@
+"""The file as a whole: read, parsed, and what it means for one node."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from bgpmesh.config.checks import check, selects
+from bgpmesh.config.options import (
+    NAMED,
+    NOT_BUILT_TABLES,
+    SINGLE,
+    Config,
+    EcmpOptions,
+    StateOptions,
+    WorkloadOptions,
+)
+from bgpmesh.config.tables import Reader
+from bgpmesh.config.values import NOT_BUILT, Options, guess
+from bgpmesh.control.http import MetricsOptions
+from bgpmesh.control.server import ControlOptions
+from bgpmesh.errors import ConfigError, Problem
+from bgpmesh.events import Configured
+from bgpmesh.kernel.fib import KernelOptions
+from bgpmesh.peering.mesh import (
+    ClusterOptions,
+    NodeOptions,
+    PeerOptions,
+    asn_of,
+    cluster_id_of,
+    peers_of,
+    router_id_of,
+    warnings_of,
+)
+from bgpmesh.route.attributes import Asn
+from bgpmesh.workload.pool import Pool
+
+T = TypeVar("T", bound=Options)
+
+_WHERE_IN_TOML = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+
+
+def load(path: str) -> Config:
+    """Return the configuration in a file; raises ConfigError with every problem."""
+    return parse(read(path), path)
+
+
+def read(path: str) -> str:
+    """Return the text of a file; raises ConfigError."""
+    try:
+        return Path(path).read_bytes().decode()
+    except OSError as error:
+        raise ConfigError((Problem(path, "", "", f"cannot be read: {error.strerror}"),)) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError((Problem(path, "", "", f"not UTF-8 at byte {error.start}"),)) from error
+
+
+def parse(text: str, file: str) -> Config:
+    """Return the configuration in a text that stood in `file`; raises ConfigError with every problem.
+
+    Password files are read here; a relative one lies beside `file`.
+    """
+    try:
+        text.encode()  # half a surrogate pair, which JSON can carry, is no text
+        document = tomllib.loads(text)
+    except RecursionError as error:
+        raise ConfigError((Problem(file, "", "", "not TOML: nested too deeply"),)) from error
+    except ValueError as error:
+        raise ConfigError((_syntax_problem(file, str(error)),)) from error
+    reader = Reader(file)
+    config = _read(reader, document)
+    if reader.problems:
+        raise ConfigError(tuple(reader.problems))
+    return config
+
+
+def defaults() -> Config:
+    """Return what holds where there is no file, for what works without one: `uninstall`."""
+    return Config("", ClusterOptions(Asn(0)))
+
+
+def effective(config: Config, name: str) -> Configured:
+    """Return what the engine of one node is told; raises ConfigError for a node that is not in the file."""
+    node = config.node(name)
+    neighbours = config.neighbours_of(node)
+    router_id = router_id_of(node)
+    if router_id is None:  # refused when the file was read
+        raise ConfigError((Problem(config.file, f"node.{name}.router_id", "", "missing"),))
+    return Configured(
+        node=node.name,
+        asn=asn_of(node, config.cluster),
+        router_id=router_id,
+        cluster_id=cluster_id_of(node, config.cluster, neighbours),
+        peers=peers_of(node, config.cluster, config.nodes, neighbours),
+        pod_cidrs=node.pod_cidrs,
+        advertise=node.advertise,
+        pools=config.pools,
+        interface_prefix=config.workload.prefix,
+        kernel_enabled=config.kernel.enabled,
+        ecmp=config.routes.ecmp,
+        graceful_restart=config.cluster.graceful_restart,
+        restart_deferral=config.cluster.restart_deferral,
+    )
+
+
+def warnings(config: Config, name: str) -> tuple[str, ...]:
+    """Return what is allowed and probably not meant, for one node."""
+    node = config.node(name)
+    said = warnings_of(node, config.cluster, config.nodes, config.neighbours_of(node))
+    unused = (p.name for p in config.neighbours if config.nodes and not any(selects(p, n) for n in config.nodes))
+    return (*said, *(f"peer.{name}.nodes selects no node" for name in unused))
+
+
+def find_node(config: Config, asked: str | None) -> str:
+    """Return which node this is: as asked, else BGPMESH_NODE, else the host name, whole or up to its first dot.
+
+    Raises ConfigError where that is not in the file.
+    """
+    if name := asked or os.environ.get("BGPMESH_NODE"):
+        return config.node(name).name
+    host = socket.gethostname()
+    names = {node.name for node in config.nodes}
+    return next((name for name in (host, host.partition(".")[0]) if name in names), None) or config.node(host).name
+
+
+def _read(reader: Reader, document: Mapping[str, object]) -> Config:
+    for key in document:
+        if key in NOT_BUILT_TABLES:
+            reader.refuse(key, document[key], NOT_BUILT)
+        elif key not in SINGLE and key not in NAMED:
+            reader.refuse(key, document[key], "unknown table" + guess(key, [*SINGLE, *NAMED]))
+
+    def single(name: str, cls: type[T]) -> T | None:
+        return reader.options(cls, document.get(name, {}), name, SINGLE[name])
+
+    cluster = single("cluster", ClusterOptions)
+    if cluster is not None:
+        cluster = replace(cluster, password=reader.password(cluster, "cluster"))
+    pools = reader.named(Pool, document.get("pool", {}), "pool")
+    nodes = reader.named(NodeOptions, document.get("node", {}), "node")
+    neighbours = [
+        replace(peer, password=reader.password(peer, f"peer.{peer.name}"))
+        for peer in reader.named(PeerOptions, document.get("peer", {}), "peer")
+    ]
+    check(reader, cluster, pools, nodes, neighbours)
+    # Where one could not be read a problem says so, and nobody gets to see what stands in for it.
+    return Config(
+        reader.file,
+        cluster or ClusterOptions(Asn(0)),
+        tuple(pools),
+        tuple(nodes),
+        tuple(neighbours),
+        single("kernel", KernelOptions) or KernelOptions(),
+        single("kernel", EcmpOptions) or EcmpOptions(),
+        single("workload", WorkloadOptions) or WorkloadOptions(),
+        single("metrics", MetricsOptions) or MetricsOptions(),
+        single("control", ControlOptions) or ControlOptions(),
+        single("state", StateOptions) or StateOptions(),
+    )
+
+
+def _syntax_problem(file: str, said: str) -> Problem:
+    found = _WHERE_IN_TOML.search(said)
+    reason = f"not TOML: {said[: found.start()] if found else said}"
+    if found is None or found[1] is None:
+        return Problem(file, "", "", reason + (" before the end of the file" if found else ""))
+    return Problem(file, f"line {found[1]}", "", f"{reason} (column {found[2]})")

@@ -1,0 +1,87 @@
+"""The tables of the file and the options that each is read into; all of them together are a Config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bgpmesh.config.checks import selects
+from bgpmesh.config.values import Options
+from bgpmesh.control.http import MetricsOptions
+from bgpmesh.control.server import ControlOptions
+from bgpmesh.errors import ConfigError, Problem
+from bgpmesh.kernel.fib import KernelOptions
+from bgpmesh.peering.mesh import ClusterOptions, NodeOptions, PeerOptions
+from bgpmesh.workload.pool import Pool
+
+
+@dataclass(frozen=True, slots=True)
+class EcmpOptions:
+    """The key of `[kernel]` that the RIB uses."""
+
+    ecmp: int = field(default=8, metadata={"help": "most next hops of one route", "range": (1, 64)})
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadOptions:
+    """`[workload]`."""
+
+    prefix: str = field(
+        default="bgpm",
+        metadata={
+            "help": "links on the host: the prefix and 11 characters of a hash",
+            "pattern": (r"[a-z][a-z0-9]{0,3}", "one to four of a-z and 0-9, a letter first"),
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class StateOptions:
+    """`[state]`."""
+
+    directory: str = field(
+        default="/var/lib/bgpmesh",
+        metadata={"help": "what must survive a restart", "pattern": (r"/.*", "an absolute path")},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything the file says, for every node of the cluster."""
+
+    file: str
+    cluster: ClusterOptions
+    pools: tuple[Pool, ...] = ()
+    nodes: tuple[NodeOptions, ...] = ()
+    neighbours: tuple[PeerOptions, ...] = ()
+    kernel: KernelOptions = field(default_factory=KernelOptions)
+    routes: EcmpOptions = field(default_factory=EcmpOptions)
+    workload: WorkloadOptions = field(default_factory=WorkloadOptions)
+    metrics: MetricsOptions = field(default_factory=MetricsOptions)
+    control: ControlOptions = field(default_factory=ControlOptions)
+    state: StateOptions = field(default_factory=StateOptions)
+
+    def node(self, name: str) -> NodeOptions:
+        """Return the node; raises ConfigError that lists those the file has."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        has = f"it has {', '.join(node.name for node in self.nodes)}" if self.nodes else "it has no [node.*]"
+        raise ConfigError((Problem(self.file, "node", name, f"node {name} is not in the file; {has}"),))
+
+    def neighbours_of(self, node: NodeOptions) -> tuple[PeerOptions, ...]:
+        """Return the `[peer.*]` whose selector means this node."""
+        return tuple(peer for peer in self.neighbours if selects(peer, node))
+
+
+SINGLE: dict[str, tuple[type[Options], ...]] = {
+    "cluster": (ClusterOptions,),
+    "kernel": (KernelOptions, EcmpOptions),
+    "workload": (WorkloadOptions,),
+    "metrics": (MetricsOptions,),
+    "control": (ControlOptions,),
+    "state": (StateOptions,),
+}
+NAMED: dict[str, type[Options]] = {"pool": Pool, "node": NodeOptions, "peer": PeerOptions}
+
+# Known tables whose feature this version does not have.
+NOT_BUILT_TABLES = ("filter", "floating_ip", "process", "namespace", "policy")

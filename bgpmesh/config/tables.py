@@ -1,0 +1,131 @@
+"""A table of the file -> one options object; keeps every problem that it meets."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING
+from pathlib import Path
+from typing import TypeVar
+
+from bgpmesh.config.values import (
+    NOT_BUILT,
+    BadValueError,
+    Options,
+    guess,
+    is_secret,
+    key_of,
+    knobs,
+    parse,
+    password_of,
+    printable,
+    shown,
+)
+from bgpmesh.errors import Problem
+from bgpmesh.peering.mesh import ClusterOptions, Password, PeerOptions
+
+# Known keys whose feature this version does not have.
+NOT_BUILT_KEYS: dict[str, tuple[str, ...]] = {
+    "peer": (
+        "range",
+        "bfd",
+        "local_asn",
+        "allow_own_asn",
+        "add_path",
+        "long_lived_graceful_restart",
+        "role",
+        "pods",
+        "flowspec",
+    ),
+}
+
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+
+T = TypeVar("T", bound=Options)
+
+
+class Reader:
+    """Reads tables into options and keeps every problem that it meets."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.problems: list[Problem] = []
+
+    def refuse(self, where: str, value: object, reason: str, *, key: str = "") -> None:
+        """Note a problem once; what may be a secret is not shown."""
+        name = key or where.rpartition(".")[2]
+        text = "" if value is None else "(not shown)" if is_secret(name) else shown(value)
+        problem = Problem(self.file, printable(where), text, reason)
+        if problem not in self.problems:
+            self.problems.append(problem)
+
+    def named(self, cls: type[T], tables: object, section: str) -> list[T]:
+        """Return the options of every `[section.NAME]` that could be read."""
+        if not isinstance(tables, dict):
+            self.refuse(section, tables, f"not a table; write [{section}.NAME]")
+            return []
+        found = []
+        for name, table in tables.items():
+            if not _NAME.fullmatch(name):
+                self.refuse(
+                    f"{section}.{json.dumps(name)}", None, "a name is 1 to 63 letters, digits, '.', '_' and '-'"
+                )
+            elif not isinstance(table, dict) and any(key_of(knob) == name for knob in knobs(cls)):
+                self.refuse(f"{section}.{name}", table, f"stands outside of a [{section}.NAME]")
+            else:
+                found.append(self.options(cls, table, f"{section}.{name}", (cls,), name=name))
+        return [options for options in found if options is not None]
+
+    def options(
+        self, cls: type[T], table: object, where: str, all_of_table: Sequence[type[Options]], **fixed: object
+    ) -> T | None:
+        """Return one options object; None where a required key is missing or bad. Others fall back to their default."""
+        if not isinstance(table, dict):
+            self.refuse(where, table, "not a table")
+            return None
+        known = {key_of(knob): knob for other in all_of_table for knob in knobs(other)}
+        absent = NOT_BUILT_KEYS.get(where.partition(".")[0], ())
+        for key in table:
+            if key in absent:
+                self.refuse(f"{where}.{key}", table[key], NOT_BUILT)
+            elif key not in known:
+                self.refuse(f"{where}.{key}", table[key], "unknown key" + guess(key, known), key=key)
+        values = dict(fixed)
+        is_complete = True
+        for knob in knobs(cls):
+            key = key_of(knob)
+            is_required = knob.default is MISSING and knob.default_factory is MISSING
+            if key in table:
+                try:
+                    values[knob.name] = parse(knob, table[key])
+                    continue
+                except BadValueError as error:
+                    for value, reason in error.faults:
+                        self.refuse(f"{where}.{key}", value, reason)
+            elif is_required and not (key == "address" and "range" in table):
+                self.refuse(f"{where}.{key}", None, f"missing: {knob.metadata.get('help', 'required')}")
+            is_complete = is_complete and not is_required
+        make: Callable[..., T] = cls
+        return make(**values) if is_complete else None
+
+    def password(self, options: ClusterOptions | PeerOptions, where: str) -> Password | None:
+        """Return the password that an options object names, read from its file where it is in one."""
+        if options.password_file is None:
+            return options.password
+        key = f"{where}.password_file"
+        if options.password is not None:
+            self.refuse(key, options.password_file, "not together with password")
+            return None
+        path = Path(self.file).parent / options.password_file
+        try:
+            lines = path.read_bytes().decode().splitlines()
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            self.refuse(key, options.password_file, f"cannot be read: {why}")
+            return None
+        try:
+            return password_of(lines[0].strip() if lines else "", {})
+        except BadValueError as error:
+            self.refuse(key, options.password_file, f"its first line {error.faults[0][1]}")
+            return None

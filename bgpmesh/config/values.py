@@ -1,0 +1,326 @@
+"""One value of the file, by the type of its field: what it means, or why it cannot be, in words."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import Field, fields
+from typing import ClassVar, Protocol
+
+from bgpmesh.control.http import split_listen
+from bgpmesh.peering.mesh import Limit, Password
+from bgpmesh.route.nlri import Family, IPAddress, IPNetwork
+
+NOT_BUILT = "not built yet in this version"
+LONGEST_PASSWORD = 80  # octets: TCP_MD5SIG_MAXKEYLEN of the kernel
+
+_LABEL_KEY = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,251}[A-Za-z0-9])?")
+_LABEL_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
+
+
+class Options(Protocol):
+    """Any options class: a dataclass whose fields say what they are in their metadata."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[object]]]
+
+
+class BadValueError(Exception):
+    """A value cannot be: each part of it that is wrong, with the reason."""
+
+    def __init__(self, *faults: tuple[object, str]) -> None:
+        super().__init__()
+        self.faults = faults
+
+
+Meta = Mapping[str, object]
+
+
+def parse(knob: Field[object], value: object) -> object:
+    """Return what the file's value means for this field; raises BadValueError."""
+    kind = str(knob.type).removesuffix(" | None")
+    if "only" in knob.metadata:
+        if isinstance(value, bool) and value == knob.metadata["only"]:
+            return value
+        if isinstance(value, bool | dict):
+            raise BadValueError((value, NOT_BUILT))
+    return _KINDS[kind](value, knob.metadata)
+
+
+def _bool(value: object, _: Meta) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise BadValueError((value, "not true or false"))
+
+
+def _int(value: object, meta: Meta) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise BadValueError((value, "not a whole number"))
+    _in_range(value, meta)
+    return value
+
+
+def _float(value: object, meta: Meta) -> float:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or (isinstance(value, float) and math.isnan(value))
+    ):
+        raise BadValueError((value, "not a number"))
+    _in_range(value, meta)
+    return float(value)
+
+
+def _in_range(value: float, meta: Meta) -> None:
+    match meta.get("range"):
+        case (int() as low, int() as high):
+            if not low <= value <= high:
+                unit = f" {meta['unit']}" if "unit" in meta else ""
+                raise BadValueError((value, f"not between {low} and {high}{unit}"))
+    if value in _refused_values(meta):
+        raise BadValueError((value, str(meta["refused_reason"])))
+
+
+def _refused_values(meta: Meta) -> tuple[object, ...]:
+    refused = meta.get("refused", ())
+    return refused if isinstance(refused, tuple) else ()
+
+
+def _str(value: object, meta: Meta) -> str:
+    if not isinstance(value, str):
+        raise BadValueError((value, "not a string"))
+    match meta.get("choices"):
+        case tuple(choices) if value not in choices:
+            raise BadValueError((value, f"not one of {', '.join(choices)}{guess(value, choices)}"))
+    match meta.get("pattern"):
+        case (str(pattern), str(words)) if not re.fullmatch(pattern, value):
+            raise BadValueError((value, f"not {words}"))
+    match meta.get("longest"):
+        case int(longest) if len(value.encode()) > longest:
+            raise BadValueError((value, f"longer than {longest} octets"))
+    if "\0" in value:
+        raise BadValueError((value, "has a NUL in it"))
+    return value
+
+
+def password_of(value: object, _: Meta) -> Password:
+    """Return the password; raises BadValueError."""
+    if not isinstance(value, str):
+        raise BadValueError((value, "not a string"))
+    if not 1 <= len(value.encode()) <= LONGEST_PASSWORD:
+        raise BadValueError((value, f"not 1 to {LONGEST_PASSWORD} octets long"))
+    return Password(value)
+
+
+def _listen(value: object, _: Meta) -> str:
+    if not isinstance(value, str):
+        raise BadValueError((value, "not a string"))
+    try:
+        split_listen(value)
+    except ValueError as error:
+        raise BadValueError((value, str(error))) from error
+    return value
+
+
+def _router_id(value: object, _: Meta) -> int:
+    try:
+        number = int(ipaddress.IPv4Address(value if isinstance(value, str) else ""))
+    except ValueError as error:
+        raise BadValueError((value, "not four numbers with dots")) from error
+    if number == 0:
+        raise BadValueError((value, "zero is no identifier (RFC 6286 §2.1)"))
+    return number
+
+
+def _address(value: object, meta: Meta) -> IPAddress:
+    try:
+        address = ipaddress.ip_address(value if isinstance(value, str) else "")
+    except ValueError as error:
+        raise BadValueError((value, "not an IP address")) from error
+    if meta.get("version", address.version) != address.version:
+        raise BadValueError((value, f"not an IPv{meta['version']} address"))
+    if address.is_multicast or (address.is_unspecified and not meta.get("unspecified")):
+        raise BadValueError((value, "not the address of one host"))
+    if address.is_link_local and address.version == 6:
+        raise BadValueError((value, f"a session over a link-local address is {NOT_BUILT}"))
+    return address
+
+
+def _network(value: object, _: Meta) -> IPNetwork:
+    try:
+        return ipaddress.ip_network(value if isinstance(value, str) else "")
+    except ValueError as error:
+        try:
+            loose = ipaddress.ip_network(value if isinstance(value, str) else "", strict=False)
+        except ValueError:
+            raise BadValueError((value, "not a prefix")) from error
+        raise BadValueError((value, f"host bits are set; the prefix is {loose}")) from error
+
+
+def _many(one: Callable[[object, Meta], object]) -> Callable[[object, Meta], tuple[object, ...]]:
+    """Return a parser of a list of what `one` parses: each bad member is named, and none may stand twice."""
+
+    def parse_all(value: object, meta: Meta) -> tuple[object, ...]:
+        if not isinstance(value, list):
+            raise BadValueError((value, "not a list"))
+        good: list[object] = []
+        faults: list[tuple[object, str]] = []
+        for member in value:
+            try:
+                parsed = one(member, meta)
+            except BadValueError as error:
+                faults += error.faults
+            else:
+                faults += [(member, "stands here twice")] if parsed in good else []
+                good.append(parsed)
+        if faults:
+            raise BadValueError(*faults)
+        return tuple(good)
+
+    return parse_all
+
+
+def _one_or_many(value: object, meta: Meta) -> tuple[object, ...]:
+    return _many(_address)([value] if isinstance(value, str) else value, {**meta, "unspecified": True})
+
+
+def _family(value: object, _: Meta) -> Family:
+    for family in Family:
+        if value == family.label:
+            return family
+    raise BadValueError((value, "not one of ipv4, ipv6"))
+
+
+def _families(value: object, meta: Meta) -> tuple[object, ...]:
+    if value == []:
+        raise BadValueError((value, "empty: a session has at least one family"))
+    return _many(_family)(value, meta)
+
+
+def _labels(value: object, _: Meta) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, dict):
+        raise BadValueError((value, "not a table of labels"))
+    faults: list[tuple[object, str]] = []
+    for key, text in value.items():
+        if not _LABEL_KEY.fullmatch(key):
+            faults.append((key, "not a label key: letters, digits, '.', '_', '-' and '/'"))
+        if not isinstance(text, str):
+            faults.append((text, f"label {key} is not a string"))
+        elif not _LABEL_VALUE.fullmatch(text):
+            faults.append((text, f"label {key} is not letters, digits, '.', '_' and '-', 63 at most"))
+    if faults:
+        raise BadValueError(*faults)
+    return tuple(sorted(value.items()))
+
+
+def _hops(value: object, meta: Meta) -> int:
+    return (1 if value else 0) if isinstance(value, bool) else _int(value, meta)
+
+
+def _limit(value: object, meta: Meta) -> Limit:
+    if not isinstance(value, dict):
+        return Limit(_int(value, meta))
+    faults: list[tuple[object, str]] = []
+    unknown = sorted(value.keys() - {"limit", "restart"})
+    faults += [(value, f"warn is {NOT_BUILT}" if key == "warn" else f"unknown key {key}") for key in unknown]
+    if "limit" not in value:
+        faults.append((value, "limit is missing"))
+    numbers = {"limit": 1, "restart": 60}
+    for key, low in (("limit", 1), ("restart", 0)):
+        if key in value:
+            try:
+                numbers[key] = _int(value[key], {"range": (low, 100_000_000)})
+            except BadValueError as error:
+                faults += [(bad, f"{key} is {reason}") for bad, reason in error.faults]
+    if faults:
+        raise BadValueError(*faults)
+    return Limit(**numbers)
+
+
+_KINDS: dict[str, Callable[[object, Meta], object]] = {
+    "bool": _bool,
+    "int": _int,
+    "float": _float,
+    "str": _str,
+    "Asn": _int,
+    "RouterId": _router_id,
+    "Listen": _listen,
+    "Hops": _hops,
+    "Limit": _limit,
+    "Password": password_of,
+    "Labels": _labels,
+    "IPAddress": _address,
+    "IPNetwork": _network,
+    "tuple[IPAddress, ...]": _one_or_many,
+    "tuple[IPNetwork, ...]": _many(_network),
+    "tuple[Family, ...]": _families,
+    "tuple[str, ...]": _many(_str),
+}
+
+
+# ── showing ──────────────────────────────────────────────────────────────────
+
+
+def guess(key: str, known: Iterable[str]) -> str:
+    """Return `; did you mean ..?`, or nothing where nothing known comes close."""
+    close = difflib.get_close_matches(key.lower(), list(known), 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def is_secret(key: str) -> bool:
+    """Tell whether what stands under this key, perhaps misspelt, may be a password; the name of a file is none."""
+    word = key.lower()
+    if word == "password_file":
+        return False
+    return any(part in word for part in ("pass", "secret", "md5", "psw", "pwd")) or bool(
+        difflib.get_close_matches(word, ["password", "password_file"], 1, 0.6)
+    )
+
+
+def shown(value: object) -> str:
+    """Return a value as it would stand in the file; of a table its keys only."""
+    match value:
+        case bool():
+            text = "true" if value else "false"
+        case str():
+            text = json.dumps(value, ensure_ascii=False)
+        case int():
+            text = str(value) if value.bit_length() < 1000 else f"a number of {value.bit_length()} bits"
+        case dict():
+            text = "{ " + ", ".join(value) + " }" if value else "{}"
+        case list():
+            text = "[" + ", ".join(map(shown, value[:8])) + (", .." if len(value) > 8 else "") + "]"
+        case _:
+            text = str(value)
+    text = printable(text)
+    return text if len(text) <= 100 else text[:100] + ".."
+
+
+def printable(text: str) -> str:
+    """Return a text that stays on its line: keys and values of a file may hold control characters."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def toml(value: object) -> str:
+    """Return a default as it stands in a file."""
+    match value:
+        case tuple():
+            return "[" + ", ".join(map(toml, value)) + "]"
+        case Family():
+            return toml(value.label)
+        case float() if value == int(value):
+            return str(int(value))
+    return shown(value)
+
+
+def knobs(cls: type[Options]) -> list[Field[object]]:
+    """Return the fields that are keys of the table; the name of a named table is none."""
+    return [knob for knob in fields(cls) if knob.name != "name"]
+
+
+def key_of(knob: Field[object]) -> str:
+    """Return the key of a field in the file."""
+    return str(knob.metadata.get("key", knob.name))

@@ -1,0 +1,368 @@
+"""A cluster of real daemons in a lab, the traffic between its workloads, and a watch over its kernels."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from signal import SIGCONT, SIGINT, SIGKILL, SIGSTOP, SIGTERM, Signals
+from typing import cast
+
+from bgpmesh.control import client
+from containerlab.lab import PATIENCE_S, REPOSITORY, Lab, Process, until
+
+PROTOCOL = "77"
+OF_THE_KERNEL = "2"  # routes that it makes itself, as it does while a link-local address is new
+CONFIG = "/run/bgpmesh/cluster.toml"
+STATE = "/var/lib/bgpmesh"
+PINGS = 15  # a round; 0.3 s
+FLOW = str(Path(__file__).with_name("flow.py"))
+KERNEL = f"ip -N route show table all proto {PROTOCOL}; ip -N -6 route show table all proto {PROTOCOL}; ip -N nexthop"
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A workload: its node, its namespace's name, and its addresses, IPv4 first."""
+
+    name: str
+    node: str
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a daemon says of itself."""
+
+    is_in_sync: bool
+    drift_repaired: int
+    states: Mapping[str, str]  # peer -> state
+    last_errors: Mapping[str, str]
+
+
+@contextmanager
+def laid_out(name: str) -> Iterator[Cluster]:
+    """Lay out a topology of the repository; after a failure the end of every log is printed."""
+    with Lab(REPOSITORY / f"containerlab/{name}/{name}.clab.yml") as lab:
+        yield Cluster(lab)
+
+
+@dataclass(slots=True)
+class Cluster:
+    """The daemons of one lab. Every wait ends after a minute, or when a daemon ends that should run."""
+
+    lab: Lab
+    daemons: dict[str, Process] = field(default_factory=dict)
+    workloads: list[Workload] = field(default_factory=list)
+
+    # ── daemons ──────────────────────────────────────────────────────────────
+
+    def start(self, *nodes: str) -> None:
+        """Start these nodes' daemons on the configuration that `configure` gave them."""
+        for node in nodes:
+            self.daemons[node] = self.lab.start(node, ["bgpmesh", "run", "--config", CONFIG])
+
+    def configure(self, node: str, text: str) -> None:
+        """Write a node's configuration file; a daemon that runs does not read it."""
+        self.lab.write(node, CONFIG, text)
+
+    def reload(self, node: str, text: str) -> None:
+        """Write a node's configuration file and put it in force."""
+        self.configure(node, text)
+        self._call(node, "reload")
+
+    def stop(self, number: Signals, *nodes: str) -> None:
+        """Send the daemons of these nodes a signal, all at once, and wait for their end; an orderly one exits 0."""
+        for node in nodes:
+            self.daemons[node].send_signal(number)
+        for node in nodes:
+            expected = -SIGKILL if number is SIGKILL else 0
+            assert expected == self.daemons[node].stop(number), f"exit status of {node}: {self.daemons[node].output()}"
+
+    @contextmanager
+    def frozen(self, node: str) -> Iterator[None]:
+        """Stop a daemon's clock for a while: calls to it are taken by its kernel and not answered."""
+        daemon = self.daemons[node]
+        daemon.send_signal(SIGSTOP)
+        until(lambda: _is_stopped(daemon.entry.pid), f"{node} to be frozen")  # its nsenter stops along with it
+        try:
+            yield
+        finally:
+            os.kill(daemon.entry.pid, SIGCONT)  # and passes this on
+            until(lambda: not _is_stopped(daemon.pid), f"{node} to be thawed")
+
+    def log(self, node: str) -> str:
+        """Return what the present daemon of a node has logged."""
+        return self.daemons[node].output()
+
+    def until(self, node: str, holds: Callable[[], object], what: str) -> None:
+        """Wait until something holds, as long as the daemon of a node runs."""
+        self.daemons[node].until(holds, f"{node}: {what}")
+
+    def until_logged(self, node: str, words: str) -> None:
+        """Wait until a daemon has logged something."""
+        self.until(node, lambda: words in self.log(node), f"{words!r} in the log")
+
+    # ── what they say ────────────────────────────────────────────────────────
+
+    def status(self, node: str) -> Status | None:
+        """Return what a daemon says of itself; None while it does not answer."""
+        try:
+            answer = cast("dict[str, object]", self._call(node, "status"))
+        except client.NoDaemonError:
+            return None
+        peers = cast("list[dict[str, str]]", answer["peers"])
+        return Status(
+            is_in_sync=answer["in_sync"] is True,
+            drift_repaired=cast("dict[str, int]", answer["fib"])["drift_repaired"],
+            states={peer["name"]: peer["state"] for peer in peers},
+            last_errors={peer["name"]: peer["last_error"] for peer in peers},
+        )
+
+    def has_no_stale(self, node: str) -> bool:
+        """Tell whether a node answers and holds no stale path of any peer."""
+        status = self.status(node)
+        names = () if status is None else status.states
+        rows = [cast("list[dict[str, int]]", self._call(node, "peers", name=name)) for name in names]
+        return bool(rows) and not any(row["stale"] for (row,) in rows)
+
+    def listed_workloads(self, node: str) -> list[object]:
+        """Return what `workload list` says, labels aside."""
+        rows = cast("list[dict[str, object]]", self._call(node, "workload list"))
+        return [{key: value for key, value in row.items() if key != "labels"} for row in rows]
+
+    def _call(self, node: str, command: str, **args: str) -> object:
+        path = f"/proc/{self.daemons[node].pid}/root{client.DEFAULT_SOCKET}"
+        return client.call(path, command, args)
+
+    def has_peer(self, node: str, peer: str, *, is_up: bool) -> bool:
+        """Tell whether a node answers and has its session with a peer up, or down."""
+        status = self.status(node)
+        return status is not None and (status.states.get(peer) == "Established") is is_up
+
+    def last_error(self, node: str, peer: str) -> str:
+        """Return why a node's session with a peer is down, or was before."""
+        status = self.status(node)
+        assert status is not None, f"{node} answers"
+        return status.last_errors[peer]
+
+    def is_in_sync(self, node: str) -> bool:
+        """Tell whether a node answers and is in sync."""
+        status = self.status(node)
+        return status is not None and status.is_in_sync
+
+    def await_sync(self, *nodes: str) -> None:
+        """Wait until these nodes are in sync."""
+        for node in nodes:
+            self.until(node, partial(self.is_in_sync, node), "in sync")
+
+    def await_sessions(self, sessions: Iterable[tuple[str, str]]) -> None:
+        """Wait until both ends of these sessions say that they are up."""
+        for one, other in sessions:
+            for node, peer in ((one, other), (other, one)):
+                self.until(node, partial(self.has_peer, node, peer, is_up=True), f"session with {peer}")
+
+    def await_no_stale(self, *nodes: str) -> None:
+        """Wait until these nodes hold no stale path."""
+        for node in nodes:
+            self.until(node, partial(self.has_no_stale, node), "no stale path")
+
+    # ── their kernels ────────────────────────────────────────────────────────
+
+    def kernel(self, node: str) -> str:
+        """Return every route of ours and every nexthop object as the kernel lists them."""
+        return self.lab.exec(node, ["sh", "-c", KERNEL]).stdout
+
+    def prefixes(self, node: str) -> set[str]:
+        """Return the prefixes of the routes of ours; a host route goes without its length."""
+        listed = (
+            self.lab.exec(node, ["ip", "-j", family, "route", "show", "table", "all", "proto", PROTOCOL]).stdout
+            for family in ("-4", "-6")
+        )
+        return {row["dst"] for text in listed for row in json.loads(text or "[]")}
+
+    def has_prefixes(self, node: str, expected: set[str]) -> bool:
+        """Tell whether a node's kernel has routes of ours to these, and maybe to others."""
+        return expected <= self.prefixes(node)
+
+    def await_no_next_hop(self, node: str, *addresses: str) -> None:
+        """Wait until no nexthop object of a node leads by these addresses."""
+        self.until(
+            node,
+            lambda: not any(f" via {address} " in self.kernel(node) for address in addresses),
+            f"no nexthop object by {addresses}",
+        )
+
+    def await_prefixes(self, node: str, expected: set[str]) -> None:
+        """Wait until a node's kernel has routes of ours to exactly these."""
+        self.until(node, lambda: expected == self.prefixes(node), f"routes to {sorted(expected)}")
+
+    # ── workloads ────────────────────────────────────────────────────────────
+
+    def attach(self, node: str, *words: str) -> Workload:
+        """Make a namespace for a workload on a node and hand it to the daemon."""
+        name = f"w-{node}"
+        path = self.lab.add_workload_namespace(node, name)
+        self.lab.exec(node, ["bgpmesh", "workload", "add", name, "--netns", path, *words])
+        (row,) = cast("list[dict[str, list[str]]]", self.listed_workloads(node))
+        added = Workload(name, node, tuple(sorted(row["addresses"], key=lambda text: ":" in text)))
+        self.workloads.append(added)
+        return added
+
+
+def _is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0] == "T"
+
+
+# ── traffic ──────────────────────────────────────────────────────────────────
+
+# One round of pings after the other; SIGTERM ends it behind the round in hand.
+_PINGS = f"""
+trap over=1 TERM
+while [ -z "$over" ]; do ping -q -n -i 0.02 -c {PINGS} -W 10 "$1"; done
+"""
+
+
+class Traffic:
+    """Pings between workloads, both families and both directions, and TCP flows; every packet counts."""
+
+    def __init__(self, lab: Lab, ends: Sequence[tuple[Workload, Workload]]) -> None:
+        """Start pings both ways between each two, a flow over IPv4 one way and one over IPv6 the other."""
+        self._pings: list[Process] = []
+        self._flows: list[Process] = []
+        self._servers: list[Process] = []
+        ways = [*ends, *((target, source) for source, target in ends)]
+        self._pings = [
+            self._inside(lab, source, "sh", "-c", _PINGS, "sh", address)
+            for source, target in ways
+            for address in target.addresses
+        ]
+        for port, (source, target) in enumerate((ends[0], ends[0][::-1]), start=5001):
+            place = (target.addresses[port - 5001], str(port))
+            server = self._inside(lab, target, sys.executable, "-ISE", FLOW, "serve", *place)
+            server.until(partial(_has_said, server, "listening"), f"{target.name}: a server")
+            flow = self._inside(lab, source, sys.executable, "-ISE", FLOW, "send", *place)
+            flow.until(partial(_has_said, flow, "flowing"), f"a flow from {source.name} to {target.name}")
+            self._servers.append(server)
+            self._flows.append(flow)
+        self.await_rounds(1)
+
+    @staticmethod
+    def _inside(lab: Lab, workload: Workload, *command: str) -> Process:
+        return lab.start(workload.node, ["ip", "netns", "exec", workload.name, *command])
+
+    def await_rounds(self, count: int = 2) -> None:
+        """Wait until each ping has ended the round in hand and a whole one more (`count`: 2)."""
+        wanted = [(ping, len(_rounds(ping)) + count) for ping in self._pings]
+        for ping, rounds in wanted:
+            what = f"round {rounds} of the pings to {ping.command[-1]}"
+            ping.until(partial(_has_rounds, ping, rounds), what)
+
+    def stop(self) -> list[str]:
+        """End it all and return what was lost, in words; empty if nothing was."""
+        for process in (*self._pings, *self._flows):
+            process.send_signal(SIGTERM)
+        faults = []
+        for process in (*self._pings, *self._flows, *self._servers):
+            what = f"{process.node}: {' '.join(process.command[4:])}"
+            if status := process.entry.wait(PATIENCE_S):
+                faults.append(f"{what}: exit status {status}: {process.output()}")
+        for ping in self._pings:
+            rounds = _rounds(ping)
+            if rounds != [(PINGS, PINGS)] * len(rounds):
+                faults.append(f"{ping.node}: pings to {ping.command[-1]}: (sent, answered) {rounds}: {ping.output()}")
+        for flow, server in zip(self._flows, self._servers, strict=True):
+            seen, served = (json.loads(process.output().splitlines()[-1]) for process in (flow, server))
+            expected = {"sent": seen["sent"], "back": seen["sent"], "is_in_order": True, "timeouts": 0}
+            if seen != expected or served != {"timeouts": 0}:
+                faults.append(f"{flow.node}: flow to {flow.command[-2]}: {seen}, at the other end {served}")
+        return faults
+
+
+def _has_said(process: Process, word: str) -> bool:
+    return word in process.output()
+
+
+def _has_rounds(ping: Process, count: int) -> bool:
+    return len(_rounds(ping)) >= count
+
+
+def _rounds(ping: Process) -> list[tuple[int, int]]:
+    """Return how many each round of pings has sent and got."""
+    found = re.findall(r"(\d+) packets transmitted, (\d+) received", ping.output())
+    return [(int(sent), int(received)) for sent, received in found]
+
+
+# ── the watch ────────────────────────────────────────────────────────────────
+
+# Of somebody else's protocol, far away from everything: a nexthop object and a route of each family.
+_MARKS = (
+    ("nexthop", "id 4000000{number}", "dev lo proto 99"),
+    ("route", "blackhole 203.0.113.{number}/32", "proto 99"),
+    ("-6 route", "blackhole 2001:db8:ffff::{number}/128", "proto 99"),
+)
+
+
+class Watch:
+    """The kernel's own account of every route and nexthop object that is written in a node, between two marks."""
+
+    def __init__(self, lab: Lab, node: str) -> None:
+        """Begin; nothing is missed once this returns."""
+        self._lab, self._node = lab, node
+        self._monitor = lab.start(node, ["ip", "-N", "monitor", "route", "nexthop"])
+        # It says nothing when it has begun to listen: mark until it hears.
+        self._monitor.until(self._is_heard, f"{node}: a route monitor")
+        self._begun = len(self._until_marked(2))
+
+    def end(self) -> list[str]:
+        """Return what was written since the beginning, line by line as `ip monitor` tells it.
+
+        It waits for a mark, so a monitor that is deaf never says that all was quiet.
+        """
+        lines = self._until_marked(3)[self._begun :]
+        self._monitor.stop(SIGINT)
+        return [line for line in lines if not _is_mark(line, 3) and f" proto {OF_THE_KERNEL} " not in line]
+
+    def _is_heard(self) -> bool:
+        self._mark(1)
+        return self._count(1) > 0
+
+    def _mark(self, number: int) -> None:
+        added = [f"ip {kind} add {key.format(number=number)} {rest}" for kind, key, rest in _MARKS]
+        removed = [f"ip {kind} del {key.format(number=number)}" for kind, key, _ in _MARKS]
+        self._lab.exec(self._node, ["sh", "-ec", "\n".join(added + removed)])
+
+    def _until_marked(self, number: int) -> list[str]:
+        self._mark(number)
+        self._monitor.until(lambda: self._count(number) == 2 * len(_MARKS), f"{self._node}: mark {number}")
+        return self._monitor.output().splitlines()
+
+    def _count(self, number: int) -> int:
+        return sum(_is_mark(line, number) for line in self._monitor.output().splitlines())
+
+
+def _is_mark(line: str, number: int) -> bool:
+    return any(mark in line for mark in (f"id 4000000{number} ", f"203.0.113.{number} ", f"2001:db8:ffff::{number} "))
+
+
+def text_of(file: str, **options: str) -> str:
+    """Return a configuration of the repository, with options put into its `[cluster]`."""
+    added = "".join(f"{key} = {value}\n" for key, value in options.items())
+    return (REPOSITORY / file).read_text("utf-8").replace("[cluster]\n", f"[cluster]\n{added}", 1)
+
+
+def without_node(text: str, node: str) -> str:
+    """Return a configuration without one node."""
+    shorter = re.sub(rf"(?ms)^\[node\.{node}\]\n.*?(?=^\[|\Z)", "", text)
+    assert shorter != text, f"{node} was in it"
+    return shorter
+
+
+def announcing(text: str, node: str, *prefixes: str) -> str:
+    """Return a configuration in which a node announces these as well."""
+    return text.replace(f"[node.{node}]\n", f"[node.{node}]\nadvertise = {json.dumps(prefixes)}\n", 1)

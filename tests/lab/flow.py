@@ -1,0 +1,77 @@
+"""Numbered data over TCP, there and back, in a workload's namespace: `flow.py serve|send ADDRESS PORT`.
+
+The server sends back what it gets. The client sends the numbers 0, 1, 2 ... without a pause until SIGTERM,
+checks that they come back complete and in order, and prints one line of JSON. Standard library only, and
+no import of ours: it is started beside a dozen pings on a busy machine.
+"""
+
+import json
+import signal
+import socket
+import struct
+import sys
+import threading
+from pathlib import Path
+
+CHUNK = 100  # numbers at a time
+PAUSE_S = 0.005  # between chunks, so that the flow leaves the machine something
+
+
+def retransmission_timeouts() -> int:
+    """Return how often a retransmission timer went off in this network namespace."""
+    rows = [line.split() for line in Path("/proc/self/net/netstat").read_text("ascii").splitlines()]
+    names, values = (row for row in rows if row[0] == "TcpExt:")
+    return int(dict(zip(names, values, strict=True))["TCPTimeouts"])
+
+
+def serve(address: str, port: int) -> None:
+    """Send back everything of one connection."""
+    with socket.create_server((address, port), family=family_of(address)) as listener:
+        print("listening", flush=True)  # noqa: T201  a program's output
+        connection, _ = listener.accept()
+    with connection:
+        while data := connection.recv(1 << 16):
+            connection.sendall(data)
+    print(json.dumps({"timeouts": retransmission_timeouts()}), flush=True)  # noqa: T201
+
+
+def send(address: str, port: int) -> None:
+    """Send numbers until SIGTERM and check what comes back."""
+    is_over = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: is_over.set())
+    sent = back = 0
+    is_in_order = True
+    with socket.socket(family_of(address), socket.SOCK_STREAM) as connection:
+        connection.connect((address, port))
+
+        def write() -> None:
+            nonlocal sent
+            while not is_over.wait(PAUSE_S):
+                connection.sendall(struct.pack(f"!{CHUNK}Q", *range(sent, sent + CHUNK)))
+                sent += CHUNK
+            connection.shutdown(socket.SHUT_WR)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        left = b""
+        while data := connection.recv(1 << 16):
+            if not back:
+                print("flowing", flush=True)  # noqa: T201
+            left += data
+            whole = len(left) // 8
+            numbers = struct.unpack(f"!{whole}Q", left[: 8 * whole])
+            is_in_order = is_in_order and numbers == tuple(range(back, back + whole))
+            back += whole
+            left = left[8 * whole :]
+        writer.join()
+    answer = {"sent": sent, "back": back, "is_in_order": is_in_order, "timeouts": retransmission_timeouts()}
+    print(json.dumps(answer), flush=True)  # noqa: T201
+
+
+def family_of(address: str) -> socket.AddressFamily:
+    """Return the family of an address in text."""
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+if __name__ == "__main__":
+    {"serve": serve, "send": send}[sys.argv[1]](sys.argv[2], int(sys.argv[3]))

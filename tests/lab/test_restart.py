@@ -1,0 +1,240 @@
+"""A daemon goes and comes back, and no packet notices: RFC 4724 end to end, on real kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
+from signal import SIGKILL, SIGTERM, Signals
+
+import pytest
+
+from tests.lab.cluster import STATE, Cluster, Traffic, Watch, announcing, laid_out, text_of, without_node
+
+NODES = ("n1", "n2", "n3")
+CLIENTS = ("c1", "c2", "c3", "c4")
+SESSIONS = {"mesh3": tuple(combinations(NODES, 2)), "reflector": tuple(("rr1", client) for client in CLIENTS)}
+HOLDERS = {"mesh3": NODES, "reflector": CLIENTS}  # the nodes with pods
+ADDRESSES = {"n2": ("192.0.2.2", "2001:db8::2"), "n3": ("192.0.2.3", "2001:db8::3")}
+# A daemon that is frozen for a while, or gets no turn on a busy machine, must not lose its sessions by that.
+PATIENT = "90"
+
+
+def blocks(*nodes: str) -> set[str]:
+    """Return the pod CIDRs of these nodes, which both topologies number alike."""
+    return {cidr for node in nodes for cidr in (f"10.244.{node[1]}.0/26", f"fd00:10:244:{node[1]}::/112")}
+
+
+# ── nothing lost, nothing written ────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """One way for daemons to go and come back."""
+
+    victims: tuple[str, ...]
+    number: Signals
+    topology: str = "mesh3"
+    frozen: str = ""  # with this one frozen a first start comes nowhere near being in sync, and is ended as well
+    is_state_lost: bool = False
+
+
+RESTARTS = {
+    "kill-lowest": Restart(("n1",), SIGKILL),
+    "kill-highest": Restart(("n3",), SIGKILL),
+    "term-lowest": Restart(("n1",), SIGTERM),
+    "term-highest": Restart(("n3",), SIGTERM),
+    "kill-lowest-twice": Restart(("n1",), SIGKILL, frozen="n2"),
+    "kill-highest-twice": Restart(("n3",), SIGKILL, frozen="n1"),
+    "term-highest-twice": Restart(("n3",), SIGTERM, frozen="n1"),
+    "kill-two-at-once": Restart(("n1", "n3"), SIGKILL),
+    "kill-and-lose-the-state": Restart(("n1",), SIGKILL, is_state_lost=True),
+    "kill-reflector": Restart(("rr1",), SIGKILL, "reflector"),
+    "term-reflector": Restart(("rr1",), SIGTERM, "reflector"),
+    "kill-reflector-twice": Restart(("rr1",), SIGKILL, "reflector", frozen="c4"),
+    "kill-client": Restart(("c1",), SIGKILL, "reflector"),
+}
+
+
+@pytest.mark.parametrize("restart", RESTARTS.values(), ids=RESTARTS)
+def test_restart_loses_no_packet_and_writes_no_route(restart: Restart) -> None:
+    """Daemons that go and come back lose no packet, write no route on any node, and leave nothing stale."""
+    victims = restart.victims
+    with laid_out(restart.topology) as cluster:
+        bring_up(cluster, restart.topology)
+        attach_workloads(cluster, HOLDERS[restart.topology])
+        nodes = tuple(cluster.daemons)
+        before = {node: cluster.kernel(node) for node in nodes}
+        listed = {node: cluster.listed_workloads(node) for node in nodes}
+        watches = {node: Watch(cluster.lab, node) for node in nodes}
+        traffic = Traffic(cluster.lab, tuple(combinations(cluster.workloads, 2)))
+
+        end(cluster, restart)
+        if restart.frozen:
+            with cluster.frozen(restart.frozen):
+                cluster.start(*victims)
+                for node in victims:
+                    cluster.until_logged(node, "restart.began")
+                    cluster.until_logged(node, "peer.up")
+                cluster.stop(restart.number, *victims)
+            for node in victims:
+                assert "restart.in-sync" not in cluster.log(node), f"{node} was ended before that"
+        if restart.is_state_lost:
+            for node in victims:
+                cluster.lab.exec(node, ["find", STATE, "-mindepth", "1", "-delete"])
+        traffic.await_rounds()
+        assert before == {node: cluster.kernel(node) for node in nodes}, f"while {victims} are away"
+
+        cluster.start(*victims)
+        cluster.await_sync(*nodes)
+        cluster.await_sessions(SESSIONS[restart.topology])
+        cluster.await_no_stale(*nodes)
+        traffic.await_rounds()
+
+        assert traffic.stop() == []
+        assert {node: [] for node in nodes} == {node: watch.end() for node, watch in watches.items()}
+        assert before == {node: cluster.kernel(node) for node in nodes}
+        assert listed == {node: cluster.listed_workloads(node) for node in nodes}
+        for node in victims:
+            assert "restart.in-sync" in cluster.log(node), f"{node} restarted"
+            assert "restart.gave-up-waiting" not in cluster.log(node), f"{node} heard all of its peers"
+
+
+def end(cluster: Cluster, restart: Restart) -> None:
+    """End the victims and wait until every peer of theirs has noticed; SIGTERM tells it no more than a crash does."""
+    cluster.stop(restart.number, *restart.victims)
+    for one, other in SESSIONS[restart.topology]:
+        for node, peer in ((one, other), (other, one)):
+            if peer in restart.victims and node not in restart.victims:
+                cluster.until(node, partial(cluster.has_peer, node, peer, is_up=False), f"{peer} gone")
+                assert "reset by peer" not in cluster.last_error(node, peer)
+
+
+# ── what is swept, and when ──────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("way", ["refuses", "ignores"])
+def test_dead_neighbour_does_not_block_a_restart(way: str) -> None:
+    """A listed peer that refuses or ignores calls is soon waited for no longer; what was adopted of it goes then."""
+    with laid_out("mesh3") as cluster:
+        bring_up(cluster, "mesh3")
+        watch = Watch(cluster.lab, "n1")
+        cluster.stop(SIGKILL, "n1", "n2")
+        if way == "ignores":
+            cluster.lab.outside(["ip", "link", "set", "n2", "down"])  # its port of the switch
+
+        cluster.start("n1")
+        cluster.until_logged("n1", "restart.began")
+        cluster.until_logged("n1", "peer.up peer=n3")
+        found = cluster.prefixes("n1")
+        status = cluster.status("n1")
+        assert status is not None
+        assert (False, blocks(*NODES)) == (status.is_in_sync, found), "nothing goes before it is in sync"
+
+        cluster.await_sync("n1")
+        cluster.await_prefixes("n1", blocks("n1", "n3"))
+        cluster.await_no_next_hop("n1", *ADDRESSES["n2"])
+        assert "restart.gave-up-waiting" not in cluster.log("n1"), "the limit was not needed"
+        assert but_for_deleted(watch.end(), blocks("n2"), ADDRESSES["n2"]) == []
+
+
+def test_peer_taken_out_of_the_configuration_while_away_is_swept() -> None:
+    """What a restarted node adopted of a peer that it has no longer goes; nothing else is touched."""
+    with laid_out("mesh3") as cluster:
+        texts = bring_up(cluster, "mesh3")
+        watch = Watch(cluster.lab, "n1")
+        cluster.stop(SIGKILL, "n1")
+        cluster.configure("n1", without_node(texts["n1"], "n3"))
+
+        cluster.start("n1")
+        cluster.await_sync("n1")
+        cluster.await_sessions([("n1", "n2")])
+        cluster.await_prefixes("n1", blocks("n1", "n2"))
+        cluster.await_no_next_hop("n1", *ADDRESSES["n3"])
+        assert but_for_deleted(watch.end(), blocks("n3"), ADDRESSES["n3"]) == []
+
+
+def test_what_ended_while_a_node_was_away_is_swept_on_both_sides() -> None:
+    """A restarted node drops what its peers announce no longer, and they drop what it announces no longer."""
+    theirs, its = ("198.51.100.0/25", "2001:db8:51::/48"), ("198.51.100.128/25", "2001:db8:52::/48")
+    with laid_out("mesh3") as cluster:
+        plain = text_of("config/demo.toml", hold_time=PATIENT)
+        bring_up(cluster, "mesh3", {"n2": announcing(plain, "n2", *theirs), "n3": announcing(plain, "n3", *its)})
+        cluster.await_prefixes("n1", blocks(*NODES) | {*theirs, *its})
+        cluster.await_prefixes("n2", blocks(*NODES) | {*its})
+        cluster.await_prefixes("n3", blocks(*NODES) | {*theirs})
+        watches = {node: Watch(cluster.lab, node) for node in NODES}
+
+        cluster.stop(SIGKILL, "n3")
+        cluster.reload("n2", plain)
+        cluster.await_prefixes("n1", blocks(*NODES) | {*its})
+        assert blocks(*NODES) | {*theirs} == cluster.prefixes("n3"), "nobody is there to take them away"
+        cluster.configure("n3", plain)
+        cluster.start("n3")
+        cluster.await_sync("n3")
+        for node in NODES:
+            cluster.await_prefixes(node, blocks(*NODES))
+
+        gone = {"n1": {*theirs, *its}, "n2": {*its}, "n3": {*theirs}}
+        for node in NODES:
+            assert but_for_deleted(watches[node].end(), gone[node]) == [], node
+
+
+def test_first_boot_waits_for_nobody() -> None:
+    """A node that holds no routes is in sync as soon as it runs, whoever is away and whatever it remembers."""
+    with laid_out("mesh3") as cluster:
+        cluster.configure("n1", text_of("config/demo.toml"))
+        cluster.start("n1")
+        cluster.await_sync("n1")
+        cluster.await_prefixes("n1", blocks("n1"))
+        assert "restart.began" not in cluster.log("n1")
+
+    with laid_out("mesh3") as cluster:
+        bring_up(cluster, "mesh3")
+        cluster.stop(SIGKILL, *NODES)
+        for family in ("-4", "-6"):  # as a reboot does, which leaves the state directory alone
+            cluster.lab.exec("n1", ["ip", family, "route", "flush", "proto", "77"])
+        cluster.start("n1")
+        cluster.await_sync("n1")
+        cluster.await_prefixes("n1", blocks("n1"))
+        assert "restart.began" not in cluster.log("n1")
+
+
+def but_for_deleted(told: Sequence[str], prefixes: set[str], next_hops: Sequence[str] = ()) -> list[str]:
+    """Return what a watch has told but for the end of these routes and of nexthop objects by these addresses."""
+    routes = tuple(f"Deleted {prefix} " for prefix in prefixes)
+    return [
+        line
+        for line in told
+        if not line.startswith(routes)
+        and not (line.startswith("Deleted id ") and any(f" via {address} " in line for address in next_hops))
+    ]
+
+
+# ── the way up ───────────────────────────────────────────────────────────────
+
+
+def bring_up(cluster: Cluster, topology: str, texts: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Start every node and wait for its sessions and for the pod CIDRs in its kernel; returns the configurations."""
+    file = "config/demo.toml" if topology == "mesh3" else "containerlab/reflector/bgpmesh.toml"
+    whole = dict.fromkeys(HOLDERS[topology], text_of(file, hold_time=PATIENT))
+    if topology == "reflector":
+        whole["rr1"] = text_of("containerlab/reflector/rr1.toml", hold_time=PATIENT)
+    whole |= texts or {}
+    for node, text in whole.items():
+        cluster.configure(node, text)
+    cluster.start(*whole)
+    cluster.await_sync(*whole)
+    cluster.await_sessions(SESSIONS[topology])
+    for node in HOLDERS[topology]:
+        expected = blocks(*HOLDERS[topology])
+        cluster.until(node, partial(cluster.has_prefixes, node, expected), f"routes to {sorted(expected)}")
+    return whole
+
+
+def attach_workloads(cluster: Cluster, nodes: Sequence[str]) -> None:
+    """Give the first three of these nodes a workload each."""
+    for node in nodes[:3]:
+        workload = cluster.attach(node)
+        cluster.await_prefixes(node, blocks(*nodes) | {*workload.addresses})

@@ -1,0 +1,726 @@
+"""The Rib beside a model that recomputes everything from its inputs, naively and from scratch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bgpmesh.peering.message import EndOfRib
+from bgpmesh.rib import export
+from bgpmesh.rib.rib import Rib
+from bgpmesh.route.attributes import PathAttributes, RouterId
+from bgpmesh.route.nlri import Family, IPAddress, Nlri, contains, family_of, host_nlri
+from bgpmesh.route.path import Blackhole, HostRoute, HostRouteKind, OnLink, PeerName, Resolution, Role, Target, Via
+from tests.property.strategies import (
+    ASN,
+    BOTH,
+    CLUSTER_ID,
+    HOSTS,
+    NEXT_HOPS,
+    PEERS,
+    PREFIXES,
+    ROUTER_ID,
+    ROUTER_IDS,
+    batches,
+)
+from tests.property.strategies import negotiated as negotiate
+
+# ── the model ────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """A path as the model sees it: from whom (None: local), with what."""
+
+    peer: PeerName | None
+    attributes: PathAttributes
+    target: Target | None = None
+
+    @property
+    def is_external(self) -> bool:
+        """Whether it came over eBGP."""
+        return self.peer is not None and PEERS[self.peer].is_external
+
+    @property
+    def hop(self) -> tuple[IPAddress, bool]:
+        """Its next hop, and whether only a connected subnet will do."""
+        assert self.peer is not None
+        assert self.attributes.next_hop is not None
+        return self.attributes.next_hop, PEERS[self.peer].is_single_hop
+
+
+@dataclass
+class World:
+    """The inputs, and nothing else."""
+
+    received: dict[PeerName, dict[Nlri, PathAttributes]] = field(default_factory=dict)
+    stale: dict[PeerName, set[Nlri]] = field(default_factory=dict)
+    up: set[PeerName] = field(default_factory=set)
+    local: dict[Nlri, Target | None] = field(default_factory=dict)
+    hosts: set[HostRoute] = field(default_factory=set)
+    is_deferring: bool = False
+    ecmp: int = 2
+
+
+class Answer:
+    """What follows from a World; every question is worked out anew from the inputs."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._resolved: dict[tuple[IPAddress, bool], Resolution | None] = {}
+        self._selected: dict[Nlri, tuple[Known, list[Known]] | None] = {}
+
+    def paths(self, nlri: Nlri) -> list[Known]:
+        """Return every path of a prefix."""
+        found = [Known(name, table[nlri]) for name, table in self.world.received.items() if nlri in table]
+        if nlri in self.world.local:
+            return [Known(None, PathAttributes(), self.world.local[nlri])]  # nothing beats our own
+        return found
+
+    @staticmethod
+    def is_looped(path: Known) -> bool:
+        """Tell whether a loop check refuses it."""
+        attributes = path.attributes
+        return (
+            any(ASN in members for _, members in attributes.as_path.segments)
+            or attributes.originator_id == ROUTER_ID
+            or CLUSTER_ID in attributes.cluster_list
+        )
+
+    def host(self, prefix: Nlri) -> HostRoute | None:
+        """Return the kernel route of others that counts at a prefix."""
+        routes = [route for route in self.world.hosts if route.prefix == prefix]
+        return min(routes, key=lambda r: (r.metric, r.link, str(r.gateway)), default=None)
+
+    def could_need(self, nlri: Nlri) -> set[tuple[IPAddress, bool]]:
+        """Return the next hops that our route for a prefix could ever use."""
+        return {path.hop for path in self.paths(nlri) if path.peer is not None and not self.is_looped(path)}
+
+    def leads_to(self, start: tuple[IPAddress, bool], goal: tuple[IPAddress, bool]) -> bool:
+        """Tell whether resolving one next hop could come to need another."""
+        seen: set[tuple[IPAddress, bool]] = set()
+        ahead = {start}
+        while ahead:
+            if goal in ahead:
+                return True
+            seen |= ahead
+            ahead = {
+                hop
+                for at in ahead
+                if not at[1]
+                for nlri in PREFIXES
+                if nlri[0] and contains(nlri, host_nlri(at[0])) and self.host(nlri) is None
+                for hop in self.could_need(nlri)
+            } - seen
+        return False
+
+    def resolve(self, hop: tuple[IPAddress, bool]) -> Resolution | None:
+        """Return what a next hop is, None where it cannot be reached."""
+        if hop not in self._resolved:
+            self._resolved[hop] = self._resolve(hop)
+        return self._resolved[hop]
+
+    def _resolve(self, hop: tuple[IPAddress, bool]) -> Resolution | None:
+        at, is_single_hop = hop
+        if str(at) == "192.0.2.1" and self.world.received.keys() | self.world.up:
+            return None
+        covering = {Nlri(route.prefix) for route in self.world.hosts} | set(PREFIXES)
+        for nlri in sorted((n for n in covering if contains(n, host_nlri(at))), key=lambda n: -n[0]):
+            host = self.host(nlri)
+            if host is not None and not (is_single_hop and host.kind is HostRouteKind.GATEWAY):
+                is_usable = host.kind in {HostRouteKind.CONNECTED, HostRouteKind.GATEWAY}
+                return Resolution(host.link, host.gateway, host.metric) if is_usable else None
+            if host is not None or is_single_hop or nlri[0] == 0:
+                continue
+            if any(self.leads_to(needed, hop) for needed in self.could_need(nlri)):
+                continue
+            selected = self.select(nlri)
+            if selected is None:
+                continue
+            best = selected[0]
+            if best.peer is not None:
+                found = self.resolve(best.hop)
+                assert found is not None
+                return Resolution(found.link, found.gateway or best.hop[0], found.cost)
+            if best.target is not None:
+                return None
+        return None
+
+    def select(self, nlri: Nlri) -> tuple[Known, list[Known]] | None:
+        """Return the best path, and all that are equal up to the cost."""
+        if nlri not in self._selected:
+            self._selected[nlri] = self._select(nlri)
+        return self._selected[nlri]
+
+    def _select(self, nlri: Nlri) -> tuple[Known, list[Known]] | None:
+        left: list[Known] = []
+        for path in self.paths(nlri):
+            if path.peer is None:
+                return path, [path]
+            if not self.world.is_deferring and not self.is_looped(path) and self.resolve(path.hop) is not None:
+                left.append(path)
+        if not left:
+            return None
+
+        def keep(rank: Callable[[Known], int]) -> None:
+            left[:] = [path for path in left if rank(path) == min(map(rank, left))]
+
+        keep(lambda p: -(100 if p.is_external or p.attributes.local_pref is None else p.attributes.local_pref))
+        keep(lambda p: p.attributes.as_path.length)
+        keep(lambda p: p.attributes.origin)
+        by_as: dict[int | None, int] = {}
+        for path in left:
+            first = path.attributes.as_path.first
+            by_as[first] = min(by_as.get(first, 1 << 40), path.attributes.med or 0)
+        left = [path for path in left if (path.attributes.med or 0) == by_as[path.attributes.as_path.first]]
+        keep(lambda p: not p.is_external)
+        keep(self.cost)
+        equal = list(left)
+        keep(self.router_id)
+        keep(lambda p: len(p.attributes.cluster_list))
+        keep(lambda p: int(PEERS[p.peer].address) if p.peer else 0)
+        return left[0], equal
+
+    def cost(self, path: Known) -> int:
+        """Return what it costs to reach a path's next hop."""
+        found = self.resolve(path.hop)
+        return 0 if found is None else found.cost
+
+    @staticmethod
+    def router_id(path: Known) -> int:
+        """Return who made a path, or else who sent it."""
+        assert path.peer is not None
+        own = ROUTER_IDS[path.peer]
+        return own if path.attributes.originator_id is None else path.attributes.originator_id
+
+    def target(self, nlri: Nlri) -> Target | None:
+        """Return the kernel route of a prefix."""
+        selected = self.select(nlri)
+        if selected is None:
+            return None
+        best, equal = selected
+        if best.peer is None:
+            return best.target
+        others = [p for p in equal if p is not best]
+        others.sort(key=lambda p: (self.router_id(p), int(PEERS[p.peer].address) if p.peer else 0))
+        hops = list(dict.fromkeys(path.hop[0] for path in (best, *others)))[: self.world.ecmp]
+        return Via(tuple(sorted(hops, key=int)))
+
+    def is_connected(self, nlri: Nlri) -> bool:
+        """Tell whether this host has a prefix itself."""
+        return any(
+            route.prefix == nlri and route.kind in {HostRouteKind.CONNECTED, HostRouteKind.LOCAL}
+            for route in self.world.hosts
+        )
+
+    def fib(self) -> dict[Nlri, Target]:
+        """Return every kernel route."""
+        targets = {nlri: self.target(nlri) for nlri in PREFIXES if not self.is_connected(nlri)}
+        return {nlri: target for nlri, target in targets.items() if target is not None}
+
+    def told(self, name: PeerName) -> dict[Nlri, PathAttributes]:
+        """Return what a peer is to have heard."""
+        peer = PEERS[name]
+        found: dict[Nlri, PathAttributes] = {}
+        for nlri in PREFIXES:
+            selected = self.select(nlri)
+            if selected is not None:
+                made = self._told(peer.name, nlri, selected[0])
+                if made is not None and made.originator_id != ROUTER_IDS[name]:
+                    found[nlri] = made
+        return found
+
+    def _told(self, name: PeerName, nlri: Nlri, best: Known) -> PathAttributes | None:
+        peer, came = PEERS[name], best.attributes
+        if best.peer == name or 0xFFFFFF02 in came.communities:
+            return None
+        ours = dict(peer.next_hops)[family_of(nlri)]
+        if peer.is_external:
+            if 0xFFFFFF01 in came.communities or (peer.exports == ("own",) and best.peer is not None):
+                return None
+            subnets = [r for r in self.world.hosts if r.kind is HostRouteKind.CONNECTED]
+            is_third_party = (
+                peer.next_hop == "auto"
+                and came.next_hop is not None
+                and any(
+                    contains(Nlri(r.prefix), host_nlri(peer.address))
+                    and contains(Nlri(r.prefix), host_nlri(came.next_hop))
+                    for r in subnets
+                )
+            )
+            return replace(
+                came,
+                as_path=came.as_path.prepended(ASN),
+                next_hop=came.next_hop if is_third_party else ours,
+                med=None,
+                local_pref=None,
+                originator_id=None,
+                cluster_list=(),
+            )
+        preferred = 100 if best.is_external or came.local_pref is None else came.local_pref
+        if best.peer is None:
+            return replace(came, next_hop=ours, local_pref=preferred)
+        if best.is_external:
+            return replace(came, local_pref=preferred)
+        if Role.CLIENT not in {peer.role, PEERS[best.peer].role}:
+            return None
+        return replace(
+            came,
+            local_pref=preferred,
+            originator_id=came.originator_id or ROUTER_IDS[best.peer],
+            cluster_list=(CLUSTER_ID, *came.cluster_list),
+        )
+
+
+# ── the Rib under test ───────────────────────────────────────────────────────
+
+Step = tuple[object, ...]
+
+
+class Pair:
+    """A Rib and a World that are told the same, and the peers' ears."""
+
+    def __init__(self) -> None:
+        self.world = World()
+        self.rib = Rib(ASN, ROUTER_ID, CLUSTER_ID, self.world.ecmp, kernel_enabled=True)
+        self.told: dict[PeerName, dict[Nlri, PathAttributes]] = {}
+        self.asked_again: set[PeerName] = set()
+        self.owed: dict[PeerName, set[Nlri]] = {}  # asked for again, and not yet heard again
+        self.ends: dict[PeerName, list[Family]] = {}
+        self.installed: dict[Nlri, Target] = {}
+
+    def do(self, step: Step) -> None:  # noqa: C901, PLR0912 - one case for each thing that can happen
+        """Let one thing happen to both."""
+        match step:
+            case ("announce", str() as name, (PathAttributes() as attributes, list() as nlris)):
+                if name in self.world.up:
+                    self.rib.receive(PeerName(name), attributes, nlris, [])
+                    self.world.received[PeerName(name)].update(dict.fromkeys(nlris, attributes))
+                    self.world.stale[PeerName(name)] -= set(nlris)
+            case ("withdraw", str() as name, list() as nlris):
+                if name in self.world.up:
+                    self.rib.receive(PeerName(name), None, [], nlris)
+                    self._forget(PeerName(name), lambda nlri: nlri in nlris)
+            case ("up", str() as name, frozenset() as keep):
+                self._up(PeerName(name), keep)
+            case ("down", str() as name, frozenset() as retain):
+                self._down(PeerName(name), retain)
+            case ("sweep", str() as name, frozenset() as families):
+                stale = self.world.stale.get(PeerName(name), set())
+                self.rib.sweep(PeerName(name), families)
+                self._forget(PeerName(name), lambda nlri: nlri in stale and family_of(nlri) in families)
+                self._drop_if_gone(PeerName(name))
+            case ("originate", nlri, target):
+                self.rib.originate(nlri, target, advertise=True)  # type: ignore[arg-type]
+                self.world.local[nlri] = target  # type: ignore[index,assignment]
+            case ("retire", nlri):
+                self.rib.retire(nlri)  # type: ignore[arg-type]
+                self.world.local.pop(nlri, None)  # type: ignore[call-overload]
+            case ("host", HostRoute() as route):
+                if route in self.world.hosts:
+                    self.world.hosts.discard(route)
+                    self.rib.host_routes_changed([], [route])
+                else:
+                    self.world.hosts.add(route)
+                    self.rib.host_routes_changed([route], [])
+            case ("defer", bool() as value):
+                self.rib.is_deferring = self.world.is_deferring = value
+            case ("refresh", str() as name, Family() as family):
+                self.rib.refresh(PeerName(name), family)
+                self.asked_again.add(PeerName(name))
+                told = self.told.get(PeerName(name), {})
+                self.owed.setdefault(PeerName(name), set()).update(n for n in told if family_of(n) is family)
+            case ("work", int() as limit):
+                self.rib.work(limit)
+            case ("take", str() as name, int() as limit):
+                self.take(PeerName(name), limit)
+            case ("settle",):
+                self.settle()
+            case _:
+                raise AssertionError(step)
+
+    def _up(self, name: PeerName, keep: frozenset[Family]) -> None:
+        self.rib.peer_up(PEERS[name], negotiate(PEERS[name], ROUTER_IDS[name]), keep)
+        self.rib.send_end_of_rib(name)
+        self.world.up.add(name)
+        table = self.world.received.setdefault(name, {})
+        self.world.stale[name] = set(table)
+        self._forget(name, lambda nlri: family_of(nlri) not in keep)
+        self.told[name], self.ends[name] = {}, []
+        self.asked_again.discard(name)
+        self.owed.pop(name, None)
+
+    def _down(self, name: PeerName, retain: frozenset[Family]) -> None:
+        self.rib.peer_down(name, retain)
+        self.world.up.discard(name)
+        self._forget(name, lambda nlri: family_of(nlri) not in retain)
+        self.world.stale[name] = set(self.world.received.get(name, {}))
+        self.told.pop(name, None)
+        self.owed.pop(name, None)
+        self._drop_if_gone(name)
+
+    def _drop_if_gone(self, name: PeerName) -> None:
+        if name not in self.world.up and not self.world.received.get(name):
+            self.world.received.pop(name, None)
+
+    def _forget(self, name: PeerName, which: Callable[[Nlri], bool]) -> None:
+        table = self.world.received.get(name, {})
+        for nlri in [nlri for nlri in table if which(nlri)]:
+            del table[nlri]
+            self.world.stale[name].discard(nlri)
+
+    def take(self, name: PeerName, limit: int) -> bool:
+        """Let one peer hear some; every change must be one."""
+        batches = self.rib.take(name, limit)
+        for batch in batches:
+            if isinstance(batch, EndOfRib):
+                assert batch.family not in self.ends[name], "End-of-RIB twice"
+                self.ends[name].append(batch.family)
+                continue
+            told = self.told[name]
+            self.owed.get(name, set()).difference_update(batch.nlris)
+            for nlri in batch.nlris:
+                if batch.attributes is None:
+                    assert nlri in told, "withdrawn, but never told"
+                    del told[nlri]
+                else:
+                    is_new = nlri not in told or not told[nlri].same_as(batch.attributes)
+                    assert is_new or name in self.asked_again, "told twice"
+                    told[nlri] = batch.attributes
+        return bool(batches)
+
+    def settle(self) -> None:
+        """Finish everything, and compare with what follows from the inputs alone."""
+        rib, answer = self.rib, Answer(self.world)
+        for _ in range(1_000):
+            if not rib.work(3):
+                break
+        else:
+            pytest.fail("work never ends")
+        for name in self.told:
+            while self.take(name, 3):
+                pass
+            assert not rib.has_routes_for(name)
+        fib = answer.fib()
+        assert fib == rib.fib.wanted
+        hops = {hop for target in fib.values() if isinstance(target, Via) for hop in target.next_hops}
+        assert hops == set(rib.next_hops.wanted)
+        for hop in hops:
+            possible = [answer.resolve((hop, is_single_hop)) for is_single_hop in (True, False)]
+            assert rib.next_hops.wanted[hop] in possible
+        for nlri in PREFIXES:
+            selected = answer.select(nlri)
+            best = next((c for c in rib.candidates(nlri) if c.is_best), None)
+            expected = None if selected is None else selected[0].peer or "local"
+            assert expected == (None if best is None else best.peer or "local")
+            assert all(c.reason for c in rib.candidates(nlri))
+            stale = {name for name, nlris in self.world.stale.items() if nlri in nlris}
+            assert stale == {c.peer for c in rib.candidates(nlri) if c.is_stale}
+        for name, told in self.told.items():
+            assert visible(answer.told(name)) == visible(told), name
+            assert visible(told) == visible(dict(rib.advertised(name)))
+            for family in BOTH:
+                count = sum(family_of(nlri) is family for nlri in told)
+                received = sum(family_of(nlri) is family for nlri in self.world.received[name])
+                assert (received, count) == rib.counts(name)[family][::2]
+            assert sorted(self.ends[name], key=lambda f: f.afi) == list(BOTH)
+        assert not any(self.owed.values()), "asked for again, and not heard"
+        self.asked_again.clear()
+        self._write(fib)
+
+    def _write(self, fib: dict[Nlri, Target]) -> None:
+        """Play the kernel: what is taken is done, and afterwards it has what is wanted."""
+        while changes := self.rib.fib.take(4, 0.0):
+            for nlri, target in changes:
+                assert self.installed.get(nlri) != target, "a route written that was right"
+                if target is None:
+                    del self.installed[nlri]
+                else:
+                    self.installed[nlri] = target
+            self.rib.fib.acknowledge([nlri for nlri, _ in changes])
+        if not self.rib.fib.keep_unwanted:
+            assert fib == self.installed
+
+
+def visible(table: dict[Nlri, PathAttributes]) -> dict[Nlri, tuple[object, ...]]:
+    """Return what can be compared by value."""
+    return {nlri: export._value_of(attributes) for nlri, attributes in table.items()}
+
+
+# ── what may happen ──────────────────────────────────────────────────────────
+
+names = st.sampled_from(sorted(PEERS))
+some_families = st.sampled_from((frozenset(), frozenset({Family.IPV4}), frozenset(BOTH)))
+updates = st.one_of(batches(Family.IPV4), batches(Family.IPV4), batches(Family.IPV6))
+prefixes = st.sampled_from(PREFIXES)
+announce = st.tuples(st.just("announce"), names, updates)
+withdraw = st.tuples(st.just("withdraw"), names, st.lists(prefixes, min_size=1, max_size=4, unique=True))
+steps: st.SearchStrategy[Step] = st.one_of(
+    announce,
+    announce,
+    announce,
+    withdraw,
+    st.tuples(st.just("up"), names, some_families),
+    st.tuples(st.just("down"), names, some_families),
+    st.tuples(st.just("sweep"), names, some_families),
+    st.tuples(st.just("originate"), prefixes, st.sampled_from((None, Blackhole(), OnLink("bgpm1")))),
+    st.tuples(st.just("retire"), prefixes),
+    st.tuples(st.just("host"), st.sampled_from(HOSTS)),
+    st.tuples(st.just("host"), st.sampled_from(HOSTS)),
+    st.tuples(st.just("defer"), st.booleans()),
+    st.tuples(st.just("refresh"), names, st.sampled_from(BOTH)),
+    st.tuples(st.just("work"), st.integers(1, 5)),
+    st.tuples(st.just("take"), names, st.integers(1, 5)),
+    st.tuples(st.just("settle")),
+)
+START: tuple[Step, ...] = (
+    *(("host", route) for route in HOSTS[:4]),
+    *(("up", name, frozenset()) for name in PEERS),  # c1, c2, n1 first
+)
+
+
+LIMITS = {  # prefixes in a batch, in a flush, in the log; spare attribute sets
+    "tiny": (2, 3, 2, 2),
+    "short log": (50, 50, 2, 0),
+    "as they are": (export.BATCH_PREFIXES, export.FLUSH_PREFIXES, export.LOG_SLACK, export.SPARE_ADVERTS),
+}
+
+
+@pytest.fixture(params=LIMITS, autouse=True)
+def limits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make batches split, logs overflow and slow members fall behind with a handful of prefixes, or not."""
+    names = ("BATCH_PREFIXES", "FLUSH_PREFIXES", "LOG_SLACK", "SPARE_ADVERTS")
+    for name, value in zip(names, LIMITS[request.param], strict=True):
+        monkeypatch.setattr(export, name, value)
+
+
+examples = settings(
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+
+
+@examples
+@given(st.lists(steps, max_size=40))
+def test_incremental_equals_from_scratch(happened: list[Step]) -> None:
+    """Whatever happened in whatever slices, the Rib says what its inputs alone say, to kernel and peers."""
+    pair = Pair()
+    for step in (*START, *happened, ("settle",), ("defer", False), ("settle",)):
+        pair.do(step)
+
+
+narrow_prefixes = st.lists(st.sampled_from(PREFIXES[1:5]), min_size=1, max_size=4, unique=True)
+narrow_names = st.sampled_from(("c1", "c2", "n1"))
+narrow_steps: st.SearchStrategy[Step] = st.one_of(
+    st.tuples(
+        st.just("announce"),
+        narrow_names,
+        st.tuples(
+            st.builds(
+                PathAttributes,
+                next_hop=st.just(NEXT_HOPS[Family.IPV4][3]),
+                local_pref=st.sampled_from((100, 200)),
+                med=st.sampled_from((0, 1)),
+                originator_id=st.sampled_from((None, RouterId(101))),
+            ),
+            narrow_prefixes,
+        ),
+    ),
+    st.tuples(st.just("withdraw"), narrow_names, narrow_prefixes),
+    st.tuples(st.just("refresh"), narrow_names, st.just(Family.IPV4)),
+    st.tuples(st.just("work"), st.just(100)),
+    st.tuples(st.just("take"), narrow_names, st.integers(1, 5)),
+    st.tuples(st.just("take"), narrow_names, st.integers(1, 5)),
+)
+
+
+@examples
+@given(st.lists(narrow_steps, max_size=40))
+def test_what_peers_heard_is_what_they_should_know(happened: list[Step]) -> None:
+    """Three peers fight for few prefixes and read at their own pace: each ends with what from-scratch says."""
+    pair = Pair()
+    for step in (*START[:7], *happened, ("settle",)):
+        pair.do(step)
+
+
+def states_of(pair: Pair) -> tuple[object, ...]:
+    """Return what a Rib says at rest."""
+    pair.settle()
+    return dict(pair.rib.fib.wanted), {name: visible(told) for name, told in pair.told.items()}
+
+
+@examples
+@given(st.lists(st.tuples(names, updates), min_size=1, max_size=4, unique_by=lambda s: (s[0], tuple(s[1][1]))))
+def test_any_order_of_announcements_gives_the_same_tables(
+    said: list[tuple[PeerName, tuple[PathAttributes, list[Nlri]]]],
+) -> None:
+    """Every permutation of what peers announce, with something else announced and withdrawn before, ends alike."""
+    taken: set[tuple[PeerName, Nlri]] = set()
+    apart: list[Step] = []
+    for name, (attributes, nlris) in said:  # one announcement for each prefix and peer: order must not matter
+        left = [nlri for nlri in nlris if (name, nlri) not in taken]
+        taken |= {(name, nlri) for nlri in left}
+        apart.append(("announce", name, (attributes, left)))
+    ends = []
+    for order in itertools.permutations(apart):
+        pair = Pair()
+        for step in START:
+            pair.do(step)
+        for step in order:
+            pair.do(("announce", step[1], (PathAttributes(next_hop=NEXT_HOPS[Family.IPV4][3]), list(PREFIXES[:8]))))
+            pair.do(("withdraw", step[1], [n for n in PREFIXES[:8] if (step[1], n) not in taken]))
+            pair.do(("work", 2))
+        for step in order:
+            pair.do(("withdraw", step[1], [n for n in PREFIXES if (step[1], n) in taken]))
+        for step in order:
+            pair.do(step)
+        ends.append(states_of(pair))
+    assert all(end == ends[0] for end in ends)
+
+
+# ── the path does not matter: lists of states, walked in every way ───────────
+
+State = tuple[Step, ...]
+
+
+def plain(hop: str, **options: object) -> PathAttributes:
+    """Return a plain attribute set with a next hop."""
+    next_hop = next(h for hops in NEXT_HOPS.values() for h in hops if str(h) == hop)
+    return replace(PathAttributes(next_hop=next_hop), **options)  # type: ignore[arg-type]
+
+
+P1, P2, P3 = PREFIXES[1], PREFIXES[4], PREFIXES[3]
+SCENARIOS: dict[str, tuple[State, ...]] = {
+    "a better path comes": (
+        (("announce", "c1", (plain("192.0.2.20"), [P1])),),
+        (
+            ("announce", "c1", (plain("192.0.2.20"), [P1])),
+            ("announce", "n1", (plain("192.0.2.12", local_pref=200), [P1])),
+        ),
+        (("announce", "n1", (plain("192.0.2.12", local_pref=200), [P1])),),
+    ),
+    "a chain of next hops": (
+        (("announce", "c1", (plain("10.1.1.1"), [P2])),),
+        (("announce", "c1", (plain("10.1.1.1"), [P2])), ("announce", "n1", (plain("10.2.2.2"), [PREFIXES[6]]))),
+        (
+            ("announce", "c1", (plain("10.1.1.1"), [P2])),
+            ("announce", "n1", (plain("10.2.2.2"), [PREFIXES[6]])),
+            ("announce", "c2", (plain("192.0.2.20"), [P3])),
+        ),
+        (("announce", "n1", (plain("10.2.2.2"), [P3])), ("announce", "c2", (plain("10.1.1.1"), [P2]))),
+    ),
+    "our own beside theirs": (
+        (("originate", P1, Blackhole()), ("announce", "e1", (plain("192.0.2.20"), [P1, P2]))),
+        (("announce", "e1", (plain("192.0.2.20"), [P1, P2])),),
+        (("originate", P1, OnLink("bgpm1")), ("originate", P2, None)),
+    ),
+    "equal paths": (
+        (("announce", "c1", (plain("192.0.2.20"), [P1])), ("announce", "c2", (plain("192.0.2.12"), [P1]))),
+        (
+            ("announce", "c1", (plain("192.0.2.20"), [P1])),
+            ("announce", "c2", (plain("192.0.2.12"), [P1])),
+            ("announce", "n1", (plain("172.16.0.5"), [P1])),
+        ),
+        (("announce", "c2", (plain("192.0.2.12", med=5), [P1])), ("announce", "n1", (plain("192.0.2.20"), [P1]))),
+    ),
+}
+
+
+def leave(state: State) -> Iterator[Step]:
+    """Undo a state."""
+    for step in state:
+        match step:
+            case ("announce", name, (_, nlris)):
+                yield ("withdraw", name, nlris)
+            case ("originate", nlri, _):
+                yield ("retire", nlri)
+
+
+def between(before: State, after: State) -> list[Step]:
+    """Return the steps from one state to the next."""
+    gone = [step for step in leave(before) if step not in list(leave(after))]
+    return [*gone, *after]
+
+
+def walks(states: Sequence[State]) -> dict[str, list[list[Step]]]:
+    """Return ways to the last state, as lists of steps between which something may be flushed."""
+    around = [state for pair in zip(states, [()] * len(states), strict=True) for state in pair][:-1]
+    backward = [*reversed(states), *states[1:]]
+    return {
+        "forward": [between(a, b) for a, b in itertools.pairwise([(), *states])],
+        "back and forth": [between(a, b) for a, b in itertools.pairwise([(), *backward])],
+        "through nothing": [between(a, b) for a, b in itertools.pairwise([(), *around])],
+        "split": [[step] for a, b in itertools.pairwise([(), *states]) for step in between(a, b)],
+        "at once": [[step for a, b in itertools.pairwise([(), *states]) for step in between(a, b)]],
+        "directly": [list(states[-1])],
+    }
+
+
+CADENCES: dict[str, tuple[list[Step], bool]] = {
+    "at the end": ([], False),
+    "work each time": ([("work", 100)], False),
+    "a little work": ([("work", 1), ("take", "c1", 1)], False),
+    "settled each time": ([("settle",)], False),
+    "everything twice": ([("work", 2)], True),
+}
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_the_path_does_not_matter(scenario: str) -> None:
+    """A list of states, walked forward, back, through nothing, split, squashed, at five cadences, ends alike."""
+    states = SCENARIOS[scenario]
+    ends = {}
+    for (way, parts), (cadence, (flush, is_twice)) in itertools.product(walks(states).items(), CADENCES.items()):
+        pair = Pair()
+        for step in (*START, ("take", "n1", 1)):
+            pair.do(step)
+        for part in parts:
+            for step in part:
+                pair.do(step)
+                if is_twice:
+                    pair.do(step)
+            for step in flush:
+                pair.do(step)
+        ends[way, cadence] = states_of(pair)
+    expected = ends["directly", "at the end"]
+    assert dict.fromkeys(ends, expected) == ends
+
+
+@examples
+@given(st.lists(announce, max_size=8), st.lists(st.tuples(names, st.integers(1, 4)), max_size=10))
+def test_a_session_that_returns_with_the_same_changes_nothing(
+    said: list[Step], turns: list[tuple[PeerName, int]]
+) -> None:
+    """All peers restart gracefully and say the same again: no route is written, nobody is told anything."""
+    pair = Pair()
+    for step in (*START, *said):
+        pair.do(step)
+    pair.settle()
+    tables = {name: dict(table) for name, table in pair.world.received.items()}
+    name = PeerName("c1")
+    pair.do(("down", name, frozenset(BOTH)))
+    pair.settle()
+    pair.do(("up", name, frozenset(BOTH)))
+    heard = {other: visible(told) for other, told in pair.told.items() if other != name}
+    for nlri, attributes in tables[name].items():
+        pair.do(("announce", name, (replace(attributes), [nlri])))  # equal, but another codec's object
+        pair.do(("work", 1))
+    pair.do(("sweep", name, frozenset(BOTH)))
+    while pair.rib.work(5):
+        pass
+    assert pair.rib.fib.take(100, 0.0) == []
+    for other in heard:
+        assert not any(pair.rib.take(other, 100))
+    for who, limit in turns:
+        pair.do(("take", who, limit))
+    pair.settle()
+
+
+def test_router_ids_differ() -> None:
+    """The model's last tie-breaks rest on this."""
+    assert len(set(ROUTER_IDS.values())) == len(ROUTER_IDS)
+    assert RouterId(101) in ROUTER_IDS.values()

@@ -1,0 +1,147 @@
+"""What the commands answer, as JSON and as tables; the whole outputs stand in tests/golden/cli."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bgpmesh.control import tables, views
+from bgpmesh.control.server import RequestError
+
+if TYPE_CHECKING:
+    from tests.unit.conftest import Running
+
+GOLDEN = Path(__file__).parent.parent.parent / "golden" / "cli"
+
+QUESTIONS: dict[str, tuple[str, dict[str, object], Callable[[object], str]]] = {
+    "status": ("status", {}, tables.status),
+    "peers": ("peers", {"name": None}, tables.peers),
+    "peer-up": ("peers", {"name": "n2"}, tables.peer),
+    "peer-down": ("peers", {"name": "n3"}, tables.peer),
+    "routes": ("routes", {}, tables.routes),
+    "routes-prefix": ("routes", {"prefix": "10.244.2.0/26"}, tables.routes),
+    "routes-received": ("routes", {"received": "n2"}, tables.routes),
+    "routes-advertised": ("routes", {"advertised": "n2"}, tables.routes),
+    "routes-kernel": ("routes", {"kernel": True}, tables.kernel),
+    "trace-learnt": ("trace", {"prefix": "10.244.2.0/26"}, tables.trace),
+    "trace-own": ("trace", {"prefix": "10.244.1.5"}, tables.trace),
+    "trace-unreachable": ("trace", {"prefix": "10.244.9.0/26"}, tables.trace),
+    "workload-list": ("workload list", {}, tables.workloads),
+    "pool-show": ("pool show", {}, tables.pools),
+}
+
+
+def asked(running: Running, command: str, args: dict[str, object]) -> object:
+    """Return an answer as it arrives at the other end of the socket."""
+    answer = views.answer(command, args, running)
+    plain: object = json.loads(json.dumps(list(answer) if isinstance(answer, Iterator) else answer))
+    return plain
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_output_is_as_recorded(name: str, running: Running, is_updating_golden: bool) -> None:
+    """Tables and JSON are what somebody looked at and found good."""
+    command, args, show = QUESTIONS[name]
+    answer = asked(running, command, args)
+    for suffix, text in (("json", json.dumps(answer, indent=2) + "\n"), ("txt", show(answer) + "\n")):
+        file = GOLDEN / f"{name}.{suffix}"
+        if is_updating_golden:
+            file.write_text(text, encoding="utf-8")
+        assert file.read_text(encoding="utf-8") == text
+
+
+def test_every_recorded_output_is_still_asked_for() -> None:
+    """No golden file is left over from a question that nobody asks any more."""
+    recorded = {file.stem for file in GOLDEN.iterdir() if not file.name.startswith("check")}
+    assert recorded == set(QUESTIONS)
+
+
+def test_the_keys_of_status_are_those_of_the_contract(running: Running) -> None:
+    """Programs find every field they were promised."""
+    status = asked(running, "status", {})
+    assert isinstance(status, dict)
+    promised = {"node", "ready", "reasons", "uptime_s", "peers", "rib", "fib", "policy"}
+    assert promised <= status.keys()
+    assert {"wanted", "installed", "failed", "drift_repaired"} == status["fib"].keys()
+    peer = {"name", "address", "asn", "state", "uptime_s", "received", "accepted", "advertised", "last_error"}
+    assert peer | {"treated_as_withdraw", "attributes_discarded", "bfd"} <= status["peers"][0].keys()
+
+
+def test_a_node_with_reasons_is_not_ready(running: Running) -> None:
+    """Ready means that there is no reason not to be."""
+    running.problems.append("starting")
+    status = asked(running, "status", {})
+    assert isinstance(status, dict)
+    assert status | {"ready": False, "reasons": ["starting"]} == status
+
+
+def test_an_address_means_the_longest_prefix_around_it(running: Running) -> None:
+    """People ask about addresses; without a host route the prefix that covers it is meant."""
+    shown = [asked(running, "routes", {"prefix": text}) for text in ("10.244.2.9", "10.244.1.5", "10.244.1.6")]
+    prefixes = [[route["prefix"] for route in answer] for answer in shown if isinstance(answer, list)]
+    assert prefixes == [["10.244.2.0/26"], ["10.244.1.5/32"], ["10.244.1.0/26"]]
+
+
+def test_a_prefix_that_nobody_has_is_an_empty_answer(running: Running) -> None:
+    """Nothing known is no error; the command's exit code says so."""
+    assert asked(running, "routes", {"prefix": "203.0.113.0/24"}) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "args", "kind"),
+    [
+        ("peers", {"name": "n9"}, "not-found"),
+        ("routes", {"received": "n9"}, "not-found"),
+        ("routes", {"prefix": "10.0.0.1/8"}, "bad-request"),
+        ("routes", {"prefix": ["x"]}, "bad-request"),
+        ("trace", {"prefix": "203.0.113.0/24"}, "not-found"),
+        ("trace", {}, "bad-request"),
+        ("drain", {}, "bad-request"),
+    ],
+)
+def test_what_cannot_be_answered_has_a_kind(command: str, args: dict[str, object], kind: str, running: Running) -> None:
+    """A wrong question raises RequestError, never anything else."""
+    with pytest.raises(RequestError) as caught:
+        asked(running, command, args)
+    assert caught.value.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("0002fc0000000007", "rt:64512:7"),
+        ("4102c00002010007", "rt:192.0.2.1:7"),
+        ("0203000100000007", "soo:65536:7"),
+        ("030c000000000008", "030c000000000008"),
+    ],
+)
+def test_extended_communities_are_shown_as_people_write_them(value: str, expected: str) -> None:
+    """Route targets and origins of all three forms; what we do not know stays hexadecimal."""
+    assert views.ext_community(bytes.fromhex(value)) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (0, "0 s"),
+        (0.25, "0.2 s"),
+        (59.9, "59 s"),
+        (60, "1 min 00 s"),
+        (3599, "59 min 59 s"),
+        (7800, "2 h 10 min"),
+        (356_400, "4 d 03 h"),
+        (None, ""),
+    ],
+)
+def test_durations_are_read_at_a_glance(seconds: object, expected: str) -> None:
+    """Two units at most."""
+    assert tables.duration(seconds) == expected
+
+
+def test_tables_obey_nobody() -> None:
+    """Control characters that a peer said do not reach the terminal."""
+    assert "\x1b" not in tables.peers([{"name": "n2", "last_error": "\x1b[2Jgone"}])

@@ -1,0 +1,316 @@
+"""What peers hear: who, as what, in which batches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from bgpmesh.rib import export
+from bgpmesh.route.attributes import PathAttributes, RouterId
+from bgpmesh.route.nlri import Family
+from bgpmesh.route.path import Blackhole, PeerName, Role
+from tests.unit.rib.ribworld import (
+    ASN,
+    CLUSTER_ID,
+    World,
+    address,
+    changed,
+    external,
+    host,
+    internal,
+    key,
+    sequence,
+    via,
+)
+
+P, Q = "10.1.0.0/16", "10.2.0.0/16"
+
+
+def reflecting() -> World:
+    """Return a reflector with two clients, two non-clients and two external peers."""
+    peers = [internal(name, 20 + at, Role.CLIENT, CLUSTER_ID) for at, name in enumerate(("c1", "c2"))]
+    peers += [internal(name, 30 + at, Role.NON_CLIENT, CLUSTER_ID) for at, name in enumerate(("n1", "n2"))]
+    peers += [external("e1", "192.0.2.41"), external("e2", "192.0.2.42", 65002)]
+    return World(*peers, cluster_id=CLUSTER_ID)
+
+
+@pytest.mark.parametrize(
+    ("source", "hearers"),
+    [
+        ("c1", {"c2", "n1", "n2", "e1", "e2"}),
+        ("n1", {"c1", "c2", "e1", "e2"}),
+        ("e1", {"c1", "c2", "n1", "n2", "e2"}),
+        ("local", {"c1", "c2", "n1", "n2", "e1", "e2"}),
+    ],
+)
+def test_a_reflector_passes_on_as_rfc_4456_says(source: str, hearers: set[str]) -> None:
+    """From a client to all, from a non-client to clients, from outside and ourselves to all; never back."""
+    world = reflecting()
+    if source == "local":
+        world.rib.originate(key(P), Blackhole(), advertise=True)
+    else:
+        world.hear(source, via("192.0.2.9", 65001), P)
+    assert hearers == {name for name in ("c1", "c2", "n1", "n2", "e1", "e2") if world.heard(name, P)}
+
+
+def test_without_reflection_ibgp_is_not_passed_on_to_ibgp() -> None:
+    """In a full mesh only what is ours or came from outside goes to the others."""
+    world = World(internal("a", 11), internal("b", 12), external("e", "192.0.2.41"))
+    world.hear("a", via("192.0.2.9"), P)
+    world.hear("e", via("192.0.2.41", 65001), Q)
+    assert world.take("b") == [("192.0.2.41", [Q])]
+    assert [hop for hop, prefixes in world.take("e") if P in prefixes] == ["192.0.2.9"]
+
+
+def test_reflected_attributes() -> None:
+    """ORIGINATOR_ID is set once, CLUSTER_LIST grows in front, the rest is unchanged (RFC 4456 §8)."""
+    world = reflecting()
+    world.hear("c1", changed(via("192.0.2.9", 65009), med=5), P)
+    world.hear("n1", changed(via("192.0.2.9"), originator_id=RouterId(77), cluster_list=(RouterId(5),)), Q)
+    first, second = world.heard("c2", P), world.heard("c2", Q)
+    assert first is not None
+    assert second is not None
+    assert (RouterId(20), (CLUSTER_ID,), 100, 5) == (
+        first.originator_id,
+        first.cluster_list,
+        first.local_pref,
+        first.med,
+    )
+    assert (address("192.0.2.9"), sequence(65009)) == (first.next_hop, first.as_path)
+    assert (RouterId(77), (CLUSTER_ID, RouterId(5))) == (second.originator_id, second.cluster_list)
+
+
+def test_who_made_a_route_does_not_hear_it_from_us() -> None:
+    """A client does not get its own route back by way of another reflector."""
+    world = reflecting()
+    world.hear("n1", changed(via("192.0.2.9"), originator_id=RouterId(20), cluster_list=(RouterId(5),)), P)
+    assert world.heard("c1", P) is None
+    assert world.heard("c2", P) is not None
+
+
+def test_what_crosses_an_external_session() -> None:
+    """Our AS in front; LOCAL_PREF, MED, ORIGINATOR_ID, CLUSTER_LIST and what is not transitive stay behind."""
+    world = reflecting()
+    rich = changed(
+        via("198.51.100.9", 65009),
+        med=5,
+        local_pref=200,
+        originator_id=RouterId(77),
+        cluster_list=(RouterId(5),),
+        ext_communities=(b"\x00" * 8, b"\x40" + b"\x00" * 7),
+        other=((0xC0, 99, b"x"), (0x80, 98, b"y")),
+    )
+    world.rib.host_routes_changed([host("198.51.100.0/24", 5)], [])
+    world.hear("c1", rich, P)
+    told = world.heard("e1", P)
+    assert told is not None
+    expected = PathAttributes(
+        as_path=sequence(ASN, 65009),
+        next_hop=address("192.0.2.1"),
+        ext_communities=(b"\x00" * 8,),
+        other=((0xE0, 99, b"x"),),
+    )
+    assert expected.same_as(told)
+
+
+def test_our_own_med_goes_out() -> None:
+    """What we set on our own prefixes is ours to say."""
+    world = World(external("e", "192.0.2.41"))
+    world.rib.originate(key(P), Blackhole(), advertise=True, attributes=PathAttributes(med=7))
+    told = world.heard("e", P)
+    assert told is not None
+    assert (7, sequence(ASN), address("192.0.2.1")) == (told.med, told.as_path, told.next_hop)
+
+
+@pytest.mark.parametrize(
+    ("mode", "received", "expected"),
+    [
+        ("auto", "192.0.2.9", "192.0.2.9"),
+        ("auto", "198.51.100.9", "192.0.2.1"),
+        ("self", "192.0.2.9", "192.0.2.1"),
+        ("keep", "198.51.100.9", "198.51.100.9"),
+    ],
+)
+def test_the_next_hop_to_an_external_peer(mode: str, received: str, expected: str) -> None:
+    """Auto keeps a third party's on the shared subnet (RFC 4271 §5.1.3), else it is ours; the others do as they say."""
+    world = World(internal("a", 11), replace(external("e", "192.0.2.41"), next_hop=mode))
+    world.rib.host_routes_changed([host("198.51.100.0/24", 5)], [])
+    world.hear("a", via(received), P)
+    told = world.heard("e", P)
+    assert told is not None
+    assert address(expected) == told.next_hop
+
+
+def test_a_shared_subnet_that_goes_changes_the_next_hop_once() -> None:
+    """The peer hears the prefixes whose next hop changed, in one batch, and nothing else."""
+    world = World(internal("a", 11), external("e", "203.0.113.2"))
+    shared = host("203.0.113.0/24", 6)
+    world.rib.host_routes_changed([shared, host("198.51.100.0/24", 5)], [])
+    world.hear("a", via("203.0.113.9"), P)
+    world.hear("a", via("198.51.100.9"), Q)
+    assert world.take("e") == [("203.0.113.9", [P]), ("192.0.2.1", [Q])]
+    world.rib.host_routes_changed([host("203.0.113.0/28", 6)], [])
+    assert [said for said in world.take("e") if Q in said[1]] == []
+    world.rib.host_routes_changed([host("203.0.113.2/32", 6), host("203.0.113.0/30", 7)], [])
+    assert world.take("e") == [("192.0.2.1", [P])]
+
+
+def test_without_an_own_address_own_prefixes_of_a_family_stay_home() -> None:
+    """There is no next hop to give them, so nobody is told."""
+    world = World(replace(internal("a", 11), next_hops=((Family.IPV4, address("192.0.2.1")),)))
+    world.rib.originate(key("2001:db8:5::/48"), Blackhole(), advertise=True)
+    world.rib.originate(key(P), Blackhole(), advertise=True)
+    assert world.take("a") == [("192.0.2.1", [P])]
+
+
+def test_what_is_not_to_be_advertised_is_not() -> None:
+    """A local prefix without `advertise` stays home, also when it was told before."""
+    world = World(internal("a", 11))
+    world.rib.originate(key(P), Blackhole(), advertise=True)
+    assert world.take("a") == [("192.0.2.1", [P])]
+    world.rib.originate(key(P), Blackhole(), advertise=False)
+    assert world.take("a") == [(None, [P])]
+
+
+@pytest.mark.parametrize(
+    ("community", "hearers"), [(0xFFFFFF01, {"n1"}), (0xFFFFFF02, set()), (0xFFFFFF03, {"n1"}), (1, {"n1", "e1"})]
+)
+def test_well_known_communities(community: int, hearers: set[str]) -> None:
+    """NO_EXPORT and NO_EXPORT_SUBCONFED stop at our border, NO_ADVERTISE here (RFC 1997)."""
+    world = reflecting()
+    world.hear("c1", changed(via("192.0.2.9"), communities=(community,)), P)
+    assert hearers == {name for name in ("n1", "e1") if world.heard(name, P)}
+
+
+@pytest.mark.parametrize(("exports", "heard"), [(("own",), [Q]), (("none",), []), (("all",), [P, Q])])
+def test_export_filters(exports: tuple[str, ...], heard: list[str]) -> None:
+    """Own lets only this node's prefixes out, none nothing, all everything."""
+    world = World(internal("a", 11), replace(external("e", "192.0.2.41"), exports=exports))
+    world.hear("a", via("192.0.2.9"), P)
+    world.rib.originate(key(Q), Blackhole(), advertise=True)
+    assert heard == sorted(prefix for _, prefixes in world.take("e") for prefix in prefixes)
+
+
+def test_prefixes_with_the_same_attributes_share_a_batch_and_peers_share_batches() -> None:
+    """One batch for each attribute set, the very same object for every peer of the group."""
+    world = reflecting()
+    for number in range(10):
+        world.hear("n1", changed(via("192.0.2.9"), med=number % 2), f"10.{number}.0.0/16")
+    world.work()
+    one, other = world.rib.take(PeerName("c1"), 1000), world.rib.take(PeerName("c2"), 1000)
+    assert len(one) == 2
+    assert all(a is b for a, b in zip(one, other, strict=True))
+
+
+def test_late_comers_share_their_first_batches_too() -> None:
+    """Peers that come up after the table is full get the same packed batches."""
+    world = reflecting()
+    world.hear("n1", via("192.0.2.9"), P, Q)
+    world.take("c1")
+    late = [internal(name, at, Role.CLIENT, CLUSTER_ID) for name, at in (("c3", 51), ("c4", 52))]
+    for peer in late:
+        world.up(peer)
+    world.work()
+    one, other = (world.rib.take(peer.name, 1000) for peer in late)
+    assert [len(batch.nlris) for batch in one if isinstance(batch, export.Batch)] == [2]
+    assert all(a is b for a, b in zip(one, other, strict=True))
+
+
+def test_flaps_between_two_turns_are_one_change_or_none() -> None:
+    """Only the latest state is sent, and nothing if that is what was told."""
+    world = reflecting()
+    world.hear("n1", via("192.0.2.9"), P)
+    assert world.take("c1") == [("192.0.2.9", [P])]
+    world.take("c2")
+    for med in range(10):
+        world.hear("n1", changed(via("192.0.2.9"), med=med), P)
+        world.work()
+    world.lose("n1", P)
+    world.work()
+    world.hear("n1", via("192.0.2.9"), P)
+    assert world.take("c1") == []
+
+
+def test_end_of_rib_follows_everything_once() -> None:
+    """It waits for what is still to be thought and sent, comes once for each family, and only when asked for."""
+    world = World(internal("a", 11))
+    world.rib.originate(key(P), Blackhole(), advertise=True)
+    assert world.take("a") == [("192.0.2.1", [P])]
+    world.rib.originate(key(Q), Blackhole(), advertise=True)
+    world.rib.send_end_of_rib(PeerName("a"))
+    assert world.rib.take(PeerName("a"), 10) == [], "the prefix is not thought about yet"
+    assert world.take("a") == [("192.0.2.1", [Q]), ("end", ["ipv4"]), ("end", ["ipv6"])]
+    assert world.take("a") == []
+
+
+def test_refresh_sends_a_family_again_to_that_peer_only() -> None:
+    """All of the family, once, and the others hear nothing (RFC 2918)."""
+    world = World(internal("a", 11), internal("b", 12))
+    world.rib.originate(key(P), Blackhole(), advertise=True)
+    world.rib.originate(key("2001:db8:5::/48"), Blackhole(), advertise=True)
+    for name in ("a", "b"):
+        world.take(name)
+    world.rib.refresh(PeerName("a"), Family.IPV4)
+    assert world.take("a") == [("192.0.2.1", [P])]
+    assert (world.take("a"), world.take("b")) == ([], [])
+
+
+def test_a_peer_that_takes_the_lead_hears_a_withdrawal() -> None:
+    """When the best path becomes a peer's own, that peer loses the other's; the others hear what changed."""
+    world = reflecting()
+    world.hear("n1", via("192.0.2.9"), P)
+    assert world.take("c1") == [("192.0.2.9", [P])]
+    world.take("c2")
+    world.hear("c1", changed(via("192.0.2.10"), local_pref=200), P)
+    assert world.take("c1") == [(None, [P])]
+    assert world.take("c2") == [("192.0.2.10", [P])]
+
+
+def test_a_slow_peer_costs_prefixes_not_churn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one peer never reads, a flapping prefix leaves a bounded log, and it hears the latest at last."""
+    monkeypatch.setattr(export, "LOG_SLACK", 10)
+    world = reflecting()
+    for med in range(200):
+        world.hear("n1", changed(via("192.0.2.9"), med=med), P)
+        world.take("c1")
+    (group,) = [g for g in world.rib._groups.values() if g.view.role is Role.CLIENT]
+    assert len(group._log) <= 11
+    assert len(group.members[PeerName("c2")].dirty) <= 1
+    assert world.take("c2") == [("192.0.2.9", [P])]
+    told = world.heard("c2", P)
+    assert told is not None
+    assert told.med == 199
+
+
+def test_a_family_that_was_not_agreed_on_is_not_sent() -> None:
+    """A session of IPv4 only hears IPv4 only, and its End-of-RIB too."""
+    world = World(replace(internal("a", 11), families=(Family.IPV4,)))
+    world.rib.originate(key(P), Blackhole(), advertise=True)
+    world.rib.originate(key("2001:db8:5::/48"), Blackhole(), advertise=True)
+    world.rib.send_end_of_rib(PeerName("a"))
+    assert world.take("a") == [("192.0.2.1", [P]), ("end", ["ipv4"])]
+    assert world.rib.counts(PeerName("a"))[Family.IPV4] == (0, 0, 1)
+
+
+def test_a_peer_that_changes_groups_hears_what_the_new_group_was_told_before() -> None:
+    """Its old group lagged behind its new one: the difference is made up, and nothing is said twice."""
+    small, wide = host("203.0.113.0/28", 6), host("203.0.113.0/24", 6)
+    world = World(internal("a", 11), external("e1", "203.0.113.2"), external("e2", "203.0.113.200"))
+    world.rib.host_routes_changed([small, wide], [])
+    world.hear("a", via("192.0.2.9"), P)
+    assert world.take("e1") == [("192.0.2.1", [P])]
+    world.hear("a", via("192.0.2.9"), Q)
+    assert world.take("e2") == [("192.0.2.1", [P, Q])]
+    world.rib.host_routes_changed([], [small])
+    assert world.take("e1") == [("192.0.2.1", [Q])]
+
+
+def test_half_a_new_groups_table_withdraws_nothing() -> None:
+    """A peer moved to a group that is still being filled waits, rather than hear withdrawals and all again."""
+    world = World(internal("a", 11), external("e", "203.0.113.2"))
+    world.hear("a", via("192.0.2.9"), P)
+    assert world.take("e") == [("192.0.2.1", [P])]
+    world.rib.host_routes_changed([host("203.0.113.0/24", 6)], [])
+    assert world.rib.take(PeerName("e"), 10) == []
+    assert world.take("e") == []

@@ -1,0 +1,331 @@
+"""The command, run as people run it: output, exit code, and what it imports."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from bgpmesh import __version__, cli
+from bgpmesh.errors import KernelError
+
+ROOT = Path(__file__).parent.parent.parent
+GOLDEN = ROOT / "tests" / "golden" / "cli"
+
+CHECKED = """
+[cluster]
+asn = 64512
+topology = "reflectors"
+password = "not shown"
+[pool.default]
+cidr = "10.244.0.0/16"
+[node.n1]
+address = "192.0.2.1"
+address6 = "2001:db8::1"
+pod_cidrs = ["10.244.1.0/26"]
+advertise = ["203.0.113.7/32"]
+reflector = true
+labels = { rack = "r1" }
+[node.n2]
+address = "192.0.2.2"
+[node.n3]
+address = "192.0.2.3"
+asn = 64513
+[peer.tor1]
+address = "192.0.2.254"
+asn = 65001
+nodes = "rack == 'r1'"
+[peer.nobody]
+address = "192.0.2.253"
+asn = 65001
+nodes = "rack == 'r9'"
+"""
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Run in an empty directory, on a host that is no node."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BGPMESH_NODE", raising=False)
+    monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
+
+
+@contextmanager
+def daemon(path: str, answer: object) -> Iterator[list[dict[str, object]]]:
+    """Answer every request at a socket alike; what was asked is collected."""
+    asked: list[dict[str, object]] = []
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+        listening.listen()
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listening.accept()
+                except OSError:
+                    return
+                with connection:
+                    line, descriptors, _, _ = socket.recv_fds(connection, 1 << 16, 4)
+                    request = json.loads(line)
+                    request["files"] = [os.read(descriptor, 100).decode() for descriptor in descriptors]
+                    for descriptor in descriptors:
+                        os.close(descriptor)
+                    asked.append(request)
+                    connection.sendall(json.dumps(answer).encode() + b"\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield asked
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+Ran = tuple[int, str, str]
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs the command and returns (exit code, output, errors)."""
+
+    def ran(*argv: str) -> Ran:
+        try:
+            code = cli.main(argv)
+        except SystemExit as stop:  # argparse's own way out
+            code = stop.code if isinstance(stop.code, int) else 1
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return ran
+
+
+# ── check ────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("suffix", ["txt", "json"])
+@pytest.mark.parametrize("node", ["n1", "n2", None])
+def test_check_output_is_as_recorded(suffix: str, node: str | None, run: Run, is_updating_golden: bool) -> None:
+    """The sessions of a node, or of a host outside the cluster the nodes; passwords are never shown."""
+    Path("f.toml").write_text(CHECKED)
+    code, out, err = run(
+        "check", "--config", "f.toml", *(["--node", node] if node else []), *(["--json"] if suffix == "json" else [])
+    )
+    file = GOLDEN / f"check-{node or 'elsewhere'}.{suffix}"
+    if is_updating_golden:
+        file.write_text(out, encoding="utf-8")
+    assert (code, err) == (0, "")
+    assert file.read_text(encoding="utf-8") == out
+    assert "not shown" not in out
+
+
+def test_check_says_every_problem_one_a_line(run: Run) -> None:
+    """Exit 2, each problem with file, key, value and reason; with --json the same as data."""
+    Path("f.toml").write_text("[cluster]\nasn = 0\nhold_time = 2\n")
+    code, out, err = run("check", "--config", "f.toml")
+    assert (code, out) == (2, "")
+    assert err.splitlines() == [
+        "bgpmesh: f.toml: cluster.asn = 0: not between 1 and 4294967295",
+        "bgpmesh: f.toml: cluster.hold_time = 2: 1 and 2 are below the minimum of 3 s (RFC 4271 §4.2)",
+    ]
+    code, out, err = run("check", "--config", "f.toml", "--json")
+    assert (code, err) == (2, "")
+    errors = json.loads(out)["errors"]
+    assert errors[0] == {
+        "file": "f.toml",
+        "key": "cluster.asn",
+        "value": "0",
+        "reason": "not between 1 and 4294967295",
+    }
+
+
+def test_check_refuses_a_node_that_is_not_in_the_file(run: Run) -> None:
+    """Asked by name, absence is an error."""
+    Path("f.toml").write_text(CHECKED)
+    code, _, err = run("check", "--config", "f.toml", "--node", "n9")
+    assert (code, "node n9 is not in the file; it has n1, n2, n3" in err) == (2, True)
+
+
+# ── asking the daemon ────────────────────────────────────────────────────────
+
+STATUS = {"node": "n1", "ready": True, "reasons": [], "uptime_s": 1, "peers": [], "rib": {}, "fib": {}}
+
+
+def test_without_a_daemon_the_exit_code_is_3(run: Run) -> None:
+    """Every command that asks says that nobody is there, as text or JSON."""
+    for argv in (["status"], ["peers"], ["routes"], ["trace", "10.0.0.0/8"], ["workload", "list"], ["pool", "show"]):
+        code, out, err = run(*argv, "--socket", "nobody")
+        assert (code, out, err) == (3, "", "bgpmesh: no daemon at nobody: No such file or directory\n")
+    code, out, _ = run("status", "--socket", "nobody", "--json")
+    assert (code, json.loads(out)["errors"][0]["reason"]) == (3, "no daemon at nobody: No such file or directory")
+
+
+@pytest.mark.parametrize(
+    ("argv", "answer", "code"),
+    [
+        (["status"], {"result": STATUS}, 0),
+        (["status"], {"result": STATUS | {"ready": False, "reasons": ["starting"]}}, 1),
+        (["peers", "n9"], {"error": {"kind": "not-found", "problems": [{"key": "peer", "reason": "no such peer"}]}}, 1),
+        (["routes", "x"], {"error": {"kind": "bad-request", "problems": [{"reason": "not a prefix"}]}}, 2),
+        (["routes", "203.0.113.0/24"], {"result": []}, 1),
+        (["routes"], {"result": []}, 0),
+        (["reload"], {"error": {"kind": "config", "problems": [{"file": "f", "key": "k", "reason": "r"}]}}, 2),
+        (["reload"], {"result": {"generation": 2, "warnings": []}}, 0),
+    ],
+)
+def test_exit_codes(argv: list[str], answer: object, code: int, run: Run) -> None:
+    """0 done, 1 the answer is no, 2 bad use or configuration."""
+    with daemon("s", answer):
+        assert run(*argv, "--socket", "s")[0] == code
+
+
+def test_reload_hands_the_content_over(run: Run) -> None:
+    """The command reads F, so that F need not exist where the daemon lives; without F the daemon reads its own."""
+    Path("f.toml").write_text("[cluster]\nasn = 1\n")
+    with daemon("s", {"result": {"generation": 2, "warnings": ["mind the gap"]}}) as asked:
+        _, out, _ = run("reload", "f.toml", "--socket", "s")
+        run("reload", "--socket", "s")
+    assert out == "in force: generation 2\nwarning: mind the gap\n"
+    file = str(Path("f.toml").resolve())
+    assert [request["args"] for request in asked] == [{"text": "[cluster]\nasn = 1\n", "file": file}, {}]
+    code, _, err = run("reload", "absent.toml", "--socket", "s")
+    assert (code, err) == (2, "bgpmesh: absent.toml: No such file or directory\n")
+
+
+def test_workload_add_opens_the_namespace_and_hands_it_over(run: Run) -> None:
+    """The daemon gets a descriptor, and the path for people to read."""
+    Path("netns").write_text("a namespace")
+    answer = {"result": {"name": "web", "namespace": "shop", "addresses": ["10.0.0.1"], "interface": "bgpmx"}}
+    with daemon("s", answer) as asked:
+        code, out, err = run(
+            "workload", "add", "web", "--netns", "netns", "-n", "shop", "--label", "a=b", "--ip", "10.0.0.1",
+            "--socket", "s",
+        )  # fmt: skip
+    assert (code, err, "10.0.0.1" in out) == (0, "", True)
+    assert asked == [
+        {
+            "command": "workload add",
+            "args": {
+                "name": "web",
+                "namespace": "shop",
+                "label": ["a=b"],
+                "ip": ["10.0.0.1"],
+                "netns": str(Path("netns").absolute()),
+            },
+            "files": ["a namespace"],
+        }
+    ]
+
+
+def test_workload_add_of_a_namespace_that_is_not_there(run: Run) -> None:
+    """Bad use, found before the daemon is asked."""
+    code, _, err = run("workload", "add", "web", "--netns", "absent", "--socket", "s")
+    assert (code, err) == (2, f"bgpmesh: {Path('absent').absolute()}: No such file or directory\n")
+
+
+# ── use ──────────────────────────────────────────────────────────────────────
+
+
+def test_version_is_name_and_number(run: Run) -> None:
+    """As written once."""
+    assert run("--version") == (0, f"bgpmesh {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [[], ["drain"], ["status", "x"], ["workload"], ["workload", "add", "x"], ["routes", "--received", "a", "--kernel"],
+     ["workload", "add", "x", "--pid", "self"], ["run", "--json"]],
+)  # fmt: skip
+def test_bad_use_is_exit_2(argv: list[str], run: Run) -> None:
+    """Also for commands of later versions, which are absent rather than empty."""
+    assert run(*argv)[0] == 2
+
+
+def test_every_command_has_help_with_an_example_and_the_exit_codes(run: Run) -> None:
+    """--help tells what it does, how it is used, and what the exit code means."""
+    for command in cli.COMMANDS:
+        code, out, _ = run(*command.words, "--help")
+        assert (code, command.example in out, "exit codes: 0 done" in out) == (0, True, True)
+        assert run("--help")[0] == 0
+
+
+def test_asking_imports_neither_asyncio_nor_the_core_nor_third_parties() -> None:
+    """`bgpmesh status` starts in milliseconds because it loads the standard library only."""
+    program = (
+        "import sys\nfrom bgpmesh import cli\ncli.main(['status', '--socket', '/nobody'])\n"
+        "heavy = ('asyncio', 'exabgp', 'pyroute2', 'prometheus', 'bgpmesh')\n"
+        "print(*sorted(name for name in sys.modules if name.startswith(heavy)))"
+    )
+    found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert found.stdout.split() == [
+        "bgpmesh",
+        "bgpmesh.cli",
+        "bgpmesh.control",
+        "bgpmesh.control.client",
+        "bgpmesh.control.tables",
+    ]
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    """`bgpmesh ... | head -1` ends quietly."""
+    shell = f"{sys.executable} -m bgpmesh --help | true; echo ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(["bash", "-c", shell], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert (ended.stdout, ended.stderr) == ("0\n", "")
+
+
+# ── uninstall ────────────────────────────────────────────────────────────────
+
+
+def test_uninstall_refuses_while_a_daemon_answers(run: Run) -> None:
+    """Nothing is removed under a running daemon."""
+    Path("f.toml").write_text("[cluster]\nasn = 1\n")
+    with daemon("s", {"result": {}}):
+        code, _, err = run("uninstall", "--config", "f.toml", "--socket", "s", "--state", "state")
+    assert (code, err) == (1, "bgpmesh: a daemon answers at s: stop it first\n")
+
+
+def test_uninstall_removes_what_is_ours_and_nothing_else(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Routes and links by their own rooms, our files here; a stranger's file keeps the directory."""
+    monkeypatch.setattr("bgpmesh.kernel.fib.uninstall", lambda options: [f"route of protocol {options.protocol}"])
+    monkeypatch.setattr("bgpmesh.kernel.links.uninstall", lambda prefix: [f"link {prefix}x"])
+    Path("f.toml").write_text("[cluster]\nasn = 1\n[kernel]\nprotocol = 78\n")
+    Path("bgpmesh").mkdir()
+    for name in ("peers.json", "config.json.new", "lock", "precious"):
+        Path("bgpmesh", name).touch()
+    Path("s.lock").touch()
+    code, out, _ = run("uninstall", "--config", "f.toml", "--socket", "s", "--state", "bgpmesh")
+    assert (code, out.splitlines()) == (
+        0,
+        [
+            "link bgpmx",
+            "route of protocol 78",
+            "file bgpmesh/peers.json",
+            "file bgpmesh/config.json.new",
+            "file bgpmesh/lock",
+            "file s.lock",
+        ],
+    )
+    assert [path.name for path in Path("bgpmesh").iterdir()] == ["precious"]
+
+
+def test_uninstall_says_what_it_could_not_remove(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that refuses is named, and so is what was removed before; exit 1."""
+
+    def refuse(options: object) -> list[str]:
+        raise KernelError(f"routes of protocol {getattr(options, 'protocol', '')}", 1, "Operation not permitted")
+
+    monkeypatch.setattr("bgpmesh.kernel.fib.uninstall", refuse)
+    monkeypatch.setattr("bgpmesh.kernel.links.uninstall", lambda _: ["link bgpmx"])
+    Path("f.toml").write_text("[cluster]\nasn = 1\n")
+    code, _, err = run("uninstall", "--config", "f.toml", "--socket", "s", "--state", "state")
+    expected = "bgpmesh: routes of protocol 77: Operation not permitted (removed so far: link bgpmx)\n"
+    assert (code, err) == (1, expected)

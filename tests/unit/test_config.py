@@ -1,0 +1,403 @@
+"""The configuration file: what it becomes, and how it is refused."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+
+import pytest
+
+from bgpmesh import config
+from bgpmesh.errors import ConfigError, Problem
+from bgpmesh.peering.mesh import Limit
+
+CONFIG_DIRECTORY = Path(__file__).parent.parent.parent / "config"
+
+THREE_NODES = """
+[cluster]
+asn = 64512
+[pool.default]
+cidr = "10.244.0.0/16"
+[node.n1]
+address = "192.0.2.1"
+address6 = "2001:db8::1"
+pod_cidrs = ["10.244.1.0/26", "fd00:10:244:1::/112"]
+labels = { rack = "r1" }
+[node.n2]
+address = "192.0.2.2"
+pod_cidrs = ["10.244.2.0/26"]
+[node.n3]
+address = "192.0.2.3"
+"""
+
+
+def problems(text: str, file: str = "f.toml") -> list[tuple[str, str, str]]:
+    """Return (key, value, reason) of every problem of a text."""
+    with pytest.raises(ConfigError) as caught:
+        config.parse(text, file)
+    assert {problem.file for problem in caught.value.problems} == {file}
+    return [(problem.key, problem.value, problem.reason) for problem in caught.value.problems]
+
+
+def problems_of(lines: str, section: str = "cluster") -> list[tuple[str, str, str]]:
+    """Return the problems of a few lines within an otherwise valid section."""
+    start = {
+        "cluster": "",
+        "node": "[cluster]\nasn = 1\n[node.a]\naddress = '192.0.2.1'\n",
+        "peer": "[cluster]\nasn = 1\n[node.a]\naddress = '192.0.2.1'\n[peer.p]\naddress = '192.0.2.9'\nasn = 2\n",
+    }.get(section, f"[cluster]\nasn = 1\n[{section}]\n")
+    return problems((start or "[cluster]\nasn = 1\n") + lines)
+
+
+def test_a_file_of_one_line_is_valid() -> None:
+    """Only the AS number has no default: pools, nodes and peers may all be absent."""
+    loaded = config.parse("[cluster]\nasn = 64512", "f.toml")
+    cluster = loaded.cluster
+    expected = (64512, "mesh", 9, (), ())
+    assert expected == (cluster.asn, cluster.topology, cluster.hold_time, loaded.nodes, loaded.pools)
+
+
+def test_the_effective_configuration_of_a_node_has_its_peers_and_prefixes() -> None:
+    """`effective` tells the engine of one node who it is, whom it talks to and what it has."""
+    found = config.effective(config.parse(THREE_NODES, "f.toml"), "n1")
+    assert ("n1", ["n2", "n3"], ["10.244.1.0/26", "fd00:10:244:1::/112"], int(ipaddress.ip_address("192.0.2.1"))) == (
+        found.node,
+        [peer.name for peer in found.peers],
+        [str(cidr) for cidr in found.pod_cidrs],
+        found.router_id,
+    )
+
+
+def test_ten_mistakes_are_ten_problems() -> None:
+    """Every problem is named at once, with key, value and reason."""
+    text = """
+    colour = "blue"
+    [cluster]
+    hold_tme = 9
+    hold_time = 2
+    topology = "reflector"
+    [pool.a]
+    cidr = "10.0.0.0/8"
+    [pool.b]
+    cidr = "10.1.0.0/16"
+    [node.n1]
+    address = "192.0.2.1"
+    pod_cidrs = ["172.16.0.0/24", "10.2.0.1/24"]
+    [node.n2]
+    address = "192.0.2.1"
+    [peer.tor]
+    address = "192.0.2.300"
+    asn = 0
+    """
+    assert sorted(problems(text)) == [
+        ("cluster.asn", "", "missing: AS number of the cluster"),
+        ("cluster.hold_time", "2", "1 and 2 are below the minimum of 3 s (RFC 4271 §4.2)"),
+        ("cluster.hold_tme", "9", "unknown key; did you mean hold_time?"),
+        ("cluster.topology", '"reflector"', "not one of mesh, reflectors, none; did you mean reflectors?"),
+        ("colour", '"blue"', "unknown table; did you mean cluster?"),
+        ("node.n1.pod_cidrs", '"10.2.0.1/24"', "host bits are set; the prefix is 10.2.0.0/24"),
+        ("node.n2.address", '"192.0.2.1"', "also the node.n1.address"),
+        ("peer.tor.address", '"192.0.2.300"', "not an IP address"),
+        ("peer.tor.asn", "0", "not between 1 and 4294967295"),
+        ("pool.b.cidr", '"10.1.0.0/16"', "overlaps 10.0.0.0/8 of pool.a.cidr"),
+    ]
+
+
+NOT_BUILT = "not built yet in this version"
+MISTAKES = [  # (section, lines in it, key, value, reason)
+    ("cluster", "hold_time = '9'", "cluster.hold_time", '"9"', "not a whole number"),
+    ("cluster", "hold_time = true", "cluster.hold_time", "true", "not a whole number"),
+    ("cluster", "hold_time = 1", "cluster.hold_time", "1", "1 and 2 are below the minimum of 3 s (RFC 4271 §4.2)"),
+    ("cluster", "graceful_restart = 4096", "cluster.graceful_restart", "4096", "not between 0 and 4095 s"),
+    ("cluster", "restart_deferral = nan", "cluster.restart_deferral", "nan", "not a number"),
+    ("cluster", "identity = true", "cluster.identity", "true", NOT_BUILT),
+    ("cluster", "bfd = { multiplier = 3 }", "cluster.bfd", "{ multiplier }", NOT_BUILT),
+    ("cluster", "bfd = 'yes'", "cluster.bfd", '"yes"', "not true or false"),
+    ("pool.a", "masquerade = true\ncidr='10.0.0.0/8'", "pool.a.masquerade", "true", NOT_BUILT),
+    (
+        "pool.a",
+        "cidr='10.0.0.0/8'\nreserved=['11.0.0.0/8']",
+        "pool.a.reserved",
+        '"11.0.0.0/8"',
+        "outside the pool 10.0.0.0/8",
+    ),
+    (
+        "workload",
+        "prefix = 'toolong'",
+        "workload.prefix",
+        '"toolong"',
+        "not one to four of a-z and 0-9, a letter first",
+    ),
+    (
+        "kernel",
+        "protocol = 186",
+        "kernel.protocol",
+        "186",
+        "another routing daemon marks its routes with it, and would sweep ours",
+    ),
+    ("kernel", "ecpm = 4", "kernel.ecpm", "4", "unknown key; did you mean ecmp?"),
+    ("metrics", "listen = '9179'", "metrics.listen", '"9179"', 'not host:port, [address]:port or ""'),
+    ("control", "socket = 'run/x'", "control.socket", '"run/x"', "not an absolute path"),
+    ("state", "directory = ''", "state.directory", '""', "not an absolute path"),
+    ("node", "address6 = '192.0.2.7'", "node.a.address6", '"192.0.2.7"', "not an IPv6 address"),
+    ("node", "pod_cidrs = '10.0.0.0/8'", "node.a.pod_cidrs", '"10.0.0.0/8"', "not a list"),
+    ("node", "advertise = ['10.0.0.0/8', '10.0.0.0/8']", "node.a.advertise", '"10.0.0.0/8"', "stands here twice"),
+    ("node", "labels = { rack = 1 }", "node.a.labels", "1", "label rack is not a string"),
+    ("node", "asn = 23456", "node.a.asn", "23456", "it is AS_TRANS (RFC 6793 §9)"),
+    ("node", "router_id = '0.0.0.0'", "node.a.router_id", '"0.0.0.0"', "zero is no identifier (RFC 6286 §2.1)"),
+    ("peer", "nodes = \"rack = 'r1'\"", "peer.p.nodes", "\"rack = 'r1'\"", "column 6: '=' is not understood here"),
+    (
+        "peer",
+        "import = ['pods']",
+        "peer.p.import",
+        '"pods"',
+        "no such filter; built in are all, own, none, others are not built yet in this version",
+    ),
+    ("peer", "flowspec = { rules = 1 }", "peer.p.flowspec", "{ rules }", NOT_BUILT),
+    ("peer", "reflector_client = true", "peer.p.reflector_client", "true", "needs iBGP, and node a has another AS"),
+    ("peer", "ttl_security = true\nmultihop = 3", "peer.p.multihop", "3", "not together with ttl_security"),
+    ("peer", "source = '2001:db8::1'", "peer.p.source", '"2001:db8::1"', "not of the family of address 192.0.2.9"),
+    ("peer", "families = []", "peer.p.families", "[]", "empty: a session has at least one family"),
+    ("peer", "families = ['ipv6']", "peer.p.families", '["ipv6"]', "node a has no address of it"),
+    (
+        "peer",
+        "max_prefixes = { limit = 1, warn = 2 }",
+        "peer.p.max_prefixes",
+        "{ limit, warn }",
+        "warn is not built yet in this version",
+    ),
+    ("peer", "max_prefixes = {}", "peer.p.max_prefixes", "{}", "limit is missing"),
+    ("peer", "next_hop = 'me'", "peer.p.next_hop", '"me"', "not one of auto, self, keep"),
+    ("peer", "[peer.a]\naddress='192.0.2.8'\nasn=2", "peer.a", "", "a node has this name too"),
+    (
+        "peer",
+        "[peer.q]\naddress='192.0.2.9'\nasn=2",
+        "peer.q.address",
+        '"192.0.2.9"',
+        "also the peer.p.address, and node a talks to both",
+    ),
+    ("peer", "[peer.q]\naddress='192.0.2.1'\nasn=2", "peer.q.address", '"192.0.2.1"', "also the node.a.address"),
+    (
+        "peer",
+        "[peer.'x@y']\naddress='192.0.2.8'\nasn=2",
+        'peer."x@y"',
+        "",
+        "a name is 1 to 63 letters, digits, '.', '_' and '-'",
+    ),
+    ("cluster", "[filter.x]\ndefault = 'reject'", "filter", "{ x }", NOT_BUILT),
+    ("cluster", "[policy]\nrevoke = true", "policy", "{ revoke }", NOT_BUILT),
+    ("cluster", "[node]\naddress = '192.0.2.1'", "node.address", '"192.0.2.1"', "stands outside of a [node.NAME]"),
+    (
+        "node",
+        "[node.b]\naddress = '2001:db8::1'\nrouter_id='1.1.1.1'",
+        "node.a.address",
+        '"192.0.2.1"',
+        "no address family in common with node.b",
+    ),
+    (
+        "node",
+        "[node.b]\naddress = '192.0.2.7'\nrouter_id='192.0.2.1'",
+        "node.b.router_id",
+        '"192.0.2.1"',
+        "also the node.a.router_id",
+    ),
+]
+
+
+@pytest.mark.parametrize(("section", "lines", "key", "value", "reason"), MISTAKES)
+def test_one_mistake_is_one_problem(section: str, lines: str, key: str, value: str, reason: str) -> None:
+    """What is wrong is said once, by its key, as it stands in the file, with the reason."""
+    assert problems_of(lines, section) == [(key, value, reason)]
+
+
+def test_pod_cidrs_that_overlap_are_refused_within_and_across_nodes() -> None:
+    """An address belongs to one block of one node."""
+    text = """
+    [cluster]
+    asn = 1
+    [node.a]
+    address = "192.0.2.1"
+    pod_cidrs = ["10.244.0.0/16"]
+    [node.b]
+    address = "192.0.2.2"
+    pod_cidrs = ["10.245.0.0/24", "10.244.7.0/24", "10.245.0.0/25"]
+    """
+    assert problems(text) == [
+        ("node.b.pod_cidrs", '"10.244.7.0/24"', "overlaps 10.244.0.0/16 of node.a.pod_cidrs"),
+        ("node.b.pod_cidrs", '"10.245.0.0/25"', "overlaps 10.245.0.0/24 of node.b.pod_cidrs"),
+    ]
+
+
+def test_a_pod_cidr_may_be_the_whole_pool_and_need_none_of_its_family() -> None:
+    """The whole pool is inside the pool; a file without IPv6 pools says nothing about IPv6 blocks."""
+    text = """
+    [cluster]
+    asn = 1
+    [pool.p]
+    cidr = "10.0.0.0/24"
+    [node.a]
+    address = "192.0.2.1"
+    pod_cidrs = ["10.0.0.0/24", "fd00::/112"]
+    """
+    assert len(config.parse(text, "f").nodes[0].pod_cidrs) == 2
+    assert problems(text.replace("10.0.0.0/24", "10.0.0.0/23", 1).replace('["10.0.0.0/24"', '["10.0.2.0/24"')) == [
+        ("node.a.pod_cidrs", '"10.0.2.0/24"', "outside every pool")
+    ]
+
+
+def test_two_neighbours_share_an_address_where_no_node_talks_to_both() -> None:
+    """The gateway of every rack may have the same address."""
+    text = """
+    [cluster]
+    asn = 1
+    [node.a]
+    address = "192.0.2.1"
+    labels = { rack = "r1" }
+    [node.b]
+    address = "192.0.2.2"
+    labels = { rack = "r2" }
+    [peer.one]
+    address = "192.0.2.254"
+    asn = 2
+    nodes = "rack == 'r1'"
+    [peer.two]
+    address = "192.0.2.254"
+    asn = 3
+    nodes = "rack == 'r2'"
+    """
+    loaded = config.parse(text, "f")
+    peers = {node: [peer.name for peer in config.effective(loaded, node).peers] for node in ("a", "b")}
+    assert peers == {"a": ["b", "one"], "b": ["a", "two"]}
+
+
+def test_an_unknown_node_is_refused_by_what_the_file_has() -> None:
+    """The operator sees the names to choose from."""
+    loaded = config.parse(THREE_NODES, "f.toml")
+    with pytest.raises(ConfigError) as caught:
+        config.effective(loaded, "n9")
+    assert caught.value.problems == (Problem("f.toml", "node", "n9", "node n9 is not in the file; it has n1, n2, n3"),)
+
+
+def test_a_node_is_found_by_option_then_environment_then_host_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """--node, BGPMESH_NODE, the host name, the host name up to its first dot."""
+    loaded = config.parse(THREE_NODES, "f.toml")
+    monkeypatch.delenv("BGPMESH_NODE", raising=False)
+    monkeypatch.setattr("socket.gethostname", lambda: "n3.example.org")
+    assert config.find_node(loaded, None) == "n3"
+    monkeypatch.setenv("BGPMESH_NODE", "n2")
+    assert config.find_node(loaded, None) == "n2"
+    assert config.find_node(loaded, "n1") == "n1"
+    monkeypatch.delenv("BGPMESH_NODE")
+    monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
+    with pytest.raises(ConfigError, match="node elsewhere is not in the file; it has n1, n2, n3"):
+        config.find_node(loaded, None)
+
+
+def test_a_syntax_error_names_its_line() -> None:
+    """TOML that cannot be read is refused with line and column."""
+    assert problems("[cluster]\nasn = \n") == [("line 2", "", "not TOML: Invalid value (column 7)")]
+    assert problems("[cluster]\nasn = [1,") == [("", "", "not TOML: Invalid value before the end of the file")]
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 5000, "a = " + "9" * 5000, "a = 0x" + "f" * 9000])
+def test_absurd_values_are_refused_and_not_shown(text: str) -> None:
+    """What breaks a parser or a terminal is a problem in words, not a traceback."""
+    assert all(len(reason) < 300 and len(value) < 120 for _, value, reason in problems(text))
+
+
+def test_text_that_is_none_and_keys_that_are_more_than_a_line() -> None:
+    """What a request hands over may be no Unicode text; a key may hold a line end, and its problem stays on one."""
+    ((key, _, reason),) = problems("a = '\ud800'")
+    assert (key, "not TOML: 'utf-8' codec can't encode" in reason) == ("", True)
+    assert problems('[cluster]\nasn = 1\n"a\\nb" = 1') == [("cluster.a?b", "1", "unknown key")]
+
+
+def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    """A missing file and one that is no text are problems of the file."""
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    for name, reason in (("absent", "cannot be read: No such file or directory"), ("binary", "not UTF-8 at byte 0")):
+        with pytest.raises(ConfigError) as caught:
+            config.load(str(tmp_path / name))
+        assert caught.value.problems == (Problem(str(tmp_path / name), "", "", reason),)
+
+
+# ── secrets ──────────────────────────────────────────────────────────────────
+
+SECRET = "hunter2hunter2"  # noqa: S105  nobody's
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"[cluster]\nasn = 1\npasword = '{SECRET}'",
+        f"[cluster]\nasn = 1\npassword = ['{SECRET}']",
+        f"[cluster]\nasn = 1\npassword = '{SECRET * 10}'",
+        f"[clutser]\npassword = '{SECRET}'",
+        f"[cluster]\nasn = 1\n[kernel]\nmd5_key = '{SECRET}'",
+        f"[cluster]\nasn = 1\n[peer]\npassword = '{SECRET}'",
+        f"[cluster]\nasn = 1\npeer = [{{ password = '{SECRET}' }}]",
+        f"[cluster]\nasn = 1\npassword = '{SECRET}'\npassword_file = 'x'",
+        f"[cluster]\nasn = 1\npassword = '{SECRET}\n",
+    ],
+)
+def test_no_error_shows_a_password(text: str) -> None:
+    """However a password is misplaced, misspelt or malformed, what is printed does not have it."""
+    assert SECRET not in repr(problems(text))
+
+
+def test_a_password_is_in_the_peer_and_in_no_repr() -> None:
+    """The session gets its key; whoever prints the configuration does not."""
+    loaded = config.parse(THREE_NODES.replace("asn = 64512", f"asn = 64512\npassword = '{SECRET}'"), "f")
+    configured = config.effective(loaded, "n1")
+    assert {SECRET} == {peer.password for peer in configured.peers}
+    assert SECRET not in repr(loaded) + repr(configured)
+
+
+def test_a_password_file_lies_beside_the_file_and_is_read_at_load(tmp_path: Path) -> None:
+    """The first line counts; a missing or empty file is a problem."""
+    (tmp_path / "mesh.key").write_text(f"{SECRET}\nsecond line\n")
+    (tmp_path / "empty.key").write_text("\n")
+    file = str(tmp_path / "f.toml")
+    text = "[cluster]\nasn = 1\npassword_file = '{}'"
+    assert config.parse(text.format("mesh.key"), file).cluster.password == SECRET
+    missing = "cannot be read: No such file or directory"
+    assert problems(text.format("absent"), file) == [("cluster.password_file", '"absent"', missing)]
+    assert problems(text.format("empty.key"), file) == [
+        ("cluster.password_file", '"empty.key"', "its first line not 1 to 80 octets long")
+    ]
+
+
+# ── the example ──────────────────────────────────────────────────────────────
+
+
+def test_the_example_file_is_up_to_date() -> None:
+    """config/bgpmesh.example.toml is what the options' metadata say."""
+    assert (CONFIG_DIRECTORY / "bgpmesh.example.toml").read_text(encoding="utf-8") == config.example()
+
+
+def test_the_example_file_is_valid_as_it_is_and_with_everything_in_it() -> None:
+    """What it shows commented out may be taken in: every key that is built has a valid value there."""
+    as_it_is = config.parse(config.example(), "f.toml")
+    assert "n1" in [node.name for node in as_it_is.nodes]
+    lines = [
+        line.removeprefix("# ") if " = " in line and not line.startswith("# password_file") else line
+        for line in config.example().splitlines()
+        if "multihop" not in line  # not together with ttl_security
+    ]
+    whole = config.parse("\n".join(line for line in lines if not line.startswith("in each family")), "f.toml")
+    assert whole.neighbours[0].max_prefixes == Limit(1000, 60)
+
+
+def test_the_demo_file_is_three_nodes_of_both_families() -> None:
+    """Three nodes, each with the two others as dual-stack peers; the lowest address waits for the others' calls."""
+    loaded = config.load(str(CONFIG_DIRECTORY / "demo.toml"))
+    shown = {
+        node.name: [(p.name, p.is_passive, len(p.families)) for p in config.effective(loaded, node.name).peers]
+        for node in loaded.nodes
+    }
+    assert shown == {
+        "n1": [("n2", True, 2), ("n3", True, 2)],
+        "n2": [("n1", False, 2), ("n3", True, 2)],
+        "n3": [("n1", False, 2), ("n2", False, 2)],
+    }
+    assert [config.warnings(loaded, name) for name in shown] == [(), (), ()]
