@@ -30,7 +30,6 @@ from bgpmesh.events import (
     Configured,
     Connected,
     ConnectFailed,
-    Dial,
     Disconnected,
     EndpointAdded,
     EndpointRemoved,
@@ -39,7 +38,6 @@ from bgpmesh.events import (
     FibRead,
     FibWritten,
     GarbageReceived,
-    Hangup,
     HostRoutesChanged,
     Level,
     LinkObserved,
@@ -50,7 +48,6 @@ from bgpmesh.events import (
     Note,
     OpenReceived,
     RoutesReceived,
-    Send,
     StartRoutes,
     Stopping,
     TimerFired,
@@ -58,17 +55,17 @@ from bgpmesh.events import (
 from bgpmesh.peering.message import Cease, EndOfRib, Keepalive, Negotiated, Notification, RouteRefresh
 from bgpmesh.peering.peer import Peer
 from bgpmesh.peering.session import (
+    Dial,
     Established,
+    Hangup,
     LocalRestart,
     Output,
+    Send,
     Session,
-    SessionDial,
-    SessionHangup,
-    SessionSend,
     StaleExpired,
     State,
     WentDown,
-    _restart_agreed,
+    restart_agreed,
 )
 from bgpmesh.rib.rib import Rib
 from bgpmesh.route.nlri import Family, IPAddress, Nlri, host_nlri, nlri_of, prefix_text
@@ -366,13 +363,11 @@ class Engine:
         session = self.sessions[name]
         for output in outputs:
             match output:
-                case SessionDial():
-                    self.commands.append(Dial(name))
-                case SessionSend(connection, message):
-                    self.commands.append(Send(connection, message))
-                case SessionHangup(connection):
+                case Dial() | Send():
+                    self.commands.append(output)
+                case Hangup(connection):
                     self._peer_of.pop(connection, None)
-                    self.commands.append(Hangup(connection))
+                    self.commands.append(output)
                 case Established():
                     self._established(session, output, now)
                 case WentDown(reason, retain):
@@ -415,7 +410,7 @@ class Engine:
     def _stop(self, now: float) -> None:
         self._is_stopping = True
         for name, session in self.sessions.items():
-            is_silent = _restart_agreed(session.negotiated)
+            is_silent = restart_agreed(session.negotiated)
             farewell = None if is_silent else Notification.cease(Cease.ADMIN_SHUTDOWN, "bgpmesh stops")
             self._apply(name, session.stop(now, farewell), now)
 

@@ -10,8 +10,9 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bgpmesh.peering.message import EndOfRib, Keepalive, Message, Negotiated, Notification, RouteRefresh
+from bgpmesh.peering.message import EndOfRib, Keepalive, Negotiated, Notification, RouteRefresh
 from bgpmesh.peering.peer import Peer
+from bgpmesh.peering.session import Dial, Hangup, Send
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
 from bgpmesh.route.nlri import IPAddress, IPNetwork, Nlri
 from bgpmesh.route.path import HostRoute, PeerName, Resolution, Target
@@ -225,22 +226,7 @@ Event = (
     | Stopping
 )
 
-# ── outwards ─────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class Dial:
-    """Call this peer now; answered by Connected or ConnectFailed."""
-
-    peer: PeerName
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Send this message on that connection, behind what was sent before it."""
-
-    connection: int
-    message: Message
+# ── outwards (Dial, Send and Hangup are the sessions') ──────────────────────
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,13 +235,6 @@ class StartRoutes:
 
     connection: int
     peer: PeerName
-
-
-@dataclass(frozen=True, slots=True)
-class Hangup:
-    """Close the connection once what was sent has left (a second at most); no event follows."""
-
-    connection: int
 
 
 Command = Dial | Send | StartRoutes | Hangup

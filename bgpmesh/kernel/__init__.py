@@ -3,8 +3,9 @@
 The door: `fib.FibEdge` makes the routes of this network namespace equal to two Deltas, one of routes
 (prefix to `Target`) and one of next hops (BGP next hop to `Resolution`); `links.LinksEdge` does the
 same for the workloads' links; `uninstall` of either takes away what is ours. Inside, `netlink` is the
-socket, `routes` the bytes, `table` what one thread knows of the kernel. Nobody outside knows a
-netlink message, an interface index (but as a number to hand back), or a nexthop id.
+socket, `routes` the bytes, `mirror` what the kernel has as far as we know, `table` the thread's part:
+it writes, listens and looks again. Nobody outside knows a netlink message, an interface index (but
+as a number to hand back), or a nexthop id.
 
 What is ours, so that a restarted daemon knows its work without memory:
 

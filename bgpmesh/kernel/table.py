@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import ipaddress
 import socket
 from collections import defaultdict
@@ -742,11 +743,11 @@ def uninstall(options: KernelOptions, door: Door) -> list[str]:
     by_shape: dict[tuple[int, int, int], list[Nlri]] = defaultdict(list)
     try:
         for family in (socket.AF_INET, socket.AF_INET6):
-            for data in door.dump(routes.dump_routes(door.reserve(1), family, 0, options.protocol)):
-                for _, _, key, shape in reader.read(data):
-                    if shape.protocol == options.protocol:
-                        by_shape[shape.table, shape.metric, len(key)].append(key)
-                        said.append(f"route {prefix_text(key)} table {shape.table} metric {shape.metric}")
+            request = functools.partial(routes.dump_routes, family=family, table=0, protocol=options.protocol)
+            for _, _, key, shape in reader.read(_whole(door, request)):
+                if shape.protocol == options.protocol:
+                    by_shape[shape.table, shape.metric, len(key)].append(key)
+                    said.append(f"route {prefix_text(key)} table {shape.table} metric {shape.metric}")
         for (table, metric, _), keys in by_shape.items():
             anything = Shape(0, options.protocol, table, metric)
             for start in range(0, len(keys), BURST_MESSAGES):
@@ -757,8 +758,7 @@ def uninstall(options: KernelOptions, door: Door) -> list[str]:
                 _insist(door.transact(burst, first + len(some) - 1), "route")
         objects = [
             nexthop
-            for data in door.dump(routes.dump_nexthops(door.reserve(1)))
-            for _, nexthop in routes.read_nexthops(data)
+            for _, nexthop in routes.read_nexthops(_whole(door, routes.dump_nexthops))
             if nexthop.protocol == options.protocol
         ]
         for nexthop in sorted(objects, key=lambda nexthop: nexthop.hop is not None):  # groups before their members
@@ -770,6 +770,14 @@ def uninstall(options: KernelOptions, door: Door) -> list[str]:
             return said  # a kernel without nexthop objects
         raise KernelError("uninstall", error.errno or 0, error.strerror or "unknown") from error
     return said
+
+
+def _whole(door: Door, request: Callable[[int], bytes]) -> bytes:
+    """Return the answer of a dump that nothing disturbed; `request` makes it for a sequence number."""
+    for _ in range(_DUMP_TRIES - 1):
+        with contextlib.suppress(InterruptedError):
+            return b"".join(door.dump(request(door.reserve(1))))
+    return b"".join(door.dump(request(door.reserve(1))))
 
 
 def _insist(refused: Iterable[Refused], what: str) -> None:

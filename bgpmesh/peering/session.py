@@ -5,7 +5,7 @@ no clock; the engine turns its outputs into commands for the wire and calls for 
 
 Rules:
  1. At most two connections live at a time, and at most one of them is established.
- 2. Every connection handed in by `connected` stays until it is lost or answered with `SessionHangup`;
+ 2. Every connection handed in by `connected` stays until it is lost or answered with `Hangup`;
     after that nothing is said on it, and what still arrives from it is ignored.
  3. A collision is settled as soon as both sides must come to the same result (RFC 4271 §6.8), which is
     often before the second OPEN: the first tells the peer's identifier. When an OPEN arrives and the
@@ -46,6 +46,7 @@ from bgpmesh.peering.message import (
 )
 from bgpmesh.peering.peer import Peer
 from bgpmesh.route.nlri import Family
+from bgpmesh.route.path import PeerName
 
 # RFC 4271 §8.2.2 suggests 4 minutes for the hold timer while an OPEN is awaited.
 OPEN_HOLD_S = 240.0
@@ -89,21 +90,23 @@ class LocalRestart:
 
 
 @dataclass(frozen=True, slots=True)
-class SessionDial:
-    """Call the peer; answered by `connected` or `connect_failed`."""
+class Dial:
+    """Call this peer now; answered by `connected` or `connect_failed`."""
+
+    peer: PeerName
 
 
 @dataclass(frozen=True, slots=True)
-class SessionSend:
-    """Send this on that connection."""
+class Send:
+    """Send this message on that connection, behind what was sent before it."""
 
     connection: int
     message: Message
 
 
 @dataclass(frozen=True, slots=True)
-class SessionHangup:
-    """Close that connection behind what was sent; the session has forgotten it."""
+class Hangup:
+    """Close the connection once what was sent has left (a second at most); no event follows."""
 
     connection: int
 
@@ -132,7 +135,7 @@ class StaleExpired:
     families: frozenset[Family]
 
 
-Output = SessionDial | SessionSend | SessionHangup | Established | WentDown | StaleExpired
+Output = Dial | Send | Hangup | Established | WentDown | StaleExpired
 
 
 @dataclass(slots=True, eq=False)
@@ -231,10 +234,10 @@ class Session:
         others = list(self._connections.values())
         established = next((c for c in others if c.state is State.ESTABLISHED), None)
         if not self._is_started:
-            return self._settle([SessionHangup(connection)])
+            return self._settle([Hangup(connection)])
         if not is_inbound and any(not c.is_inbound or c.state is not State.OPEN_SENT for c in others):
-            return self._settle([SessionHangup(connection)])  # rule 3: too late, and nothing was said
-        if established is not None and not _restart_agreed(established.negotiated):
+            return self._settle([Hangup(connection)])  # rule 3: too late, and nothing was said
+        if established is not None and not restart_agreed(established.negotiated):
             newcomer = _Connection(connection, is_inbound, NEVER)
             return self._settle(self._drop(newcomer, Notification.cease(Cease.CONNECTION_COLLISION)))
         for older in others:
@@ -242,7 +245,7 @@ class Session:
             if is_inbound and older.is_inbound and older is not established:
                 outputs += self._drop(older, Notification.cease(Cease.CONNECTION_COLLISION))
         self._connections[connection] = _Connection(connection, is_inbound, now + OPEN_HOLD_S)
-        outputs.append(SessionSend(connection, self.open_message()))
+        outputs.append(Send(connection, self.open_message()))
         return self._settle(outputs)
 
     def connect_failed(self, reason: str, now: float) -> list[Output]:
@@ -287,7 +290,7 @@ class Session:
         opened.negotiated = negotiated
         opened.heard(now)
         opened.spoke(now)
-        return self._settle([*outputs, SessionSend(connection, Keepalive())])
+        return self._settle([*outputs, Send(connection, Keepalive())])
 
     def message_received(
         self, connection: int, message: Keepalive | RouteRefresh | EndOfRib | Notification, now: float
@@ -299,7 +302,7 @@ class Session:
         match message:
             case Notification():
                 reason = f"reset by peer: {message.describe()}"
-                outputs: list[Output] = [SessionHangup(connection)]
+                outputs: list[Output] = [Hangup(connection)]
                 return self._settle(outputs + self._lost(spoken, reason, now, is_graceful=False))
             case Keepalive() if spoken.state is State.OPEN_CONFIRM:
                 return self._settle(self._establish(spoken, now))
@@ -348,7 +351,7 @@ class Session:
                 outputs += self._fault(connection, Notification(Code.HOLD_TIMER), reason, now)
             elif now >= connection.keepalive_deadline:
                 connection.spoke(now)
-                outputs.append(SessionSend(connection.number, Keepalive()))
+                outputs.append(Send(connection.number, Keepalive()))
         outputs += self._expire_stale(now)
         return self._settle(outputs + self._dial(now))
 
@@ -436,8 +439,8 @@ class Session:
     def _drop(self, connection: _Connection, notification: Notification | None) -> list[Output]:
         """Close a connection for no fault of the session's; the caller says what follows if it was established."""
         self._connections.pop(connection.number, None)
-        said: list[Output] = [SessionSend(connection.number, notification)] if notification is not None else []
-        return [*said, SessionHangup(connection.number)]
+        said: list[Output] = [Send(connection.number, notification)] if notification is not None else []
+        return [*said, Hangup(connection.number)]
 
     def _fault(self, connection: _Connection, notification: Notification, reason: str, now: float) -> list[Output]:
         return self._drop(connection, notification) + self._lost(connection, reason, now, is_graceful=False)
@@ -466,7 +469,7 @@ class Session:
         self._is_calling = True
         if self.called_since is None:
             self.called_since = now
-        return [SessionDial()]
+        return [Dial(self.peer.name)]
 
     def _back_off(self, now: float) -> None:
         ceiling = min(FIRST_RETRY_CEILING_S * 2**self._failures, LAST_RETRY_CEILING_S)
@@ -510,7 +513,7 @@ def _outlives(other: _Connection, negotiated: Negotiated) -> bool | None:
     return is_winner
 
 
-def _restart_agreed(negotiated: Negotiated | None) -> bool:
+def restart_agreed(negotiated: Negotiated | None) -> bool:
     """Tell whether both OPENs carried the graceful-restart capability."""
     return negotiated is not None and all(
         message.capabilities.graceful_restart is not None for message in (negotiated.sent, negotiated.received)
@@ -520,6 +523,6 @@ def _restart_agreed(negotiated: Negotiated | None) -> bool:
 def _retainable(negotiated: Negotiated) -> frozenset[Family]:
     """Return the families whose paths outlive a lost connection: those in the peer's capability (RFC 4724 §4.2)."""
     restart = negotiated.received.capabilities.graceful_restart
-    if restart is None or not restart.restart_time or not _restart_agreed(negotiated):
+    if restart is None or not restart.restart_time or not restart_agreed(negotiated):
         return frozenset()
     return frozenset(family for family, _ in restart.families) & frozenset(negotiated.families)

@@ -33,19 +33,17 @@ from bgpmesh.events import (
     Command,
     Connected,
     ConnectFailed,
-    Dial,
     Disconnected,
     Event,
     GarbageReceived,
-    Hangup,
     MessageReceived,
     OpenReceived,
     RoutesReceived,
-    Send,
     StartRoutes,
 )
 from bgpmesh.peering.message import EndOfRib, Keepalive, Message, Negotiated, Notification, Open, RouteRefresh
 from bgpmesh.peering.peer import Peer
+from bgpmesh.peering.session import Dial, Hangup, Send
 from bgpmesh.rib.export import Batch
 from bgpmesh.route.nlri import IPAddress
 from bgpmesh.route.path import PeerName

@@ -335,15 +335,13 @@ class GoBgp:
         return "BGP state = ESTABLISHED" in self._ask("neighbor", self.setup.neighbor)
 
     def received(self) -> set[str]:
-        """Return what the adj-in of both families holds."""
-        if not self.is_established():
-            return set()
-        found: set[str] = set()
-        for family in ("ipv4", "ipv6"):
-            answer = self._ask("neighbor", self.setup.neighbor, "adj-in", "-a", family, "-j")
-            if answer.lstrip().startswith(("{", "[")):
-                found |= {key for key in _keys(json.loads(answer)) if "/" in key}
-        return found
+        """Return what the tables of both families have from the neighbour, stale or not."""
+        return {
+            prefix
+            for family in ("ipv4", "ipv6")
+            for prefix, paths in self._table(family).items()
+            if any(path.get("neighbor-ip") == self.setup.neighbor for path in paths)
+        }
 
     def announce(self, prefix: str) -> None:
         """Add it through the API."""
@@ -372,6 +370,11 @@ class GoBgp:
     def _ask(self, *words: str) -> str:
         done = self.lab.exec(self.node, ["gobgp", *words], check=False)
         return done.stdout + done.stderr
+
+    def _table(self, family: str) -> dict[str, list[dict[str, object]]]:
+        answer = self._ask("global", "rib", "-a", family, "-j")
+        document = json.loads(answer) if answer.startswith("{") else {}
+        return document if isinstance(document, dict) else {}
 
     def _route(self, action: str, prefix: str) -> None:
         family, next_hop = ("ipv6", self.setup.address6) if ":" in prefix else ("ipv4", self.setup.address)
@@ -422,19 +425,6 @@ class GoBgp:
     keepalive-interval = 3
 {restart}{families}
 """
-
-
-def _keys(value: object) -> Iterator[str]:
-    """Yield every key and every `prefix` of a JSON document."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield str(key)
-            if key == "prefix" and isinstance(item, str):
-                yield item
-            yield from _keys(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _keys(item)
 
 
 class OpenBgpd:

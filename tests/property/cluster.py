@@ -18,25 +18,22 @@ from bgpmesh.events import (
     Configured,
     Connected,
     ConnectFailed,
-    Dial,
     Disconnected,
     Event,
     FibRead,
     FibWritten,
     GarbageReceived,
-    Hangup,
     HostRoutesChanged,
     MessageReceived,
     NextHopsWritten,
     OpenReceived,
     RoutesReceived,
-    Send,
     StartRoutes,
     Stopping,
     TimerFired,
 )
 from bgpmesh.peering.message import EndOfRib, Negotiated
-from bgpmesh.peering.session import State
+from bgpmesh.peering.session import Dial, Hangup, Send, State
 from bgpmesh.rib.export import Batch
 from bgpmesh.route.nlri import IPAddress, Nlri, nlri_of, prefix_text
 from bgpmesh.route.path import HostRoute, HostRouteKind, PeerName, Resolution, Target

@@ -22,13 +22,13 @@ from bgpmesh.peering.message import (
 from bgpmesh.peering.peer import Peer
 from bgpmesh.peering.session import (
     OPEN_HOLD_S,
+    Dial,
     Established,
+    Hangup,
     LocalRestart,
     Output,
+    Send,
     Session,
-    SessionDial,
-    SessionHangup,
-    SessionSend,
     StaleExpired,
     State,
     WentDown,
@@ -101,12 +101,12 @@ class World:
         """Do what was said, and check that it could be done."""
         for output in outputs:
             match output:
-                case SessionDial():
+                case Dial():
                     assert not self.is_calling, "a second call while one is under way"
                     self.is_calling = True
-                case SessionSend(connection, _):
+                case Send(connection, _):
                     assert connection in self.live, "said something on a connection that is gone"
-                case SessionHangup(connection):
+                case Hangup(connection):
                     assert connection in self.live, "hung up twice"
                     self.live.remove(connection)
                 case Established(connection, negotiated, keep):
@@ -266,13 +266,13 @@ class Link:
         """Carry out what the session of one side said."""
         for output in outputs:
             match output:
-                case SessionDial():
+                case Dial():
                     self.connections += 1
                     self.queues[side, self.connections] = ["answered"]
                     self.queues[1 - side, self.connections] = ["called"]
-                case SessionSend(connection, message):
+                case Send(connection, message):
                     self.queues.get((1 - side, connection), []).append(message)
-                case SessionHangup(connection):
+                case Hangup(connection):
                     self.queues.pop((side, connection), None)
                     self.queues.get((1 - side, connection), []).append("closed")
                 case WentDown():

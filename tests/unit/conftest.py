@@ -21,9 +21,9 @@ from bgpmesh.events import (
     MessageReceived,
     OpenReceived,
     RoutesReceived,
-    Send,
 )
 from bgpmesh.peering.message import Capabilities, EndOfRib, GracefulRestart, Keepalive, Negotiated, Open
+from bgpmesh.peering.session import Send
 from bgpmesh.route.attributes import Asn, AsPath, Origin, PathAttributes, RouterId, SegmentKind
 from bgpmesh.route.nlri import Family, parse_nlri
 from bgpmesh.route.path import HostRoute, HostRouteKind, PeerName

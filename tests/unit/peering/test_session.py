@@ -23,13 +23,13 @@ from bgpmesh.peering.peer import Peer
 from bgpmesh.peering.session import (
     OPEN_HOLD_S,
     STALE_PATHS_S,
+    Dial,
     Established,
+    Hangup,
     LocalRestart,
     Output,
+    Send,
     Session,
-    SessionDial,
-    SessionHangup,
-    SessionSend,
     StaleExpired,
     State,
     WentDown,
@@ -88,8 +88,8 @@ def establish(session: Session, connection: int = 1, now: float = 0.0, **said: o
 
 def notified(outputs: list[Output], connection: int) -> Message | None:
     """Return what was said on a connection before it was hung up; the hang-up must be there."""
-    assert SessionHangup(connection) in outputs
-    said = [o.message for o in outputs if isinstance(o, SessionSend) and o.connection == connection]
+    assert Hangup(connection) in outputs
+    said = [o.message for o in outputs if isinstance(o, Send) and o.connection == connection]
     return said[-1] if said else None
 
 
@@ -100,12 +100,12 @@ def test_the_way_up() -> None:
     """Call, OPEN, KEEPALIVE, established, with the states on the way."""
     session = make()
     states = [session.state]
-    assert [SessionDial()] == session.start(0)
+    assert [Dial(PEER.name)] == session.start(0)
     states.append(session.state)
-    assert [SessionSend(1, session.open_message())] == session.connected(1, False, 1)
+    assert [Send(1, session.open_message())] == session.connected(1, False, 1)
     states.append(session.state)
     negotiated = agreed(session)
-    assert [SessionSend(1, Keepalive())] == session.open_received(1, negotiated, 2)
+    assert [Send(1, Keepalive())] == session.open_received(1, negotiated, 2)
     states.append(session.state)
     assert [Established(1, negotiated, frozenset())] == session.message_received(1, Keepalive(), 3)
     states.append(session.state)
@@ -122,15 +122,15 @@ def test_a_passive_peer_is_not_called() -> None:
     assert session.start(0) == []
     assert (State.ACTIVE, float("inf")) == (session.state, session.next_wakeup())
     assert session.tick(1e6) == []
-    assert [SessionSend(1, session.open_message())] == session.connected(1, True, 1e6)
+    assert [Send(1, session.open_message())] == session.connected(1, True, 1e6)
 
 
 def test_a_restart_calls_a_passive_peer_until_told_to_stop() -> None:
     """`at_once` calls the passive peer and tries again; clearing `call_passive` ends that."""
     session = make(replace(PEER, is_passive=True))
-    assert [SessionDial()] == session.start(0, at_once=True)
+    assert [Dial(PEER.name)] == session.start(0, at_once=True)
     session.connect_failed("connection refused", 0)
-    assert [SessionDial()] == session.tick(session.next_wakeup())
+    assert [Dial(PEER.name)] == session.tick(session.next_wakeup())
     assert session.called_since == 0
     session.connect_failed("connection refused", 2)
     session.call_passive = False
@@ -157,7 +157,7 @@ def test_an_inbound_connection_is_answered_right_after_an_error() -> None:
     session = make()
     establish(session)
     session.garbage_received(1, Notification(1, 2), "bad length", 1)
-    assert [SessionSend(2, session.open_message())] == session.connected(2, True, 1)
+    assert [Send(2, session.open_message())] == session.connected(2, True, 1)
 
 
 def test_a_silent_caller_does_not_keep_us_from_calling() -> None:
@@ -166,7 +166,7 @@ def test_a_silent_caller_does_not_keep_us_from_calling() -> None:
     session.start(0)
     session.connected(1, True, 0)
     session.connect_failed("timed out", 5)
-    assert [SessionDial()] == session.tick(session.next_wakeup())
+    assert [Dial(PEER.name)] == session.tick(session.next_wakeup())
 
 
 # ── what our OPEN says ───────────────────────────────────────────────────────
@@ -206,7 +206,7 @@ def test_keepalives_leave_at_a_third_of_the_hold_time() -> None:
     for second in (3, 6, 9, 12):
         session.update_received(1, second - 1)
         assert second == session.next_wakeup()
-        assert [SessionSend(1, Keepalive())] == session.tick(second)
+        assert [Send(1, Keepalive())] == session.tick(second)
 
 
 def test_silence_ends_the_session() -> None:
@@ -293,7 +293,7 @@ def test_a_notification_is_decoded_in_last_error() -> None:
     session = make()
     establish(session)
     outputs = session.message_received(1, Notification.cease(Cease.ADMIN_SHUTDOWN, "moving racks"), 1)
-    assert [SessionHangup(1), WentDown(session.last_error, frozenset())] == outputs
+    assert [Hangup(1), WentDown(session.last_error, frozenset())] == outputs
     assert session.last_error == "reset by peer: Cease, administrative shutdown: moving racks"
 
 
@@ -317,8 +317,8 @@ def test_a_stopped_session_refuses_connections() -> None:
     outputs = session.stop(1, Notification.cease(Cease.ADMIN_SHUTDOWN))
     assert outputs == []
     assert (State.IDLE, float("inf")) == (session.state, session.next_wakeup())
-    assert [SessionHangup(1)] == session.connected(1, False, 2)
-    assert [SessionHangup(2)] == session.connected(2, True, 2)
+    assert [Hangup(1)] == session.connected(1, False, 2)
+    assert [Hangup(2)] == session.connected(2, True, 2)
 
 
 def test_stop_says_why_on_every_connection() -> None:
@@ -367,7 +367,7 @@ def test_the_connection_of_the_higher_identifier_stays(router_id: int, first: in
     session.connected(2, True, 0)
     outputs = session.open_received(first, agreed(session, router_id=router_id), 0)
     assert notified(outputs, goes) == COLLISION
-    assert SessionHangup(3 - goes) not in outputs
+    assert Hangup(3 - goes) not in outputs
 
 
 def test_a_call_of_the_peer_that_said_nothing_may_still_be_given_up() -> None:
@@ -376,7 +376,7 @@ def test_a_call_of_the_peer_that_said_nothing_may_still_be_given_up() -> None:
     session.start(0)
     session.connected(1, False, 0)
     session.connected(2, True, 0)
-    assert [SessionSend(1, Keepalive())] == session.open_received(1, agreed(session), 0)
+    assert [Send(1, Keepalive())] == session.open_received(1, agreed(session), 0)
     assert notified(session.open_received(2, agreed(session), 0), 1) == COLLISION
 
 
@@ -418,7 +418,7 @@ def test_our_call_that_is_answered_late_is_given_up_in_silence() -> None:
     session.start(0)
     session.connected(1, True, 0)
     session.open_received(1, agreed(session), 0)
-    assert [SessionHangup(2)] == session.connected(2, False, 0)
+    assert [Hangup(2)] == session.connected(2, False, 0)
 
 
 def test_established_refuses_a_newcomer() -> None:
@@ -426,7 +426,7 @@ def test_established_refuses_a_newcomer() -> None:
     session = make()
     establish(session, restart=None)
     outputs = session.connected(2, True, 1)
-    assert [SessionSend(2, COLLISION), SessionHangup(2)] == outputs
+    assert [Send(2, COLLISION), Hangup(2)] == outputs
     assert (session.state, session.connection) == (State.ESTABLISHED, 1)
 
 
@@ -434,12 +434,12 @@ def test_established_gives_way_to_a_peer_that_restarted() -> None:
     """With graceful restart agreed, an OPEN that offers it again ends the old connection as a TCP failure would."""
     session = make()
     establish(session)
-    assert [SessionSend(2, session.open_message())] == session.connected(2, True, 1)
+    assert [Send(2, session.open_message())] == session.connected(2, True, 1)
     assert session.state is State.ESTABLISHED
     outputs = session.open_received(2, agreed(session, restart=replace(RESTART, is_restarting=True)), 2)
-    assert SessionHangup(1) == outputs[0]
+    assert Hangup(1) == outputs[0]
     assert WentDown("replaced: the peer opened a new connection", BOTH) == outputs[1]
-    assert SessionSend(2, Keepalive()) == outputs[2]
+    assert Send(2, Keepalive()) == outputs[2]
     up = session.message_received(2, Keepalive(), 3)[0]
     assert isinstance(up, Established)
     assert (up.connection, up.keep) == (2, BOTH)
@@ -450,13 +450,13 @@ def test_established_waits_for_the_keepalive_of_a_newcomer_without_the_r_bit() -
     session = make()
     establish(session)
     session.connected(2, True, 1)
-    assert [SessionSend(2, Keepalive())] == session.open_received(2, agreed(session), 2)
-    assert [SessionHangup(2)] == session.message_received(2, COLLISION, 3)
+    assert [Send(2, Keepalive())] == session.open_received(2, agreed(session), 2)
+    assert [Hangup(2)] == session.message_received(2, COLLISION, 3)
     assert session.connection == 1
     session.connected(3, True, 4)
     session.open_received(3, agreed(session), 4)
     outputs = session.message_received(3, Keepalive(), 4)
-    assert [SessionHangup(1), WentDown("replaced: the peer opened a new connection", BOTH)] == outputs[:2]
+    assert [Hangup(1), WentDown("replaced: the peer opened a new connection", BOTH)] == outputs[:2]
     assert session.connection == 3
 
 
@@ -466,7 +466,7 @@ def test_established_refuses_a_newcomer_that_does_not_offer_restart() -> None:
     establish(session)
     session.connected(2, True, 1)
     outputs = session.open_received(2, agreed(session, restart=None), 2)
-    assert [SessionSend(2, COLLISION), SessionHangup(2)] == outputs
+    assert [Send(2, COLLISION), Hangup(2)] == outputs
     assert session.connection == 1
 
 

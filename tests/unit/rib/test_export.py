@@ -314,3 +314,36 @@ def test_half_a_new_groups_table_withdraws_nothing() -> None:
     world.rib.host_routes_changed([host("203.0.113.0/24", 6)], [])
     assert world.rib.take(PeerName("e"), 10) == []
     assert world.take("e") == []
+
+
+def test_in_one_batch_some_prefixes_are_new_to_a_peer_and_some_have_changed() -> None:
+    """A peer that loses the lead for one prefix hears the whole batch, also the prefix it knew otherwise."""
+    world = reflecting()
+    world.hear("n1", via("192.0.2.9"), P, Q)
+    world.hear("c1", changed(via("192.0.2.10"), local_pref=200), P)
+    assert [("192.0.2.9", [Q])] == world.take("c1")
+    world.hear("n1", changed(via("192.0.2.9"), med=1), P, Q)
+    world.lose("c1", P)
+    assert [("192.0.2.9", [P, Q])] == [(hop, sorted(prefixes)) for hop, prefixes in world.take("c1")]
+
+
+def test_a_refresh_that_is_overtaken_is_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that falls behind in the middle of hearing all again still hears all of it, each the latest."""
+    monkeypatch.setattr(export, "BATCH_PREFIXES", 1)
+    monkeypatch.setattr(export, "LOG_SLACK", 0)
+    world = World(internal("a", 11), internal("b", 12))
+    for prefix in (P, Q):
+        world.rib.originate(key(prefix), Blackhole(), advertise=True)
+    for name in ("a", "b"):
+        world.take(name)
+    world.rib.refresh(PeerName("a"), Family.IPV4)
+    first = world.rib.take(PeerName("a"), 1)
+    assert 1 == len(first)
+    for med in range(5):
+        world.rib.originate(key("10.3.0.0/16"), Blackhole(), advertise=True, attributes=PathAttributes(med=med))
+        world.take("b")
+    (group,) = world.rib._groups.values()
+    assert group.members[PeerName("a")].dirty, "it did not fall behind"
+    rest = sorted(prefix for _, prefixes in world.take("a") for prefix in prefixes)
+    heard = [nlri for batch in first if isinstance(batch, export.Batch) for nlri in batch.nlris]
+    assert [prefix for prefix in (P, Q) if key(prefix) not in heard] + ["10.3.0.0/16"] == rest

@@ -16,19 +16,17 @@ import pytest
 from bgpmesh.events import (
     Connected,
     ConnectFailed,
-    Dial,
     Disconnected,
     Event,
     GarbageReceived,
-    Hangup,
     MessageReceived,
     OpenReceived,
     RoutesReceived,
-    Send,
     StartRoutes,
 )
 from bgpmesh.peering.message import Capabilities, Cease, EndOfRib, Keepalive, Notification, Open
 from bgpmesh.peering.peer import Peer
+from bgpmesh.peering.session import Dial, Hangup, Send
 from bgpmesh.rib.export import Batch
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
 from bgpmesh.route.nlri import Family, IPAddress, Nlri
