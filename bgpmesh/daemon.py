@@ -34,7 +34,7 @@ from bgpmesh import __version__, config, log
 from bgpmesh.config import Config, StateOptions
 from bgpmesh.control import views
 from bgpmesh.control.http import HttpServer
-from bgpmesh.control.server import ControlServer, Request
+from bgpmesh.control.server import ControlServer, Request, RequestError
 from bgpmesh.engine import Engine
 from bgpmesh.errors import ConfigError, refused
 from bgpmesh.events import (
@@ -62,10 +62,14 @@ from bgpmesh.workload.endpoint import Endpoint, check_name, interface_name
 
 # Prefixes the engine decides about before the loop has its turn: some 5 ms.
 SLICE = 20_000
+# Events are handled for this long before the engine thinks, in seconds.
+TURN_S = 0.005
 # Events waiting for the engine from which on sockets are not read: the peers' TCP holds the rest.
 BUSY = 256
 # A workload that is not connected by then is given up.
 ATTACH_S = 10.0
+# What a daemon is built with, so that a reload cannot change it.
+FIXED_SECTIONS = ("kernel", "workload", "metrics", "control", "state")
 # The lag of the loop is measured this often.
 LAG_PROBE_S = 0.5
 # What was said last leaves within this long at a stop.
@@ -83,7 +87,7 @@ class Waiter:
 class Daemon:
     """One running node."""
 
-    def __init__(self, chosen: Chosen, state: State) -> None:
+    def __init__(self, chosen: Chosen, overrides: Overrides, state: State) -> None:
         self.config = configuration = chosen.configuration
         self.node = chosen.node
         self.state = state
@@ -93,6 +97,7 @@ class Daemon:
         self.generation = 1
         self.started_at = self.now()
         self._kept = chosen.kept
+        self._overrides = overrides
         listed, next_hops, endpoints = state.peers(), state.next_hops(), state.endpoints()
         for name, problem in (("peers", listed), ("next_hops", next_hops), ("endpoints", endpoints)):
             if problem.problem:
@@ -106,7 +111,7 @@ class Daemon:
         self._restored = endpoints.value or ()
         self._saved_held = frozenset(listed.value or ()) if listed.value is not None else None
         self._saved_next_hops: frozenset[IPAddress] = frozenset(next_hops.value or ())
-        self._saved_endpoints: tuple[Endpoint, ...] = self._restored
+        self._saved_endpoints = {endpoint.key: endpoint for endpoint in self._restored}
         self._inbox: deque[Event] = deque()
         self._waiters: list[Waiter] = []
         self._is_pumping = False
@@ -200,7 +205,7 @@ class Daemon:
         while self._inbox:
             event = self._inbox.popleft()
             engine.handle(event, now)
-            if isinstance(event, FibWritten):
+            if isinstance(event, FibWritten) or self.now() > now + TURN_S:
                 break  # an acknowledged burst is followed by the next one, not by more reading
         is_left = engine.work(SLICE, now) or bool(self._inbox)
         self._save()
@@ -226,13 +231,12 @@ class Daemon:
         if engine.held != self._saved_held:
             self._saved_held = engine.held
             self._disk("peers", self.state.save_peers(engine.held))
-        if self.engine.rib.next_hops.wanted.keys() - self._saved_next_hops:
+        if len(engine.rib.next_hops) and engine.rib.next_hops.wanted.keys() - self._saved_next_hops:
             self._saved_next_hops = frozenset(engine.rib.next_hops.wanted) | frozenset(engine.rib.next_hops.actual)
             self._disk("next_hops", self.state.save_next_hops(self._saved_next_hops))
-        endpoints = tuple(engine.endpoints.values())
-        if endpoints != self._saved_endpoints:
-            self._saved_endpoints = endpoints
-            self._disk("endpoints", self.state.save_endpoints(endpoints))
+        if engine.endpoints != self._saved_endpoints:
+            self._saved_endpoints = dict(engine.endpoints)
+            self._disk("endpoints", self.state.save_endpoints(engine.endpoints.values()))
 
     def _disk(self, what: str, problem: str) -> None:
         if problem:
@@ -303,7 +307,8 @@ class Daemon:
         try:
             self.reload(None, None)
         except ConfigError as error:
-            log.error("config.refused", reason=str(error))
+            for problem in error.problems:
+                log.error("config.refused", reason=str(problem))
 
     def reload(self, text: str | None, file: str | None) -> list[str]:
         """Put a configuration in force: `text`, or the operator's file as it is now; returns warnings.
@@ -312,24 +317,24 @@ class Daemon:
         """
         own = self._kept.file
         try:
-            on_disk = config.read(own)
-            new_text = on_disk if text is None else text
-            new = config.parse(new_text, own if text is None else file or own)
+            new_text = config.read(own) if text is None else text
+            new = self._overrides.on(config.parse(new_text, own if text is None else file or own))
             warnings = list(config.warnings(new, self.node))
         except ConfigError as error:
             if text is None:
                 self.config_problems = [str(problem) for problem in error.problems]
             raise
+        fixed = {section: getattr(self.config, section) for section in FIXED_SECTIONS}
         warnings += [
             f"[{section}] has changed: that takes effect when the daemon restarts"
-            for section in ("kernel", "workload", "metrics", "control", "state")
-            if getattr(new, section) != getattr(self.config, section)
+            for section, in_force in fixed.items()
+            if getattr(new, section) != in_force
         ]
-        kept = KeptConfig(new_text, own, _digest(on_disk))
+        kept = KeptConfig(new_text, own, _digest(new_text) if text is None else _digest_on_disk(own))
         if problem := self.state.save_config(kept):
             raise refused("state.directory", own, problem)
         self._kept = kept
-        self.config = new
+        self.config = replace(new, **fixed)
         self.config_problems = []
         self.generation += 1
         self._configure()
@@ -340,12 +345,11 @@ class Daemon:
     # ── requests ─────────────────────────────────────────────────────────────
 
     async def answer(self, request: Request) -> object:
-        """Answer one request of the control socket; raises ConfigError where the answer is no."""
+        """Answer one request of the control socket; raises ConfigError or RequestError where the answer is no."""
         args = request.args
         match request.command:
             case "reload":
-                text, file = args.get("text"), args.get("file")
-                warnings = self.reload(text if isinstance(text, str) else None, file if isinstance(file, str) else None)
+                warnings = self.reload(_text(args, "text"), _text(args, "file"))
                 return {"generation": self.generation, "warnings": warnings}
             case "workload add":
                 return await self._attach(request)
@@ -359,27 +363,25 @@ class Daemon:
         args, engine = request.args, self.engine
         if not self.config.kernel.enabled:
             raise refused("kernel.enabled", "false", "this node writes no routes, so it has no workloads")
-        name, namespace = str(args["name"]), str(args.get("namespace") or "default")
-        check_name("name", name)
-        check_name("namespace", namespace)
-        key = f"{namespace}/{name}"
+        key = _key(args)
+        namespace, _, name = key.partition("/")
+        netns = _text(args, "netns") or ""
         if key in engine.endpoints:
             raise refused("name", key, f"already attached to {engine.endpoints[key].netns}")
         if len(request.descriptors) != 1:
-            raise refused("netns", str(args.get("netns")), "no descriptor of the namespace came with the request")
+            raise refused("netns", netns, "no descriptor of the namespace came with the request")
         wanted = tuple(_address(text) for text in _strings(args, "ip"))
         labels = tuple(sorted(_label(text) for text in _strings(args, "label")))
         addresses = engine.addresses.request(key, wanted)
         interface = interface_name(self.config.workload.prefix, key)
-        endpoint = Endpoint(name, namespace, labels, addresses, interface, str(args.get("netns") or ""))
+        endpoint = Endpoint(name, namespace, labels, addresses, interface, netns)
         self.links.offer(interface, os.dup(request.descriptors[0]))
         self.report(EndpointAdded(endpoint))
-        problem = ""
+        self._pump()  # now: the next request must find name and addresses taken
 
         def is_over() -> bool:
             return key not in engine.endpoints or engine.endpoint_problem(key) != ""
 
-        await self._until(lambda: key in engine.endpoints, ATTACH_S)
         is_settled = await self._until(is_over, ATTACH_S)
         problem = (engine.endpoint_problem(key) or "") if key in engine.endpoints else "removed meanwhile"
         if is_settled and not problem:
@@ -391,7 +393,7 @@ class Daemon:
     async def _detach(self, key: str) -> object:
         endpoint = self.engine.endpoints.get(key)
         if endpoint is None:
-            raise refused("workload", key, "no such workload on this node")
+            raise RequestError("not-found", "no such workload on this node", key="workload", value=key)
         self.report(EndpointRemoved(key))
         gone = await self._until(lambda: endpoint.interface not in self.engine.links.actual, ATTACH_S)
         if not gone:
@@ -421,7 +423,8 @@ def run(file: str, node: str | None, socket_path: str | None, state_directory: s
     """Run the daemon until SIGTERM; returns the exit code: 0, or 2 where the configuration is bad."""
     log.start(os.environ.get("BGPMESH_LOG", "INFO").upper())
     try:
-        asyncio.run(_main(os.path.abspath(file), node, socket_path, state_directory))  # noqa: PTH100  not resolved
+        overrides = Overrides(socket_path, state_directory)
+        asyncio.run(_main(os.path.abspath(file), node, overrides))  # noqa: PTH100  not resolved
     except ConfigError as error:
         for problem in error.problems:
             print(f"bgpmesh: {problem}", file=sys.stderr)  # noqa: T201  the last words of a command
@@ -429,18 +432,33 @@ def run(file: str, node: str | None, socket_path: str | None, state_directory: s
     return 0
 
 
-async def _main(file: str, node: str | None, socket_path: str | None, state_directory: str | None) -> None:
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What the command line says in place of the file, also of a file that is loaded later."""
+
+    socket: str | None = None
+    state_directory: str | None = None
+
+    def on(self, configuration: Config) -> Config:
+        """Return a configuration with them put in."""
+        control, state = configuration.control, configuration.state
+        return replace(
+            configuration,
+            control=control if self.socket is None else replace(control, socket=self.socket),
+            state=state if self.state_directory is None else replace(state, directory=self.state_directory),
+        )
+
+
+async def _main(file: str, node: str | None, overrides: Overrides) -> None:
     """Choose the configuration in force, and run on it."""
-    chosen = choose(file, node, state_directory)
-    configuration = chosen.configuration
-    if socket_path is not None:
-        configuration = replace(configuration, control=replace(configuration.control, socket=socket_path))
-    state = State(Path(state_directory or configuration.state.directory))
+    chosen = choose(file, node, overrides)
+    directory = chosen.configuration.state.directory
+    state = State(Path(directory))
     state.open(chosen.node)
     try:
         if not chosen.problems and (problem := state.save_config(chosen.kept)):
-            raise refused("state.directory", state_directory or configuration.state.directory, problem)
-        await Daemon(replace(chosen, configuration=configuration), state).run()
+            raise refused("state.directory", directory, problem)
+        await Daemon(chosen, overrides, state).run()
     finally:
         state.close()
 
@@ -455,7 +473,7 @@ class Chosen:
     problems: tuple[str, ...] = ()
 
 
-def choose(file: str, node: str | None, state_directory: str | None) -> Chosen:
+def choose(file: str, node: str | None, overrides: Overrides) -> Chosen:
     """Return what a daemon that starts now runs on.
 
     The operator's file, but for two cases: it has not changed since a confirmed `reload F`, whose content
@@ -464,22 +482,24 @@ def choose(file: str, node: str | None, state_directory: str | None) -> Chosen:
     """
     try:
         text = config.read(file)
-        configuration = config.parse(text, file)
+        configuration = overrides.on(config.parse(text, file))
         name = config.find_node(configuration, node)
-        directory = state_directory or configuration.state.directory
     except ConfigError as error:
-        kept = State(Path(state_directory or StateOptions().directory)).config().value
+        kept = State(Path(overrides.state_directory or StateOptions().directory)).config().value
         if kept is None:
             raise
         for problem in error.problems:
             log.error("config.refused", reason=str(problem))
-        configuration = config.parse(kept.text, kept.file)
-        name = config.find_node(configuration, node)
+        try:
+            configuration = overrides.on(config.parse(kept.text, kept.file))
+            name = config.find_node(configuration, node)
+        except ConfigError as worse:  # a password file it names is gone, or it stands for another node
+            raise ConfigError((*error.problems, *worse.problems)) from error
         return Chosen(configuration, name, kept, tuple(map(str, error.problems)))
-    kept = State(Path(directory)).config().value
+    kept = State(Path(configuration.state.directory)).config().value
     if kept is not None and kept.file == file and kept.digest == _digest(text) and kept.text != text:
         with contextlib.suppress(ConfigError):  # a password file it names may be gone: the operator's file it is
-            reloaded = config.parse(kept.text, file)
+            reloaded = overrides.on(config.parse(kept.text, file))
             return Chosen(reloaded, config.find_node(reloaded, node), kept)
     return Chosen(configuration, name, KeptConfig(text, file, _digest(text)))
 
@@ -488,9 +508,30 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _digest_on_disk(file: str) -> str:
+    """Return the digest of a file that may be anything; one that cannot be read counts as empty."""
+    try:
+        return _digest(config.read(file))
+    except ConfigError:
+        return _digest("")
+
+
 def _key(args: Mapping[str, object]) -> str:
-    """Return `namespace/name` of a request about one workload."""
-    return f"{args.get('namespace') or 'default'}/{args.get('name')}"
+    """Return `namespace/name` of a request about one workload; raises ConfigError where either is no name."""
+    name, namespace = _text(args, "name") or "", _text(args, "namespace") or "default"
+    check_name("name", name)
+    check_name("namespace", namespace)
+    return f"{namespace}/{name}"
+
+
+def _text(args: Mapping[str, object], key: str) -> str | None:
+    """Return an argument, None where it is absent; raises ConfigError where it is no text that a file name can be."""
+    value = args.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, str) or "\0" in value:
+        raise refused(key, value, "not a text")
+    return value
 
 
 def _strings(args: Mapping[str, object], key: str) -> list[str]:

@@ -166,6 +166,8 @@ def _routes(running: Running, args: Mapping[str, object]) -> object:
     if args.get("advertised") is not None:
         name = _peer_name(engine, args["advertised"])
         return _of_peer(rib, rib.advertised(name), name, wanted, _advertised)
+    if not isinstance(args.get("kernel", False), bool):
+        raise RequestError("bad-request", "not true or false", key="kernel", value=str(args["kernel"]))
     if args.get("kernel"):
         keys = sorted(rib.fib.wanted.keys() | rib.fib.actual.keys(), key=_order)
         return kernel(rib, keys if wanted is None else [nlri for nlri in keys if nlri == wanted])

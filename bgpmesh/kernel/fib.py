@@ -34,9 +34,9 @@ from bgpmesh import log
 from bgpmesh.delta import Delta
 from bgpmesh.errors import KernelError
 from bgpmesh.events import Event, NextHopsWritten
-from bgpmesh.kernel import table
 from bgpmesh.kernel.mirror import KernelOptions
 from bgpmesh.kernel.netlink import Door, NetlinkDoor
+from bgpmesh.kernel.removal import remove_all
 from bgpmesh.kernel.table import BURST_MESSAGES, Table
 from bgpmesh.route.nlri import IPAddress, Nlri
 from bgpmesh.route.path import Resolution, Target
@@ -306,7 +306,7 @@ def uninstall(options: KernelOptions) -> list[str]:
     """
     door = NetlinkDoor()
     try:
-        return table.uninstall(options, door)
+        return remove_all(door, options)
     finally:
         door.close()
 

@@ -24,27 +24,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import ipaddress
-import socket
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 from bgpmesh import log
-from bgpmesh.errors import KernelError
 from bgpmesh.events import Event, FibObserved, FibRead, FibWritten, HostRoutesChanged, NextHopsWritten
 from bgpmesh.kernel import netlink, routes
 from bgpmesh.kernel.mirror import KernelOptions, Mirror, Slot
 from bgpmesh.kernel.netlink import Door, Refused
 from bgpmesh.kernel.routes import Hop, Link, Nexthop, RouteReader, Shape
-from bgpmesh.route.nlri import IPAddress, Nlri, prefix_text
+from bgpmesh.route.nlri import IPAddress, Nlri
 from bgpmesh.route.path import Blackhole, HostRoute, OnLink, Resolution, Target, Via
 
 BURST_MESSAGES = 1000
 BURST_BYTES = 128 * 1024  # what the smallest send buffer takes
-_DUMP_TRIES = 10  # a table that never holds still is then reported as it is: unreadable, and read later
+DUMP_TRIES = 10  # a table that never holds still is then reported as it is: unreadable, and read later
 
 FOREIGN_ROUTE = "foreign route"
 
@@ -157,13 +154,13 @@ class Table:
 
     def _discard_news(self) -> None:
         """Hear what is told of the time before a read-back, which knows better, and forget it."""
-        for _ in range(_DUMP_TRIES):
+        for _ in range(DUMP_TRIES):
             with contextlib.suppress(OSError):
                 if not self._door.hear():
                     return
 
     def _read_whole(self) -> Mirror:
-        for _ in range(_DUMP_TRIES - 1):
+        for _ in range(DUMP_TRIES - 1):
             try:
                 return Mirror.read(self._door, self._reader, self._options)
             except InterruptedError:
@@ -732,59 +729,6 @@ class Table:
         _forget(self._waiting, woken)
         if woken:
             self._hurry(woken)
-
-
-def uninstall(options: KernelOptions, door: Door) -> list[str]:
-    """Remove every route of our protocol, in whatever table, then our nexthop objects; say what.
-
-    Raises KernelError where the kernel refuses to tell or to delete.
-    """
-    reader, said = RouteReader(), []
-    by_shape: dict[tuple[int, int, int], list[Nlri]] = defaultdict(list)
-    try:
-        for family in (socket.AF_INET, socket.AF_INET6):
-            request = functools.partial(routes.dump_routes, family=family, table=0, protocol=options.protocol)
-            for _, _, key, shape in reader.read(_whole(door, request)):
-                if shape.protocol == options.protocol:
-                    by_shape[shape.table, shape.metric, len(key)].append(key)
-                    said.append(f"route {prefix_text(key)} table {shape.table} metric {shape.metric}")
-        for (table, metric, _), keys in by_shape.items():
-            anything = Shape(0, options.protocol, table, metric)
-            for start in range(0, len(keys), BURST_MESSAGES):
-                some = keys[start : start + BURST_MESSAGES]
-                first = door.reserve(len(some))
-                burst = routes.delete_routes(some, anything, first)
-                routes.ask_answer(burst, len(burst) - len(burst) // len(some))
-                _insist(door.transact(burst, first + len(some) - 1), "route")
-        objects = [
-            nexthop
-            for _, nexthop in routes.read_nexthops(_whole(door, routes.dump_nexthops))
-            if nexthop.protocol == options.protocol
-        ]
-        for nexthop in sorted(objects, key=lambda nexthop: nexthop.hop is not None):  # groups before their members
-            sequence = door.reserve(1)
-            _insist(door.transact(routes.joined([routes.delete_nexthop(0, nexthop.id)], sequence), sequence), "nexthop")
-            said.append(f"nexthop {'group' if nexthop.hop is None else 'object'} {nexthop.id}")
-    except OSError as error:
-        if error.errno == errno.EOPNOTSUPP:
-            return said  # a kernel without nexthop objects
-        raise KernelError("uninstall", error.errno or 0, error.strerror or "unknown") from error
-    return said
-
-
-def _whole(door: Door, request: Callable[[int], bytes]) -> bytes:
-    """Return the answer of a dump that nothing disturbed; `request` makes it for a sequence number."""
-    for _ in range(_DUMP_TRIES - 1):
-        with contextlib.suppress(InterruptedError):
-            return b"".join(door.dump(request(door.reserve(1))))
-    return b"".join(door.dump(request(door.reserve(1))))
-
-
-def _insist(refused: Iterable[Refused], what: str) -> None:
-    """Raise for the first refusal that does not mean that it is gone already."""
-    for answer in refused:
-        if answer.errno not in (errno.ESRCH, errno.ENOENT):
-            raise KernelError(what, answer.errno, answer.text)
 
 
 def _hop(address: IPAddress, resolution: Resolution) -> Hop:

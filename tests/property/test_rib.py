@@ -408,6 +408,9 @@ class Pair:
             assert not rib.has_routes_for(name)
         fib = answer.fib()
         assert fib == rib.fib.wanted
+        for family in BOTH:
+            chosen = [nlri for nlri in PREFIXES if family_of(nlri) is family and answer.select(nlri)]
+            assert len(chosen) == rib.size(family)
         hops = {hop for target in fib.values() if isinstance(target, Via) for hop in target.next_hops}
         assert hops == set(rib.next_hops.wanted)
         for hop in hops:

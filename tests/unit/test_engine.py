@@ -1,0 +1,443 @@
+"""What the engine decides by itself: restarts, the list of held peers, workloads, limits, stops."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from bgpmesh.engine import Engine
+from bgpmesh.events import (
+    Command,
+    Configured,
+    Connected,
+    ConnectFailed,
+    EndpointAdded,
+    EndpointRemoved,
+    FibRead,
+    FibWritten,
+    HostRoutesChanged,
+    LinksRead,
+    LinkWritten,
+    MessageReceived,
+    OpenReceived,
+    RoutesReceived,
+    Stopping,
+    TimerFired,
+)
+from bgpmesh.peering.message import (
+    Capabilities,
+    Cease,
+    EndOfRib,
+    GracefulRestart,
+    Keepalive,
+    Negotiated,
+    Notification,
+    Open,
+)
+from bgpmesh.peering.peer import Peer
+from bgpmesh.peering.session import Dial, Hangup, Send
+from bgpmesh.rib.export import Batch
+from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
+from bgpmesh.route.nlri import Family, Nlri, nlri_of, parse_nlri, prefix_text
+from bgpmesh.route.path import Blackhole, HostRoute, HostRouteKind, OnLink, PeerName, Role, Target, Via
+from bgpmesh.workload.endpoint import Endpoint, LinkSpec, interface_name, link_of
+
+N2, N3 = PeerName("n2"), PeerName("n3")
+FAR = parse_nlri("10.244.2.0/26")
+OWN = parse_nlri("10.244.1.0/26")
+HOP = ipaddress.IPv4Address("192.0.2.2")
+LAN = HostRoute(parse_nlri("192.0.2.0/24"), 2, None, 0, HostRouteKind.CONNECTED, 2, 254)
+ADOPTED: dict[Nlri, Target] = {OWN: Blackhole(), FAR: Via((HOP,))}
+WEB = Endpoint(
+    "web",
+    "shop",
+    (),
+    (ipaddress.IPv4Address("10.244.9.9"),),
+    interface_name("bgpm", "shop/web"),
+    "/run/netns/web",
+)
+
+
+def peer(number: int, **options: object) -> Peer:
+    base = Peer(
+        name=PeerName(f"n{number}"),
+        address=ipaddress.IPv4Address(f"192.0.2.{number}"),
+        asn=Asn(64512),
+        role=Role.NON_CLIENT,
+        local_address=ipaddress.IPv4Address("192.0.2.1"),
+        local_asn=Asn(64512),
+        router_id=RouterId(1),
+        families=(Family.IPV4,),
+        next_hops=((Family.IPV4, ipaddress.IPv4Address("192.0.2.1")),),
+        is_passive=True,
+    )
+    return replace(base, **options)  # type: ignore[arg-type]  # keywords of the dataclass
+
+
+def configured(*peers: Peer, **options: object) -> Configured:
+    base = Configured(
+        node="n1",
+        asn=Asn(64512),
+        router_id=RouterId(1),
+        cluster_id=None,
+        peers=peers or (peer(2), peer(3)),
+        pod_cidrs=(ipaddress.ip_network("10.244.1.0/26"),),
+        advertise=(),
+        pools=(),
+    )
+    return replace(base, **options)  # type: ignore[arg-type]  # keywords of the dataclass
+
+
+@dataclass
+class World:
+    """An engine with a hand on every lever; `now` starts at 100 s."""
+
+    engine: Engine
+    now: float = 100.0
+    connections: int = 0
+    of: dict[PeerName, int] = field(default_factory=dict)
+
+    def boot(self, routes: Mapping[Nlri, Target]) -> list[Command]:
+        """Read the kernel back, as at every start; returns what the wire is told."""
+        self.engine.handle(HostRoutesChanged([LAN], ()), self.now)
+        self.engine.handle(LinksRead({}), self.now)
+        self.engine.handle(FibRead(dict(routes), {}), self.now)
+        return self.settle()
+
+    def settle(self) -> list[Command]:
+        """Let the engine think; returns what the wire is told."""
+        while self.engine.work(1000, self.now):
+            pass
+        commands = list(self.engine.commands)
+        self.engine.commands.clear()
+        return commands
+
+    def at(self, seconds: float) -> list[Command]:
+        """Fire the timer once at `seconds` after the start."""
+        self.now = 100.0 + seconds
+        self.engine.handle(TimerFired(), self.now)
+        return self.settle()
+
+    def establish(self, name: PeerName, restart: GracefulRestart | None, hold_time: int = 9) -> Open:
+        """Bring a session up; returns the OPEN that we sent."""
+        self.connections += 1
+        number = self.of[name] = self.connections
+        session = self.engine.sessions[name]
+        address = session.peer.address
+        self.engine.handle(Connected(number, name, address, address, is_inbound=True), self.now)
+        sent = next(c.message for c in self.settle() if isinstance(c, Send) and isinstance(c.message, Open))
+        received = Open(
+            Asn(64512), hold_time, RouterId(number + 1), Capabilities((Family.IPV4,), graceful_restart=restart)
+        )
+        self.engine.handle(
+            OpenReceived(number, Negotiated(sent, received, hold_time, (Family.IPV4,), four_octet_asn=True)), self.now
+        )
+        self.engine.handle(MessageReceived(number, Keepalive()), self.now)
+        self.settle()
+        return sent
+
+    def announce(self, name: PeerName, *prefixes: str) -> list[Command]:
+        """Let a peer announce prefixes; returns what the wire is told."""
+        attributes = PathAttributes(next_hop=HOP, local_pref=100)
+        nlris = [parse_nlri(prefix) for prefix in prefixes]
+        self.engine.handle(RoutesReceived(self.of[name], attributes, nlris, (), self.now), self.now)
+        return self.settle()
+
+    def end_of_rib(self, name: PeerName) -> None:
+        """Let a peer say End-of-RIB."""
+        self.engine.handle(MessageReceived(self.of[name], EndOfRib(Family.IPV4)), self.now)
+        self.settle()
+
+    def written(self) -> list[tuple[str, Target | None]]:
+        """Write what the kernel is asked to, and return it."""
+        taken = self.engine.rib.fib.take(1000, self.now)
+        self.engine.handle(FibWritten([nlri for nlri, _ in taken], {}), self.now)
+        self.settle()
+        return sorted((prefix_text(nlri), target) for nlri, target in taken)
+
+    def told(self, name: PeerName) -> list[str]:
+        """Return what a peer is told now: prefixes announced, `-` before those withdrawn, EoR."""
+        said = []
+        for item in self.engine.rib.take(name, 1000):
+            if isinstance(item, Batch):
+                said += [("" if item.attributes else "-") + prefix_text(nlri) for nlri in item.nlris]
+            else:
+                said.append("EoR")
+        return said
+
+
+KEPT = GracefulRestart(120, families=((Family.IPV4, True),))
+
+
+def restarted(*peers: Peer, listed: tuple[PeerName, ...] = (N2,)) -> World:
+    world = World(Engine(configured(*peers), listed, lambda: 0.5))
+    world.boot(ADOPTED)
+    return world
+
+
+def test_a_first_boot_waits_for_nothing() -> None:
+    """With nothing listed and nothing in the kernel the node is in sync at once, and neither R nor F is set."""
+    world = World(Engine(configured(), None, lambda: 0.5))
+    world.boot({})
+    assert world.engine.is_in_sync
+    restart = world.establish(N2, KEPT).capabilities.graceful_restart
+    assert restart == GracefulRestart(120, is_restarting=False, families=((Family.IPV4, False),))
+    assert world.told(N2) == ["10.244.1.0/26", "EoR"]
+
+
+def test_a_restart_calls_the_listed_peer_at_once_although_it_is_the_passive_side() -> None:
+    """Who is on the list is called; who is not waits for the call of the other side."""
+    world = World(Engine(configured(), (N2,), lambda: 0.5))
+    assert world.boot(ADOPTED) == [Dial(N2)]
+
+
+def test_a_restart_touches_no_route_until_the_listed_peer_has_said_all() -> None:
+    """Adopted routes are neither replaced nor deleted, and End-of-RIB waits, until the peer's End-of-RIB."""
+    world = restarted()
+    restart = world.establish(N2, KEPT).capabilities.graceful_restart
+    assert restart == GracefulRestart(120, is_restarting=True, families=((Family.IPV4, True),))
+    assert world.told(N2) == ["10.244.1.0/26"]
+    world.announce(N2, "10.244.2.0/26")
+    assert world.written() == []
+    assert not world.engine.is_in_sync
+    world.end_of_rib(N2)
+    assert world.engine.is_in_sync
+    assert world.written() == []
+    assert world.told(N2) == ["EoR"]
+
+
+def test_what_nobody_announces_any_more_is_swept_once_in_sync() -> None:
+    """An adopted route that no peer announces goes when the node is in sync, not before."""
+    world = restarted()
+    world.establish(N2, KEPT)
+    assert world.written() == []
+    world.end_of_rib(N2)
+    assert world.written() == [("10.244.2.0/26", None)]
+
+
+def test_a_peer_that_refuses_our_calls_is_given_up_after_three_seconds() -> None:
+    """A dead neighbour holds nobody up longer than 3 s."""
+    world = restarted()
+    world.engine.handle(ConnectFailed(N2, "refused"), world.now)
+    world.at(2.9)
+    assert not world.engine.is_in_sync
+    world.at(3.0)
+    assert world.engine.is_in_sync
+
+
+def test_a_peer_without_graceful_restart_owes_a_second_of_silence() -> None:
+    """Without capability 64 a second without an UPDATE stands for End-of-RIB."""
+    world = restarted()
+    world.establish(N2, None)
+    world.at(0.8)
+    world.announce(N2, "10.244.2.0/26")
+    world.at(1.7)
+    assert not world.engine.is_in_sync
+    world.at(1.8)
+    assert world.engine.is_in_sync
+
+
+def test_two_nodes_that_restart_together_do_not_wait_for_each_other() -> None:
+    """A peer whose OPEN has the R bit owes no End-of-RIB, only the second of silence."""
+    world = restarted()
+    world.establish(N2, replace(KEPT, is_restarting=True))
+    world.at(1.0)
+    assert world.engine.is_in_sync
+
+
+def test_the_deferral_limit_ends_the_waiting() -> None:
+    """A listed peer that is up and never says End-of-RIB is waited for `restart_deferral` seconds."""
+    world = restarted(peer(2, hold_time=0))
+    world.establish(N2, KEPT, hold_time=0)
+    world.at(9.9)
+    assert not world.engine.is_in_sync
+    assert world.engine.waiting_for() == {N2: "no End-of-RIB yet for ipv4"}
+    world.at(10.0)
+    assert world.engine.is_in_sync
+
+
+def test_without_a_readable_list_every_peer_counts() -> None:
+    """Routes of ours without a list: all configured peers are called and waited for."""
+    world = World(Engine(configured(), None, lambda: 0.5))
+    assert sorted(map(repr, world.boot(ADOPTED))) == [repr(Dial(N2)), repr(Dial(N3))]
+    assert not world.engine.is_in_sync
+
+
+def test_a_list_without_routes_is_a_reboot_and_no_restart() -> None:
+    """After a reboot the list is there and the kernel is empty: nothing was preserved, so F is not claimed."""
+    world = World(Engine(configured(), (N2,), lambda: 0.5))
+    world.boot({})
+    assert world.engine.is_in_sync
+    restart = world.establish(N2, KEPT).capabilities.graceful_restart
+    assert restart == GracefulRestart(120, is_restarting=False, families=((Family.IPV4, False),))
+
+
+def test_without_a_kernel_the_list_alone_decides_and_f_is_set() -> None:
+    """A reflector off the path restarts by its list, and claims F: nothing forwards through it."""
+    world = World(Engine(configured(kernel_enabled=False, pod_cidrs=()), (N2,), lambda: 0.5))
+    world.boot({})
+    assert not world.engine.is_in_sync
+    restart = world.establish(N2, KEPT).capabilities.graceful_restart
+    assert restart == GracefulRestart(120, is_restarting=True, families=((Family.IPV4, True),))
+
+
+def test_a_peer_is_on_the_list_until_its_paths_are_gone_from_the_kernel() -> None:
+    """The name is there when the session is up, while stale paths stay, and until the kernel has let them go."""
+    world = World(Engine(configured(), (), lambda: 0.5))
+    world.boot({})
+    world.written()
+    held = [world.engine.held]
+    world.establish(N2, replace(KEPT, restart_time=5))
+    held.append(world.engine.held)
+    world.announce(N2, "10.244.2.0/26")
+    world.written()
+    world.engine.handle(MessageReceived(world.of[N2], Notification(6, 2)), world.now)
+    world.settle()
+    held.append(world.engine.held)
+    assert world.written() == [("10.244.2.0/26", None)]
+    held.append(world.engine.held)
+    assert held == [frozenset(), {N2}, {N2}, frozenset()]
+
+
+def test_a_second_kill_before_being_in_sync_finds_the_list_whole() -> None:
+    """The list does not shrink while a restart still waits."""
+    world = restarted(listed=(N2, N3))
+    world.establish(N2, KEPT)
+    world.written()
+    assert world.engine.held == {N2, N3}
+
+
+@pytest.mark.parametrize("is_covered", [False, True])
+def test_a_workload_has_its_link_then_its_route_then_its_announcement(is_covered: bool) -> None:
+    """Nothing is written before the link stands, nothing announced before the route is in the kernel."""
+    address = ipaddress.IPv4Address("10.244.1.9" if is_covered else "10.244.9.9")
+    endpoint = replace(WEB, addresses=(address,))
+    world = World(Engine(configured(), (), lambda: 0.5))
+    world.boot({})
+    world.written()
+    world.establish(N2, KEPT)
+    world.told(N2)
+    world.engine.handle(EndpointAdded(endpoint), world.now)
+    world.settle()
+    assert world.written() == []
+    assert world.engine.endpoint_problem(endpoint.key) == ""
+    assert world.engine.links.take(9, world.now) == [(endpoint.interface, link_of(endpoint))]
+    world.engine.handle(LinkWritten(endpoint.interface), world.now)
+    world.settle()
+    assert world.told(N2) == []
+    assert world.written() == [(f"{address}/32", OnLink(endpoint.interface))]
+    assert world.engine.endpoint_problem(endpoint.key) is None
+    assert world.told(N2) == ([] if is_covered else [f"{address}/32"])
+    world.engine.handle(EndpointRemoved(endpoint.key), world.now)
+    world.settle()
+    assert world.told(N2) == ([] if is_covered else [f"-{address}/32"])
+    assert world.written() == [(f"{address}/32", None)]
+
+
+def test_a_link_that_cannot_be_made_says_why() -> None:
+    """The reason of the kernel edge is the workload's, and no route is wanted."""
+    world = World(Engine(configured(), (), lambda: 0.5))
+    world.boot({})
+    world.written()
+    world.engine.handle(EndpointAdded(WEB), world.now)
+    world.engine.links.take(9, world.now)
+    world.engine.handle(LinkWritten(WEB.interface, "no such namespace"), world.now)
+    world.settle()
+    assert world.engine.endpoint_problem(WEB.key) == "no such namespace"
+    assert world.written() == []
+
+
+def test_links_of_ours_tell_the_workloads_of_a_daemon_that_lost_its_state() -> None:
+    """Without remembered workloads an alias on the host is enough to know one again."""
+    world = World(Engine(configured(), (), lambda: 0.5, adopt_endpoints=True))
+    links: dict[str, LinkSpec] = {WEB.interface: link_of(WEB)}
+    world.engine.handle(LinksRead(links), world.now)
+    assert world.engine.endpoints == {WEB.key: WEB}
+    assert world.engine.links.take(9, world.now) == []
+
+
+def test_too_many_prefixes_close_the_session_for_a_while() -> None:
+    """Over `max_prefixes`: Cease, maximum number of prefixes, and another try `max_prefixes_restart` later."""
+    world = World(Engine(configured(peer(2, max_prefixes=2, is_passive=False)), (), lambda: 0.5))
+    assert world.boot({}) == [Dial(N2)]
+    world.engine.handle(ConnectFailed(N2, "refused"), world.now)
+    world.establish(N2, KEPT)
+    commands = world.announce(N2, "10.1.0.0/24", "10.2.0.0/24", "10.3.0.0/24")
+    cease = Notification(6, Cease.MAX_PREFIXES, bytes((0, 1, 1, 0, 0, 0, 2)))
+    assert commands == [Send(world.of[N2], cease), Hangup(world.of[N2])]
+    assert world.engine.sessions[N2].last_error == "sent more than max_prefixes = 2 ipv4 prefixes"
+    assert world.at(59) == []
+    assert world.at(60) == [Dial(N2)]
+
+
+def test_a_stop_says_nothing_where_graceful_restart_was_agreed() -> None:
+    """SIGTERM looks like a crash to peers that keep our paths; the others get a Cease."""
+    world = World(Engine(configured(), (), lambda: 0.5))
+    world.boot({})
+    world.establish(N2, KEPT)
+    world.establish(N3, None)
+    world.engine.handle(Stopping(), world.now)
+    cease = Notification.cease(Cease.ADMIN_SHUTDOWN, "bgpmesh stops")
+    hangups = [Hangup(world.of[N2]), Send(world.of[N3], cease), Hangup(world.of[N3])]
+    assert world.settle() == hangups
+    assert world.engine.held == {N2, N3}
+
+
+def test_a_reload_resets_only_the_session_that_changed() -> None:
+    """A peer with other options gets a Cease and a new session; its neighbour hears nothing."""
+    world = World(Engine(configured(), (), lambda: 0.5))
+    world.boot({})
+    world.establish(N2, KEPT)
+    world.establish(N3, KEPT)
+    kept = world.engine.sessions[N3]
+    world.engine.handle(configured(peer(2, hold_time=30), peer(3)), world.now)
+    cease = Notification.cease(Cease.OTHER_CONFIGURATION_CHANGE)
+    assert world.settle() == [Send(world.of[N2], cease), Hangup(world.of[N2])]
+    assert world.engine.sessions[N3] is kept
+
+
+def test_a_peer_taken_out_takes_its_routes_along() -> None:
+    """Removing a peer from the configuration says so to it and withdraws what it announced."""
+    world = World(Engine(configured(), (), lambda: 0.5))
+    world.boot({})
+    world.written()
+    world.establish(N2, KEPT)
+    world.announce(N2, "10.244.2.0/26")
+    world.written()
+    world.engine.handle(configured(peer(3)), world.now)
+    assert world.settle()[0] == Send(world.of[N2], Notification.cease(Cease.PEER_DECONFIGURED))
+    assert world.written() == [("10.244.2.0/26", None)]
+
+
+def test_prefixes_follow_the_configuration() -> None:
+    """A pod CIDR and a single address that come and go are announced and withdrawn; only the block is blackholed."""
+    world = World(Engine(configured(), (), lambda: 0.5))
+    world.boot({})
+    world.written()
+    world.establish(N2, KEPT)
+    world.told(N2)
+    single = (ipaddress.ip_network("203.0.113.7/32"),)
+    block = (ipaddress.ip_network("10.244.5.0/26"),)
+    world.engine.handle(configured(advertise=single, pod_cidrs=block), world.now)
+    world.settle()
+    assert sorted(world.told(N2)) == ["-10.244.1.0/26", "10.244.5.0/26", "203.0.113.7/32"]
+    assert world.written() == [("10.244.1.0/26", None), ("10.244.5.0/26", Blackhole())]
+
+
+def test_an_update_is_traced_from_the_wire_to_the_kernel() -> None:
+    """`trace` and the histogram know when an UPDATE was read, decided and acknowledged."""
+    world = World(Engine(configured(), (), lambda: 0.5))
+    world.boot({})
+    world.written()
+    world.establish(N2, KEPT)
+    world.announce(N2, "10.244.2.0/26", "10.244.2.64/26")
+    world.now += 0.25
+    world.written()
+    assert world.engine.converged == [(0.25, 2)]
+    update = world.engine.trace(FAR)
+    assert update is not None
+    assert (update.peer, update.read_at, update.decided_at, update.programmed_at) == (N2, 100.0, 100.0, 100.25)
+    assert world.engine.trace(nlri_of(ipaddress.ip_network("10.9.0.0/24"))) is None
