@@ -114,7 +114,7 @@ class Daemon:
         self._saved_endpoints = {endpoint.key: endpoint for endpoint in self._restored}
         self._inbox: deque[Event] = deque()
         self._waiters: list[Waiter] = []
-        self._is_pumping = False
+        self._is_pumping = True  # nothing is handled until `_begin` is through
         self._timer: asyncio.TimerHandle | None = None
         self._stop = asyncio.Event()
         rib = self.engine.rib
@@ -166,7 +166,6 @@ class Daemon:
 
     async def _begin(self) -> None:
         """Read the kernel back, and let the engine start with what is there."""
-        self.speaker.configure(self.engine.configured.peers)
         for endpoint in self._restored:
             self.engine.handle(EndpointAdded(endpoint), self.now())
         if self.config.kernel.enabled:
@@ -178,6 +177,8 @@ class Daemon:
         else:
             self.report(LinksRead({}))
             self.report(FibRead({}, {}))
+        # Not earlier, and the sessions start in the same turn: who calls an idle session is hung up on.
+        self.speaker.configure(self.engine.configured.peers)
         self._pump()
 
     async def _farewell(self) -> None:

@@ -73,7 +73,7 @@ from bgpmesh.route.path import Blackhole, OnLink, PeerName, Target
 from bgpmesh.workload.endpoint import Endpoint, LinkSpec, endpoint_of, link_of
 from bgpmesh.workload.pool import Addresses, Pool
 
-# A listed peer that refuses or ignores our calls this long after a restart is not waited for.
+# A listed peer that refuses or ignores our calls this long is not waited for after a restart.
 NO_ANSWER_S = 3.0
 # A peer that owes no End-of-RIB has said all it had after this long without an UPDATE.
 QUIET_S = 1.0
@@ -319,7 +319,7 @@ class Engine:
                     if (wait := self._waits.get(name)) is not None:
                         wait.missing.discard(family)
             case RouteRefresh(family):
-                outputs = session.update_received(connection, now)
+                outputs = session.message_received(connection, message, now)
                 if session.connection == connection:
                     self.rib.refresh(name, family)
             case _:
@@ -470,16 +470,14 @@ class Engine:
         session = self.sessions[name]
         if session.state is State.ESTABLISHED:
             return not wait.missing and (_families_owed(session) != set() or now >= wait.last_update + QUIET_S)
-        return now >= self._booted(NO_ANSWER_S) and session.state is not State.OPEN_CONFIRM
-
-    def _booted(self, after: float) -> float:
-        return (self._booted_at or 0.0) + after
+        return session.called_since is not None and now >= session.called_since + NO_ANSWER_S
 
     def _next_sync_check(self) -> float:
         times = [self._restart_until]
         for name, wait in self._waits.items():
-            if self.sessions[name].state is not State.ESTABLISHED:
-                times.append(self._booted(NO_ANSWER_S))
+            session = self.sessions[name]
+            if session.state is not State.ESTABLISHED:
+                times.append(NEVER if session.called_since is None else session.called_since + NO_ANSWER_S)
             elif not wait.missing:
                 times.append(wait.last_update + QUIET_S)
         return min(times)
@@ -662,13 +660,16 @@ def _labels(families: Iterable[Family]) -> str:
 def _families_owed(session: Session) -> set[Family]:
     """Return the families whose End-of-RIB the peer owes us: none without the capability, or while it restarts itself.
 
-    Two nodes that restart at once would wait for each other (RFC 4724 §4.1).
+    Two nodes that restart at once would wait for each other (RFC 4724 §4.1). Our reflector owes it even so: what it
+    knows of other nodes comes once it is in sync itself, for which it waits for nothing of ours but silence.
     """
     negotiated = session.negotiated
     if negotiated is None:
         return set()
     restart = negotiated.received.capabilities.graceful_restart
-    return set() if restart is None or restart.is_restarting else set(negotiated.families)
+    if restart is None or (restart.is_restarting and not session.peer.reflects_to_us):
+        return set()
+    return set(negotiated.families)
 
 
 def _is_pool_advertised(pools: Sequence[Pool], address: IPAddress) -> bool:

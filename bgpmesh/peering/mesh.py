@@ -290,6 +290,7 @@ def _node_peer(
         local_asn=asn,
         router_id=router_id,
         in_cluster=True,
+        reflects_to_us=cluster.topology == "reflectors" and other.reflector and not node.reflector,
         port=cluster.port,
         listen_address=_listen_address(node, local),
         listen_port=cluster.port,

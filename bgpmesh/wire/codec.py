@@ -292,6 +292,8 @@ class Codec:
         if body[0] != 4:
             raise PeerError(Code.OPEN, 1, f"BGP version {body[0]} instead of 4", b"\0\4")
         capabilities = tuple(_capabilities(body[9:]))
+        if _has_long_lengths(body[9:]):
+            body = body[:9] + b"\xff" + body[10:]  # ExaBGP looks at the length that does not count
         theirs = _called(lambda: ExaMessage.unpack(OPEN, body, Direction.IN, self._exabgp), Code.OPEN)
         _called(lambda: self._exabgp.received(theirs), Code.OPEN)
         received = _open(theirs, int.from_bytes(body[5:9], "big"), capabilities)
@@ -431,10 +433,15 @@ def _decode_refresh(body: bytes, context: Context) -> list[Decoded]:
     return [RouteRefresh(family)] if family in context.families and subtype == 0 else []
 
 
+def _has_long_lengths(parameters: bytes) -> bool:
+    """Tell whether lengths have two octets: by the first type, the length before it is any but 0 (RFC 9072 §2)."""
+    return parameters[0] != 0 and parameters[1:2] == b"\xff"
+
+
 def _capabilities(parameters: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield (code, value) of each capability of an OPEN; raises PeerError (RFC 5492 §4, RFC 9072 §2)."""
     size, at, width = parameters[0], 1, 1
-    if size == 255 and parameters[1:2] == b"\xff":
+    if _has_long_lengths(parameters):
         size, at, width = int.from_bytes(parameters[2:4], "big"), 4, 2
     if len(parameters) - at != size:
         raise PeerError(Code.OPEN, 0, f"optional parameters of {len(parameters) - at} octets, their length says {size}")

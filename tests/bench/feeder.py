@@ -404,6 +404,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--expect", type=int, default=0, help="how many to receive")
     parser.add_argument("--wait", action="store_true", help="announce once a line comes on standard input")
     parser.add_argument("--withdraw-after", type=float, metavar="S", help="withdraw all S seconds after that")
+    parser.add_argument("--withdraw-on-line", action="store_true", help="withdraw all once another line comes")
     parser.add_argument("--expect-withdrawn", action="store_true", help="wait until all received are withdrawn")
     parser.add_argument("--hold", type=float, default=0.0, metavar="S", help="stay up for S seconds then; or inf")
     parser.add_argument("--timeout", type=float, default=120.0, metavar="S", help="for each step")
@@ -489,9 +490,13 @@ def _announce(
     step: Callable[..., bool],
 ) -> bool:
     for event, updates in (("sent", messages[0]), ("withdrawn", messages[1])):
-        if not feed.routes or (event == "withdrawn" and options.withdraw_after is None):
+        is_timed = options.withdraw_after is not None
+        if not feed.routes or (event == "withdrawn" and not (is_timed or options.withdraw_on_line)):
             continue
-        if event == "withdrawn":
+        if event == "withdrawn" and options.withdraw_on_line:
+            session.run(lambda: False, math.inf, wake=sys.stdin)
+            sys.stdin.readline()
+        if event == "withdrawn" and is_timed:
             session.run(lambda: False, time.monotonic() + options.withdraw_after)
         session.send([*updates, feed.end_of_rib()] if event == "sent" else updates)
         size, began = sum(map(len, updates)), time.monotonic()

@@ -33,6 +33,7 @@ class Setup:
     password: str = ""
     is_passive: bool = False
     graceful_restart: int = 120  # seconds; 0: the capability is not offered
+    helps_only: bool = False  # it keeps the routes of a neighbour that restarts, and claims nothing for itself
     announce: tuple[str, ...] = ()
 
 
@@ -42,6 +43,7 @@ class Speaker(Protocol):
     name: str
     has_md5: bool  # TCP MD5 works as Debian ships it
     keeps_forwarding: bool  # its restart capability promises that its forwarding state survives (RFC 4724 F bit)
+    asks_refresh: bool  # it sends ROUTE-REFRESH when told to forget and learn again
     setup: Setup
     prefixes: list[str]  # what it announces, over its restarts too
 
@@ -53,6 +55,9 @@ class Speaker(Protocol):
 
     def is_established(self) -> bool:
         """Tell whether its session is Established."""
+
+    def is_settled(self) -> bool:
+        """Tell whether a session that begins now would be an ordinary one to it."""
 
     def received(self) -> set[str]:
         """Return the prefixes of both families that it has from its neighbour."""
@@ -97,6 +102,7 @@ class Bird:
     name = "bird"
     has_md5 = True
     keeps_forwarding = True
+    asks_refresh = True
     programs = ("bird", "birdc")
 
     def __init__(self, lab: Lab, node: str, setup: Setup) -> None:
@@ -117,6 +123,10 @@ class Bird:
     def is_established(self) -> bool:
         """Read it from `show protocols`."""
         return "Established" in self._ask("show protocols session1")
+
+    def is_settled(self) -> bool:
+        """Say yes: it always is."""
+        return True
 
     def received(self) -> set[str]:
         """Return what the import tables hold, whether the next hop resolves or not."""
@@ -165,7 +175,8 @@ class Bird:
             for version, prefixes in ((4, ipv4), (6, ipv6))
         )
         export = "import all; export where source = RTS_STATIC;"
-        restart = f"graceful restart on; graceful restart time {own.graceful_restart};"
+        mode = "aware" if own.helps_only else "on"
+        restart = f"graceful restart {mode}; graceful restart time {own.graceful_restart};"
         text = f"""
 router id {own.address};
 graceful restart wait 20;
@@ -192,6 +203,7 @@ class Frr:
     name = "frr"
     has_md5 = True
     keeps_forwarding = True
+    asks_refresh = True
     programs = ("/usr/lib/frr/zebra", "/usr/lib/frr/bgpd", "vtysh")
 
     def __init__(self, lab: Lab, node: str, setup: Setup) -> None:
@@ -217,10 +229,20 @@ class Frr:
         bgpd = self._start("bgpd", "-A", "127.0.0.1", "-l", self.setup.address)
         self._processes = [zebra, bgpd]
         bgpd.until(lambda: f"local AS {self.setup.asn}" in self._ask("show bgp neighbors"), "FRR to answer")
+        self._processes = [zebra, bgpd]
+        # Its session waits (shutdown) until it has selected its own routes: a session that comes before may be sent
+        # an End-of-RIB first, and the routes when the selection that it then defers is over, minutes later.
+        tables = "show bgp ipv4 unicast", "show bgp ipv6 unicast"
+        bgpd.until(lambda: all(f"*> {prefix}" in self._ask(*tables) for prefix in self.prefixes), "FRR's own routes")
+        self._ask("configure terminal", f"router bgp {self.setup.asn}", f"no neighbor {self.setup.neighbor} shutdown")
 
     def is_established(self) -> bool:
         """Read it from `show bgp neighbors`."""
         return "BGP state = Established" in self._ask("show bgp neighbors")
+
+    def is_settled(self) -> bool:
+        """Say yes: it always is."""
+        return True
 
     def received(self) -> set[str]:
         """Return what both tables have from the neighbour."""
@@ -278,18 +300,24 @@ class Frr:
     def _file(self) -> str:
         own = self.setup
         networks = ["".join(f"  network {prefix}\n" for prefix in prefixes) for prefixes in _families(self.prefixes)]
-        restart = (
-            f" bgp graceful-restart restart-time {own.graceful_restart}\n"
-            " bgp graceful-restart preserve-fw-state\n"
-            " bgp graceful-restart\n"
-        )
+        if not own.graceful_restart:
+            restart = " bgp graceful-restart-disable"
+        elif own.helps_only:
+            restart = ""  # what it does unasked
+        else:
+            # It sets the R bit for two minutes after every start, the first too, whatever its restart time.
+            restart = (
+                f" bgp graceful-restart restart-time {own.graceful_restart}\n"
+                " bgp graceful-restart preserve-fw-state\n"
+                " bgp graceful-restart"
+            )
         return f"""
 router bgp {own.asn}
  bgp router-id {own.address}
  no bgp ebgp-requires-policy
  no bgp network import-check
  no bgp default ipv4-unicast
-{restart if own.graceful_restart else " bgp graceful-restart-disable"}
+{restart}
  timers bgp 3 9
  neighbor {own.neighbor} remote-as {own.neighbor_asn}
  neighbor {own.neighbor} timers connect 2
@@ -300,7 +328,11 @@ router bgp {own.asn}
 {networks[0]} exit-address-family
  address-family ipv6 unicast
   neighbor {own.neighbor} activate
+  neighbor {own.neighbor} route-map next-hop out
 {networks[1]} exit-address-family
+! A session that comes before zebra has told of the interfaces would say ::ffff:{own.address}.
+route-map next-hop permit 10
+ set ipv6 next-hop global {own.address6}
 """
 
 
@@ -310,6 +342,7 @@ class GoBgp:
     name = "gobgp"
     has_md5 = True
     keeps_forwarding = True
+    asks_refresh = False  # it keeps what it was told, and reads that again
     programs = ("gobgpd", "gobgp")
 
     def __init__(self, lab: Lab, node: str, setup: Setup) -> None:
@@ -334,6 +367,10 @@ class GoBgp:
         """Read it from `neighbor`."""
         return "BGP state = ESTABLISHED" in self._ask("neighbor", self.setup.neighbor)
 
+    def is_settled(self) -> bool:
+        """Tell whether it is past the five seconds after a loss, in which it closes whatever it accepts."""
+        return "BGP state = IDLE" not in self._ask("neighbor", self.setup.neighbor)
+
     def received(self) -> set[str]:
         """Return what the tables of both families have from the neighbour, stale or not."""
         return {
@@ -354,7 +391,7 @@ class GoBgp:
         self._route("del", prefix)
 
     def refresh(self) -> None:
-        """`softresetin` asks with ROUTE-REFRESH."""
+        """`softresetin` only reads again what it has stored."""
         self._ask("neighbor", self.setup.neighbor, "softresetin")
 
     def kill(self) -> None:
@@ -392,6 +429,7 @@ class GoBgp:
     restart-time = {own.graceful_restart}
     deferral-time = 20
     notification-enabled = true
+    helper-only = {"true" if own.helps_only else "false"}
 """
         of_family = "\n    [neighbors.afi-safis.mp-graceful-restart.config]\n      enabled = true"
         families = "".join(
@@ -433,6 +471,7 @@ class OpenBgpd:
     name = "openbgpd"
     has_md5 = False  # the portable version is built without it on Linux
     keeps_forwarding = False  # it announces the capability for End-of-RIB, with no family kept
+    asks_refresh = True
     programs = ("/usr/sbin/bgpd", "bgpctl")
 
     def __init__(self, lab: Lab, node: str, setup: Setup) -> None:
@@ -454,6 +493,10 @@ class OpenBgpd:
     def is_established(self) -> bool:
         """Read it from `show neighbor`."""
         return "BGP state = Established" in self._ask("show", "neighbor", self.setup.neighbor)
+
+    def is_settled(self) -> bool:
+        """Say yes: it always is."""
+        return True
 
     def received(self) -> set[str]:
         """Return what the Adj-RIB-In holds."""

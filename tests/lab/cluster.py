@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from signal import SIGCONT, SIGINT, SIGKILL, SIGSTOP, SIGTERM, Signals
 from typing import cast
@@ -24,6 +25,13 @@ STATE = "/var/lib/bgpmesh"
 PINGS = 15  # a round; 0.3 s
 FLOW = str(Path(__file__).with_name("flow.py"))
 KERNEL = f"ip -N route show table all proto {PROTOCOL}; ip -N -6 route show table all proto {PROTOCOL}; ip -N nexthop"
+
+NODES = ("n1", "n2", "n3")
+CLIENTS = ("c1", "c2", "c3", "c4")
+SESSIONS = {"mesh3": tuple(combinations(NODES, 2)), "reflector": tuple(("rr1", client) for client in CLIENTS)}
+HOLDERS = {"mesh3": NODES, "reflector": CLIENTS}  # the nodes with pods
+# A daemon that is frozen for a while, or gets no turn on a busy machine, must not lose its sessions by that.
+PATIENT = "90"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +67,35 @@ class Cluster:
     lab: Lab
     daemons: dict[str, Process] = field(default_factory=dict)
     workloads: list[Workload] = field(default_factory=list)
+
+    # ── the way up ───────────────────────────────────────────────────────────
+
+    def bring_up(self, topology: str, texts: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Start every node (those in `texts` on that text) and wait for its sessions and for routes to all blocks.
+
+        Returns the configurations.
+        """
+        file = "config/demo.toml" if topology == "mesh3" else "containerlab/reflector/bgpmesh.toml"
+        holders = HOLDERS[topology]
+        used = dict.fromkeys(holders, text_of(file, hold_time=PATIENT))
+        if topology == "reflector":
+            used["rr1"] = text_of("containerlab/reflector/rr1.toml", hold_time=PATIENT)
+        used |= texts or {}
+        for node, text in used.items():
+            self.configure(node, text)
+        self.start(*used)
+        self.await_sync(*used)
+        self.await_sessions(SESSIONS[topology])
+        for node in holders:
+            self.until(node, partial(self.has_prefixes, node, blocks(*holders)), "routes to all blocks")
+        return used
+
+    def attach_workloads(self) -> None:
+        """Give the first three nodes with pods a workload each, and wait until its routes stand."""
+        holders = [node for node in self.daemons if node != "rr1"]
+        for node in holders[:3]:
+            workload = self.attach(node)
+            self.await_prefixes(node, blocks(*holders) | {*workload.addresses})
 
     # ── daemons ──────────────────────────────────────────────────────────────
 
@@ -273,9 +310,10 @@ class Traffic:
             if status := process.entry.wait(PATIENCE_S):
                 faults.append(f"{what}: exit status {status}: {process.output()}")
         for ping in self._pings:
-            rounds = _rounds(ping)
-            if rounds != [(PINGS, PINGS)] * len(rounds):
-                faults.append(f"{ping.node}: pings to {ping.command[-1]}: (sent, answered) {rounds}: {ping.output()}")
+            short = [each for each in _rounds(ping) if each != (PINGS, PINGS)]
+            said = [line for line in ping.output().splitlines() if line.startswith("ping: ")]
+            if short or said:
+                faults.append(f"{ping.node}: pings to {ping.command[-1]}: (sent, answered) {short}, {said}")
         for flow, server in zip(self._flows, self._servers, strict=True):
             seen, served = (json.loads(process.output().splitlines()[-1]) for process in (flow, server))
             expected = {"sent": seen["sent"], "back": seen["sent"], "is_in_order": True, "timeouts": 0}
@@ -317,16 +355,22 @@ class Watch:
         self._monitor = lab.start(node, ["ip", "-N", "monitor", "route", "nexthop"])
         # It says nothing when it has begun to listen: mark until it hears.
         self._monitor.until(self._is_heard, f"{node}: a route monitor")
-        self._begun = len(self._until_marked(2))
+        self._until_marked(2)
+        self._begun = len(self._monitor.output().splitlines())
 
     def end(self) -> list[str]:
         """Return what was written since the beginning, line by line as `ip monitor` tells it.
 
         It waits for a mark, so a monitor that is deaf never says that all was quiet.
         """
-        lines = self._until_marked(3)[self._begun :]
+        self._until_marked(3)
         self._monitor.stop(SIGINT)
-        return [line for line in lines if not _is_mark(line, 3) and f" proto {OF_THE_KERNEL} " not in line]
+        return [line for line in self.so_far() if not _is_mark(line, 3)]
+
+    def so_far(self) -> list[str]:
+        """Return what the monitor has told since the beginning."""
+        lines = self._monitor.output().splitlines()[self._begun :]
+        return [line for line in lines if f" proto {OF_THE_KERNEL} " not in line]
 
     def _is_heard(self) -> bool:
         self._mark(1)
@@ -337,10 +381,9 @@ class Watch:
         removed = [f"ip {kind} del {key.format(number=number)}" for kind, key, _ in _MARKS]
         self._lab.exec(self._node, ["sh", "-ec", "\n".join(added + removed)])
 
-    def _until_marked(self, number: int) -> list[str]:
+    def _until_marked(self, number: int) -> None:
         self._mark(number)
         self._monitor.until(lambda: self._count(number) == 2 * len(_MARKS), f"{self._node}: mark {number}")
-        return self._monitor.output().splitlines()
 
     def _count(self, number: int) -> int:
         return sum(_is_mark(line, number) for line in self._monitor.output().splitlines())
@@ -348,6 +391,11 @@ class Watch:
 
 def _is_mark(line: str, number: int) -> bool:
     return any(mark in line for mark in (f"id 4000000{number} ", f"203.0.113.{number} ", f"2001:db8:ffff::{number} "))
+
+
+def blocks(*nodes: str) -> set[str]:
+    """Return the pod CIDRs of these nodes, which both topologies number alike."""
+    return {cidr for node in nodes for cidr in (f"10.244.{node[1]}.0/26", f"fd00:10:244:{node[1]}::/112")}
 
 
 def text_of(file: str, **options: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -10,20 +10,22 @@ from signal import SIGKILL, SIGTERM, Signals
 
 import pytest
 
-from tests.lab.cluster import STATE, Cluster, Traffic, Watch, announcing, laid_out, text_of, without_node
+from tests.lab.cluster import (
+    NODES,
+    PATIENT,
+    SESSIONS,
+    STATE,
+    Cluster,
+    Traffic,
+    Watch,
+    announcing,
+    blocks,
+    laid_out,
+    text_of,
+    without_node,
+)
 
-NODES = ("n1", "n2", "n3")
-CLIENTS = ("c1", "c2", "c3", "c4")
-SESSIONS = {"mesh3": tuple(combinations(NODES, 2)), "reflector": tuple(("rr1", client) for client in CLIENTS)}
-HOLDERS = {"mesh3": NODES, "reflector": CLIENTS}  # the nodes with pods
 ADDRESSES = {"n2": ("192.0.2.2", "2001:db8::2"), "n3": ("192.0.2.3", "2001:db8::3")}
-# A daemon that is frozen for a while, or gets no turn on a busy machine, must not lose its sessions by that.
-PATIENT = "90"
-
-
-def blocks(*nodes: str) -> set[str]:
-    """Return the pod CIDRs of these nodes, which both topologies number alike."""
-    return {cidr for node in nodes for cidr in (f"10.244.{node[1]}.0/26", f"fd00:10:244:{node[1]}::/112")}
 
 
 # ── nothing lost, nothing written ────────────────────────────────────────────
@@ -53,7 +55,7 @@ RESTARTS = {
     "kill-reflector": Restart(("rr1",), SIGKILL, "reflector"),
     "term-reflector": Restart(("rr1",), SIGTERM, "reflector"),
     "kill-reflector-twice": Restart(("rr1",), SIGKILL, "reflector", frozen="c4"),
-    "kill-client": Restart(("c1",), SIGKILL, "reflector"),
+    "kill-reflector-and-client": Restart(("rr1", "c3"), SIGKILL, "reflector"),
 }
 
 
@@ -62,8 +64,8 @@ def test_restart_loses_no_packet_and_writes_no_route(restart: Restart) -> None:
     """Daemons that go and come back lose no packet, write no route on any node, and leave nothing stale."""
     victims = restart.victims
     with laid_out(restart.topology) as cluster:
-        bring_up(cluster, restart.topology)
-        attach_workloads(cluster, HOLDERS[restart.topology])
+        cluster.bring_up(restart.topology)
+        cluster.attach_workloads()
         nodes = tuple(cluster.daemons)
         before = {node: cluster.kernel(node) for node in nodes}
         listed = {node: cluster.listed_workloads(node) for node in nodes}
@@ -118,7 +120,7 @@ def end(cluster: Cluster, restart: Restart) -> None:
 def test_dead_neighbour_does_not_block_a_restart(way: str) -> None:
     """A listed peer that refuses or ignores calls is soon waited for no longer; what was adopted of it goes then."""
     with laid_out("mesh3") as cluster:
-        bring_up(cluster, "mesh3")
+        cluster.bring_up("mesh3")
         watch = Watch(cluster.lab, "n1")
         cluster.stop(SIGKILL, "n1", "n2")
         if way == "ignores":
@@ -142,7 +144,7 @@ def test_dead_neighbour_does_not_block_a_restart(way: str) -> None:
 def test_peer_taken_out_of_the_configuration_while_away_is_swept() -> None:
     """What a restarted node adopted of a peer that it has no longer goes; nothing else is touched."""
     with laid_out("mesh3") as cluster:
-        texts = bring_up(cluster, "mesh3")
+        texts = cluster.bring_up("mesh3")
         watch = Watch(cluster.lab, "n1")
         cluster.stop(SIGKILL, "n1")
         cluster.configure("n1", without_node(texts["n1"], "n3"))
@@ -160,7 +162,7 @@ def test_what_ended_while_a_node_was_away_is_swept_on_both_sides() -> None:
     theirs, its = ("198.51.100.0/25", "2001:db8:51::/48"), ("198.51.100.128/25", "2001:db8:52::/48")
     with laid_out("mesh3") as cluster:
         plain = text_of("config/demo.toml", hold_time=PATIENT)
-        bring_up(cluster, "mesh3", {"n2": announcing(plain, "n2", *theirs), "n3": announcing(plain, "n3", *its)})
+        cluster.bring_up("mesh3", {"n2": announcing(plain, "n2", *theirs), "n3": announcing(plain, "n3", *its)})
         cluster.await_prefixes("n1", blocks(*NODES) | {*theirs, *its})
         cluster.await_prefixes("n2", blocks(*NODES) | {*its})
         cluster.await_prefixes("n3", blocks(*NODES) | {*theirs})
@@ -191,7 +193,7 @@ def test_first_boot_waits_for_nobody() -> None:
         assert "restart.began" not in cluster.log("n1")
 
     with laid_out("mesh3") as cluster:
-        bring_up(cluster, "mesh3")
+        cluster.bring_up("mesh3")
         cluster.stop(SIGKILL, *NODES)
         for family in ("-4", "-6"):  # as a reboot does, which leaves the state directory alone
             cluster.lab.exec("n1", ["ip", family, "route", "flush", "proto", "77"])
@@ -210,31 +212,3 @@ def but_for_deleted(told: Sequence[str], prefixes: set[str], next_hops: Sequence
         if not line.startswith(routes)
         and not (line.startswith("Deleted id ") and any(f" via {address} " in line for address in next_hops))
     ]
-
-
-# ── the way up ───────────────────────────────────────────────────────────────
-
-
-def bring_up(cluster: Cluster, topology: str, texts: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Start every node and wait for its sessions and for the pod CIDRs in its kernel; returns the configurations."""
-    file = "config/demo.toml" if topology == "mesh3" else "containerlab/reflector/bgpmesh.toml"
-    whole = dict.fromkeys(HOLDERS[topology], text_of(file, hold_time=PATIENT))
-    if topology == "reflector":
-        whole["rr1"] = text_of("containerlab/reflector/rr1.toml", hold_time=PATIENT)
-    whole |= texts or {}
-    for node, text in whole.items():
-        cluster.configure(node, text)
-    cluster.start(*whole)
-    cluster.await_sync(*whole)
-    cluster.await_sessions(SESSIONS[topology])
-    for node in HOLDERS[topology]:
-        expected = blocks(*HOLDERS[topology])
-        cluster.until(node, partial(cluster.has_prefixes, node, expected), f"routes to {sorted(expected)}")
-    return whole
-
-
-def attach_workloads(cluster: Cluster, nodes: Sequence[str]) -> None:
-    """Give the first three of these nodes a workload each."""
-    for node in nodes[:3]:
-        workload = cluster.attach(node)
-        cluster.await_prefixes(node, blocks(*nodes) | {*workload.addresses})

@@ -14,6 +14,7 @@ from bgpmesh.events import (
     Configured,
     Connected,
     ConnectFailed,
+    Disconnected,
     EndpointAdded,
     EndpointRemoved,
     FibRead,
@@ -245,6 +246,32 @@ def test_two_nodes_that_restart_together_do_not_wait_for_each_other() -> None:
     world = restarted()
     world.establish(N2, replace(KEPT, is_restarting=True))
     world.at(1.0)
+    assert world.engine.is_in_sync
+
+
+def test_a_client_waits_for_its_reflector_that_restarts_too() -> None:
+    """A reflector whose OPEN has the R bit owes its client End-of-RIB: others' routes come only when it is in sync."""
+    world = restarted(peer(2, reflects_to_us=True))
+    world.establish(N2, replace(KEPT, is_restarting=True))
+    world.at(2.0)
+    assert not world.engine.is_in_sync
+    world.end_of_rib(N2)
+    assert world.engine.is_in_sync
+
+
+def test_a_listed_peer_that_goes_away_again_is_called_for_three_seconds() -> None:
+    """The three seconds of a peer that does not answer begin with the call, not with our start."""
+    world = restarted(peer(2), peer(3), listed=(N2, N3))
+    world.engine.handle(ConnectFailed(N2, "refused"), world.now)
+    world.establish(N2, KEPT)
+    world.establish(N3, KEPT)
+    world.at(4.0)
+    world.engine.handle(Disconnected(world.of[N2], "closed by peer"), world.now)
+    world.end_of_rib(N3)
+    called_at = next(second for second in range(4, 9) if Dial(N2) in world.at(second))
+    world.at(called_at + 2.9)
+    assert not world.engine.is_in_sync
+    world.at(called_at + 3.0)
     assert world.engine.is_in_sync
 
 

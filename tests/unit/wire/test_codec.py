@@ -192,6 +192,15 @@ def test_malformed_open_ends_the_session(body: bytes, notification: Notification
     assert notification == garbage(message(1, body), codec(65001)).notification
 
 
+@pytest.mark.parametrize("length", [b"\xff", b"\x09", b"\x01"])
+def test_long_parameters_are_told_by_their_type(length: bytes) -> None:
+    """The one-octet length before type 255 does not count, unless it is 0 (RFC 9072 §2)."""
+    body = b"\4\xfd\xe9\0\x1e\0\0\0\2" + length + b"\xff\0\x09\2\0\6\1\4\0\2\0\1"
+    (negotiated,) = codec(65001).feed(message(1, body), 0.0)
+    assert isinstance(negotiated, Negotiated)
+    assert (Family.IPV6,) == negotiated.received.capabilities.families
+
+
 # ── the header and the small messages ────────────────────────────────────────
 
 
