@@ -77,6 +77,8 @@ from bgpmesh.workload.pool import Addresses, Pool
 NO_ANSWER_S = 3.0
 # A peer that owes no End-of-RIB has said all it had after this long without an UPDATE.
 QUIET_S = 1.0
+# The same for one that restarts itself (FRR says so for minutes after its start, and holds back its first UPDATE).
+RESTARTING_QUIET_S = 3.0
 # UPDATEs whose way to the kernel is remembered for `trace`.
 REMEMBERED_UPDATES = 1024
 
@@ -103,7 +105,8 @@ class _Wait:
     """What we still expect of a listed peer after a restart."""
 
     last_update: float
-    missing: set[Family]  # families without End-of-RIB; filled when its session is established
+    missing: set[Family]  # families without End-of-RIB, once its session is established
+    quiet_s: float = NEVER  # so long without an UPDATE stands for the End-of-RIB that it owes
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +247,7 @@ class Engine:
             elif wait.missing:
                 reasons[name] = "no End-of-RIB yet for " + ", ".join(sorted(f.label for f in wait.missing))
             else:
-                reasons[name] = f"an UPDATE came less than {QUIET_S:g} s ago"
+                reasons[name] = f"an UPDATE came less than {wait.quiet_s:g} s ago"
         return reasons
 
     def endpoint_problem(self, key: str) -> str | None:
@@ -300,7 +303,9 @@ class Engine:
     def _timer_fired(self, now: float) -> None:
         for name in [name for name, at in self._wakeups.items() if at <= now]:
             session = self.sessions[name]
-            is_resumed = self._resume_at.pop(name, None) is not None
+            is_resumed = self._resume_at.get(name, NEVER) <= now
+            if is_resumed:
+                del self._resume_at[name]
             self._apply(name, session.start(now) if is_resumed else session.tick(now), now)
         self._check_sync(now)
 
@@ -318,6 +323,8 @@ class Engine:
                     outputs += session.end_of_rib_received(family, now)
                     if (wait := self._waits.get(name)) is not None:
                         wait.missing.discard(family)
+                        if not wait.missing:
+                            wait.quiet_s = 0.0
             case RouteRefresh(family):
                 outputs = session.message_received(connection, message, now)
                 if session.connection == connection:
@@ -378,7 +385,7 @@ class Engine:
                         self._note("peer.stale-swept", peer=name, family=_labels(families))
                 case _:
                     assert_never(output)
-        self._wakeups[name] = session.next_wakeup()
+        self._wakeups[name] = min(session.next_wakeup(), self._resume_at.get(name, NEVER))
 
     def _established(self, session: Session, up: Established, now: float) -> None:
         name = session.peer.name
@@ -389,7 +396,7 @@ class Engine:
             self.rib.send_end_of_rib(name)
         elif (wait := self._waits.get(name)) is not None:
             wait.last_update = now
-            wait.missing = _families_owed(session)
+            wait.missing, wait.quiet_s = _owed(session.peer, up.negotiated)
         self._note(
             "peer.up",
             peer=name,
@@ -444,7 +451,7 @@ class Engine:
     def _check_sync(self, now: float) -> None:
         if self.is_in_sync or self._booted_at is None:
             return
-        for name in [name for name, wait in self._waits.items() if self._is_done(name, wait, now)]:
+        for name in [name for name, wait in self._waits.items() if self._waits_until(name, wait) <= now]:
             del self._waits[name]
         if self._waits and now < self._restart_until:
             return
@@ -465,22 +472,15 @@ class Engine:
         if was_restart:
             self._note("restart.in-sync", waited_s=now - self._booted_at)
 
-    def _is_done(self, name: PeerName, wait: _Wait, now: float) -> bool:
-        """Tell whether a listed peer need not be waited for any longer."""
+    def _waits_until(self, name: PeerName, wait: _Wait) -> float:
+        """Return the second at which a listed peer is not waited for any longer, as things stand."""
         session = self.sessions[name]
         if session.state is State.ESTABLISHED:
-            return not wait.missing and (_families_owed(session) != set() or now >= wait.last_update + QUIET_S)
-        return session.called_since is not None and now >= session.called_since + NO_ANSWER_S
+            return wait.last_update + wait.quiet_s
+        return NEVER if session.called_since is None else session.called_since + NO_ANSWER_S
 
     def _next_sync_check(self) -> float:
-        times = [self._restart_until]
-        for name, wait in self._waits.items():
-            session = self.sessions[name]
-            if session.state is not State.ESTABLISHED:
-                times.append(NEVER if session.called_since is None else session.called_since + NO_ANSWER_S)
-            elif not wait.missing:
-                times.append(wait.last_update + QUIET_S)
-        return min(times)
+        return min([self._restart_until, *(self._waits_until(name, wait) for name, wait in self._waits.items())])
 
     def _forget_held(self) -> None:
         """Take peers off the list whose paths are gone, from the kernel too (rule 1)."""
@@ -657,19 +657,18 @@ def _labels(families: Iterable[Family]) -> str:
     return ",".join(sorted(family.label for family in families))
 
 
-def _families_owed(session: Session) -> set[Family]:
-    """Return the families whose End-of-RIB the peer owes us: none without the capability, or while it restarts itself.
+def _owed(peer: Peer, negotiated: Negotiated) -> tuple[set[Family], float]:
+    """Return the families whose End-of-RIB a peer owes us, and the seconds of silence that stand for it.
 
-    Two nodes that restart at once would wait for each other (RFC 4724 §4.1). Our reflector owes it even so: what it
-    knows of other nodes comes once it is in sync itself, for which it waits for nothing of ours but silence.
+    Without capability 64 it owes none. One that restarts itself may be waiting for us (RFC 4724 §4.1), so its
+    silence counts too; but not that of our reflector: what it knows of other nodes comes once it is
+    in sync, for which it waits for nothing of ours but silence.
     """
-    negotiated = session.negotiated
-    if negotiated is None:
-        return set()
     restart = negotiated.received.capabilities.graceful_restart
-    if restart is None or (restart.is_restarting and not session.peer.reflects_to_us):
-        return set()
-    return set(negotiated.families)
+    if restart is None:
+        return set(), QUIET_S
+    is_waiting_too = restart.is_restarting and not peer.reflects_to_us
+    return set(negotiated.families), RESTARTING_QUIET_S if is_waiting_too else NEVER
 
 
 def _is_pool_advertised(pools: Sequence[Pool], address: IPAddress) -> bool:

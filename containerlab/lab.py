@@ -206,7 +206,8 @@ mount -t tmpfs none /run
 mkdir -p /run/netns /run/lab/bin /run/lab/nodes
 mount --bind /run/netns /run/netns
 mount --make-shared /run/netns
-for folder in /etc /var; do
+# /var/lib for itself: without root only the top of an overlay is ours to write to.
+for folder in /etc /var /var/lib; do
     upper=/run/lab/overlay$folder
     mkdir -p $upper/upper $upper/work
     mount -t overlay -o lowerdir=$folder,upperdir=$upper/upper,workdir=$upper/work overlay $folder

@@ -31,12 +31,19 @@ def check(
     nodes: Sequence[NodeOptions],
     neighbours: Sequence[PeerOptions],
 ) -> None:
-    """Refuse what no single value shows: what does not fit together."""
-    _check_prefixes(reader, pools, nodes)
+    """Refuse what no single value shows: what does not fit together.
+
+    Of tables that are incomplete what they do say is checked too, so that every problem is named at once.
+    """
+    part_nodes = [node for node in reader.incomplete if isinstance(node, NodeOptions)]
+    part_peers = [peer for peer in reader.incomplete if isinstance(peer, PeerOptions)]
+    are_all_pools_known = not any(isinstance(pool, Pool) for pool in reader.incomplete)
+    _check_prefixes(reader, pools, [*nodes, *part_nodes], are_all_pools_known=are_all_pools_known)
     _check_addresses(reader, nodes)
     _check_router_ids(reader, nodes)
-    _check_neighbour_addresses(reader, nodes, neighbours)
-    for peer in neighbours:
+    addressed = [peer for peer in (*neighbours, *part_peers) if peer.address is not None]
+    _check_neighbour_addresses(reader, nodes, addressed)
+    for peer in (*neighbours, *part_peers):
         _check_neighbour(reader, peer)
     if cluster is not None:
         _check_cluster(reader, cluster, nodes, neighbours)
@@ -44,14 +51,16 @@ def check(
             _check_families(reader, cluster, node, neighbours)
 
 
-def _check_prefixes(reader: Reader, pools: Sequence[Pool], nodes: Sequence[NodeOptions]) -> None:
+def _check_prefixes(
+    reader: Reader, pools: Sequence[Pool], nodes: Sequence[NodeOptions], *, are_all_pools_known: bool
+) -> None:
     _check_overlaps(reader, [(pool.cidr, f"pool.{pool.name}.cidr") for pool in pools])
     for pool in pools:
         for reserved in pool.reserved:
             if not _is_inside(reserved, pool.cidr):
                 reader.refuse(f"pool.{pool.name}.reserved", str(reserved), f"outside the pool {pool.cidr}")
     _check_overlaps(reader, [(cidr, f"node.{node.name}.pod_cidrs") for node in nodes for cidr in node.pod_cidrs])
-    for node in nodes:
+    for node in nodes if are_all_pools_known else ():
         for cidr in node.pod_cidrs:
             ranges = [pool.cidr for pool in pools if pool.cidr.version == cidr.version]
             if ranges and not any(_is_inside(cidr, pool) for pool in ranges):
@@ -116,7 +125,7 @@ def _check_neighbour_addresses(reader: Reader, nodes: Sequence[NodeOptions], nei
 
 def _check_neighbour(reader: Reader, peer: PeerOptions) -> None:
     where = f"peer.{peer.name}"
-    if peer.source is not None and peer.source.version != peer.address.version:
+    if peer.source is not None and peer.address is not None and peer.source.version != peer.address.version:
         reader.refuse(f"{where}.source", str(peer.source), f"not of the family of address {peer.address}")
     if peer.ttl_security and peer.multihop:
         reader.refuse(f"{where}.multihop", peer.multihop, "not together with ttl_security")

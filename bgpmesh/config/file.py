@@ -90,8 +90,9 @@ def effective(config: Config, name: str) -> Configured:
     node = config.node(name)
     neighbours = config.neighbours_of(node)
     router_id = router_id_of(node)
-    if router_id is None:  # refused when the file was read
-        raise ConfigError((Problem(config.file, f"node.{name}.router_id", "", "missing"),))
+    if router_id is None:  # refused when the file was read, where the node stands in it
+        reason = "missing: needed where `address` is IPv6"
+        raise ConfigError((Problem(config.file, f"node.{name}.router_id", "", reason),))
     return Configured(
         node=node.name,
         asn=asn_of(node, config.cluster),
@@ -148,6 +149,9 @@ def _read(reader: Reader, document: Mapping[str, object]) -> Config:
         replace(peer, password=reader.password(peer, f"peer.{peer.name}"))
         for peer in reader.named(PeerOptions, document.get("peer", {}), "peer")
     ]
+    for part in reader.incomplete:  # what they say of a password is wrong or right all the same
+        if isinstance(part, ClusterOptions | PeerOptions):
+            reader.password(part, f"peer.{part.name}" if isinstance(part, PeerOptions) else "cluster")
     check(reader, cluster, pools, nodes, neighbours)
     # Where one could not be read a problem says so, and nobody gets to see what stands in for it.
     return Config(

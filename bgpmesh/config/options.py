@@ -13,6 +13,8 @@ from bgpmesh.kernel.fib import KernelOptions
 from bgpmesh.peering.mesh import ClusterOptions, NodeOptions, PeerOptions
 from bgpmesh.workload.pool import Pool
 
+_NO_NODES = "it has no [node.*], and no [peer.*] whose source would be this host's address"
+
 
 @dataclass(frozen=True, slots=True)
 class EcmpOptions:
@@ -61,11 +63,18 @@ class Config:
     state: StateOptions = field(default_factory=StateOptions)
 
     def node(self, name: str) -> NodeOptions:
-        """Return the node; raises ConfigError that lists those the file has."""
+        """Return the node; raises ConfigError that lists those the file has.
+
+        A file with only `[peer.*]` is about the host that reads it, whatever its name: their `source` is its address.
+        """
         for node in self.nodes:
             if node.name == name:
                 return node
-        has = f"it has {', '.join(node.name for node in self.nodes)}" if self.nodes else "it has no [node.*]"
+        sources = [peer.source for peer in self.neighbours if peer.source is not None and not self.nodes]
+        sources.sort(key=lambda address: address.version)
+        if sources:
+            return NodeOptions(name, sources[0], next((each for each in sources if each.version == 6), None))
+        has = f"it has {', '.join(node.name for node in self.nodes)}" if self.nodes else _NO_NODES
         raise ConfigError((Problem(self.file, "node", name, f"node {name} is not in the file; {has}"),))
 
     def neighbours_of(self, node: NodeOptions) -> tuple[PeerOptions, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING
 from pathlib import Path
 from typing import TypeVar
@@ -51,6 +51,7 @@ class Reader:
     def __init__(self, file: str) -> None:
         self.file = file
         self.problems: list[Problem] = []
+        self.incomplete: list[Options] = []  # a required key is missing or bad, and None there: for further checks
 
     def refuse(self, where: str, value: object, reason: str, *, key: str = "") -> None:
         """Note a problem once; what may be a secret is not shown."""
@@ -84,13 +85,7 @@ class Reader:
         if not isinstance(table, dict):
             self.refuse(where, table, "not a table")
             return None
-        known = {key_of(knob): knob for other in all_of_table for knob in knobs(other)}
-        absent = NOT_BUILT_KEYS.get(where.partition(".")[0], ())
-        for key in table:
-            if key in absent:
-                self.refuse(f"{where}.{key}", table[key], NOT_BUILT)
-            elif key not in known:
-                self.refuse(f"{where}.{key}", table[key], "unknown key" + guess(key, known), key=key)
+        self._refuse_unknown(table, where, {key_of(knob) for other in all_of_table for knob in knobs(other)})
         values = dict(fixed)
         is_complete = True
         for knob in knobs(cls):
@@ -105,9 +100,23 @@ class Reader:
                         self.refuse(f"{where}.{key}", value, reason)
             elif is_required and not (key == "address" and "range" in table):
                 self.refuse(f"{where}.{key}", None, f"missing: {knob.metadata.get('help', 'required')}")
-            is_complete = is_complete and not is_required
+            if is_required:
+                is_complete = False
+                values[knob.name] = None
         make: Callable[..., T] = cls
-        return make(**values) if is_complete else None
+        options = make(**values)
+        if is_complete:
+            return options
+        self.incomplete.append(options)
+        return None
+
+    def _refuse_unknown(self, table: Mapping[str, object], where: str, known: Collection[str]) -> None:
+        absent = NOT_BUILT_KEYS.get(where.partition(".")[0], ())
+        for key in table:
+            if key in absent:
+                self.refuse(f"{where}.{key}", table[key], NOT_BUILT)
+            elif key not in known:
+                self.refuse(f"{where}.{key}", table[key], "unknown key" + guess(key, known), key=key)
 
     def password(self, options: ClusterOptions | PeerOptions, where: str) -> Password | None:
         """Return the password that an options object names, read from its file where it is in one."""

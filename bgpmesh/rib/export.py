@@ -12,7 +12,8 @@ batches. A member holds a position in the log, and is in one of these states:
                    the prefixes where it may be wrong, each with what it was told; the latest is sent
 
 So a slow member costs memory by the number of prefixes, never by churn. What a member must not hear
-(its own route, or one that names it as ORIGINATOR) is an exception computed when it reads.
+(its own route, one that names it as ORIGINATOR, one through its own address) is an exception computed
+when it reads.
 
 The rules of who hears what are RFC 4271 §5, RFC 4456 §6 and §8, RFC 1997; a session outside the cluster
 passes nothing without a filter that says so (RFC 8212), which the configuration decides.
@@ -173,8 +174,12 @@ class Advert:
     origin: PeerName | None
 
     def is_for(self, member: Member) -> bool:
-        """Whether this member hears it: never who it came from, nor who made it."""
-        return self.origin != member.name and self.attributes.originator_id != member.router_id
+        """Whether this member hears it: never who it came from, who made it, nor whose address is the next hop."""
+        return (
+            self.origin != member.name
+            and self.attributes.originator_id != member.router_id
+            and self.attributes.next_hop != member.address  # RFC 4271 §5.1.3
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -188,11 +193,13 @@ class Entry:
     is_repeat: bool = False  # was told, and is wanted again
     names: set[PeerName | None] = field(init=False)
     originators: set[RouterId | None] = field(init=False)
+    next_hops: set[IPAddress | None] = field(init=False)
 
     def __post_init__(self) -> None:
         adverts = {self.after, *(self.befores or ())} - {None}
         self.names = {advert.origin for advert in adverts if advert is not None}
         self.originators = {advert.attributes.originator_id for advert in adverts if advert is not None}
+        self.next_hops = {advert.attributes.next_hop for advert in adverts if advert is not None}
 
     def told(self) -> Iterator[tuple[Nlri, Advert | None]]:
         """Yield each prefix with what the group was told before."""
@@ -200,7 +207,11 @@ class Entry:
 
     def heard_by(self, member: Member) -> list[Batch]:
         """Return what this member is sent of it: the shared batch, most often."""
-        if member.name not in self.names and member.router_id not in self.originators:
+        if (
+            member.name not in self.names
+            and member.router_id not in self.originators
+            and member.address not in self.next_hops
+        ):
             return [] if self.is_silent else [self.batch]
         hears = self.after is not None and self.after.is_for(member)
         announced: list[Nlri] = []
@@ -222,6 +233,7 @@ class Member:
 
     name: PeerName
     router_id: RouterId
+    address: IPAddress
     group: Group
     position: int = 0  # of the next log entry to read
     dump: deque[Entry] = field(default_factory=deque)  # still to read before the log

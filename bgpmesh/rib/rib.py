@@ -146,7 +146,7 @@ class Rib:
             peer, negotiated.families, negotiated.message_size, subnet, four_octet_asn=negotiated.four_octet_asn
         )
         group = self._group(view)
-        rib_in.member = Member(peer.name, received.router_id, group)
+        rib_in.member = Member(peer.name, received.router_id, peer.address, group)
         group.join(rib_in.member)
 
     def peer_down(self, name: PeerName, retain: frozenset[Family]) -> None:

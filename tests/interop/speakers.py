@@ -218,6 +218,8 @@ class Frr:
         self.lab.write(self.node, f"{etc}/zebra.conf", "")
         self.lab.write(self.node, f"{etc}/vtysh.conf", "")
         self.lab.write(self.node, f"{etc}/bgpd.conf", self._file())
+        # The socket of a zebra that was killed would be taken for that of the next one.
+        self.lab.exec(self.node, ["rm", "-rf", run])
         # They become user frr, who has to reach, read and write both folders.
         self.lab.exec(self.node, ["install", "-d", "-o", "frr", "-g", "frr", "/run/frr", run])
         self.lab.exec(self.node, ["chown", "-R", "frr:frr", etc])
@@ -303,9 +305,10 @@ class Frr:
         if not own.graceful_restart:
             restart = " bgp graceful-restart-disable"
         elif own.helps_only:
-            restart = ""  # what it does unasked
+            # Helping is what it does unasked. It calls itself restarting for two minutes after any start, though, and
+            # for such a peer nobody waits long: so it must not sit on its first UPDATE for the second that is usual.
+            restart = " coalesce-time 10"
         else:
-            # It sets the R bit for two minutes after every start, the first too, whatever its restart time.
             restart = (
                 f" bgp graceful-restart restart-time {own.graceful_restart}\n"
                 " bgp graceful-restart preserve-fw-state\n"
@@ -328,11 +331,7 @@ router bgp {own.asn}
 {networks[0]} exit-address-family
  address-family ipv6 unicast
   neighbor {own.neighbor} activate
-  neighbor {own.neighbor} route-map next-hop out
 {networks[1]} exit-address-family
-! A session that comes before zebra has told of the interfaces would say ::ffff:{own.address}.
-route-map next-hop permit 10
- set ipv6 next-hop global {own.address6}
 """
 
 

@@ -231,7 +231,7 @@ class Answer:
             selected = self.select(nlri)
             if selected is not None:
                 made = self._told(peer.name, nlri, selected[0])
-                if made is not None and made.originator_id != ROUTER_IDS[name]:
+                if made is not None and made.originator_id != ROUTER_IDS[name] and made.next_hop != peer.address:
                     found[nlri] = made
         return found
 

@@ -57,6 +57,62 @@ def test_a_file_of_one_line_is_valid() -> None:
     assert expected == (cluster.asn, cluster.topology, cluster.hold_time, loaded.nodes, loaded.pools)
 
 
+def test_what_is_wrong_beside_a_bad_required_key_is_named_too() -> None:
+    """A table whose `asn`, `address` or `cidr` is bad hides nothing, and accuses nobody for what it does not say."""
+    found = problems(
+        """
+        [cluster]
+        asn = "x"
+        password_file = "absent.key"
+        [pool.a]
+        cidr = "10.0.0.0/8"
+        [pool.b]
+        cidr = "11.0.0.0/7x"
+        [node.n1]
+        address = "192.0.2.1"
+        pod_cidrs = ["11.0.1.0/24"]
+        [node.n2]
+        address = "192.0.2.300"
+        pod_cidrs = ["11.0.1.0/26"]
+        [peer.p]
+        address = "192.0.2.1"
+        asn = 0
+        nodes = "rack =="
+        import = ["nope"]
+        password_file = "absent.key"
+        """
+    )
+    expected = {
+        "cluster.asn", "cluster.password_file", "pool.b.cidr", "node.n2.address", "node.n2.pod_cidrs",
+        "peer.p.address", "peer.p.asn", "peer.p.nodes", "peer.p.import", "peer.p.password_file",
+    }  # fmt: skip
+    assert sorted(expected) == sorted(key for key, _, _ in found)
+
+
+ONLY_PEERS = "[cluster]\nasn = 64512\n[peer.p]\naddress = '192.0.2.9'\nasn = 65001\n"
+
+
+def test_a_file_with_only_peers_is_about_the_host_that_reads_it() -> None:
+    """Without `[node.*]` the `source` of its peers is its address, next hop and router id."""
+    loaded = config.parse(ONLY_PEERS + "source = '192.0.2.1'", "f.toml")
+    found = config.effective(loaded, config.find_node(loaded, "whoever"))
+    (peer,) = found.peers
+    own = ipaddress.ip_address("192.0.2.1")
+    assert ("whoever", int(own), own, [own]) == (
+        found.node,
+        found.router_id,
+        peer.local_address,
+        [next_hop for _, next_hop in peer.next_hops],
+    )
+
+
+def test_a_file_with_only_peers_that_say_no_source_is_valid_and_says_what_is_missing_to_run() -> None:
+    """The file is read; that this host's address is not known is one problem in words."""
+    loaded = config.parse(ONLY_PEERS, "f.toml")
+    with pytest.raises(ConfigError, match=r"no \[peer.\*\] whose source would be this host's address"):
+        config.find_node(loaded, "n1")
+
+
 def test_the_effective_configuration_of_a_node_has_its_peers_and_prefixes() -> None:
     """`effective` tells the engine of one node who it is, whom it talks to and what it has."""
     found = config.effective(config.parse(THREE_NODES, "f.toml"), "n1")

@@ -37,9 +37,10 @@ from bgpmesh.peering.message import (
     Negotiated,
     Notification,
     Open,
+    RouteRefresh,
 )
 from bgpmesh.peering.peer import Peer
-from bgpmesh.peering.session import Dial, Hangup, Send
+from bgpmesh.peering.session import Dial, Hangup, Send, State
 from bgpmesh.rib.export import Batch
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
 from bgpmesh.route.nlri import Family, Nlri, nlri_of, parse_nlri, prefix_text
@@ -242,10 +243,20 @@ def test_a_peer_without_graceful_restart_owes_a_second_of_silence() -> None:
 
 
 def test_two_nodes_that_restart_together_do_not_wait_for_each_other() -> None:
-    """A peer whose OPEN has the R bit owes no End-of-RIB, only the second of silence."""
+    """For a peer whose OPEN has the R bit three seconds of silence stand for its End-of-RIB."""
     world = restarted()
     world.establish(N2, replace(KEPT, is_restarting=True))
-    world.at(1.0)
+    world.at(2.9)
+    assert not world.engine.is_in_sync
+    world.at(3.0)
+    assert world.engine.is_in_sync
+
+
+def test_a_peer_that_restarts_too_and_says_end_of_rib_is_done() -> None:
+    """With the R bit End-of-RIB counts as ever."""
+    world = restarted()
+    world.establish(N2, replace(KEPT, is_restarting=True))
+    world.end_of_rib(N2)
     assert world.engine.is_in_sync
 
 
@@ -398,6 +409,34 @@ def test_too_many_prefixes_close_the_session_for_a_while() -> None:
     assert world.engine.sessions[N2].last_error == "sent more than max_prefixes = 2 ipv4 prefixes"
     assert world.at(59) == []
     assert world.at(60) == [Dial(N2)]
+
+
+def test_a_peer_that_calls_while_it_is_closed_for_too_many_prefixes_does_not_stay_out() -> None:
+    """Its call is hung up on, and after `max_prefixes_restart` it is answered."""
+    world = World(Engine(configured(peer(2, max_prefixes=1)), (), lambda: 0.5))
+    world.boot({})
+    world.establish(N2, KEPT)
+    world.announce(N2, "10.1.0.0/24", "10.2.0.0/24")
+    for seconds in (1, 59):
+        world.at(seconds)
+        world.engine.handle(Connected(90 + seconds, N2, HOP, HOP, is_inbound=True), world.now)
+        assert [Hangup(90 + seconds)] == world.settle()
+    assert world.engine.next_wakeup() == 160.0
+    world.at(60)
+    world.establish(N2, KEPT)
+    assert world.engine.sessions[N2].state is State.ESTABLISHED
+
+
+def test_a_route_refresh_before_the_session_is_up_is_named_in_the_notification() -> None:
+    """What came unexpectedly is said by its own type, not as an UPDATE (RFC 6608 §3)."""
+    world = World(Engine(configured(peer(2)), (), lambda: 0.5))
+    world.boot({})
+    world.engine.handle(Connected(1, N2, HOP, HOP, is_inbound=True), world.now)
+    (sent,) = (c.message for c in world.settle() if isinstance(c, Send) and isinstance(c.message, Open))
+    world.engine.handle(OpenReceived(1, Negotiated(sent, sent, 9, (Family.IPV4,), four_octet_asn=True)), world.now)
+    world.settle()
+    world.engine.handle(MessageReceived(1, RouteRefresh(Family.IPV4)), world.now)
+    assert [Send(1, Notification(5, 2, b"\5")), Hangup(1)] == world.settle()
 
 
 def test_a_stop_says_nothing_where_graceful_restart_was_agreed() -> None:

@@ -89,6 +89,17 @@ def test_who_made_a_route_does_not_hear_it_from_us() -> None:
     assert world.heard("c2", P) is not None
 
 
+def test_nobody_hears_of_a_route_through_its_own_address() -> None:
+    """The next hop would be the receiver (RFC 4271 §5.1.3): it is not told, and what it was told is withdrawn."""
+    world = World(internal("a", 11), external("e", "192.0.2.41"), external("f", "192.0.2.42"))
+    world.hear("a", via("192.0.2.9"), P)
+    assert world.take("e") == [("192.0.2.9", [P])]
+    world.hear("a", via("192.0.2.41"), P)
+    assert world.take("e") == [(None, [P])]
+    assert world.heard("e", P) is None
+    assert world.heard("f", P) is not None
+
+
 def test_what_crosses_an_external_session() -> None:
     """Our AS in front; LOCAL_PREF, MED, ORIGINATOR_ID, CLUSTER_LIST and what is not transitive stay behind."""
     world = reflecting()
