@@ -6,7 +6,7 @@ MAKEFLAGS += --no-print-directory
 PYTHON := .venv/bin/python
 # In continuous integration a skipped test is a failed one (tests/no_skip.py).
 PYTEST := $(PYTHON) -m pytest $(if $(BGPMESH_NO_SKIP),-p tests.no_skip)
-ROOTLESS := tests/unit tests/property tests/golden tests/replay $(wildcard tests/test_*.py)
+ROOTLESS := tests/unit tests/property tests/golden $(wildcard tests/replay tests/test_*.py)
 
 help:
 	@echo "make demo    a three-node cluster in network namespaces, and pings across it"

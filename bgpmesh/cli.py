@@ -47,9 +47,11 @@ class Command:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     try:
-        arguments = _parser().parse_args(argv)
-        code: int = arguments.run(arguments)
-        sys.stdout.flush()
+        try:
+            arguments = _parser().parse_args(argv)
+            code: int = arguments.run(arguments)
+        finally:
+            sys.stdout.flush()  # also on the way out that --help takes: at exit it is too late to catch anything
     except BrokenPipeError:
         # Whoever read us has seen enough (`| head`); Python must not complain about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -197,7 +199,7 @@ def _uninstall(arguments: Arguments) -> int:
         directory = Path(arguments.state or loaded.state.directory)
         if _is_answered(socket):
             return _failed(arguments, f"a daemon answers at {socket}: stop it first", NO)
-        if directory.is_dir():
+        if (directory / "lock").exists():
             state = State(directory)
             state.open("uninstall")  # refuses, by name, while a daemon has it
             state.close()

@@ -29,6 +29,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeGuard
 
 from bgpmesh import __version__, config, log
 from bgpmesh.config import Config, StateOptions
@@ -117,6 +118,7 @@ class Daemon:
         self._is_pumping = True  # nothing is handled until `_begin` is through
         self._timer: asyncio.TimerHandle | None = None
         self._stop = asyncio.Event()
+        self._bug: Exception | None = None  # what a turn of the pump raised: the end of this process
         rib = self.engine.rib
         self.speaker = Speaker(self.report, self._take, is_busy=lambda: len(self._inbox) > BUSY)
         self.metrics = Metrics(self, per_peer=configuration.metrics.per_peer)
@@ -155,6 +157,8 @@ class Daemon:
                 gc.collect()
                 gc.freeze()  # what lives from now to the end need not be looked at again and again
                 await self._stop.wait()
+                if self._bug is not None:
+                    raise self._bug
                 self._tell_supervisor("STOPPING=1")
                 await self._farewell()
                 for task in tasks:
@@ -202,6 +206,13 @@ class Daemon:
         self._is_pumping = False
         if self._stop.is_set():
             return
+        try:
+            self._turn()
+        except Exception as bug:  # noqa: BLE001  the loop would log what a callback raises and go on without it
+            self._bug = bug
+            self._stop.set()
+
+    def _turn(self) -> None:
         engine, now = self.engine, self.now()
         while self._inbox:
             event = self._inbox.popleft()
@@ -530,15 +541,26 @@ def _text(args: Mapping[str, object], key: str) -> str | None:
     value = args.get(key)
     if value is None:
         return None
-    if not isinstance(value, str) or "\0" in value:
+    if not _is_text(value):
         raise refused(key, value, "not a text")
     return value
 
 
+def _is_text(value: object) -> TypeGuard[str]:
+    """Tell whether a value is a text without NUL, and without the halves of surrogate pairs that JSON can carry."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _strings(args: Mapping[str, object], key: str) -> list[str]:
     values = args.get(key) or []
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise refused(key, values, "not a list of strings")
+    if not isinstance(values, list) or not all(map(_is_text, values)):
+        raise refused(key, values, "not a list of texts")
     return values
 
 

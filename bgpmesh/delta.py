@@ -62,6 +62,12 @@ class Delta(Generic[K, V]):
         if not value:
             self._gap.update(dict.fromkeys(self.actual.keys() - self.wanted.keys()))
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether every key is as wanted, or refused; O(1) while more are waiting, or in flight, than are refused."""
+        most = len(self.refused)
+        return len(self._gap) <= most and len(self._in_flight) <= most and len(self) <= most
+
     def want(self, key: K, value: V | None) -> None:
         """Declare the value `key` should have; None: it should not exist."""
         if value is None:

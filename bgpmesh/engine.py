@@ -484,7 +484,7 @@ class Engine:
 
     def _forget_held(self) -> None:
         """Take peers off the list whose paths are gone, from the kernel too (rule 1)."""
-        if self._is_stopping or not self.is_in_sync or len(self.rib.fib) > len(self.rib.fib.refused):
+        if self._is_stopping or not self.is_in_sync or not self.rib.fib.is_at_rest:
             return
         self.held = frozenset(
             name for name, s in self.sessions.items() if s.state is State.ESTABLISHED or self.rib.stale_count(name)
@@ -566,7 +566,9 @@ class Engine:
         self._originate()
 
     def _endpoint_removed(self, key: str) -> None:
-        endpoint = self.endpoints.pop(key)
+        endpoint = self.endpoints.pop(key, None)
+        if endpoint is None:
+            return  # two removed it at once, or a removal and an addition that failed
         self.addresses.release(key)
         self._originate()
         self.links.want(endpoint.interface, None)
@@ -630,7 +632,7 @@ class Engine:
             if wanted.get(last) != actual.get(last):
                 self._unwritten[last] = update
         self._undecided.clear()
-        if len(self._unwritten) > REMEMBERED_UPDATES and len(self.rib.fib) == len(self.rib.fib.refused):
+        if len(self._unwritten) > REMEMBERED_UPDATES and self.rib.fib.is_at_rest:
             self._unwritten.clear()  # what never came to be written
 
     def _refused(

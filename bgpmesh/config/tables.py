@@ -98,6 +98,8 @@ class Reader:
                 except BadValueError as error:
                     for value, reason in error.faults:
                         self.refuse(f"{where}.{key}", value, reason)
+                    if error.good is not None:
+                        values[knob.name] = error.good  # may be wrong beside others
             elif is_required and not (key == "address" and "range" in table):
                 self.refuse(f"{where}.{key}", None, f"missing: {knob.metadata.get('help', 'required')}")
             if is_required:

@@ -29,11 +29,12 @@ class Options(Protocol):
 
 
 class BadValueError(Exception):
-    """A value cannot be: each part of it that is wrong, with the reason."""
+    """A value cannot be: each part of it that is wrong, with the reason; `good` is what is right of a list."""
 
-    def __init__(self, *faults: tuple[object, str]) -> None:
+    def __init__(self, *faults: tuple[object, str], good: tuple[object, ...] | None = None) -> None:
         super().__init__()
         self.faults = faults
+        self.good = good
 
 
 Meta = Mapping[str, object]
@@ -177,7 +178,7 @@ def _many(one: Callable[[object, Meta], object]) -> Callable[[object, Meta], tup
                 faults += [(member, "stands here twice")] if parsed in good else []
                 good.append(parsed)
         if faults:
-            raise BadValueError(*faults)
+            raise BadValueError(*faults, good=tuple(good))
         return tuple(good)
 
     return parse_all
@@ -220,6 +221,10 @@ def _hops(value: object, meta: Meta) -> int:
     return (1 if value else 0) if isinstance(value, bool) else _int(value, meta)
 
 
+def _ttl(value: object, meta: Meta) -> int:
+    return (255 if value else 0) if isinstance(value, bool) else _int(value, meta)
+
+
 def _limit(value: object, meta: Meta) -> Limit:
     if not isinstance(value, dict):
         return Limit(_int(value, meta))
@@ -249,6 +254,7 @@ _KINDS: dict[str, Callable[[object, Meta], object]] = {
     "RouterId": _router_id,
     "Listen": _listen,
     "Hops": _hops,
+    "Ttl": _ttl,
     "Limit": _limit,
     "Password": password_of,
     "Labels": _labels,

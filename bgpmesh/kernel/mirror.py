@@ -78,6 +78,7 @@ class Mirror:
         self.leftovers: dict[Slot, Shape] = {}  # ours at a metric of an earlier configuration
         self.foreign: dict[Slot, tuple[Shape, ...]] = {}
         self.blocked: set[Nlri] = set()  # prefixes where somebody else is in our place
+        self.displaced: set[Nlri] = set()  # those where ours was before: to be set right, so nothing resolves there
         self.links: dict[int, Link] = {}
         self.indexes: dict[str, int] = {}
 
@@ -140,6 +141,25 @@ class Mirror:
             removed.update(was._host_routes_of(slot, before))
         return added - removed, removed - added
 
+    def displace(self, key: Nlri) -> set[HostRoute]:
+        """Record that who is in our place for a prefix, or is about to be, took it from us.
+
+        Returns the host routes that are none any more: whatever they lead to, they go.
+        """
+        slot = self._our_slot(key)
+        gone = set(self._host_routes_of(slot, self.foreign.get(slot, ())))
+        self.displaced.add(key)
+        return gone
+
+    def concede(self, key: Nlri) -> set[HostRoute]:
+        """Let who took our place for a prefix have it, which nobody wishes back; return the host routes that it is."""
+        self.displaced.discard(key)
+        slot = self._our_slot(key)
+        return set(self._host_routes_of(slot, self.foreign.get(slot, ())))
+
+    def _our_slot(self, key: Nlri) -> Slot:
+        return Slot(key, self._options.table, self._options.metric)
+
     def is_touched_by(self, fallen: Collection[int], risen: Collection[int]) -> bool:
         """Tell whether anything goes by a link that fell or vanished, or was held down by one that rose; O(routes)."""
         foreign = {shape for shapes in self.foreign.values() for shape in shapes}
@@ -153,6 +173,8 @@ class Mirror:
 
     def _host_routes_of(self, slot: Slot, shapes: Iterable[Shape]) -> Iterator[HostRoute]:
         """Yield what next hops may resolve in: a route of somebody else, once for each of its ways."""
+        if self.is_our_place(slot) and slot.key in self.displaced:
+            return
         for shape in shapes:
             if slot.tos or shape.is_down:
                 continue

@@ -8,7 +8,7 @@ What bit, or would:
  1. Replacing a route ignores whose it is. So a prefix that is not ours yet is written with
     "only if there is none" (NLM_F_EXCL), and where one is, a read-back decides whose. A route of
     somebody else that was there first stays and ours is refused; one that took the place of ours
-    (`_displaced`) is set right.
+    (`Mirror.displaced`) is set right, and is no host route meanwhile: that goes wherever it leads.
  2. An object that is deleted takes its routes with it in silence, and so does a link that goes
     down, with objects too. News of either only makes us suspicious; a read-back tells.
  3. What we write comes back to nobody (the listening socket filters it), so our belief changes on
@@ -103,7 +103,6 @@ class Table:
         self._inline: set[IPAddress] = set()  # next hops that have no object of their own
         self._inline_targets: dict[Nlri, Via] = {}  # routes written by gateway instead of by id
         self._targets: dict[Shape, Via] = {}  # what a route by nexthop id was written for
-        self._displaced: set[Nlri] = set()
         # What was refused, and what may help: a link's name, a next hop, or the prefix itself (a foreign route).
         self._waiting: dict[Nlri | IPAddress, frozenset[object]] = {}
         # Reasons to look again.
@@ -142,13 +141,16 @@ class Table:
             log.warning("fib.nexthop_objects_unavailable", reason="the kernel has none; gateways stand in the routes")
         self._learn_addresses()
 
+        lost = [key for key, shape in was.ours.items() if found.ours.get(key) != shape]
+        found.displaced = found.blocked.intersection(was.displaced.union(lost))
         added, removed = found.host_routes_since(was)
         if added or removed or not self._is_read:
             self._report(HostRoutesChanged(tuple(added), tuple(removed)))
-        lost = [key for key, shape in was.ours.items() if found.ours.get(key) != shape]
-        self._displaced |= found.blocked.intersection(lost)
         if lost or not self._is_read or found.ours != was.ours or found.objects() != was.objects():
-            self._report(FibRead(self._targets_of(found.ours), self._next_hops(), len(lost)))
+            moved = [
+                number for number, object_ in was.objects().items() if found.nexthops.get(number, object_) != object_
+            ]
+            self._report(FibRead(self._targets_of(found.ours), self._next_hops(), len(lost) + len(moved)))
         self._is_read = True
         self._wake({*(was.blocked - found.blocked), *(found.indexes.keys() - was.indexes.keys())})
 
@@ -496,6 +498,7 @@ class Table:
         """Yield the pieces that make `target` true for the keys; what is so already, or cannot be, is noted."""
         ours = self._now.ours
         if target is None:
+            self._concede(keys)
             there = [key for key in keys if key in ours]
             done += [key for key in keys if key not in ours]
             yield from _by_family(there, None, 0, None)
@@ -509,7 +512,7 @@ class Table:
         if shape.nexthop_id and isinstance(target, Via):
             self._targets[shape] = target
         if self._now.blocked and not self._now.blocked.isdisjoint(keys):
-            for key in self._now.blocked.intersection(keys) - self._displaced:
+            for key in self._now.blocked.intersection(keys) - self._now.displaced:
                 if ours.get(key) == shape:
                     continue
                 failed[key] = FOREIGN_ROUTE
@@ -522,6 +525,12 @@ class Table:
             held = [key for key in keys if key not in is_fresh]
             done += [key for key in held if ours.get(key) == shape]
             yield from _by_family([key for key in held if ours.get(key) != shape], shape, _SET, target)
+
+    def _concede(self, keys: Iterable[Nlri]) -> None:
+        """Leave our place to who took it, where nobody wishes ours back any more."""
+        if self._now.displaced and not self._now.displaced.isdisjoint(keys):
+            freed = [self._now.concede(key) for key in self._now.displaced.intersection(keys)]
+            self._report(HostRoutesChanged(tuple(set().union(*freed)), ()))
 
     def _transact(self, pieces: Sequence[_Piece], anything: Shape) -> dict[Nlri, Refused]:
         """Send the pieces in bursts; return the refusals by prefix. `anything` says whose routes a delete means."""
@@ -602,10 +611,10 @@ class Table:
             self._inline_targets.update(dict.fromkeys(keys, target))
         else:
             _forget(self._inline_targets, keys)
-        for key in self._displaced.intersection(keys) if self._displaced else ():
-            self._displaced.discard(key)
+        for key in self._now.displaced.intersection(keys) if self._now.displaced else ():
             if shape is not None:
                 self._now.set_foreign(Slot(key, self._options.table, self._options.metric), ())
+            self._now.displaced.discard(key)
 
     def _judge(self, pieces: Sequence[_Piece], text: str, done: list[Nlri], failed: dict[Nlri, str]) -> None:
         """Find out by reading back what was done of pieces whose answers were lost."""
@@ -683,7 +692,7 @@ class Table:
             return
         if is_our_place and replaces and key in found.ours:
             del found.ours[key]
-            self._displaced.add(key)
+            news.removed.update(self._now.displace(key))
             news.observed[key] = None
         # IPv6 tells of a route that joined others with all of their ways.
         is_whole = replaces or len(shape.hops) > 1
@@ -713,12 +722,11 @@ class Table:
 
     def _hear_nexthop(self, kind: int, nexthop: Nexthop) -> None:
         had = self._now.nexthops.get(nexthop.id)
-        if kind == netlink.RTM_NEWNEXTHOP:
-            self._now.nexthops[nexthop.id] = nexthop
-            # Whoever routes by it goes another way now; a new one has no users yet.
-            self._is_suspicious = self._is_suspicious or (had is not None and had != nexthop)
+        if kind == netlink.RTM_NEWNEXTHOP and had in {None, nexthop}:
+            self._now.nexthops[nexthop.id] = nexthop  # new, it has no users yet
         else:
-            self._now.nexthops.pop(nexthop.id, None)
+            # Whoever routes by it goes another way now, or none. That is left to the read-back: what is taken
+            # in here it would find as it left it, and report nothing.
             self._is_suspicious = True
 
     def _wake(self, happened: set[object]) -> None:

@@ -33,6 +33,7 @@ from bgpmesh.route.nlri import Family, IPAddress, IPNetwork, family_of_address
 from bgpmesh.route.path import PeerName, Role
 
 Hops = NewType("Hops", int)  # in the file also `true`
+Ttl = NewType("Ttl", int)  # the same
 Password = NewType("Password", str)  # never shown
 Labels = tuple[tuple[str, str], ...]  # sorted
 
@@ -185,9 +186,9 @@ class PeerOptions:
             "example": "true",
         },
     )
-    multihop: int = field(
-        default=0,
-        metadata={"help": "eBGP beyond one hop: the TTL of our packets", "range": (2, 255), "example": "4"},
+    multihop: Ttl = field(
+        default=Ttl(0),
+        metadata={"help": "eBGP beyond one hop: true, or the TTL of our packets", "range": (2, 255), "example": "4"},
     )
     max_prefixes: Limit | None = field(
         default=None,
@@ -382,6 +383,8 @@ def warnings_of(
         said.append(f"node.{node.name}.reflector does nothing with cluster.topology = {cluster.topology}")
     if any(n.version == 6 for n in (*node.pod_cidrs, *node.advertise)) and own_address(node, Family.IPV6) is None:
         said.append(f"node.{node.name} has IPv6 prefixes and no address6: they are announced to nobody")
+    if any(n.version == 4 for n in (*node.pod_cidrs, *node.advertise)) and own_address(node, Family.IPV4) is None:
+        said.append(f"node.{node.name} has IPv4 prefixes and an IPv6 address only: they are announced to nobody")
     for peer in neighbours:
         if peer.asn != asn_of(node, cluster):
             said += [

@@ -327,7 +327,7 @@ class Codec:
             return Notification(Code.OPEN, 2), f"the peer says AS {received.asn}, expected AS {self._peer.asn}"
         refused = _called(lambda: self._exabgp.validate(self._neighbor), Code.OPEN)
         if refused is None:
-            return None, ""
+            return _refusal_of_families(sent.capabilities.families, received.capabilities.families)
         code, subcode, text = refused
         match subcode:
             case 3:
@@ -431,6 +431,15 @@ def _decode_refresh(body: bytes, context: Context) -> list[Decoded]:
     afi, subtype, safi = struct.unpack("!HBB", body)
     family = _FAMILIES.get((afi, safi))
     return [RouteRefresh(family)] if family in context.families and subtype == 0 else []
+
+
+def _refusal_of_families(ours: tuple[Family, ...], theirs: tuple[Family, ...]) -> tuple[Notification | None, str]:
+    """Refuse a session that could carry nothing; the data says which families we want (RFC 5492 §3)."""
+    if set(ours) & set(theirs):
+        return None, ""
+    wanted = b"".join(struct.pack("!BBHBB", 1, 4, family.afi, 0, family.safi) for family in ours)
+    said = ", ".join(family.label for family in theirs) or "none that we know"
+    return Notification(Code.OPEN, 7, wanted), f"no address family in common: the peer offers {said}"
 
 
 def _has_long_lengths(parameters: bytes) -> bool:

@@ -75,7 +75,6 @@ class Neighbour:
 
     process: Process
     control: str
-    _read: int = 0
 
     def events(self, kind: str) -> list[JsonObject]:
         """Return what it has told of a kind so far."""
@@ -126,7 +125,7 @@ class Node:
     def start(self, *options: str, command: Sequence[str] = ("bgpmesh",)) -> None:
         """Start the daemon on the operator's file, and wait until it is in sync."""
         self.daemon = self.lab.start(self.name, [*command, "run", "--config", self.config, *options])
-        self.until(lambda: self._is_in_sync(), "in sync")
+        self.until(self._is_in_sync, "in sync")
 
     def _is_in_sync(self) -> bool:
         try:
@@ -245,7 +244,9 @@ class Node:
 _numbers = itertools.count(1)
 
 
-def neighbour(lab: Lab, bind: str = "10.0.0.2", *, asn: int = 65002, password: str = "", hold_time: int = 90) -> Neighbour:
+def neighbour(
+    lab: Lab, bind: str = "10.0.0.2", *, asn: int = 65002, password: str = "", hold_time: int = 90
+) -> Neighbour:
     """Start a raw speaker in `peer` that calls 10.0.0.1 from this address until it is answered."""
     control = f"/run/bgpmesh/raw-{next(_numbers)}.sock"
     command = [sys.executable, RAW, "--bind", bind, "--connect", "10.0.0.1", "--asn", str(asn), "--control", control]
@@ -255,7 +256,7 @@ def neighbour(lab: Lab, bind: str = "10.0.0.2", *, asn: int = 65002, password: s
 
 @contextmanager
 def pair() -> Iterator[Lab]:
-    """Lay out the pair, or skip; the node `peer` has more addresses. After a failure the end of every log is printed."""
+    """Lay out the pair, or skip; `peer` has more addresses. After a failure the end of every log is printed."""
     if reason := missing():
         pytest.skip(f"needs network namespaces: {reason}")
     with Lab(REPOSITORY / "containerlab/pair/pair.clab.yml") as lab:

@@ -16,10 +16,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bgpmesh import cli, daemon
+from bgpmesh import cli
 from bgpmesh.kernel import netlink
 from bgpmesh.kernel.fib import FibEdge
 from bgpmesh.kernel.netlink import NetlinkDoor, Refused
@@ -69,5 +70,5 @@ def _split(messages: bytes) -> Iterator[tuple[str, int, bytes]]:
 
 
 if __name__ == "__main__":
-    daemon.FibEdge = functools.partial(FibEdge, open_door=StubbornDoor)  # type: ignore[misc, assignment]
-    sys.exit(cli.main())
+    with patch("bgpmesh.daemon.FibEdge", functools.partial(FibEdge, open_door=StubbornDoor)):
+        sys.exit(cli.main())

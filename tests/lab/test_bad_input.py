@@ -34,11 +34,12 @@ from tests.lab.stubborn import REFUSED, TRIES
 STUBBORN = str(Path(__file__).with_name("stubborn.py"))
 STEADY = ("203.0.113.0/24", "2001:db8:113::/48")
 
+RIGHT = "correct horse"
 PEERS = (
     peer_of("noisy", "10.0.0.2")
     + peer_of("steady", "10.0.0.3", 65003)
     + peer_of("inner", "10.0.0.4", 64512)
-    + peer_of("locked", "10.0.0.5", 65005, 'password = "right"')
+    + peer_of("locked", "10.0.0.5", 65005, f'password = "{RIGHT}"')
 )
 
 
@@ -79,7 +80,7 @@ def stage() -> Iterator[Scene]:
 
 @pytest.fixture
 def scene(stage: Scene) -> Iterator[Scene]:
-    """The scene of this module; what the daemon has logged lately is printed, which is shown after a failure."""
+    """Give the scene of this module; what the daemon has logged lately is printed, and shown after a failure."""
     yield stage
     print("\n".join(stage.node.daemon.output().splitlines()[-60:]))  # noqa: T201
 
@@ -206,7 +207,7 @@ def test_wrong_password_is_suspected(scene: Scene, password: str, counter: str) 
 
     assert node.peer("locked")["state"] == "Active"
     locked.stop()
-    right = scene.neighbour(bind="10.0.0.5", asn=65005, password="right")
+    right = scene.neighbour(bind="10.0.0.5", asn=65005, password=RIGHT)
     node.await_up("locked")
     right.stop()
     node.until(lambda: not node.is_up("locked"), "the end of the session")
@@ -306,7 +307,9 @@ def test_refused_route_is_told_tried_again_and_written_in_the_end() -> None:
         assert node.fib("failed") == 0
         for times in tries(node).values():
             # Not sooner than after 1 s, then not sooner than after 2 s.
-            assert [later - at >= pause for at, later, pause in zip(times, times[1:], (1, 2), strict=False)] == [True] * 2
+            assert [later - at >= pause for at, later, pause in zip(times, times[1:], (1, 2), strict=False)] == [
+                True
+            ] * 2
         assert all(f"route.recovered prefix={prefix}" in node.daemon.output() for prefix in refused)
 
 
@@ -407,7 +410,7 @@ def test_wrong_use_has_an_exit_code_and_a_reason(scene: Scene) -> None:
 
 
 def test_requests_of_any_shape_are_answered(scene: Scene) -> None:
-    """Whatever a client sends, it gets an answer of one line, an error where something is missing, and harms nothing."""
+    """Whatever a client sends gets an answer of one line, an error where something is missing, and harms nothing."""
     node = scene.node
     before, uptime_s = node.life("steady"), node.peer("steady")["uptime_s"]
     wrong: list[object] = [None, True, 5, -1.5, "", "x\0y", "\ud800", [], ["x"], {}, {"x": 1}, "x" * 70_000]
@@ -417,7 +420,9 @@ def test_requests_of_any_shape_are_answered(scene: Scene) -> None:
         json.dumps({"command": command, "args": {"name": "web", "netns": "/x", key: value}})
         for command, key, value in itertools.product(commands, keys, wrong)
     ]
-    lines += [json.dumps({"command": "reload", "args": {key: value}}) for key in ("text", "file") for value in wrong[1:]]
+    lines += [
+        json.dumps({"command": "reload", "args": {key: value}}) for key in ("text", "file") for value in wrong[1:]
+    ]
     lines += [json.dumps(value) for value in wrong] + ["", "{", '{"command": 5}', '{"command": "status", "args": 5}']
     lines += [json.dumps({"command": command, "args": {}}) for command in (*commands, "sing")]
     with socket.socket(socket.AF_UNIX) as client_end, open("/dev/null", "rb") as nothing:  # noqa: PTH123
@@ -436,3 +441,28 @@ def test_requests_of_any_shape_are_answered(scene: Scene) -> None:
     assert node.ask("workload list") == []
     assert node.metric("bgpmesh_workloads") == 0
     scene.assert_unharmed(before, uptime_s)
+
+
+def test_two_at_once_for_one_workload(scene: Scene) -> None:
+    """Of two additions of one name at the same time one is refused, and of two removals none harms the daemon."""
+    node = scene.node
+    before, uptime_s = node.life("steady"), node.peer("steady")["uptime_s"]
+    path = node.lab.add_workload_namespace("n1", "web")
+
+    added = twice(node, f"bgpmesh workload add web --netns {path}")
+    listed = node.ask("workload list")
+    removed = twice(node, "bgpmesh workload del web")
+
+    assert [0, 2] == sorted(added)
+    assert isinstance(listed, list)
+    assert len(listed) == 1
+    assert set(removed) <= {0, 1}
+    assert node.ask("workload list") == []
+    node.lab.exec("n1", ["ip", "netns", "del", "web"])
+    scene.assert_unharmed(before, uptime_s)
+
+
+def twice(node: Node, command: str) -> list[int]:
+    """Run a command twice at the same time and return both exit statuses."""
+    processes = [node.lab.start(node.name, command.split()) for _ in range(2)]
+    return [process.entry.wait(60) for process in processes]

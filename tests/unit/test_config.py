@@ -73,7 +73,8 @@ def test_what_is_wrong_beside_a_bad_required_key_is_named_too() -> None:
         pod_cidrs = ["11.0.1.0/24"]
         [node.n2]
         address = "192.0.2.300"
-        pod_cidrs = ["11.0.1.0/26"]
+        pod_cidrs = ["11.0.1.0/26", "11.0.2.0/33"]
+        advertise = ["203.0.113.7/24"]
         [peer.p]
         address = "192.0.2.1"
         asn = 0
@@ -83,10 +84,11 @@ def test_what_is_wrong_beside_a_bad_required_key_is_named_too() -> None:
         """
     )
     expected = {
-        "cluster.asn", "cluster.password_file", "pool.b.cidr", "node.n2.address", "node.n2.pod_cidrs",
+        "cluster.asn", "cluster.password_file", "pool.b.cidr",
+        "node.n2.address", "node.n2.advertise", "node.n2.pod_cidrs",
         "peer.p.address", "peer.p.asn", "peer.p.nodes", "peer.p.import", "peer.p.password_file",
     }  # fmt: skip
-    assert sorted(expected) == sorted(key for key, _, _ in found)
+    assert sorted([*expected, "node.n2.pod_cidrs"]) == sorted(key for key, _, _ in found)
 
 
 ONLY_PEERS = "[cluster]\nasn = 64512\n[peer.p]\naddress = '192.0.2.9'\nasn = 65001\n"
@@ -111,6 +113,12 @@ def test_a_file_with_only_peers_that_say_no_source_is_valid_and_says_what_is_mis
     loaded = config.parse(ONLY_PEERS, "f.toml")
     with pytest.raises(ConfigError, match=r"no \[peer.\*\] whose source would be this host's address"):
         config.find_node(loaded, "n1")
+
+
+def test_true_is_the_widest_multihop() -> None:
+    """`multihop = true` sends with the highest TTL, as a number sends with that one."""
+    found = [config.parse(f"{ONLY_PEERS}multihop = {said}", "f.toml").neighbours[0].multihop for said in ("true", "4")]
+    assert [255, 4] == found
 
 
 def test_the_effective_configuration_of_a_node_has_its_peers_and_prefixes() -> None:
@@ -138,7 +146,7 @@ def test_ten_mistakes_are_ten_problems() -> None:
     cidr = "10.1.0.0/16"
     [node.n1]
     address = "192.0.2.1"
-    pod_cidrs = ["172.16.0.0/24", "10.2.0.1/24"]
+    pod_cidrs = ["10.9.0.0/24", "10.2.0.1/24"]
     [node.n2]
     address = "192.0.2.1"
     [peer.tor]

@@ -280,3 +280,18 @@ def test_length_counts_each_key_once(count: int) -> None:
     delta.take(count, 0.0)
     delta.want_many(range(count), 2)
     assert count == len(delta)
+
+
+def test_a_delta_is_at_rest_when_only_refused_keys_are_left() -> None:
+    """Waiting and in flight are no rest; refused is, as nothing will come of it until its next try."""
+    delta: Delta[str, int] = Delta()
+    seen = [delta.is_at_rest]
+    delta.want_many(["a", "b"], 1)
+    seen.append(delta.is_at_rest)
+    delta.take(10, 0.0)
+    seen.append(delta.is_at_rest)
+    delta.refuse("a", "no", 0.0)
+    seen.append(delta.is_at_rest)
+    delta.acknowledge(["b"])
+    seen.append(delta.is_at_rest)
+    assert [True, False, False, False, True] == seen

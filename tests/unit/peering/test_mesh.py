@@ -14,6 +14,7 @@ from bgpmesh.peering.mesh import (
     NodeOptions,
     Password,
     PeerOptions,
+    Ttl,
     peers_of,
     warnings_of,
 )
@@ -159,7 +160,7 @@ def test_a_reflector_client_makes_this_node_reflect() -> None:
 def test_single_hop_and_the_first_as_follow_from_the_options() -> None:
     """EBGP is single-hop without multihop, and checks the first AS unless told otherwise."""
     assert (only(N1, TOR).is_single_hop, only(N1, TOR).enforce_first_as) == (True, True)
-    far = only(N1, replace(TOR, multihop=4, enforce_first_as=False))
+    far = only(N1, replace(TOR, multihop=Ttl(4), enforce_first_as=False))
     assert (far.is_single_hop, far.multihop, far.enforce_first_as) == (False, 4, False)
     assert only(N1, replace(TOR, ttl_security=Hops(2))).ttl_security == 2
 
@@ -194,6 +195,12 @@ def test_source_and_listen_override_the_nodes_address() -> None:
             CLUSTER,
             replace(TOR, asn=Asn(64512)),
             ["node.n3 has IPv6 prefixes and no address6: they are announced to nobody"],
+        ),
+        (
+            replace(N3, address=address("2001:db8::3"), pod_cidrs=(ipaddress.ip_network("10.244.3.0/26"),)),
+            CLUSTER,
+            replace(TOR, asn=Asn(64512), families=(Family.IPV6,)),
+            ["node.n3 has IPv4 prefixes and an IPv6 address only: they are announced to nobody"],
         ),
         (
             RR,

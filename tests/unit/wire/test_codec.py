@@ -166,6 +166,14 @@ def test_equal_router_id_is_fine_between_systems() -> None:
     assert agreed(replace(THEIRS, asn=Asn(65001), router_id=RouterId(1)), asn=65001).refusal is None
 
 
+def test_a_session_that_could_carry_nothing_is_refused() -> None:
+    """Without a family in common the NOTIFICATION says which ones we want (RFC 5492 §3)."""
+    theirs = replace(THEIRS, capabilities=Capabilities((Family.IPV6,)))
+    negotiated = agreed(theirs, replace(OURS, capabilities=Capabilities((Family.IPV4,))))
+    assert Notification(2, 7, b"\1\4\0\1\0\1") == negotiated.refusal
+    assert negotiated.refusal_text == "no address family in common: the peer offers ipv6"
+
+
 def test_open_before_ours_waits() -> None:
     """A peer that is faster than we are is negotiated with once our OPEN is encoded."""
     made = Codec(Peer(PeerName("peer"), ADDRESS, Asn(64512), Role.NON_CLIENT, ADDRESS, Asn(64512), RouterId(1)))
