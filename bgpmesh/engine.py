@@ -342,7 +342,7 @@ class Engine:
         self._apply(name, session.update_received(event.connection, now), now)
         if session.connection != event.connection or session.state is not State.ESTABLISHED:
             return
-        if event.treated_as_withdraw or event.attributes_discarded:
+        if event.problem:
             self.treated_as_withdraw[name] += event.treated_as_withdraw
             self.attributes_discarded[name] += event.attributes_discarded
             self._note("update.malformed", Level.WARNING, peer=name, reason=event.problem)

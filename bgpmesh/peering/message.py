@@ -67,7 +67,7 @@ class Capabilities:
             restart = self.graceful_restart
             kept = ",".join(f.label + ("+F" if forwarding else "") for f, forwarding in restart.families)
             words.append(f"graceful-restart {restart.restart_time} s {'R ' if restart.is_restarting else ''}{kept}")
-        return (*words, *(f"code {code}" for code, _ in self.other))
+        return (*words, *(CAPABILITY_NAMES.get(code, f"code {code}") for code, _ in self.other))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +125,19 @@ class Notification:
             said = ": " + "".join(c if c.isprintable() else "?" for c in text) if text else ""
         return (f"{name}, {sub}" if sub else name) + said
 
+
+# Capabilities that we only show, by the IANA registry's code.
+CAPABILITY_NAMES: dict[int, str] = {
+    5: "extended-next-hop",
+    6: "extended-message",
+    9: "role",
+    67: "dynamic",
+    69: "add-path",
+    70: "enhanced-route-refresh",
+    71: "long-lived-graceful-restart",
+    73: "host-name",
+    75: "software-version",
+}
 
 CODE_NAMES: dict[int, str] = {
     Code.HEADER: "message header error",

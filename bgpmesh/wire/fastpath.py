@@ -27,11 +27,12 @@ import struct
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import NamedTuple, TypeVar
 
 from bgpmesh.errors import PeerError
 from bgpmesh.route.attributes import PathAttributes
-from bgpmesh.route.nlri import Family, Nlri
+from bgpmesh.route.nlri import Family, Nlri, prefix_text
 
 MARKER = b"\xff" * 16
 HEADER_SIZE = 19
@@ -54,6 +55,7 @@ _STRAY = tuple(0xFF >> bits if bits else 0 for bits in range(8))  # bits behind 
 _WIRE_SIZE = tuple(1 + (bits + 7) // 8 for bits in range(256))  # octets of a prefix on the wire, by its length
 _BLOCK = 32
 _BLOCKS = tuple(struct.Struct(f"{width}s" * _BLOCK) for width in range(18))  # cut 32 slices of one width at once
+_FIRST_OCTET = itemgetter(1)  # of the address in a key
 _RUN = 64  # messages looked at together; more would copy more for nothing where a run is short
 
 K = TypeVar("K")
@@ -74,6 +76,33 @@ class Routes:
     treated_as_withdraw: int = 0  # UPDATEs, 0 or 1
     attributes_discarded: int = 0
     problem: str = ""  # what was malformed, in words
+
+
+def without_martians(routes: Routes) -> Routes:
+    """Return the same without prefixes that nobody routes to, which are ignored and told of (RFC 4271 §6.3).
+
+    IPv4: loopback, multicast and what lies above it. IPv6: unspecified, loopback, link-local, multicast.
+    """
+    announced = routes.announced
+    leading = bytes(map(_FIRST_OCTET, announced))
+    if not leading or (0 not in leading and 127 not in leading and max(leading) < 224):
+        return routes
+    martians = [nlri for nlri in announced if _is_martian(nlri)]
+    if martians:
+        first = prefix_text(martians[0])
+        routes.problem = routes.problem or f"ignored {len(martians)} prefixes that nobody routes to, first {first}"
+        gone = frozenset(martians)
+        routes.announced = [nlri for nlri in announced if nlri not in gone]
+    return routes
+
+
+def _is_martian(nlri: Nlri) -> bool:
+    first = nlri[1]
+    if len(nlri) == 5:
+        return nlri[0] > 0 and (first == 127 or first >= 224)
+    if first < 0xFE:
+        return nlri[0] == 128 and int.from_bytes(nlri[1:], "big") <= 1
+    return first == 0xFF or (nlri[0] >= 10 and nlri[2] & 0xC0 == 0x80)
 
 
 class Interned(NamedTuple):

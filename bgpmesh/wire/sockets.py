@@ -42,14 +42,20 @@ _WORDS = {
 }
 
 
-def listening_socket(address: IPAddress, port: int, keys: Mapping[IPAddress, str]) -> socket.socket:
-    """Return a socket that listens on this address only, with these MD5 keys from its first moment on."""
+def listening_socket(address: IPAddress, port: int, keys: Mapping[IPAddress, str], hops: int = 0) -> socket.socket:
+    """Return a socket that listens on this address only, with these MD5 keys from its first moment on.
+
+    `hops`: all callers sit so many hops away at most (RFC 5082); 0: not said. Set on the accepted socket alone
+    it would come too late for what arrives right behind the handshake.
+    """
     sock = _socket(address)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if address.version == 6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         set_sending_ttl(sock, _afi(address), str(address), 255)
+        if hops:
+            set_minimum_ttl(sock, _afi(address), str(address), 256 - hops)
         set_keys(sock, {}, keys)
         sock.bind(sockaddr(address, port))
         sock.listen(BACKLOG)

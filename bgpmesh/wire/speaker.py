@@ -48,6 +48,7 @@ from bgpmesh.rib.export import Batch
 from bgpmesh.route.nlri import IPAddress
 from bgpmesh.route.path import PeerName
 from bgpmesh.wire.codec import Codec, Decoded, Garbage
+from bgpmesh.wire.fastpath import without_martians
 from bgpmesh.wire.sockets import (
     SocketError,
     calling_socket,
@@ -319,7 +320,10 @@ class Speaker:
             keys = {address: peer.password for address, peer in listener.peers.items() if peer.password}
             try:
                 if listener.sock is None:
-                    listener.sock = listening_socket(listener.address, listener.port, keys)
+                    hops = [peer.ttl_security for peer in listener.peers.values()]
+                    listener.sock = listening_socket(
+                        listener.address, listener.port, keys, max(hops, default=0) if all(hops) else 0
+                    )
                     loop.add_reader(listener.sock, self._accept, listener, listener.sock)
                 else:
                     set_keys(listener.sock, listener.keys, keys)
@@ -438,6 +442,7 @@ class Speaker:
                     self._report(GarbageReceived(number, notification, text))
                 case routes:
                     updates += 1
+                    without_martians(routes)
                     self._report(
                         RoutesReceived(
                             number,

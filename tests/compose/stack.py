@@ -145,7 +145,8 @@ def docker() -> Iterator[Stack]:
                 daemon.kill()
                 daemon.wait()
             for folder in _cgroups() - cgroups:
-                folder.rmdir()
+                for inner, _, _ in os.walk(folder, topdown=False):  # a newer Docker's builder has one below
+                    Path(inner).rmdir()
 
 
 def provide_images(stack: Stack) -> None:

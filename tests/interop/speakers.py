@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -235,7 +236,7 @@ class Frr:
         # Its session waits (shutdown) until it has selected its own routes: a session that comes before may be sent
         # an End-of-RIB first, and the routes when the selection that it then defers is over, minutes later.
         tables = "show bgp ipv4 unicast", "show bgp ipv6 unicast"
-        bgpd.until(lambda: all(f"*> {prefix}" in self._ask(*tables) for prefix in self.prefixes), "FRR's own routes")
+        bgpd.until(lambda: set(self.prefixes) <= self._best(*tables), "FRR's own routes")
         self._ask("configure terminal", f"router bgp {self.setup.asn}", f"no neighbor {self.setup.neighbor} shutdown")
 
     def is_established(self) -> bool:
@@ -282,6 +283,10 @@ class Frr:
     def _ask(self, *commands: str) -> str:
         words = [word for command in commands for word in ("-c", command)]
         return self.lab.exec(self.node, ["vtysh", "-N", self._space, *words], check=False).stdout
+
+    def _best(self, *tables: str) -> set[str]:
+        # How many spaces follow the mark depends on the release.
+        return set(re.findall(r"^ \*> +(\S+)", self._ask(*tables), re.MULTILINE))
 
     def _start(self, name: str, *options: str) -> Process:
         # With -f, as a /etc/frr/frr.conf on the host would otherwise keep it from reading a file of its own.

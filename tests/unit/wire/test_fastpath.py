@@ -9,7 +9,17 @@ import pytest
 from bgpmesh.errors import PeerError
 from bgpmesh.route.attributes import PathAttributes
 from bgpmesh.route.nlri import Family, Nlri, parse_nlri
-from bgpmesh.wire.fastpath import Context, Interned, Table, cut, decode_updates, pack, split_attributes
+from bgpmesh.wire.fastpath import (
+    Context,
+    Interned,
+    Routes,
+    Table,
+    cut,
+    decode_updates,
+    pack,
+    split_attributes,
+    without_martians,
+)
 
 SET = b"\x40\1\1\0"
 
@@ -160,3 +170,30 @@ def test_a_run_of_single_ipv6_hosts_is_one_routes(start: bytes, size: int, count
     for tail in (b"", single(9, SET + SET), single(9, b"\x40\1\2\0"), cut_behind_the_address, b"\xff" * 16):
         routes, _ = decode_updates(flood + tail, 0, context(), 0.0)
         assert [key[1:] for key in routes[0].announced] == [number.to_bytes(16, "big") for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "is_kept"),
+    [
+        ("0.0.0.0/0", True),
+        ("10.0.0.0/8", True),
+        ("223.255.255.0/24", True),
+        ("127.1.0.0/16", False),
+        ("224.0.0.0/24", False),
+        ("255.255.255.255/32", False),
+        ("::/0", True),
+        ("fd00:10::/32", True),
+        ("2001:db8::/64", True),
+        ("::1/128", False),
+        ("fe80:1::/64", False),
+        ("fec0::/10", True),
+        ("ff02::/16", False),
+    ],
+)
+def test_prefixes_that_nobody_routes_to_are_ignored_and_told_of(prefix: str, is_kept: bool) -> None:
+    """Multicast, loopback, link-local reserved: they go no further, and the first is named (RFC 4271 §6.3)."""
+    nlri = parse_nlri(prefix)
+    neighbour = parse_nlri("10.1.0.0/16")
+    routes = without_martians(Routes(PathAttributes(), [neighbour, nlri], []))
+    told = "" if is_kept else f"ignored 1 prefixes that nobody routes to, first {prefix}"
+    assert (routes.announced, routes.problem) == ([neighbour, nlri] if is_kept else [neighbour], told)

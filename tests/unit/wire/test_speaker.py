@@ -354,15 +354,29 @@ def test_gtsm_lets_the_neighbour_in() -> None:
     play(scenario())
 
 
-def test_gtsm_keeps_out_who_is_too_far(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A peer whose packets arrive with 64 is not heard: it gets no OPEN through."""
+def test_gtsm_keeps_out_who_calls_from_too_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller whose packets arrive with 64 does not even get its handshake through (RFC 5082 §3)."""
     monkeypatch.setattr(speaker, "CONNECT_S", 1.0)
 
     async def scenario() -> None:
         one, two = pair()
         two.peer = replace(two.peer, ttl_security=1)
         async with running(one, two):
-            await connect(one, two)
+            one.speaker.execute(Dial(NAME))
+            assert ConnectFailed(NAME, "timed out") == await one.first(ConnectFailed)
+            assert {} == two.speaker.connections
+
+    play(scenario())
+
+
+def test_gtsm_does_not_hear_who_is_called_too_far() -> None:
+    """A called peer whose packets arrive with 64 is not heard: it gets no OPEN through."""
+
+    async def scenario() -> None:
+        one, two = pair()
+        two.peer = replace(two.peer, ttl_security=1)
+        async with running(one, two):
+            await connect(two, one)
             one.speaker.execute(Send(1, OPEN))
             two.speaker.execute(Send(1, replace(OPEN, router_id=RouterId(2))))
             await one.first(OpenReceived)  # this direction has 255
