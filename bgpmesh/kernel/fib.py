@@ -28,7 +28,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from bgpmesh import log
 from bgpmesh.delta import Delta
@@ -49,9 +48,6 @@ DEBOUNCE_S = 0.1  # a link that goes down tells in several messages
 AGAIN_S = 1.0  # after a read-back that failed, and for next hops that are still in use
 _MOMENT_S = 0.05
 _STOP_S = 2.0  # longest wait for the thread; a read-back in hand takes a fraction of it
-
-# Without this each change of an object is told as a change of every route that uses it.
-COMPAT_MODE = Path("/proc/sys/net/ipv4/nexthop_compat_mode")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +70,7 @@ class FibEdge:
     """The routes and nexthop objects of this network namespace; lives in one event loop.
 
     `known_next_hops`: BGP next hops of an earlier life, so that what it left can be named.
-    `on_burst` hears how long each burst took, in seconds. `problems` says what of the host could
-    not be set, after `start`.
+    `on_burst` hears how long each burst took, in seconds.
     """
 
     def __init__(
@@ -89,7 +84,6 @@ class FibEdge:
         on_burst: Callable[[float], None] | None = None,
         open_door: Callable[[], Door] = NetlinkDoor,
     ) -> None:
-        self.problems: tuple[str, ...] = ()
         self._options = options
         self._fib = fib
         self._next_hops = next_hops
@@ -118,9 +112,6 @@ class FibEdge:
         """
         if not self._options.enabled:
             return
-        self.problems = tuple(_set_compat_mode())
-        for problem in self.problems:
-            log.warning("fib.sysctl_not_set", reason=problem)
         self._loop = asyncio.get_running_loop()
         self._ended = self._loop.create_future()
         opened: asyncio.Future[None] = self._loop.create_future()
@@ -319,19 +310,6 @@ def _read_back(served: Table) -> float:
         log.warning("fib.read_back_failed", reason=str(error.strerror))
         return AGAIN_S
     return READ_BACK_S
-
-
-def _set_compat_mode() -> list[str]:
-    """Have changes of a nexthop object told once; return what is wrong with that."""
-    try:
-        if COMPAT_MODE.read_text(encoding="ascii").strip() == "0":
-            return []
-        COMPAT_MODE.write_text("0\n", encoding="ascii")
-    except FileNotFoundError:
-        return []  # a kernel without nexthop objects
-    except OSError as error:
-        return [f"net.ipv4.nexthop_compat_mode is not 0 and cannot be set: {error.strerror}"]
-    return []
 
 
 def _succeed(future: asyncio.Future[None]) -> None:

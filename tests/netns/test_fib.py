@@ -15,9 +15,10 @@ from typing import cast
 import pytest
 
 from bgpmesh.events import FibObserved, FibRead
-from bgpmesh.kernel.fib import COMPAT_MODE, KernelOptions, uninstall
+from bgpmesh.kernel.fib import KernelOptions, uninstall
 from bgpmesh.kernel.netlink import NetlinkDoor, Refused
 from bgpmesh.kernel.routes import group_id, object_id
+from bgpmesh.kernel.sysctls import prepare_host
 from bgpmesh.kernel.table import FOREIGN_ROUTE
 from bgpmesh.route.nlri import IPAddress, Nlri, parse_nlri
 from bgpmesh.route.path import Blackhole, HostRouteKind, OnLink, Resolution, Via
@@ -78,6 +79,7 @@ def node() -> Callable[[Scenario], None]:
             try:
                 if _libc.unshare(_CLONE_NEWNET) != 0:
                     pytest.skip(f"needs CAP_SYS_ADMIN: unshare says {os.strerror(ctypes.get_errno())}")
+                prepare_host()
                 ip("link", "set", "lo", "up")
                 ip("link", "add", "up0", "type", "veth", "peer", "name", "far0")
                 ip("link", "set", "far0", "up")
@@ -536,17 +538,5 @@ def test_a_gateway_outside_every_subnet_is_taken_on_our_word(node: Callable[[Sce
         assert f"id {object_id(X)} via {gateway} dev up0 onlink" in " ".join(ip("nexthop").split()).replace(
             "scope link proto 77 ", ""
         )
-
-    node(scenario)
-
-
-def test_changes_of_an_object_are_told_once(node: Callable[[Scenario], None]) -> None:
-    """The sysctl without which every route is announced again when its object moves."""
-
-    async def scenario() -> None:
-        core = core_with_next_hops()
-        async with core.running() as edge:
-            problems = edge.problems
-        assert (problems, COMPAT_MODE.read_text(encoding="ascii").strip()) == ((), "0")
 
     node(scenario)
