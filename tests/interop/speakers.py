@@ -285,8 +285,8 @@ class Frr:
         return self.lab.exec(self.node, ["vtysh", "-N", self._space, *words], check=False).stdout
 
     def _best(self, *tables: str) -> set[str]:
-        # How many spaces follow the mark depends on the release.
-        return set(re.findall(r"^ \*> +(\S+)", self._ask(*tables), re.MULTILINE))
+        # How many spaces stand round the mark depends on the release.
+        return set(re.findall(r"^ ?\*> +(\S+)", self._ask(*tables), re.MULTILINE))
 
     def _start(self, name: str, *options: str) -> Process:
         # With -f, as a /etc/frr/frr.conf on the host would otherwise keep it from reading a file of its own.
