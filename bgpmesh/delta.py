@@ -14,9 +14,10 @@ Rules:
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Collection, Iterable, Mapping
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
+from itertools import groupby, islice, repeat
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
@@ -39,16 +40,20 @@ class Delta(Generic[K, V]):
     """Track *wanted* against *actual*; O(1) for each key touched, except `observe_all`.
 
     `wanted`, `actual` and `refused` may be read by anybody and changed only through the methods.
+
+    A key that is not as wanted stands in the gap or in flight, never in both; a batch then goes through
+    without a look at the large tables, whose every look is a miss of the processor's caches.
     """
 
-    __slots__ = ("_gap", "_in_flight", "_keep_unwanted", "actual", "refused", "wanted")
+    __slots__ = ("_gap", "_in_flight", "_keep_unwanted", "_touched", "actual", "refused", "wanted")
 
     def __init__(self) -> None:
         self.wanted: dict[K, V] = {}
         self.actual: dict[K, V] = {}
         self.refused: dict[K, Refusal] = {}
-        self._gap: dict[K, object] = {}  # keys to look at, in the order they were touched
+        self._gap: dict[K, V | None] = {}  # what is not as wanted, with what is, in the order it was touched
         self._in_flight: dict[K, V | None] = {}
+        self._touched: set[K] = set()  # in flight, and wished or observed anew since
         self._keep_unwanted = False
 
     @property
@@ -60,13 +65,12 @@ class Delta(Generic[K, V]):
     def keep_unwanted(self, value: bool) -> None:
         self._keep_unwanted = value
         if not value:
-            self._gap.update(dict.fromkeys(self.actual.keys() - self.wanted.keys()))
+            self._look_again(self.actual.keys() - self.wanted.keys())
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether every key is as wanted, or refused; O(1) while more are waiting, or in flight, than are refused."""
-        most = len(self.refused)
-        return len(self._gap) <= most and len(self._in_flight) <= most and len(self) <= most
+        """Whether every key is as wanted, or refused; O(1)."""
+        return len(self) <= len(self.refused)
 
     def want(self, key: K, value: V | None) -> None:
         """Declare the value `key` should have; None: it should not exist."""
@@ -77,21 +81,20 @@ class Delta(Generic[K, V]):
 
     def want_many(self, keys: Collection[K], value: V) -> None:
         """Declare one value for many keys."""
-        batch = dict.fromkeys(keys, value)
+        batch: dict[K, V] = dict.fromkeys(keys, value)
         self.wanted.update(batch)
         if self._is_quiet(batch) and self.actual.keys().isdisjoint(batch):
             self._gap.update(batch)  # the common batch: new keys
         else:
-            self._touch(batch, is_wish=True)
+            self._wish_anew(batch)
 
     def unwant_many(self, keys: Collection[K]) -> None:
         """Declare that none of the keys should exist."""
-        for key in keys:
-            self.wanted.pop(key, None)
+        drop(self.wanted, keys)
         if self._is_quiet(keys) and all(map(self.actual.__contains__, keys)):
             self._gap.update(dict.fromkeys(keys))  # the common batch: all of them are real
         else:
-            self._touch(keys, is_wish=True)
+            self._wish_anew(keys)
 
     def observe(self, key: K, value: V | None) -> None:
         """Record what `key` really is, as somebody else made it; its back-off, if any, goes on."""
@@ -99,81 +102,78 @@ class Delta(Generic[K, V]):
             self.actual.pop(key, None)
         else:
             self.actual[key] = value
-        self._touch((key,), is_wish=False)
+        self._look_again((key,))
 
     def observe_all(self, actual: Mapping[K, V]) -> None:
         """Replace our belief with a full read-back; O(wanted + actual). What is in flight is not judged."""
         self.actual = dict(actual)
+        self._gap.clear()
         wanted, found = self.wanted, self.actual
-        self._gap = {key: None for key in wanted.keys() | found.keys() if not _same(wanted.get(key), found.get(key))}
+        self._look_again([key for key in wanted.keys() | found.keys() if not _same(wanted.get(key), found.get(key))])
+        self._touched.update(self._in_flight)
         self.refused = {key: refusal for key, refusal in self.refused.items() if key in self._gap}
 
-    def take(self, limit: int, now: float) -> list[tuple[K, V | None]]:
-        """Return up to `limit` (key, wanted value or None: delete) that are not as wanted, and put them in flight."""
-        taken: list[tuple[K, V | None]] = []
-        later: list[K] = []
-        gap = self._gap
-        while gap and len(taken) < limit:
+    def take(self, limit: int, now: float) -> list[tuple[V | None, list[K]]]:
+        """Return up to `limit` keys that are not as wanted, by their wanted value (None: gone), and put them in flight.
+
+        Keys that share one value, the same object, come together.
+        """
+        runs: dict[int, tuple[V | None, list[K]]] = {}
+        later: dict[K, V | None] = {}
+        gap, taken = self._gap, 0
+        while gap and taken < limit:
             # A slice at a time: deleting the first key of a dict again and again is quadratic.
-            keys = list(itertools.islice(gap, limit - len(taken)))
-            for key in keys:
-                del gap[key]
-            if (
-                self._is_quiet(keys)
-                and self.actual.keys().isdisjoint(keys)
-                and all(map(self.wanted.__contains__, keys))
-            ):
-                fresh = list(zip(keys, map(self.wanted.__getitem__, keys), strict=True))
-                self._in_flight.update(fresh)
-                taken += fresh
-            else:
-                self._take_each(keys, now, taken, later)
-        gap.update(dict.fromkeys(later))
-        return taken
+            due = dict(islice(gap.items(), limit - taken))
+            drop(gap, due)
+            if self._keep_unwanted:
+                due = {key: value for key, value in due.items() if value is not None}  # they come back when it ends
+            if self.refused:
+                waiting = {key for key in due if key in self.refused and self.refused[key].retry_at > now}
+                later.update((key, due.pop(key)) for key in waiting)
+            self._in_flight.update(due)
+            taken += len(due)
+            keys, values, start = list(due), list(due.values()), 0
+            for _, alike in groupby(map(id, values)):
+                end = start + len(list(alike))
+                runs.setdefault(id(values[start]), (values[start], []))[1].extend(keys[start:end])
+                start = end
+        gap.update(later)
+        return list(runs.values())
 
-    def _take_each(self, keys: list[K], now: float, taken: list[tuple[K, V | None]], later: list[K]) -> None:
-        wanted, actual, in_flight, refused = self.wanted, self.actual, self._in_flight, self.refused
-        for key in keys:
-            value = wanted.get(key)
-            if key in in_flight:
-                later.append(key)
-            elif _same(value, actual.get(key)):
-                refused.pop(key, None)
-            elif value is None and self._keep_unwanted:
-                continue  # comes back when keep_unwanted ends
-            elif refused and key in refused and refused[key].retry_at > now:
-                later.append(key)
-            else:
-                in_flight[key] = value
-                taken.append((key, value))
-
-    def acknowledge(self, done: Iterable[K]) -> None:
+    def acknowledge(self, done: Collection[K]) -> None:
         """Record that what was in flight for these keys is now so; a key that is not in flight says nothing."""
-        in_flight, actual, wanted, refused, gap = self._in_flight, self.actual, self.wanted, self.refused, self._gap
-        for key in done:
-            if key not in in_flight:
-                continue
-            value = in_flight.pop(key)
-            if value is None:
-                actual.pop(key, None)
-            else:
-                actual[key] = value
-            if refused:
-                refused.pop(key, None)
-            wish = wanted.get(key)
-            if wish is not value and wish != value:
-                gap[key] = None
-            elif gap:
-                gap.pop(key, None)
+        in_flight = self._in_flight
+        if not all(map(in_flight.__contains__, done)):
+            done = [key for key in dict.fromkeys(done) if key in in_flight]
+        values = list(map(in_flight.get, done))
+        kinds = set(map(id, values))
+        if kinds == {id(None)}:
+            drop(self.actual, done)
+        elif id(None) not in kinds:
+            self.actual.update(zip(done, values, strict=True))  # type: ignore[arg-type]  # none of them is None
+        else:
+            for key, value in zip(done, values, strict=True):
+                if value is None:
+                    self.actual.pop(key, None)
+                else:
+                    self.actual[key] = value
+        drop(in_flight, done)
+        drop(self.refused, done)
+        if not self._touched.isdisjoint(done):
+            touched = self._touched.intersection(done)
+            self._touched -= touched
+            self._look_again(touched)
 
     def refuse(self, key: K, reason: str, now: float) -> Refusal:
         """Record that what was in flight for `key` was not done, and why; it is tried again later."""
         self._in_flight.pop(key, None)
+        self._touched.discard(key)
         attempts = self.refused[key].attempts + 1 if key in self.refused else 1
         delay = min(FIRST_RETRY_S * 2 ** min(attempts - 1, 10), LAST_RETRY_S)
-        self.refused[key] = Refusal(reason, attempts, now + delay)
-        self._gap[key] = None
-        return self.refused[key]
+        refusal = Refusal(reason, attempts, now + delay)
+        self.refused[key] = refusal
+        self._look_again((key,))
+        return refusal
 
     def hurry(self, keys: Iterable[K]) -> None:
         """Have refused keys tried at once: what they waited for has happened. Their attempts still count."""
@@ -185,10 +185,9 @@ class Delta(Generic[K, V]):
     def has_work(self, now: float) -> bool:
         """Tell whether `take` would return something; O(keys that wait), most often O(1)."""
         return any(
-            key not in self._in_flight
-            and not (self._keep_unwanted and key not in self.wanted)
+            not (self._keep_unwanted and value is None)
             and not (key in self.refused and self.refused[key].retry_at > now)
-            for key in self._gap
+            for key, value in self._gap.items()
         )
 
     def next_retry(self) -> float:
@@ -197,23 +196,35 @@ class Delta(Generic[K, V]):
 
     def __len__(self) -> int:
         """Count the keys not known to be as wanted: waiting and in flight."""
-        return len(self._gap) + sum(key not in self._gap for key in self._in_flight)
+        return len(self._gap) + len(self._in_flight)
 
     def _is_quiet(self, keys: Collection[K]) -> bool:
         """Tell whether none of these keys is in flight, and nothing at all was refused."""
         return not self.refused and self._in_flight.keys().isdisjoint(keys)
 
-    def _touch(self, keys: Collection[K], *, is_wish: bool) -> None:
-        """Look at keys again: those not as wanted are in the gap, and a new wish is tried at once."""
-        gap, wanted, actual, in_flight, refused = self._gap, self.wanted, self.actual, self._in_flight, self.refused
+    def _wish_anew(self, keys: Iterable[K]) -> None:
+        """Look at keys again, whose wish is new: it is tried at once."""
+        drop(self.refused, keys)
+        self._look_again(keys)
+
+    def _look_again(self, keys: Iterable[K]) -> None:
+        """Have in the gap what is not as wanted; what is in flight waits for its outcome."""
+        gap, wanted, actual, in_flight = self._gap, self.wanted, self.actual, self._in_flight
         for key in keys:
-            is_right = key not in in_flight and _same(wanted.get(key), actual.get(key))
-            if refused and (is_wish or is_right):
-                refused.pop(key, None)
-            if is_right:
-                gap.pop(key, None)
+            wish = wanted.get(key)
+            if key in in_flight:
+                self._touched.add(key)
+            elif not _same(wish, actual.get(key)):
+                gap[key] = wish
             else:
-                gap[key] = None
+                gap.pop(key, None)
+                self.refused.pop(key, None)
+
+
+def drop(table: MutableMapping[K, V], keys: Iterable[K]) -> None:
+    """Take these keys out of a table, those that are in it; a batch at the speed of the dict's own code."""
+    if table:
+        deque(map(table.pop, keys, repeat(None)), maxlen=0)
 
 
 def _same(one: object, other: object) -> bool:

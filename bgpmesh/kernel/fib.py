@@ -55,7 +55,7 @@ class _Burst:
     """Something for the thread to write."""
 
     next_hops: list[tuple[IPAddress, Resolution]]
-    routes: list[tuple[Nlri, Target | None]]
+    routes: list[tuple[Target | None, list[Nlri]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +92,8 @@ class FibEdge:
         self._on_burst = on_burst
         self._open_door = open_door
         # Of the loop.
-        self._kicked = asyncio.Event()
         self._in_flight = 0
+        self._timer: asyncio.TimerHandle | None = None  # when something is due that nobody will tell us of
         self._doomed: dict[IPAddress, None] = {}
         self._is_settled = False
         self._settle_at = 0.0
@@ -128,38 +128,36 @@ class FibEdge:
         """Keep the kernel as wanted until cancelled; what it has then stays."""
         if self._thread is None:
             await asyncio.get_running_loop().create_future()
+        self.kick()
         try:
-            while True:
-                self._kicked.clear()
-                self._pump()
-                waiting = asyncio.ensure_future(self._kicked.wait())
-                try:
-                    await asyncio.wait(
-                        (waiting, self._ended), timeout=self._patience(), return_when=asyncio.FIRST_COMPLETED
-                    )
-                finally:
-                    waiting.cancel()
-                if self._ended.done():
-                    self._ended.result()
-                    return
+            await self._ended
         finally:
             self._stop()
 
     def kick(self) -> None:
-        """Say that the Deltas have work."""
-        self._kicked.set()
+        """Say that the Deltas have work: what there is room for is handed out at once."""
+        if self._thread is None:
+            return
+        try:
+            self._pump()
+        except Exception as bug:  # noqa: BLE001 - the loop would only log it; `run` raises it
+            _fail(self._ended, bug)
 
     # ── in the loop ──────────────────────────────────────────────────────────
 
-    def _patience(self) -> float | None:
-        """Return how long nothing needs doing, in seconds; None: until kicked, as the end of every job does."""
+    def _set_timer(self) -> None:
+        """Come back when a retry or the settling is due; the end of a job kicks anyhow."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._in_flight:
-            return None
+            return
         at = min(self._fib.next_retry(), self._next_hops.next_retry())
         if self._doomed:
             at = min(at, self._settle_at)
-        # Not less than a moment: a retry may be due that the engine has not yet heard the outcome of.
-        return None if at == float("inf") else max(_MOMENT_S, at - self._loop.time())
+        if at < float("inf"):
+            # Not less than a moment: a retry may be due that the engine has not yet heard the outcome of.
+            self._timer = self._loop.call_at(max(at, self._loop.time() + _MOMENT_S), self.kick)
 
     def _pump(self) -> None:
         """Hand the thread what is to be written, as long as it has room."""
@@ -167,11 +165,11 @@ class FibEdge:
         while self._in_flight < BURSTS_IN_FLIGHT:
             now = self._loop.time()
             writes = []
-            for address, resolution in self._next_hops.take(BURST_MESSAGES, now):
+            for resolution, addresses in self._next_hops.take(BURST_MESSAGES, now):
                 if resolution is None:
-                    self._doomed[address] = None
+                    self._doomed.update(dict.fromkeys(addresses))
                 else:
-                    writes.append((address, resolution))
+                    writes += [(address, resolution) for address in addresses]
             routes = self._fib.take(BURST_MESSAGES, now)
             if not writes and not routes:
                 break
@@ -182,6 +180,7 @@ class FibEdge:
             self._doomed.clear()
             self._is_settled = True
             self._submit(_Settle(doomed, may_sweep=not self._fib.keep_unwanted))
+        self._set_timer()
 
     def _pardon(self) -> None:
         """Give back next hops that are to be deleted and wanted again: said to be gone, they are written anew."""
@@ -204,19 +203,21 @@ class FibEdge:
             self._settle_at = self._loop.time() + (AGAIN_S if busy else 0.0)
         elif self._on_burst is not None:
             self._on_burst(burst_s)
-        self._kicked.set()
+        self.kick()
 
     def _try_now(self, woken: Sequence[Nlri | IPAddress]) -> None:
         """Have refused prefixes and next hops tried without waiting: what was in their way is gone."""
         self._fib.hurry(key for key in woken if isinstance(key, bytes))
         self._next_hops.hurry(key for key in woken if not isinstance(key, bytes))
-        self._kicked.set()
+        self.kick()
 
     def _stop(self) -> None:
         """End the thread; what it was given is done first."""
         thread, self._thread = self._thread, None
         if thread is None:
             return
+        if self._timer is not None:
+            self._timer.cancel()
         self._is_stopping = True
         os.eventfd_write(self._bell, 1)
         thread.join(_STOP_S)

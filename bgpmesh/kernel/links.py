@@ -83,7 +83,8 @@ class LinksEdge:
         try:
             while True:
                 self._awake.clear()
-                taken = self._links.take(BATCH, loop.time())
+                runs = self._links.take(BATCH, loop.time())
+                taken = [(interface, spec) for spec, interfaces in runs for interface in interfaces]
                 for interface, spec in taken:
                     await self._write(interface, spec)
                 now = loop.time()
@@ -308,9 +309,12 @@ class _Host:
     def _hand(self) -> VethWriter:
         """Return what writes; the library behind it takes long to import, and a node without workloads has no use."""
         if self._writer is None:
-            from bgpmesh.kernel.veth import VethWriter  # noqa: PLC0415  see above
+            try:
+                from bgpmesh.kernel.veth import VethWriter  # noqa: PLC0415  see above
 
-            self._writer = VethWriter()
+                self._writer = VethWriter()
+            except OSError as error:  # out of descriptors or memory: also a module that cannot be read
+                raise KernelError("link writer", error.errno or 0, os.strerror(error.errno or 0)) from error
         return self._writer
 
 

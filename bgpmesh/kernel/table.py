@@ -28,9 +28,11 @@ import ipaddress
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import filterfalse
 from typing import NamedTuple, TypeVar
 
 from bgpmesh import log
+from bgpmesh.delta import drop
 from bgpmesh.events import Event, FibObserved, FibRead, FibWritten, HostRoutesChanged, NextHopsWritten
 from bgpmesh.kernel import netlink, routes
 from bgpmesh.kernel.mirror import KernelOptions, Mirror, Slot
@@ -270,13 +272,13 @@ class Table:
     # ── writing ──────────────────────────────────────────────────────────────
 
     def write(
-        self, next_hops: Sequence[tuple[IPAddress, Resolution]], wanted: Sequence[tuple[Nlri, Target | None]]
+        self, next_hops: Sequence[tuple[IPAddress, Resolution]], wanted: Sequence[tuple[Target | None, list[Nlri]]]
     ) -> None:
-        """Write next hops, then routes, and report what came of each."""
+        """Write next hops, then routes, which come by their target (None: to be gone), and report what came of each."""
         if next_hops:
             done, refused = self._write_next_hops(next_hops)
             self._report(NextHopsWritten(done, refused))
-            _forget(self._waiting, done)
+            drop(self._waiting, done)
             self._wake(set(done))
         if wanted:
             written, failed = self._write_routes(wanted, is_again=False)
@@ -451,24 +453,23 @@ class Table:
 
     def _rewrite_inline(self, address: IPAddress) -> None:
         """Write again what went by this next hop's gateway: that has changed, or it has an object now."""
-        users = [(key, via) for key, via in self._inline_targets.items() if address in via.next_hops]
+        users: dict[Via, list[Nlri]] = defaultdict(list)
+        for key, via in self._inline_targets.items():
+            if address in via.next_hops:
+                users[via].append(key)
         if not users:
             return
-        _, failed = self._write_routes(users, is_again=False)
+        _, failed = self._write_routes(users.items(), is_again=False)
         if failed:
             self._report(FibObserved(dict.fromkeys(failed)))
 
     def _write_routes(
-        self, wanted: Sequence[tuple[Nlri, Target | None]], *, is_again: bool
+        self, wanted: Iterable[tuple[Target | None, list[Nlri]]], *, is_again: bool
     ) -> tuple[list[Nlri], dict[Nlri, str]]:
         done: list[Nlri] = []
         failed: dict[Nlri, str] = {}
         pieces: list[_Piece] = []
-        # By identity: a batch shares its target, and hashing addresses costs more than writing the route.
-        groups: dict[int, tuple[Target | None, list[Nlri]]] = {}
-        for key, target in wanted:
-            groups.setdefault(id(target), (target, []))[1].append(key)
-        for target, keys in groups.values():
+        for target, keys in wanted:
             pieces += self._plan(target, keys, done, failed)
         if not pieces:
             return done, failed
@@ -483,13 +484,13 @@ class Table:
             try:
                 self.read_back()
             except OSError as error:
-                failed.update((key, str(error.strerror)) for key, _ in again)
+                failed.update((key, str(error.strerror)) for _, keys in again for key in keys)
                 return done, failed
             more, worse = self._write_routes(again, is_again=True)
             done += more
             failed.update(worse)
         else:
-            failed.update((key, refused[key].text) for key, _ in again)
+            failed.update((key, refused[key].text) for _, keys in again for key in keys)
         return done, failed
 
     def _plan(
@@ -499,8 +500,8 @@ class Table:
         ours = self._now.ours
         if target is None:
             self._concede(keys)
-            there = [key for key in keys if key in ours]
-            done += [key for key in keys if key not in ours]
+            there = list(filter(ours.__contains__, keys))
+            done += filterfalse(ours.__contains__, keys)
             yield from _by_family(there, None, 0, None)
             return
         shape = self._shape(target)
@@ -518,13 +519,14 @@ class Table:
                 failed[key] = FOREIGN_ROUTE
                 self._waiting[key] = frozenset((key,))
             keys = [key for key in keys if key not in failed]
-        fresh = [key for key in keys if key not in ours and key not in self._now.blocked]
-        yield from _by_family(fresh, shape, _NEW, target)
-        if len(fresh) < len(keys):
-            is_fresh = set(fresh)
-            held = [key for key in keys if key not in is_fresh]
-            done += [key for key in held if ours.get(key) == shape]
-            yield from _by_family([key for key in held if ours.get(key) != shape], shape, _SET, target)
+        blocked = self._now.blocked
+        if ours.keys().isdisjoint(keys) and not blocked:
+            yield from _by_family(keys, shape, _NEW, target)  # the common batch: all of it new
+            return
+        held = [key for key in keys if key in ours or key in blocked]
+        done += [key for key in held if ours.get(key) == shape]
+        yield from _by_family([key for key in keys if key not in ours and key not in blocked], shape, _NEW, target)
+        yield from _by_family([key for key in held if ours.get(key) != shape], shape, _SET, target)
 
     def _concede(self, keys: Iterable[Nlri]) -> None:
         """Leave our place to who took it, where nobody wishes ours back any more."""
@@ -567,21 +569,23 @@ class Table:
 
     def _settle_pieces(
         self, pieces: Sequence[_Piece], refused: Mapping[Nlri, Refused], done: list[Nlri], failed: dict[Nlri, str]
-    ) -> list[tuple[Nlri, Target]]:
-        """Note what the kernel answered; return what it would not overwrite."""
-        again: list[tuple[Nlri, Target]] = []
+    ) -> list[tuple[Target, list[Nlri]]]:
+        """Note what the kernel answered; return what it would not overwrite, by target."""
+        again: list[tuple[Target, list[Nlri]]] = []
         for keys, shape, flags, target in pieces:
             good = keys
             if refused and not refused.keys().isdisjoint(keys):
-                good = []
+                good, held = [], []
                 for key in keys:
                     answer = refused.get(key)
                     if answer is None or (shape is None and answer.errno == errno.ESRCH):
                         good.append(key)
-                    elif flags == _NEW and answer.errno == errno.EEXIST and target is not None:
-                        again.append((key, target))
+                    elif flags == _NEW and answer.errno == errno.EEXIST:
+                        held.append(key)
                     else:
                         failed[key] = self._refusal(key, target, answer)
+                if held and target is not None:
+                    again.append((target, held))
             self._believe(good, shape, target)
             if flags != _NEW:
                 self._is_untidy = True
@@ -602,15 +606,14 @@ class Table:
     def _believe(self, keys: list[Nlri], shape: Shape | None, target: Target | None) -> None:
         """Record that these are now so."""
         if shape is None:
-            for key in keys:
-                self._now.ours.pop(key, None)
+            drop(self._now.ours, keys)
         else:
             self._now.ours.update(dict.fromkeys(keys, shape))
-        _forget(self._waiting, keys)
+        drop(self._waiting, keys)
         if isinstance(target, Via) and shape is not None and not shape.nexthop_id:
             self._inline_targets.update(dict.fromkeys(keys, target))
         else:
-            _forget(self._inline_targets, keys)
+            drop(self._inline_targets, keys)
         for key in self._now.displaced.intersection(keys) if self._now.displaced else ():
             if shape is not None:
                 self._now.set_foreign(Slot(key, self._options.table, self._options.metric), ())
@@ -734,7 +737,7 @@ class Table:
         if not self._waiting or not happened:
             return
         woken = [key for key, awaited in self._waiting.items() if not awaited.isdisjoint(happened)]
-        _forget(self._waiting, woken)
+        drop(self._waiting, woken)
         if woken:
             self._hurry(woken)
 
@@ -742,13 +745,6 @@ class Table:
 def _hop(address: IPAddress, resolution: Resolution) -> Hop:
     """Return the content of a next hop's object: its gateway, or itself where it is on the link."""
     return Hop(resolution.link, (resolution.gateway or address).packed)
-
-
-def _forget(table: dict[K, V], keys: Iterable[K]) -> None:
-    """Take the keys out, at no cost where there is nothing (the common case)."""
-    if table:
-        for key in keys:
-            table.pop(key, None)
 
 
 def _encode(keys: list[Nlri], shape: Shape | None, flags: int, anything: Shape, first: int) -> bytearray:
@@ -767,8 +763,10 @@ def _in_order(addresses: Iterable[IPAddress]) -> tuple[IPAddress, ...]:
 
 
 def _by_family(keys: list[Nlri], shape: Shape | None, flags: int, target: Target | None) -> Iterator[_Piece]:
-    ipv4 = [key for key in keys if len(key) == 5]
-    if ipv4:
-        yield _Piece(ipv4, shape, flags, target)
-    if len(ipv4) < len(keys):
-        yield _Piece([key for key in keys if len(key) != 5], shape, flags, target)
+    if len(set(map(len, keys))) == 1:
+        yield _Piece(keys, shape, flags, target)
+        return
+    for width in (5, 17):
+        alike = [key for key in keys if len(key) == width]
+        if alike:
+            yield _Piece(alike, shape, flags, target)

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
-from bgpmesh.delta import Delta
+from bgpmesh.delta import Delta, drop
 from bgpmesh.peering.message import EndOfRib, Negotiated
 from bgpmesh.peering.peer import Peer
 from bgpmesh.rib import filter as filters
@@ -202,11 +202,15 @@ class Rib:
                 self._insert(path, batch)
 
     def is_over_limit(self, name: PeerName) -> Family | None:
-        """Return a family of which the peer announced more than `max_prefixes`, before filters; None: none."""
+        """Return a family of which the peer announced more than `max_prefixes`, before filters; None: none.
+
+        What is still stale does not count: it may never say that again.
+        """
         rib_in = self._ins.get(name)
         if rib_in is not None:
             for family, width in _WIDTHS.items():
-                if rib_in.sizes[width] > rib_in.peer.max_prefixes:
+                excess = rib_in.sizes[width] - rib_in.peer.max_prefixes
+                if excess > 0 and excess > sum(len(nlri) == width for nlri in rib_in.stale):
                     return family
         return None
 
@@ -443,8 +447,6 @@ class Rib:
             return "loop: ORIGINATOR_ID is ours"
         if self._cluster_id is not None and self._cluster_id in attributes.cluster_list:
             return "loop: our cluster is in CLUSTER_LIST"
-        if peer.is_external and peer.enforce_first_as and as_path.first != peer.asn:
-            return f"first AS is {as_path.first or 'missing'}, not the peer's {peer.asn}"
         return "" if attributes.next_hop is not None else "no next hop"
 
     def _insert(self, path: Path, batch: dict[Nlri, Path]) -> None:
@@ -465,8 +467,7 @@ class Rib:
         gone = list(dict.fromkeys(filter(table.__contains__, nlris)))
         if not gone:
             return
-        for nlri in gone:
-            del table[nlri]
+        drop(table, gone)
         rib_in.sizes.subtract(Counter(map(len, gone)))
         rib_in.stale.difference_update(gone)
         self._remove(rib_in.peer.name, gone)
@@ -475,12 +476,15 @@ class Rib:
         candidates = self._candidates
         befores = list(map(candidates.__getitem__, nlris))
         after = {before: _without(before, peer) for before in set(befores)}
-        for nlri, before in zip(nlris, befores, strict=True):
-            left = after[before]
-            if left is None:
-                del candidates[nlri]
-            else:
-                candidates[nlri] = left
+        if not any(after.values()):
+            drop(candidates, nlris)  # nobody else has these
+        else:
+            for nlri, before in zip(nlris, befores, strict=True):
+                left = after[before]
+                if left is None:
+                    del candidates[nlri]
+                else:
+                    candidates[nlri] = left
         self._mark(dict.fromkeys(nlris))
 
     def _mark(self, batch: dict[Nlri, Path] | dict[Nlri, None]) -> None:
@@ -546,8 +550,7 @@ class Rib:
 
     def _replace(self, nlris: Sequence[Nlri], old: Selection | None, new: Selection | None) -> None:
         if new is None:
-            for nlri in nlris:
-                del self._selected[nlri]
+            drop(self._selected, nlris)
             self._sizes[len(nlris[0])] -= len(nlris)
         else:
             self._selected.update(dict.fromkeys(nlris, new))

@@ -39,6 +39,7 @@ from bgpmesh.route.nlri import IPAddress, Nlri, nlri_of, prefix_text
 from bgpmesh.route.path import HostRoute, HostRouteKind, PeerName, Resolution, Target
 from bgpmesh.wire.codec import Codec, Garbage
 from bgpmesh.wire.fastpath import Routes
+from tests.flat import pairs
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -173,10 +174,10 @@ class Cluster:
     def _program(self, node: Node) -> bool:
         engine = node.engine
         assert engine is not None
-        hops = engine.rib.next_hops.take(100, self.now)
+        hops = pairs(engine.rib.next_hops.take(100, self.now))
         for address, resolution in hops:
             _put(node.kernel.next_hops, address, resolution)
-        routes = engine.rib.fib.take(self.random.choice((1, 100)), self.now)
+        routes = pairs(engine.rib.fib.take(self.random.choice((1, 100)), self.now))
         for nlri, target in routes:
             _put(node.kernel.routes, nlri, target)
             node.kernel.writes += 1

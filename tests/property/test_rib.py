@@ -16,6 +16,7 @@ from bgpmesh.rib.rib import Rib
 from bgpmesh.route.attributes import PathAttributes, RouterId
 from bgpmesh.route.nlri import Family, IPAddress, Nlri, contains, family_of, host_nlri
 from bgpmesh.route.path import Blackhole, HostRoute, HostRouteKind, OnLink, PeerName, Resolution, Role, Target, Via
+from tests.flat import pairs
 from tests.property.strategies import (
     ASN,
     BOTH,
@@ -438,7 +439,7 @@ class Pair:
 
     def _write(self, fib: dict[Nlri, Target]) -> None:
         """Play the kernel: what is taken is done, and afterwards it has what is wanted."""
-        while changes := self.rib.fib.take(4, 0.0):
+        while changes := pairs(self.rib.fib.take(4, 0.0)):
             for nlri, target in changes:
                 assert self.installed.get(nlri) != target, "a route written that was right"
                 if target is None:
@@ -715,7 +716,7 @@ def test_a_session_that_returns_with_the_same_changes_nothing(
     pair.do(("sweep", name, frozenset(BOTH)))
     while pair.rib.work(5):
         pass
-    assert pair.rib.fib.take(100, 0.0) == []
+    assert pairs(pair.rib.fib.take(100, 0.0)) == []
     for other in heard:
         assert not any(pair.rib.take(other, 100))
     for who, limit in turns:

@@ -28,6 +28,7 @@ from bgpmesh.route.attributes import Asn, AsPath, Origin, PathAttributes, Router
 from bgpmesh.route.nlri import Family, parse_nlri
 from bgpmesh.route.path import HostRoute, HostRouteKind, PeerName
 from bgpmesh.workload.endpoint import Endpoint
+from tests.flat import pairs
 
 FILE = """
 [cluster]
@@ -94,7 +95,7 @@ def engine_of_n1() -> Engine:
     engine.handle(
         EndpointAdded(Endpoint("web", "default", (("app", "web"),), address, "bgpmx", "/run/netns/web")), 13.0
     )
-    engine.links.take(1, 13.0)
+    pairs(engine.links.take(1, 13.0))
     engine.handle(LinkWritten("bgpmx"), 13.0)
     learnt = PathAttributes(
         origin=Origin.INCOMPLETE,
@@ -116,7 +117,7 @@ def engine_of_n1() -> Engine:
         pass
     while engine.rib.take(PeerName("n2"), 1000):
         pass
-    written = [nlri for nlri, _ in engine.rib.fib.take(1000, 23.0) if nlri != parse_nlri("10.244.2.0/26")]
+    written = [nlri for nlri, _ in pairs(engine.rib.fib.take(1000, 23.0)) if nlri != parse_nlri("10.244.2.0/26")]
     engine.handle(FibWritten(written, {parse_nlri("10.244.2.0/26"): "Network is unreachable"}), 23.0)
     return engine
 

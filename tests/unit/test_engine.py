@@ -46,6 +46,7 @@ from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
 from bgpmesh.route.nlri import Family, Nlri, nlri_of, parse_nlri, prefix_text
 from bgpmesh.route.path import Blackhole, HostRoute, HostRouteKind, OnLink, PeerName, Role, Target, Via
 from bgpmesh.workload.endpoint import Endpoint, LinkSpec, interface_name, link_of
+from tests.flat import pairs
 
 N2, N3 = PeerName("n2"), PeerName("n3")
 FAR = parse_nlri("10.244.2.0/26")
@@ -155,7 +156,7 @@ class World:
 
     def written(self) -> list[tuple[str, Target | None]]:
         """Write what the kernel is asked to, and return it."""
-        taken = self.engine.rib.fib.take(1000, self.now)
+        taken = pairs(self.engine.rib.fib.take(1000, self.now))
         self.engine.handle(FibWritten([nlri for nlri, _ in taken], {}), self.now)
         self.settle()
         return sorted((prefix_text(nlri), target) for nlri, target in taken)
@@ -362,7 +363,7 @@ def test_a_workload_has_its_link_then_its_route_then_its_announcement(is_covered
     world.settle()
     assert world.written() == []
     assert world.engine.endpoint_problem(endpoint.key) == ""
-    assert world.engine.links.take(9, world.now) == [(endpoint.interface, link_of(endpoint))]
+    assert pairs(world.engine.links.take(9, world.now)) == [(endpoint.interface, link_of(endpoint))]
     world.engine.handle(LinkWritten(endpoint.interface), world.now)
     world.settle()
     assert world.told(N2) == []
@@ -394,7 +395,7 @@ def test_links_of_ours_tell_the_workloads_of_a_daemon_that_lost_its_state() -> N
     links: dict[str, LinkSpec] = {WEB.interface: link_of(WEB)}
     world.engine.handle(LinksRead(links), world.now)
     assert world.engine.endpoints == {WEB.key: WEB}
-    assert world.engine.links.take(9, world.now) == []
+    assert pairs(world.engine.links.take(9, world.now)) == []
 
 
 def test_too_many_prefixes_close_the_session_for_a_while() -> None:

@@ -55,6 +55,7 @@ from bgpmesh.kernel.routes import (
 from bgpmesh.kernel.table import FOREIGN_ROUTE, Table
 from bgpmesh.route.nlri import IPAddress, parse_nlri, prefix_text
 from bgpmesh.route.path import Blackhole, OnLink, Resolution, Target, Via
+from tests.flat import pairs
 from tests.unit.kernel.stand_in import Core
 
 LINK = 2
@@ -219,7 +220,7 @@ class Bench(Core):
         """Do one round of what the edge does."""
         self.time += 100.0
         self.table.hear()
-        taken = self.next_hops.take(1000, self.time)
+        taken = pairs(self.next_hops.take(1000, self.time))
         self.doomed += [address for address, resolution in taken if resolution is None]
         written = [(address, resolution) for address, resolution in taken if resolution is not None]
         self.table.write(written, self.fib.take(1000, self.time))

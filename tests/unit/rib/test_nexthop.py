@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bgpmesh.route.path import Blackhole, HostRouteKind, OnLink, PeerName, Via
+from tests.flat import pairs
 from tests.unit.rib.ribworld import BOTH, DEFAULT, NONE, World, address, external, host, internal, key, via
 
 A, B = internal("a", 11), internal("b", 12)
@@ -79,7 +80,7 @@ def test_another_gateway_at_the_same_cost_moves_the_object_only() -> None:
     world.rib.host_routes_changed([DEFAULT], [])
     world.hear("a", via("198.51.100.9"), "10.1.0.0/16", "10.2.0.0/16")
     world.work()
-    world.rib.fib.acknowledge([nlri for nlri, _ in world.rib.fib.take(10, 0.0)])
+    world.rib.fib.acknowledge([nlri for nlri, _ in pairs(world.rib.fib.take(10, 0.0))])
     moved = host("0.0.0.0/0", 3, HostRouteKind.GATEWAY, "192.0.2.253", 100)
     world.rib.host_routes_changed([moved], [DEFAULT])
     assert world.hops() == {"198.51.100.9": (3, "192.0.2.253", 100)}

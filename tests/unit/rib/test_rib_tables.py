@@ -10,6 +10,7 @@ from bgpmesh.rib.rib import WAITING
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
 from bgpmesh.route.nlri import Family
 from bgpmesh.route.path import Blackhole, OnLink, PeerName, Via
+from tests.flat import pairs
 from tests.unit.rib.ribworld import (
     ASN,
     BOTH,
@@ -138,7 +139,7 @@ def test_a_restarted_peer_keeps_what_it_says_again() -> None:
     world = World(A)
     world.hear("a", via("192.0.2.9"), P, Q)
     world.work()
-    world.rib.fib.acknowledge([nlri for nlri, _ in world.rib.fib.take(10, 0.0)])
+    world.rib.fib.acknowledge([nlri for nlri, _ in pairs(world.rib.fib.take(10, 0.0))])
     world.rib.peer_down(NAME, BOTH)
     world.up(A, keep=BOTH)
     world.hear("a", via("192.0.2.9"), P)
@@ -146,10 +147,10 @@ def test_a_restarted_peer_keeps_what_it_says_again() -> None:
     assert [c.is_stale for prefix in (P, Q) for c in world.shown(prefix)] == [False, True]
     world.rib.sweep(NAME, frozenset({Family.IPV6}))
     world.work()
-    assert world.rib.fib.take(10, 0.0) == []
+    assert pairs(world.rib.fib.take(10, 0.0)) == []
     world.rib.sweep(NAME, frozenset({Family.IPV4}))
     world.work()
-    assert [(key(Q), None)] == world.rib.fib.take(10, 0.0)
+    assert [(key(Q), None)] == pairs(world.rib.fib.take(10, 0.0))
 
 
 def test_a_new_session_that_keeps_nothing_starts_empty() -> None:
@@ -191,14 +192,14 @@ def test_while_deferring_only_our_own_is_selected() -> None:
     world.rib.originate(key(Q), Blackhole(), advertise=True)
     assert {Q: Blackhole()} == world.fib()
     assert world.reasons(P) == {"a": WAITING}
-    assert [(key(Q), Blackhole())] == world.rib.fib.take(10, 0.0)
+    assert [(key(Q), Blackhole())] == pairs(world.rib.fib.take(10, 0.0))
     assert world.rib.kernel_reason(key(P)) == "installed"
     world.rib.is_deferring = False
     assert world.rib.fib.keep_unwanted, "before the selection nothing may be swept"
     world.work()
     assert not (world.rib.fib.keep_unwanted)
     assert not (world.rib.next_hops.keep_unwanted)
-    assert [(key("10.9.0.0/16"), None)] == world.rib.fib.take(10, 0.0)
+    assert [(key("10.9.0.0/16"), None)] == pairs(world.rib.fib.take(10, 0.0))
 
 
 def test_the_limit_counts_each_family_before_filters() -> None:
