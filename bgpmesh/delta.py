@@ -123,22 +123,38 @@ class Delta(Generic[K, V]):
         gap, taken = self._gap, 0
         while gap and taken < limit:
             # A slice at a time: deleting the first key of a dict again and again is quadratic.
-            due = dict(islice(gap.items(), limit - taken))
-            drop(gap, due)
-            if self._keep_unwanted:
-                due = {key: value for key, value in due.items() if value is not None}  # they come back when it ends
-            if self.refused:
-                waiting = {key for key in due if key in self.refused and self.refused[key].retry_at > now}
-                later.update((key, due.pop(key)) for key in waiting)
-            self._in_flight.update(due)
-            taken += len(due)
-            keys, values, start = list(due), list(due.values()), 0
-            for _, alike in groupby(map(id, values)):
-                end = start + len(list(alike))
-                runs.setdefault(id(values[start]), (values[start], []))[1].extend(keys[start:end])
-                start = end
+            some = dict(islice(gap.items(), limit - taken))
+            drop(gap, some)
+            taken += self._hand_out(some, now, runs, later)
         gap.update(later)
         return list(runs.values())
+
+    def take_unwanted(self, now: float) -> list[K]:
+        """Return all keys that are to be gone, and put them in flight; what is to be changed stays."""
+        runs: dict[int, tuple[V | None, list[K]]] = {}
+        later: dict[K, V | None] = {}
+        some: dict[K, V | None] = {key: value for key, value in self._gap.items() if value is None}
+        drop(self._gap, some)
+        self._hand_out(some, now, runs, later)
+        self._gap.update(later)
+        return [key for _, keys in runs.values() for key in keys]
+
+    def _hand_out(
+        self, some: dict[K, V | None], now: float, runs: dict[int, tuple[V | None, list[K]]], later: dict[K, V | None]
+    ) -> int:
+        """Put those of some keys of the gap that are due in flight and into `runs`, others into `later`; count them."""
+        if self._keep_unwanted:
+            some = {key: value for key, value in some.items() if value is not None}  # they come back when it ends
+        if self.refused:
+            waiting = {key for key in some if key in self.refused and self.refused[key].retry_at > now}
+            later.update((key, some.pop(key)) for key in waiting)
+        self._in_flight.update(some)
+        keys, values, start = list(some), list(some.values()), 0
+        for _, alike in groupby(map(id, values)):
+            end = start + len(list(alike))
+            runs.setdefault(id(values[start]), (values[start], []))[1].extend(keys[start:end])
+            start = end
+        return len(some)
 
     def acknowledge(self, done: Collection[K]) -> None:
         """Record that what was in flight for these keys is now so; a key that is not in flight says nothing."""

@@ -56,6 +56,7 @@ class _Burst:
 
     next_hops: list[tuple[IPAddress, Resolution]]
     routes: list[tuple[Target | None, list[Nlri]]]
+    doomed: list[IPAddress]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,16 +165,22 @@ class FibEdge:
         self._pardon()
         while self._in_flight < BURSTS_IN_FLIGHT:
             now = self._loop.time()
-            writes = []
+            writes: list[tuple[IPAddress, Resolution]] = []
+            fallen: list[IPAddress] = []
             for resolution, addresses in self._next_hops.take(BURST_MESSAGES, now):
                 if resolution is None:
-                    self._doomed.update(dict.fromkeys(addresses))
+                    fallen += addresses
                 else:
                     writes += [(address, resolution) for address in addresses]
-            routes = self._fib.take(BURST_MESSAGES, now)
+            self._doomed.update(dict.fromkeys(fallen))
+            routes: list[tuple[Target | None, list[Nlri]]] = []
+            if fallen and (gone := self._fib.take_unwanted(now)):
+                routes.append((None, gone))  # all at once: they may go with the object
+            else:
+                routes = self._fib.take(BURST_MESSAGES, now)
             if not writes and not routes:
                 break
-            self._submit(_Burst(writes, routes))
+            self._submit(_Burst(writes, routes, fallen))
             self._is_settled = False
         if not self._in_flight and (self._loop.time() >= self._settle_at if self._doomed else not self._is_settled):
             doomed = tuple(self._doomed)
@@ -283,9 +290,9 @@ class FibEdge:
 
     def _do(self, job: _Burst | _Settle, served: Table) -> None:
         match job:
-            case _Burst(next_hops, routes):
+            case _Burst(next_hops, routes, doomed):
                 started = time.monotonic()
-                served.write(next_hops, routes)
+                served.write(next_hops, routes, doomed)
                 self._tell(self._finished, [], time.monotonic() - started)
             case _Settle(doomed, may_sweep):
                 self._tell(self._finished, served.settle(doomed, may_sweep=may_sweep), None)

@@ -25,7 +25,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import filterfalse
@@ -41,7 +41,8 @@ from bgpmesh.kernel.routes import Hop, Link, Nexthop, RouteReader, Shape
 from bgpmesh.route.nlri import IPAddress, Nlri
 from bgpmesh.route.path import Blackhole, HostRoute, OnLink, Resolution, Target, Via
 
-BURST_MESSAGES = 1000
+BURST_MESSAGES = 2000
+FELL_ROUTES = 200  # so many routes of one next hop are worth a look whether its object can take them along
 BURST_BYTES = 128 * 1024  # what the smallest send buffer takes
 DUMP_TRIES = 10  # a table that never holds still is then reported as it is: unreadable, and read later
 
@@ -272,17 +273,47 @@ class Table:
     # ── writing ──────────────────────────────────────────────────────────────
 
     def write(
-        self, next_hops: Sequence[tuple[IPAddress, Resolution]], wanted: Sequence[tuple[Target | None, list[Nlri]]]
+        self,
+        next_hops: Sequence[tuple[IPAddress, Resolution]],
+        wanted: Sequence[tuple[Target | None, list[Nlri]]],
+        doomed: Collection[IPAddress] = (),
     ) -> None:
-        """Write next hops, then routes, which come by their target (None: to be gone), and report what came of each."""
+        """Write next hops, then routes, which come by their target (None: to be gone), and report what came of each.
+
+        `doomed`: next hops that nothing is to use any more, in the way of whose object their routes may go.
+        """
         if next_hops:
             done, refused = self._write_next_hops(next_hops)
             self._report(NextHopsWritten(done, refused))
             drop(self._waiting, done)
             self._wake(set(done))
+        for target, keys in wanted:
+            if target is None and doomed and len(keys) > FELL_ROUTES:
+                self._fell(keys, doomed)
         if wanted:
             written, failed = self._write_routes(wanted, is_again=False)
             self._report(FibWritten(written, failed))
+
+    def _fell(self, keys: Iterable[Nlri], doomed: Iterable[IPAddress]) -> None:
+        """Delete the objects of doomed next hops whose routes are all among `keys`: the kernel takes these along.
+
+        One message for a node that is gone, in a third of the time or less. The kernel tells nobody of
+        the routes (`ip monitor route` stays silent).
+        """
+        ours = self._now.ours
+        going = [(key, ours[key]) for key in keys if key in ours]
+        going_count, present_count = _count([shape for _, shape in going]), _count(list(ours.values()))
+        in_use = self._used_by_others()
+        in_use.update(member for nexthop in self._now.nexthops.values() for member in nexthop.members)
+        felled = set()
+        for address in doomed:
+            shape = self._intern(routes.RTN_UNICAST, routes.object_id(address))
+            is_plain = self._is_written(address) and address not in self._inline and shape.nexthop_id not in in_use
+            if is_plain and FELL_ROUTES < going_count[shape] == present_count[shape]:
+                felled.add(shape.nexthop_id)
+        felled -= self._delete_objects(list(felled)).keys()
+        if felled:
+            self._believe([key for key, shape in going if shape.nexthop_id in felled], None, None)
 
     def settle(self, doomed: Collection[IPAddress], *, may_sweep: bool) -> list[IPAddress]:
         """Delete these next hops, and what else of ours no route uses; return those that one still does.
@@ -293,8 +324,7 @@ class Table:
         if not doomed and not self._is_untidy:
             return []
         self._is_untidy = False
-        used = {shape.nexthop_id for shape in set(self._now.ours.values())}
-        used |= {shape.nexthop_id for shape in self._now.leftovers.values()}
+        used = self._used_by_others().union(shape.nexthop_id for shape in _count(list(self._now.ours.values())))
         objects = self._now.objects()
         groups = [nexthop.id for nexthop in objects.values() if nexthop.hop is None and nexthop.id not in used]
         if not may_sweep:
@@ -312,6 +342,12 @@ class Table:
         if free:
             self._drop_next_hops(free)
         return busy
+
+    def _used_by_others(self) -> set[int]:
+        """Return the objects that routes of somebody else go by, or ours of an earlier metric."""
+        used = {shape.nexthop_id for shapes in self._now.foreign.values() for shape in shapes}
+        used.update(shape.nexthop_id for shape in self._now.leftovers.values())
+        return used
 
     def _drop_next_hops(self, free: Sequence[IPAddress]) -> None:
         objects = self._now.objects()
@@ -740,6 +776,15 @@ class Table:
         drop(self._waiting, woken)
         if woken:
             self._hurry(woken)
+
+
+def _count(shapes: list[Shape]) -> Counter[Shape]:
+    """Count equal shapes; most are one object, and hashing each would take longer than all the rest."""
+    by_id = dict(zip(map(id, shapes), shapes, strict=True))
+    counted: Counter[Shape] = Counter()
+    for number, count in Counter(map(id, shapes)).items():
+        counted[by_id[number]] += count
+    return counted
 
 
 def _hop(address: IPAddress, resolution: Resolution) -> Hop:

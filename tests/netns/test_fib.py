@@ -411,6 +411,47 @@ def test_moving_a_next_hop_is_one_message(node: Callable[[Scenario], None]) -> N
     node(scenario)
 
 
+@pytest.mark.parametrize("is_free", [True, False], ids=["goes", "stays"])
+def test_the_routes_of_a_node_that_is_gone_go_with_its_object(node: Callable[[Scenario], None], is_free: bool) -> None:
+    """One message takes thousands of routes away; not where it would take a route of somebody else along."""
+
+    async def scenario() -> None:
+        core = core_with_next_hops(X, Y, X6)
+        lost = [Nlri(bytes((32, 10, 1, i >> 8, i & 255))) for i in range(5000)]
+        lost6 = [Nlri(bytes((128, *bytes(14), i >> 8, i & 255))) for i in range(1000)]
+        kept = [Nlri(bytes((32, 10, 2, i >> 8, i & 255))) for i in range(500)]
+        core.fib.want_many(lost, Via((X,)))
+        core.fib.want_many(lost6, Via((X6,)))
+        core.fib.want_many(kept, Via((Y,)))
+        core.fib.want_many(kept[:3], Via((X,)))
+        async with core.running(open_door=CountingDoor) as edge:
+            await core.at_rest(edge)
+            if not is_free:
+                ip("route", "add", "10.9.0.0/16", "nhid", str(object_id(X)))
+                await core.until(lambda: any(host.prefix == parse_nlri("10.9.0.0/16") for host in core.host_routes))
+            sent = CountingDoor.sent
+            core.fib.want_many(kept[:3], Via((Y,)))
+            edge.kick()
+            await core.at_rest(edge)
+            core.fib.unwant_many(lost)
+            core.fib.unwant_many(lost6)
+            core.next_hops.unwant_many([X, X6])
+            edge.kick()
+            await core.until(lambda: not core.fib and X6 not in core.next_hops.actual)
+            assert set(ours()) == {f"10.2.{i >> 8}.{i & 255}" for i in range(500)}
+            if is_free:
+                assert CountingDoor.sent == sent + 2  # what moved, and the two objects
+                assert nexthops() == {object_id(Y)}
+            else:
+                assert nexthops() == {object_id(X), object_id(Y)}
+                assert "10.9.0.0/16" in ip("route")
+                ip("route", "delete", "10.9.0.0/16")
+                await core.until(lambda: nexthops() == {object_id(Y)})
+        assert core.failures == {}
+
+    node(scenario)
+
+
 def test_a_restart_writes_nothing_and_sweeps_what_is_not_wanted(node: Callable[[Scenario], None]) -> None:
     """Adopted routes are left alone while nothing may go; then only differences are written."""
 

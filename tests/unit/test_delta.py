@@ -205,6 +205,7 @@ happenings = st.one_of(
     st.tuples(st.just("read back"), st.just(""), st.none()),
     st.tuples(st.just("keep"), st.just(""), st.sampled_from((None, 1))),
     st.tuples(st.just("take"), st.just(""), st.integers(1, 3)),
+    st.tuples(st.just("take unwanted"), st.just(""), st.none()),
     st.tuples(st.just("acknowledge"), keys, st.none()),
     st.tuples(st.just("refuse"), keys, st.none()),
 )
@@ -255,6 +256,11 @@ def test_the_gap_closes_whatever_happened(  # noqa: C901, PLR0912 - one case for
                 taken = pairs(delta.take(value, now))
                 assert in_flight.keys().isdisjoint(key for key, _ in taken), "taken twice"
                 in_flight |= dict(taken)
+            case "take unwanted", _, _:
+                gone = delta.take_unwanted(now)
+                assert in_flight.keys().isdisjoint(gone), "taken twice"
+                assert wanted.keys().isdisjoint(gone), "taken as unwanted"
+                in_flight |= dict.fromkeys(gone)
             case "acknowledge", str(), _:
                 if key in in_flight:
                     write(key)
