@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 DONE, NO, BAD, NO_DAEMON = 0, 1, 2, 3
 DEFAULT_CONFIG = "/etc/bgpmesh/bgpmesh.toml"
 EXIT_CODES = """\
-exit codes: 0 done; 1 the answer is no (not ready, not there); 2 bad use or bad configuration; 3 no daemon answers
+exit codes: 0 done; 1 the answer is no (not ready, not there);
+            2 bad use or bad configuration; 3 no daemon answers
 """
 
 Arguments = argparse.Namespace
@@ -51,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments = _parser().parse_args(argv)
             code: int = arguments.run(arguments)
         finally:
-            sys.stdout.flush()  # also on the way out that --help takes: at exit it is too late to catch anything
+            if sys.stdout is not None:  # closed by whoever started us
+                sys.stdout.flush()  # also on the way out that --help takes: at exit it is too late to catch anything
     except BrokenPipeError:
         # Whoever read us has seen enough (`| head`); Python must not complain about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -310,9 +312,9 @@ def _reload(arguments: Arguments) -> int:
 
 
 def _workload_add(arguments: Arguments) -> int:
-    path = str(Path(arguments.netns).absolute()) if arguments.netns else f"/proc/{arguments.pid}/ns/net"
+    path = f"/proc/{arguments.pid}/ns/net" if arguments.netns is None else str(Path(arguments.netns).absolute())
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # nobody may ever write to a fifo
     except OSError as error:
         return _failed(arguments, f"{path}: {_why(error)}", BAD)
     args = {
@@ -427,11 +429,11 @@ def _workload_add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--netns", metavar="P", help="its network namespace: /run/netns/NAME, /proc/PID/ns/net")
     where.add_argument("--pid", metavar="N", type=_pid, help="a process in it")
     parser.add_argument("--label", metavar="K=V", action="append", default=[], help="may be repeated")
-    parser.add_argument("--ip", metavar="A", action="append", default=[], help="this address; one of each family")
+    parser.add_argument("--ip", metavar="A", action="append", default=[], help="this address; may be repeated")
 
 
 def _pid(text: str) -> int:
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a process id")
     return int(text)
 

@@ -22,6 +22,7 @@ import hashlib
 import ipaddress
 import os
 import random
+import resource
 import signal
 import socket
 import sys
@@ -29,7 +30,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from bgpmesh import __version__, config, log
 from bgpmesh.config import Config, StateOptions
@@ -73,6 +74,15 @@ ATTACH_S = 10.0
 FIXED_SECTIONS = ("kernel", "workload", "metrics", "control", "state")
 # The lag of the loop is measured this often.
 LAG_PROBE_S = 0.5
+# The host's sysctls are looked at this often.
+PREPARE_AGAIN_S = 60.0
+# What the disk refused to keep is tried again after this.
+SAVE_AGAIN_S = 1.0
+# Files open at a time: a socket for each peer, and what clients bring.
+DESCRIPTORS = 65_536
+# How long one thread keeps the interpreter from the other, in seconds. The writer needs it for a moment between two
+# calls of the kernel; with the usual 5 ms the kernel waits for the loop most of the time.
+SWITCH_S = 0.0005
 # What was said last leaves within this long at a stop.
 FAREWELL_S = 1.0
 
@@ -93,7 +103,8 @@ class Daemon:
         self.node = chosen.node
         self.state = state
         self._loop = asyncio.get_running_loop()
-        self.problems: dict[str, str] = {}  # what is wrong on this host, by what
+        self.problems: dict[str, str] = {}  # what cannot be kept on disk, by the document
+        self._unprepared: dict[str, None] = {}  # what is wrong with this host's sysctls
         self.config_problems = list(chosen.problems)
         self.generation = 1
         self.started_at = self.now()
@@ -113,12 +124,15 @@ class Daemon:
         self._saved_held = frozenset(listed.value or ()) if listed.value is not None else None
         self._saved_next_hops: frozenset[IPAddress] = frozenset(next_hops.value or ())
         self._saved_endpoints = {endpoint.key: endpoint for endpoint in self._restored}
+        self._saved_config = state.config().value
+        self._save_at = 0.0  # not before: the disk has refused
         self._inbox: deque[Event] = deque()
         self._waiters: list[Waiter] = []
         self._is_pumping = True  # nothing is handled until `_begin` is through
         self._timer: asyncio.TimerHandle | None = None
         self._stop = asyncio.Event()
-        self._bug: Exception | None = None  # what a turn of the pump raised: the end of this process
+        self._bug: Exception | None = None  # what a callback raised: the end of this process
+        self._loop.set_exception_handler(self._broke)
         rib = self.engine.rib
         self.speaker = Speaker(self.report, self._take, is_busy=lambda: len(self._inbox) > BUSY)
         self.metrics = Metrics(self, per_peer=configuration.metrics.per_peer)
@@ -151,7 +165,8 @@ class Daemon:
                 if self.http is not None:
                     tasks.append(group.create_task(self.http.run()))
                 await self._begin()
-                tasks += [group.create_task(edge) for edge in (self.links.run(), self.fib.run())]
+                edges = (self.links.run(), self.fib.run(), self._keep_host_prepared())
+                tasks += [group.create_task(edge) for edge in edges]
                 self._tell_supervisor("READY=1")
                 log.info("daemon.started", node=self.node, version=__version__, pid=os.getpid())
                 gc.collect()
@@ -173,9 +188,7 @@ class Daemon:
         for endpoint in self._restored:
             self.engine.handle(EndpointAdded(endpoint), self.now())
         if self.config.kernel.enabled:
-            for problem in prepare_host():
-                self.problems[problem] = problem
-                log.warning("host.unprepared", reason=problem)
+            self._prepare_host()
             await self.links.start()
             await self.fib.start()
         else:
@@ -184,6 +197,20 @@ class Daemon:
         # Not earlier, and the sessions start in the same turn: who calls an idle session is hung up on.
         self.speaker.configure(self.engine.configured.peers)
         self._pump()
+
+    async def _keep_host_prepared(self) -> None:
+        """Look at the host's sysctls again and again: others write them too, at boot or by an upgrade."""
+        while self.config.kernel.enabled:
+            await asyncio.sleep(PREPARE_AGAIN_S)
+            self._prepare_host()
+
+    def _prepare_host(self) -> None:
+        problems = dict.fromkeys(prepare_host())
+        for problem in problems.keys() - self._unprepared.keys():
+            log.warning("host.unprepared", reason=problem)
+        for problem in self._unprepared.keys() - problems.keys():
+            log.info("host.prepared", reason=f"no longer: {problem}")
+        self._unprepared = problems
 
     async def _farewell(self) -> None:
         """Say what an orderly stop says; kernel routes stay."""
@@ -208,12 +235,26 @@ class Daemon:
             return
         try:
             self._turn()
-        except Exception as bug:  # noqa: BLE001  the loop would log what a callback raises and go on without it
-            self._bug = bug
-            self._stop.set()
+        except Exception as bug:  # noqa: BLE001  see `_broke`
+            self._end(bug)
+
+    def _broke(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """End this process over a bug in any callback: the loop would log it and go on, with half of a turn undone."""
+        bug = context.get("exception")
+        if isinstance(bug, Exception) and "handle" in context:
+            self._end(bug)
+        else:
+            loop.default_exception_handler(context)
+
+    def _end(self, bug: Exception) -> None:
+        self._bug = bug
+        self._stop.set()
 
     def _turn(self) -> None:
         engine, now = self.engine, self.now()
+        if engine.next_wakeup() <= now:
+            # First, and here: while every turn is followed by another, each cancels the timer before the loop gets to it.
+            engine.handle(TimerFired(), now)
         while self._inbox:
             event = self._inbox.popleft()
             engine.handle(event, now)
@@ -235,27 +276,40 @@ class Daemon:
         if self._timer is not None:
             self._timer.cancel()
         at = self.engine.next_wakeup()
+        if self._save_at > self.now():
+            at = min(at, self._save_at)
         self._timer = None if at == float("inf") else self._loop.call_at(at, self.report, TimerFired())
 
     def _save(self) -> None:
-        """Put on disk what must be there before an edge acts on it."""
-        engine = self.engine
-        if engine.held != self._saved_held:
+        """Put on disk what must be there before an edge acts on it; what the disk refuses is tried again."""
+        engine, state, failed = self.engine, self.state, self.problems
+        if self.now() < self._save_at:
+            return
+        if engine.held != self._saved_held or "peers" in failed:
             self._saved_held = engine.held
-            self._disk("peers", self.state.save_peers(engine.held))
-        if len(engine.rib.next_hops) and engine.rib.next_hops.wanted.keys() - self._saved_next_hops:
+            self._disk("peers", state.save_peers(engine.held))
+        is_new = len(engine.rib.next_hops) and engine.rib.next_hops.wanted.keys() - self._saved_next_hops
+        if is_new or "next_hops" in failed:
             self._saved_next_hops = frozenset(engine.rib.next_hops.wanted) | frozenset(engine.rib.next_hops.actual)
-            self._disk("next_hops", self.state.save_next_hops(self._saved_next_hops))
-        if engine.endpoints != self._saved_endpoints:
+            self._disk("next_hops", state.save_next_hops(self._saved_next_hops))
+        if engine.endpoints != self._saved_endpoints or "endpoints" in failed:
             self._saved_endpoints = dict(engine.endpoints)
-            self._disk("endpoints", self.state.save_endpoints(engine.endpoints.values()))
+            self._disk("endpoints", state.save_endpoints(engine.endpoints.values()))
+        if self._kept != self._saved_config or "config" in failed:
+            self._saved_config = self._kept
+            self._disk("config", state.save_config(self._kept))
 
     def _disk(self, what: str, problem: str) -> None:
+        """Take note of whether a document was written; say so where it no longer is, or is again."""
         if problem:
-            self.problems[what] = problem
-            log.error("state.unwritten", file=what, reason=problem)
-        else:
-            self.problems.pop(what, None)
+            self._save_at = self.now() + SAVE_AGAIN_S
+        if problem != self.problems.get(what, ""):
+            if problem:
+                self.problems[what] = problem
+                log.error("state.unwritten", file=what, reason=problem)
+            else:
+                del self.problems[what]
+                log.info("state.written", file=what)
 
     def _execute(self) -> None:
         commands = self.engine.commands
@@ -316,11 +370,14 @@ class Daemon:
         self.speaker.configure(configured.peers)
 
     def _hang_up_signal(self) -> None:
+        self._tell_supervisor(f"RELOADING=1\nMONOTONIC_USEC={int(self.now() * 1e6)}")
         try:
             self.reload(None, None)
         except ConfigError as error:
             for problem in error.problems:
                 log.error("config.refused", reason=str(problem))
+        finally:
+            self._tell_supervisor("READY=1")
 
     def reload(self, text: str | None, file: str | None) -> list[str]:
         """Put a configuration in force: `text`, or the operator's file as it is now; returns warnings.
@@ -344,8 +401,9 @@ class Daemon:
         ]
         kept = KeptConfig(new_text, own, _digest(new_text) if text is None else _digest_on_disk(own))
         if problem := self.state.save_config(kept):
-            raise refused("state.directory", own, problem)
-        self._kept = kept
+            raise refused("state.directory", self.config.state.directory, problem)
+        self._kept = self._saved_config = kept
+        self._disk("config", "")
         self.config = replace(new, **fixed)
         self.config_problems = []
         self.generation += 1
@@ -383,11 +441,19 @@ class Daemon:
         if len(request.descriptors) != 1:
             raise refused("netns", netns, "no descriptor of the namespace came with the request")
         wanted = tuple(_address(text) for text in _strings(args, "ip"))
-        labels = tuple(sorted(_label(text) for text in _strings(args, "label")))
-        addresses = engine.addresses.request(key, wanted)
+        labels = _labels(_strings(args, "label"))
+        try:
+            descriptor = os.dup(request.descriptors[0])
+        except OSError as error:
+            raise refused("netns", netns, f"the daemon cannot keep it open: {error.strerror}") from error
+        try:
+            addresses = engine.addresses.request(key, wanted)
+        except ConfigError:
+            os.close(descriptor)
+            raise
         interface = interface_name(self.config.workload.prefix, key)
         endpoint = Endpoint(name, namespace, labels, addresses, interface, netns)
-        self.links.offer(interface, os.dup(request.descriptors[0]))
+        self.links.offer(interface, descriptor)
         self.report(EndpointAdded(endpoint))
         self._pump()  # now: the next request must find name and addresses taken
 
@@ -407,8 +473,12 @@ class Daemon:
         if endpoint is None:
             raise RequestError("not-found", "no such workload on this node", key="workload", value=key)
         self.report(EndpointRemoved(key))
-        gone = await self._until(lambda: endpoint.interface not in self.engine.links.actual, ATTACH_S)
-        if not gone:
+
+        def is_gone() -> bool:
+            another = self.engine.endpoints.get(key, endpoint) is not endpoint  # added since: the link is its
+            return another or endpoint.interface not in self.engine.links.actual
+
+        if not await self._until(is_gone, ATTACH_S):
             raise refused("workload", key, f"its link {endpoint.interface} is still there after {ATTACH_S:g} s")
         return views.workload(endpoint)
 
@@ -420,7 +490,7 @@ class Daemon:
         """Return why this node is not ready; empty if it is."""
         engine = self.engine
         reasons = [f"configuration: {problem}" for problem in self.config_problems]
-        reasons += list(self.problems.values())
+        reasons += [*self.problems.values(), *self._unprepared]
         if not engine.is_in_sync:
             waiting = "; ".join(f"{name}: {why}" for name, why in engine.waiting_for().items())
             reasons.append(f"not in sync after a restart: waiting for {waiting}" if waiting else "starting")
@@ -433,8 +503,9 @@ class Daemon:
 
 def run(file: str, node: str | None, socket_path: str | None, state_directory: str | None) -> int:
     """Run the daemon until SIGTERM; returns the exit code: 0, or 2 where the configuration is bad."""
-    log.start(os.environ.get("BGPMESH_LOG", "INFO").upper())
+    _allow_descriptors()
     try:
+        _start_log(os.environ.get("BGPMESH_LOG", "INFO"))
         overrides = Overrides(socket_path, state_directory)
         asyncio.run(_main(os.path.abspath(file), node, overrides))  # noqa: PTH100  not resolved
     except ConfigError as error:
@@ -442,6 +513,21 @@ def run(file: str, node: str | None, socket_path: str | None, state_directory: s
             print(f"bgpmesh: {problem}", file=sys.stderr)  # noqa: T201  the last words of a command
         return 2
     return 0
+
+
+def _start_log(level: str) -> None:
+    try:
+        log.start(level.upper())
+    except ValueError as error:
+        raise refused("BGPMESH_LOG", level, "not DEBUG, INFO, WARNING, ERROR or CRITICAL") from error
+
+
+def _allow_descriptors() -> None:
+    """Raise the limit of open files as far as we may; the usual 1024 is meant for programs that use select(2)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 @dataclass(frozen=True, slots=True)
@@ -468,8 +554,8 @@ async def _main(file: str, node: str | None, overrides: Overrides) -> None:
     state = State(Path(directory))
     state.open(chosen.node)
     try:
-        if not chosen.problems and (problem := state.save_config(chosen.kept)):
-            raise refused("state.directory", directory, problem)
+        if not chosen.problems and (problem := state.save_config(chosen.kept)) and state.config().value is None:
+            raise refused("state.directory", directory, problem)  # a first start; later ones run on, not ready
         await Daemon(chosen, overrides, state).run()
     finally:
         state.close()
@@ -566,13 +652,19 @@ def _strings(args: Mapping[str, object], key: str) -> list[str]:
 
 def _address(text: str) -> IPAddress:
     try:
+        if "%" in text:
+            raise ValueError("scoped (RFC 4007 §11)")
         return ipaddress.ip_address(text)
     except ValueError as error:
-        raise refused("ip", text, "not an IP address (without prefix length)") from error
+        raise refused("ip", text, "not an IP address (without prefix length or zone)") from error
 
 
-def _label(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise refused("label", text, "not KEY=VALUE")
-    return key, value
+def _labels(texts: list[str]) -> tuple[tuple[str, str], ...]:
+    labels: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise refused("label", text, "not KEY=VALUE")
+        if labels.setdefault(key, value) != value:
+            raise refused("label", text, f"{key} is {labels[key]} already")
+    return tuple(sorted(labels.items()))

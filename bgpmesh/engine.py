@@ -108,6 +108,14 @@ class _Wait:
     missing: set[Family]  # families without End-of-RIB, once its session is established
     quiet_s: float = NEVER  # so long without an UPDATE stands for the End-of-RIB that it owes
 
+    def end_of_rib(self, family: Family, now: float) -> None:
+        """Note an End-of-RIB; the last one owed ends the waiting, and one that is not owed is an UPDATE like others."""
+        self.last_update = now
+        if family in self.missing:
+            self.missing.discard(family)
+            if not self.missing:
+                self.quiet_s = 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class _LocalRoute:
@@ -152,6 +160,7 @@ class Engine:
         self.updates: deque[Update] = deque(maxlen=REMEMBERED_UPDATES)
         self.treated_as_withdraw: Counter[PeerName] = Counter()
         self.attributes_discarded: Counter[PeerName] = Counter()
+        self.update_problem: dict[PeerName, str] = {}  # what was wrong with an UPDATE last, in words; of a session
         self.drift_repaired = 0
         self._adopt_endpoints = adopt_endpoints
         self._jitter = jitter
@@ -322,9 +331,7 @@ class Engine:
                 if session.connection == connection:
                     outputs += session.end_of_rib_received(family, now)
                     if (wait := self._waits.get(name)) is not None:
-                        wait.missing.discard(family)
-                        if not wait.missing:
-                            wait.quiet_s = 0.0
+                        wait.end_of_rib(family, now)
             case RouteRefresh(family):
                 outputs = session.message_received(connection, message, now)
                 if session.connection == connection:
@@ -345,7 +352,9 @@ class Engine:
         if event.problem:
             self.treated_as_withdraw[name] += event.treated_as_withdraw
             self.attributes_discarded[name] += event.attributes_discarded
-            self._note("update.malformed", Level.WARNING, peer=name, reason=event.problem)
+            if self.update_problem.get(name) != event.problem:  # who does it wrong does so in every UPDATE
+                self.update_problem[name] = event.problem
+                self._note("update.malformed", Level.WARNING, peer=name, reason=event.problem)
         if (wait := self._waits.get(name)) is not None:
             wait.last_update = now
         self.rib.receive(name, event.attributes, event.announced, event.withdrawn, event.read_at)
@@ -364,6 +373,8 @@ class Engine:
         self._apply(peer.name, session.stop(now, notification), now)
         session.last_error = f"sent more than max_prefixes = {peer.max_prefixes} {family.label} prefixes"
         self._wakeups[peer.name] = self._resume_at[peer.name] = now + peer.max_prefixes_restart
+        self._waits.pop(peer.name, None)  # it is we who do not want to hear it
+        self._check_sync(now)
 
     def _apply(self, name: PeerName, outputs: Iterable[Output], now: float) -> None:
         """Carry out what a session answered."""
@@ -390,6 +401,7 @@ class Engine:
     def _established(self, session: Session, up: Established, now: float) -> None:
         name = session.peer.name
         self.held |= {name}
+        self.update_problem.pop(name, None)
         self.rib.peer_up(session.peer, up.negotiated, up.keep)
         self.commands.append(StartRoutes(up.connection, name))
         if self.is_in_sync:
@@ -502,25 +514,28 @@ class Engine:
         self.addresses.configure(new.pools, new.pod_cidrs)
         self.rib.configure(new.asn, new.router_id, new.cluster_id, new.ecmp)
         wanted = {peer.name: peer for peer in new.peers}
+        awaited = self._waits.keys() & wanted.keys()
         for name, session in list(self.sessions.items()):
             if wanted.get(name) != session.peer:
                 self._remove_session(session, is_gone=name not in wanted, now=now)
         for name, peer in wanted.items():
             if name not in self.sessions:
-                self._add_session(peer, now)
+                self._add_session(peer, now, is_awaited=name in awaited)
         self._originate()
         self._check_sync(now)
 
-    def _add_session(self, peer: Peer, now: float) -> None:
+    def _add_session(self, peer: Peer, now: float, *, is_awaited: bool) -> None:
         session = self.sessions[peer.name] = Session(peer, self._local_restart, self._jitter)
+        if is_awaited:  # it was changed before it could say what we held of it when we restarted
+            self._waits[peer.name] = _Wait(now, set())
         if self._booted_at is not None:
-            self._apply(peer.name, session.start(now), now)
+            self._apply(peer.name, session.start(now, at_once=is_awaited), now)
 
     def _remove_session(self, session: Session, *, is_gone: bool, now: float) -> None:
         name = session.peer.name
         cause = Cease.PEER_DECONFIGURED if is_gone else Cease.OTHER_CONFIGURATION_CHANGE
         self._apply(name, session.stop(now, Notification.cease(cause)), now)
-        for of_peer in (self._waits, self._wakeups, self._resume_at):
+        for of_peer in (self._waits, self._wakeups, self._resume_at, self.update_problem):
             of_peer.pop(name, None)
         for connection in [c for c, n in self._peer_of.items() if n == name]:
             del self._peer_of[connection]
@@ -662,12 +677,12 @@ def _labels(families: Iterable[Family]) -> str:
 def _owed(peer: Peer, negotiated: Negotiated) -> tuple[set[Family], float]:
     """Return the families whose End-of-RIB a peer owes us, and the seconds of silence that stand for it.
 
-    Without capability 64 it owes none. One that restarts itself may be waiting for us (RFC 4724 §4.1), so its
-    silence counts too; but not that of our reflector: what it knows of other nodes comes once it is
-    in sync, for which it waits for nothing of ours but silence.
+    Where either side did not offer capability 64 it owes none. One that restarts itself may be waiting for
+    us (RFC 4724 §4.1), so its silence counts too; but not that of our reflector: what it knows of other
+    nodes comes once it is in sync, for which it waits for nothing of ours but silence.
     """
     restart = negotiated.received.capabilities.graceful_restart
-    if restart is None:
+    if restart is None or not restart_agreed(negotiated):
         return set(), QUIET_S
     is_waiting_too = restart.is_restarting and not peer.reflects_to_us
     return set(negotiated.families), RESTARTING_QUIET_S if is_waiting_too else NEVER

@@ -19,6 +19,7 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import ipaddress
 import json
@@ -62,22 +63,36 @@ class State:
     def open(self, node: str) -> None:
         """Make the directory where it is missing (mode 0700) and lock it until `close` or the end of the process.
 
-        Raises ConfigError where it cannot be made or written, or where another daemon has it, naming that one.
+        One that has become full or read-only since it was made is locked all the same: what it holds is true, and
+        what cannot be saved is told by each `save_`. Raises ConfigError where there is none and none can be
+        made, or where another daemon has it, naming that one.
         """
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+            lock = self._lock_file()
         except OSError as error:
             raise refused("state.directory", self._directory, os.strerror(error.errno or 0)) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            holder = os.read(lock, 500).decode(errors="replace").strip() or "another daemon"
+            holder = os.pread(lock, 500, 0).decode(errors="replace").strip() or "another daemon"
             os.close(lock)
             raise refused("state.directory", self._directory, f"in use by {holder}") from error
-        os.truncate(lock, 0)
-        os.write(lock, f"the daemon of node {node}, pid {os.getpid()}\n".encode())
+        with contextlib.suppress(OSError):  # the lock is what counts, not who signed it
+            os.truncate(lock, 0)
+            os.write(lock, f"the daemon of node {node}, pid {os.getpid()}\n".encode())
         self._lock = lock
+
+    def _lock_file(self) -> int:
+        path = self._directory / "lock"
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise
+            if not path.exists():
+                raise
+            return os.open(path, os.O_RDONLY)  # as good to lock
 
     def close(self) -> None:
         """Give the lock back."""
@@ -109,7 +124,7 @@ class State:
 
     def endpoints(self) -> Loaded[tuple[Endpoint, ...]]:
         """Return the workloads that `save_endpoints` kept."""
-        return self._load("endpoints", lambda kept: tuple(_endpoint(each) for each in _list(kept)))
+        return self._load("endpoints", lambda kept: _consistent(tuple(_endpoint(each) for each in _list(kept))))
 
     def save_config(self, config: KeptConfig) -> str:
         """Keep a configuration to come back to. An unconfirmed one is not kept: that is how it is rolled back."""
@@ -220,3 +235,15 @@ def _endpoint(value: object) -> Endpoint:
         netns=_field(value, "netns"),
         ports=tuple(_port(each) for each in _list(_member(value, "ports"))),
     )
+
+
+def _consistent(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
+    """Return them where no two share what is one workload's alone."""
+    for what, values in (
+        ("workload", [endpoint.key for endpoint in endpoints]),
+        ("interface", [endpoint.interface for endpoint in endpoints]),
+        ("address", [str(address) for endpoint in endpoints for address in endpoint.addresses]),
+    ):
+        if len(set(values)) < len(values):
+            raise ValueError(f"{what} {max(values, key=values.count)} is there twice")
+    return endpoints

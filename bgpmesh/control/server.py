@@ -24,6 +24,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bgpmesh import log
 from bgpmesh.control.client import DEFAULT_SOCKET
 from bgpmesh.errors import ConfigError, Problem, refused
 
@@ -31,6 +32,7 @@ LONGEST_LINE = 1 << 20  # octets; `reload F` hands a whole file over
 MOST_DESCRIPTORS = 8  # with one request
 MOST_CLIENTS = 128  # at a time; further ones are told so
 SEND_TIMEOUT_S = 30.0  # for a client to take the next piece of its answer
+TELL_AGAIN_S = 60.0  # between two lines in the log about clients that cannot be taken
 PIECE = 1 << 16  # octets of an answer sent at a time
 
 
@@ -112,13 +114,17 @@ class ControlServer:
         if self._socket is None:
             raise RuntimeError("start comes first")
         loop = asyncio.get_running_loop()
+        told_at = -TELL_AGAIN_S
         try:
             async with asyncio.TaskGroup() as clients:
                 while True:
                     try:
                         connection, _ = await loop.sock_accept(self._socket)
-                    except OSError:
+                    except OSError as error:
                         # Out of descriptors, or the client is gone again: neither ends the service.
+                        if loop.time() >= told_at + TELL_AGAIN_S:
+                            told_at = loop.time()
+                            log.warning("control.client-not-taken", reason=error.strerror or str(error))
                         await asyncio.sleep(0.1)
                         continue
                     clients.create_task(self._serve(connection))
@@ -184,8 +190,9 @@ def _take_lock(lock: int, path: str, node: str) -> None:
     except BlockingIOError as error:
         holder = os.pread(lock, 200, 0).decode(errors="replace").strip() or "another daemon"
         raise refused("control.socket", path, f"{holder} has it") from error
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"the daemon of node {node} (pid {os.getpid()})\n".encode(), 0)
+    with contextlib.suppress(OSError):  # on a full disk the lock holds unsigned
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"the daemon of node {node} (pid {os.getpid()})\n".encode(), 0)
 
 
 def _answers(path: str) -> bool:
@@ -281,13 +288,15 @@ class _LineReader:
     async def _receive(self) -> bytes:
         while True:
             try:
-                data, descriptors, _, _ = socket.recv_fds(
+                data, descriptors, flags, _ = socket.recv_fds(
                     self._connection, PIECE, MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
                 )
             except BlockingIOError:
                 await _readable(self._connection)
                 continue
             self._descriptors += descriptors
+            if flags & socket.MSG_CTRUNC and len(descriptors) < MOST_DESCRIPTORS:
+                raise _TooMuchError("descriptors that came were lost: the daemon has too many files open")
             if len(self._descriptors) > MOST_DESCRIPTORS:
                 raise _TooMuchError(f"at most {MOST_DESCRIPTORS} descriptors come with a request")
             return data

@@ -193,7 +193,8 @@ def _malformed(peer: Row) -> str:
     withdrawn, discarded = peer.get("treated_as_withdraw"), peer.get("attributes_discarded")
     if not withdrawn and not discarded:
         return ""
-    return f"{withdrawn} UPDATEs treated as withdraw, {discarded} attributes discarded"
+    latest = f"; the latest of this session: {peer.get('update_problem')}" if peer.get("update_problem") else ""
+    return f"{withdrawn} UPDATEs treated as withdraw, {discarded} attributes discarded{latest}"
 
 
 def _seconds(value: object) -> str:
@@ -257,7 +258,7 @@ def reload(result: object) -> str:
 
 def workloads(result: object) -> str:
     """Return one line for each workload."""
-    columns = ("name", "namespace", "addresses", "interface", "labels", "netns")
+    columns = ("name", "namespace", "addresses", "interface", "labels", "netns", "problem")
     rows = _rows(result)
     heads = [column.upper() for column in columns]
     return table(heads, ([row.get(c) for c in columns] for row in rows)) if rows else "no workloads"

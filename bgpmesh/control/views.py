@@ -106,6 +106,7 @@ def peer_in_full(engine: Engine, name: PeerName, now: float) -> JsonObject:
         "md5": options.password is not None,
         "import": list(options.imports),
         "export": list(options.exports),
+        "update_problem": engine.update_problem.get(name, ""),
         "next_hop_resolution": "connected" if options.is_single_hop else "any route",
         "router_id": None if negotiated is None else dotted(negotiated.received.router_id),
         "hold_time": options.hold_time if negotiated is None else negotiated.hold_time,
@@ -418,8 +419,8 @@ def _trace(running: Running, args: Mapping[str, object]) -> object:
 # ── workloads and addresses ──────────────────────────────────────────────────
 
 
-def workload(endpoint: Endpoint) -> JsonObject:
-    """Return one workload; addresses without prefix length."""
+def workload(endpoint: Endpoint, problem: str | None = None) -> JsonObject:
+    """Return one workload; addresses without prefix length; `problem`: why it is not connected, null once it is."""
     return {
         "name": endpoint.name,
         "namespace": endpoint.namespace,
@@ -427,12 +428,17 @@ def workload(endpoint: Endpoint) -> JsonObject:
         "addresses": [str(address) for address in endpoint.addresses],
         "interface": endpoint.interface,
         "netns": endpoint.netns,
+        "problem": problem,
     }
 
 
 def _workloads(running: Running, _: Mapping[str, object]) -> object:
-    endpoints = running.engine.endpoints
-    return [workload(endpoints[key]) for key in sorted(endpoints)]
+    engine = running.engine
+    problems = {key: engine.endpoint_problem(key) for key in sorted(engine.endpoints)}
+    return [
+        workload(engine.endpoints[key], "being connected" if problem == "" else problem)
+        for key, problem in problems.items()
+    ]
 
 
 def _pool_show(running: Running, _: Mapping[str, object]) -> object:

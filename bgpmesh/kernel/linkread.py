@@ -66,14 +66,20 @@ class Found:
     def link(self) -> LinkSpec | None:
         """Return the link of ours that this is, None: somebody else's.
 
-        One that has to be looked after, half made or set down, has no alias: so it is never what is wanted.
+        One that has to be looked after (half made, set down, its alias overwritten) has no alias: so it is never
+        what is wanted.
         """
         link = parse_alias(self.name, self.alias)
         if link is not None:
             return link if self.is_up else replace(link, alias="")
-        if not self.alias and self.mac == host_mac(self.name):
+        if self.mac == host_mac(self.name):
             return LinkSpec(self.name, "", (), "")
         return None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it says what it is for: the alias is written last."""
+        return parse_alias(self.name, self.alias) is not None
 
 
 class LinkReader:

@@ -1,8 +1,9 @@
 """The edge that makes the workloads' links as they are wanted: reads back, compares, writes, watches.
 
 What is ours: a link whose name is the prefix and 11 characters, *and* whose alias is one of ours, or
-which has the link-layer address that we give and no alias (left half made by a crash). A link that merely has
-such a name is somebody else's: it is never touched, and a workload that needs the name is told so.
+which has the link-layer address that we give (left half made by a crash, or given another alias). A link that
+merely has such a name is somebody else's: it is never touched, and a workload that needs the name is told so.
+One that was renamed has our alias and our address; it goes when it is in the way.
 
 Rules:
  1. A link that is whole and says in its alias what is wanted is adopted: not one message is sent about it, since a
@@ -34,7 +35,7 @@ from bgpmesh import log
 from bgpmesh.delta import Delta
 from bgpmesh.errors import KernelError
 from bgpmesh.events import Event, LinkObserved, LinksRead, LinkWritten
-from bgpmesh.kernel.linkread import Found, LinkReader, decode, open_monitor
+from bgpmesh.kernel.linkread import Found, LinkReader, decode, host_mac, open_monitor
 from bgpmesh.workload.endpoint import LinkSpec, is_interface_name
 
 if TYPE_CHECKING:
@@ -288,7 +289,12 @@ class _Host:
                 self._hand().remove(found.index)
         elif found is None:
             with _opened(spec, namespace) as fd:
-                self._hand().make(spec, fd)
+                try:
+                    self._hand().make(spec, fd)
+                except KernelError as error:
+                    if error.errno != errno.EEXIST or not self._remove_renamed(spec.interface):
+                        raise
+                    self._hand().make(spec, fd)
         elif before is None:
             raise KernelError(
                 f"link {interface}", errno.EEXIST, f"a link of that name is not ours (alias {found.alias!r})"
@@ -301,10 +307,17 @@ class _Host:
     def _change(self, found: Found, before: LinkSpec, spec: LinkSpec, namespace: int | None) -> None:
         """Make a link of ours what is wanted: in place where it is whole and leads to the namespace wanted."""
         with _opened(spec, namespace) as fd:
-            if found.alias and self._hand().amend(found.index, spec, before, fd):
+            if found.is_whole and self._hand().amend(found.index, spec, before, fd):
                 return
             self._hand().remove(found.index)
             self._hand().make(spec, fd)
+
+    def _remove_renamed(self, interface: str) -> bool:
+        """Delete what was this link of ours before somebody gave it another name; tell whether there was one."""
+        renamed = [each for each in self._reader.all() if each.is_whole and each.mac == host_mac(interface)]
+        for found in renamed:
+            self._hand().remove(found.index)
+        return bool(renamed)
 
     def _hand(self) -> VethWriter:
         """Return what writes; the library behind it takes long to import, and a node without workloads has no use."""
@@ -314,7 +327,7 @@ class _Host:
 
                 self._writer = VethWriter()
             except OSError as error:  # out of descriptors or memory: also a module that cannot be read
-                raise KernelError("link writer", error.errno or 0, os.strerror(error.errno or 0)) from error
+                raise KernelError("link writer", error.errno or 0, error.strerror or str(error)) from error
         return self._writer
 
 

@@ -10,6 +10,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from bgpmesh import log
+
 PROC_SYS = Path("/proc/sys")
 _RTF_ADDRCONF = 0x00040000  # linux/ipv6_route.h: learnt from a router advertisement
 # Entries below which nothing is collected, softly and hard: the default of 128, 512 and 1024 is fewer than
@@ -44,22 +46,24 @@ _HOST_IPV6 = (
 
 
 def prepare_host(*, has_ipv6: bool = True, root: Path = PROC_SYS, routes6: Path | None = None) -> list[str]:
-    """Make this host forward; return what could not be put right, each by the name of its sysctl.
+    """Make this host forward; return what could not be put right, each by the name of its sysctl. May be repeated.
 
     With IPv6 forwarding a link heeds router advertisements only where accept_ra is 2: links that live on them are
     moved there first, or the host would lose its default route. `root` stands for /proc/sys, and `routes6`
     for /proc/net/ipv6_route, which is read only where IPv6 forwarding is still off.
     """
-    problems = [put(setting, root) for setting in _HOST]
+    problems = [_put_and_tell(setting, root) for setting in _HOST]
     if has_ipv6:
         forwarding = _HOST_IPV6[0]
         if _read(root / forwarding.path) == "0":
             problems += [
-                put(Setting(f"net/ipv6/conf/{link}/accept_ra", 2, f"{link} will lose its default route"), root)
+                _put_and_tell(
+                    Setting(f"net/ipv6/conf/{link}/accept_ra", 2, f"{link} will lose its default route"), root
+                )
                 for link in _links_on_advertisements(routes6 or Path("/proc/net/ipv6_route"))
                 if _read(root / f"net/ipv6/conf/{link}/accept_ra") == "1"
             ]
-        problems += [put(setting, root) for setting in _HOST_IPV6]
+        problems += [_put_and_tell(setting, root) for setting in _HOST_IPV6]
     for family in ("ipv4", "ipv6"):
         for name, least in _NEIGHBOURS.items():
             path = f"net/{family}/neigh/default/{name}"
@@ -67,6 +71,15 @@ def prepare_host(*, has_ipv6: bool = True, root: Path = PROC_SYS, routes6: Path 
             if found is not None and found.isdigit() and int(found) < least:
                 put(Setting(path, least, ""), root)  # where it may not be written, smaller clusters do without
     return [problem for problem in problems if problem]
+
+
+def _put_and_tell(setting: Setting, root: Path) -> str:
+    """Do as `put`; what it changes belongs to the host, so the log says so."""
+    before = _read(root / setting.path)
+    problem = put(setting, root)
+    if not problem and before != str(setting.value):
+        log.info("host.sysctl-set", key=setting.name, value=setting.value, reason=f"was {before}")
+    return problem
 
 
 def link_settings(interface: str, *, has_ipv4: bool, has_ipv6: bool) -> tuple[Setting, ...]:

@@ -258,4 +258,4 @@ def _step(what: str, *harmless: int) -> Iterator[None]:
     except (NetlinkError, OSError) as error:
         code = error.code if isinstance(error, NetlinkError) else error.errno
         if code not in harmless:
-            raise KernelError(what, code or 0, os.strerror(code or 0)) from error
+            raise KernelError(what, code or 0, os.strerror(code) if code else str(error)) from error

@@ -161,10 +161,10 @@ class _Connection:
         """Start the hold timer afresh."""
         self.hold_deadline = now + self.patience
 
-    def spoke(self, now: float) -> None:
-        """Start the keepalive timer afresh: a third of the hold time (RFC 4271 §10)."""
+    def spoke(self, now: float, jitter: float) -> None:
+        """Start the keepalive timer afresh: a third of the hold time, or up to a quarter less (RFC 4271 §10)."""
         hold_time = self.negotiated.hold_time if self.negotiated is not None else 0
-        self.keepalive_deadline = now + hold_time / 3 if hold_time else NEVER
+        self.keepalive_deadline = now + hold_time / 3 * (1 - jitter / 4) if hold_time else NEVER
 
 
 class Session:
@@ -289,7 +289,7 @@ class Session:
         opened.state = State.OPEN_CONFIRM
         opened.negotiated = negotiated
         opened.heard(now)
-        opened.spoke(now)
+        opened.spoke(now, self._jitter())
         return self._settle([*outputs, Send(connection, Keepalive())])
 
     def message_received(
@@ -350,7 +350,7 @@ class Session:
                 reason = f"hold timer expired after {connection.patience:.0f} s"
                 outputs += self._fault(connection, Notification(Code.HOLD_TIMER), reason, now)
             elif now >= connection.keepalive_deadline:
-                connection.spoke(now)
+                connection.spoke(now, self._jitter())
                 outputs.append(Send(connection.number, Keepalive()))
         outputs += self._expire_stale(now)
         return self._settle(outputs + self._dial(now))
@@ -382,7 +382,7 @@ class Session:
 
     def _refusal_words(self, refusal: Notification, negotiated: Negotiated) -> str:
         """Return why the peer's OPEN was refused, with what it says and what the limit is."""
-        if (refusal.code, refusal.subcode) == (Code.OPEN, 2):
+        if (refusal.code, refusal.subcode) == (Code.OPEN, 2) and negotiated.received.asn != self.peer.asn:
             return f"AS mismatch: the peer says {negotiated.received.asn}, configured is {self.peer.asn}"
         return negotiated.refusal_text or refusal.describe()
 

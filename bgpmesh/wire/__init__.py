@@ -19,7 +19,8 @@ Invariants:
 * Any bytes give values, and at most one `Garbage` behind which nothing more is decoded; never an
   exception, and never anything that depends on how the bytes were cut.
 * What the fast path and ExaBGP's decoder say of an UPDATE is the same (tests/property/test_wire.py).
-* An UPDATE that is malformed in a way RFC 7606 forgives says so in `Routes.problem`, and is counted.
+* An UPDATE that is malformed in a way RFC 7606 forgives says so in `Routes.problem`, and is counted. One that
+  announces nothing has nothing to withdraw in its place, so there it ends the session (§5.2).
 
 On purpose otherwise than the letter: an internal path without LOCAL_PREF is accepted (the decision
 takes 100, as BIRD does); an UPDATE of a family that was not agreed ends the session in MP_REACH_NLRI

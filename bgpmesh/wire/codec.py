@@ -5,6 +5,7 @@ leaves alone. What it has not, or has otherwise than we need it, is here:
 
 * RFC 7606 is acted on here, by the table `ATTRIBUTES`: flags, lengths, duplicates and missing
   attributes become a withdrawal, a discard or the end of the session. ExaBGP only notes them.
+* Only the capabilities that we act on reach it: it would end the session for a host name cut short.
 * ORIGIN above 2, AS 0 (RFC 7607), empty segments and next hops that are no host pass in ExaBGP.
 * Community attributes are arrays of numbers and read as such: ExaBGP sorts the list again for each
   member, which takes 20 ms for one full message, and every distinct set of a peer would cost that.
@@ -20,7 +21,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -292,9 +293,9 @@ class Codec:
         if body[0] != 4:
             raise PeerError(Code.OPEN, 1, f"BGP version {body[0]} instead of 4", b"\0\4")
         capabilities = tuple(_capabilities(body[9:]))
-        if _has_long_lengths(body[9:]):
-            body = body[:9] + b"\xff" + body[10:]  # ExaBGP looks at the length that does not count
-        theirs = _called(lambda: ExaMessage.unpack(OPEN, body, Direction.IN, self._exabgp), Code.OPEN)
+        # ExaBGP also judges what we only show, and looks at the length that does not count (RFC 9072 §2).
+        plain = body[:9] + _parameters((code, value) for code, value in capabilities if code in _UNDERSTOOD)
+        theirs = _called(lambda: ExaMessage.unpack(OPEN, plain, Direction.IN, self._exabgp), Code.OPEN)
         _called(lambda: self._exabgp.received(theirs), Code.OPEN)
         received = _open(theirs, int.from_bytes(body[5:9], "big"), capabilities)
         sent = self._sent
@@ -352,32 +353,51 @@ class Codec:
             if not mp:
                 return [Routes(None, [], [], now, problem="ignored IPv4 prefixes: the family was not agreed")]
             withdrawn = announced = b""
-        bare = update_body(withdrawn, b"".join(item.raw for item in mp.values()), announced)
-        update = _called(lambda: ExaMessage.unpack(UPDATE, bare, Direction.IN, self._exabgp), Code.UPDATE)
+        mp_raw = b"".join(item.raw for item in mp.values())
+        bare = update_body(withdrawn, mp_raw, announced)
+        try:
+            update = _called(lambda: ExaMessage.unpack(UPDATE, bare, Direction.IN, self._exabgp), Code.UPDATE)
+        except PeerError as error:
+            raise PeerError(error.code, error.subcode, error.text, mp_raw if error.subcode == 9 else b"") from error
         rest = b"".join(item.raw for item in items if item.code not in mp)
         if isinstance(update, EOR):
+            self._check_without_routes(rest, fault)
             marked = update.nlris[0]
             family = _FAMILIES.get((int(marked.afi), int(marked.safi)))
-            return [EndOfRib(family)] if family in context.families and not rest and not fault else []
+            return [EndOfRib(family)] if family in context.families and not rest else []
         if update.attributes:  # it was given the MP ones only and took them out; what it adds is its refusal
-            raise PeerError(Code.UPDATE, 9, "MP_REACH_NLRI or MP_UNREACH_NLRI is empty")
+            raise PeerError(Code.UPDATE, 9, "MP_REACH_NLRI or MP_UNREACH_NLRI is empty", mp_raw)
         return list(self._routes(_keys(update, mp.get(MP_REACH)), rest, fault, now))
 
     def _routes(self, prefixes: _Prefixes, rest: bytes, fault: str, now: float) -> list[Routes]:
         """Return the routes of one UPDATE, or all of it withdrawn where its framing (`fault`) or a set is malformed."""
         groups = [(b"", prefixes.with_next_hop), (prefixes.mp_next_hop, prefixes.with_mp)]
         groups = [(next_hop, keys) for next_hop, keys in groups if keys]
+        if not groups:
+            self._check_without_routes(rest, fault)
+            return [Routes(None, [], prefixes.withdrawn, now)] if prefixes.withdrawn else []
         sets = [] if fault else [self._interned(next_hop, rest) for next_hop, _ in groups]
         problem = fault or next((found.problem for found in sets if found.attributes is None), "")
         if problem:
             everything = prefixes.withdrawn + prefixes.with_next_hop + prefixes.with_mp
-            return [Routes(None, [], everything, now, treated_as_withdraw=1, problem=problem)] if everything else []
+            return [Routes(None, [], everything, now, treated_as_withdraw=1, problem=problem)]
         routes = [Routes(found.attributes, keys, [], now) for found, (_, keys) in zip(sets, groups, strict=True)]
-        if not sets:
-            return [Routes(None, [], prefixes.withdrawn, now)] if prefixes.withdrawn else []
         routes[0].withdrawn = prefixes.withdrawn
         routes[0].attributes_discarded, routes[0].problem = sets[0].discarded, sets[0].problem
         return routes
+
+    def _check_without_routes(self, rest: bytes, fault: str) -> None:
+        """Raise PeerError where an UPDATE that announces nothing has malformed attributes.
+
+        What it was to announce may have been lost in them, so no withdrawal would do (RFC 7606 §5.2).
+        """
+        reading = _Reading(self._exabgp, is_external=self._peer.is_external, first_asn=None)
+        try:
+            if fault:
+                raise _TreatAsWithdraw(fault)
+            reading.read_items(rest, has_mp_next_hop=True)  # no next hop is looked at where nothing has one
+        except _TreatAsWithdraw as reason:
+            raise PeerError(Code.UPDATE, 1, f"{reason}, and no prefix is announced (RFC 7606 §5.2)") from reason
 
     def _interned(self, next_hop: bytes, rest: bytes) -> Interned:
         return self._table.sets.get((next_hop, rest)) or self._intern(next_hop, rest)
@@ -468,6 +488,13 @@ def _capabilities(parameters: bytes) -> Iterator[tuple[int, bytes]]:
                 raise PeerError(Code.OPEN, 0, f"capability {parameters[at]} is cut short")
             yield parameters[at], parameters[at + 2 : end]
             at = end
+
+
+def _parameters(capabilities: Iterable[tuple[int, bytes]]) -> bytes:
+    """Return the optional parameters of an OPEN with these capabilities, in the form without a limit (RFC 9072 §2)."""
+    packed = b"".join(bytes((code, len(value))) + value for code, value in capabilities)
+    parameter = struct.pack("!BH", 2, len(packed)) + packed
+    return struct.pack("!BBH", 255, 255, len(parameter)) + parameter
 
 
 def _open(theirs: Any, router_id: int, capabilities: tuple[tuple[int, bytes], ...]) -> Open:
@@ -585,6 +612,18 @@ class _Reading:
 
         Raises _TreatAsWithdraw, or PeerError for an unknown well-known attribute (RFC 4271 §6.3).
         """
+        seen = self.read_items(rest, has_mp_next_hop=bool(next_hop))
+        wanted = (ORIGIN, AS_PATH) if next_hop else (ORIGIN, AS_PATH, NEXT_HOP)
+        missing = [ROWS[code].name for code in wanted if code not in seen]
+        if missing:
+            raise _TreatAsWithdraw(f"{', '.join(missing)} missing (RFC 7606 §3 d)")
+        if AGGREGATOR not in self._decoded:
+            self._decoded.pop(AS4_AGGREGATOR, None)
+        _called(self._decoded.reconcile_four_octet_as, Code.UPDATE)
+        return self._attributes(next_hop or self._arrays[NEXT_HOP])
+
+    def read_items(self, rest: bytes, *, has_mp_next_hop: bool) -> set[int]:
+        """Read the attributes one by one and return the codes that are there; raises as `read` does."""
         items, fault = _frame(rest)
         if fault:
             raise _TreatAsWithdraw(fault)
@@ -594,7 +633,7 @@ class _Reading:
             if item.code in seen:
                 self._discard(f"attribute {item.code} stands more than once (RFC 7606 §3 g)")
             elif row is not None:
-                self._read_known(row, item, has_mp_next_hop=bool(next_hop))
+                self._read_known(row, item, has_mp_next_hop=has_mp_next_hop)
             elif item.code in {AS4_PATH, AS4_AGGREGATOR}:
                 self._read_four_octet(item)
             elif not item.flags & OPTIONAL_NON_TRANSITIVE:
@@ -602,14 +641,7 @@ class _Reading:
             else:
                 self._other.append((item.flags & (OPTIONAL_TRANSITIVE | PARTIAL), item.code, item.value))
             seen.add(item.code)
-        wanted = (ORIGIN, AS_PATH) if next_hop else (ORIGIN, AS_PATH, NEXT_HOP)
-        missing = [ROWS[code].name for code in wanted if code not in seen]
-        if missing:
-            raise _TreatAsWithdraw(f"{', '.join(missing)} missing (RFC 7606 §3 d)")
-        if AGGREGATOR not in self._decoded:
-            self._decoded.pop(AS4_AGGREGATOR, None)
-        _called(self._decoded.reconcile_four_octet_as, Code.UPDATE)
-        return self._attributes(next_hop or self._arrays[NEXT_HOP])
+        return seen
 
     def _discard(self, why: str) -> None:
         self.discarded += 1
@@ -637,6 +669,10 @@ class _Reading:
             self._discard(f"attribute {item.code} with flags 0x{item.flags:02x}")
             return
         why = _aggregator_malformation(item) or self._passed_to_exabgp(item, OPTIONAL_TRANSITIVE)
+        path = self._decoded.get(AS4_PATH)
+        if item.code == AS4_PATH and path is not None and any(0 in segment for segment in path.aspath):
+            del self._decoded[AS4_PATH]
+            why = "AS 0 (RFC 7607 §2)"
         if why:
             self._discard(f"attribute {item.code}: {why}")
 

@@ -55,7 +55,7 @@ def listening_socket(address: IPAddress, port: int, keys: Mapping[IPAddress, str
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         set_sending_ttl(sock, _afi(address), str(address), 255)
         if hops:
-            set_minimum_ttl(sock, _afi(address), str(address), 256 - hops)
+            set_hops(sock, address, hops)
         set_keys(sock, {}, keys)
         sock.bind(sockaddr(address, port))
         sock.listen(BACKLOG)
@@ -92,10 +92,15 @@ def prepare(sock: socket.socket, peer: Peer) -> None:
     ttl = -1  # the kernel's default
     if peer.ttl_security:
         ttl = 255
-        set_minimum_ttl(sock, afi, address, 256 - peer.ttl_security)
+        set_hops(sock, peer.address, peer.ttl_security)
     elif peer.is_external:
         ttl = peer.multihop or 1
     set_sending_ttl(sock, afi, address, ttl)
+
+
+def set_hops(sock: socket.socket, address: IPAddress, hops: int) -> None:
+    """Take nothing from more than so many hops away (RFC 5082 §3); 0: from anywhere."""
+    set_minimum_ttl(sock, _afi(address), str(address), 256 - hops if hops else 1)  # 0 would change nothing
 
 
 def set_keys(sock: socket.socket, present: Mapping[IPAddress, str], wanted: Mapping[IPAddress, str]) -> None:

@@ -56,6 +56,7 @@ from bgpmesh.wire.sockets import (
     md5_counters,
     prepare,
     rise,
+    set_hops,
     set_keys,
     words,
 )
@@ -138,6 +139,13 @@ class _Listener:
     peers: dict[IPAddress, Peer] = field(default_factory=dict)  # by remote address
     sock: socket.socket | None = None
     keys: dict[IPAddress, str] = field(default_factory=dict)  # MD5 keys the kernel has
+    fence: int = 0  # the `hops` it has
+
+    @property
+    def hops(self) -> int:
+        """How far away callers are at most; 0: one of them may be anywhere."""
+        hops = [peer.ttl_security for peer in self.peers.values()]
+        return max(hops) if hops and all(hops) else 0
 
     @property
     def place(self) -> str:
@@ -205,7 +213,8 @@ class Speaker:
     def configure(self, peers: tuple[Peer, ...]) -> None:
         """Listen for these peers, with their MD5 keys, and for nobody else; idempotent.
 
-        Connections that stand are left alone: the engine hangs up those it no longer wants.
+        Call it after the engine's answer to the same change was executed. The engine has hung up what it no longer
+        wants; a connection of a peer as it was that still stands is one that it has not heard of yet.
         """
         self._peers = {peer.name: peer for peer in peers}
         wanted: dict[tuple[IPAddress, int], dict[IPAddress, Peer]] = {}
@@ -222,12 +231,15 @@ class Speaker:
                 self._end_call(call).close()
             elif self._peers[name] != call.peer:
                 self._dial(name)  # again, the new way: somebody waits for the answer
+        for connection in list(self.connections.values()):
+            if self._peers.get(connection.peer.name) != connection.peer:
+                self._ended(connection, "the configuration changed")
         self._open_listeners()
 
     def execute(self, command: Command) -> None:
         """Do what the engine says. What it says about a connection that is gone is ignored."""
-        if isinstance(command, Dial):
-            self._dial(command.peer)
+        if isinstance(command, Dial):  # a peer that is new is configured behind this, in the same turn of the loop
+            asyncio.get_running_loop().call_soon(self._dial, command.peer)
             return
         connection = self.connections.get(command.connection)
         if connection is None:
@@ -320,17 +332,16 @@ class Speaker:
             keys = {address: peer.password for address, peer in listener.peers.items() if peer.password}
             try:
                 if listener.sock is None:
-                    hops = [peer.ttl_security for peer in listener.peers.values()]
-                    listener.sock = listening_socket(
-                        listener.address, listener.port, keys, max(hops, default=0) if all(hops) else 0
-                    )
+                    listener.sock = listening_socket(listener.address, listener.port, keys, listener.hops)
                     loop.add_reader(listener.sock, self._accept, listener, listener.sock)
                 else:
                     set_keys(listener.sock, listener.keys, keys)
+                    if listener.fence != listener.hops:
+                        set_hops(listener.sock, listener.address, listener.hops)
             except SocketError as error:
                 self._note_problem(listener, words(error, listener.address))
                 continue
-            listener.keys = keys
+            listener.keys, listener.fence = keys, listener.hops
             if self.problems.pop(listener.place, None):
                 log.info("listener.recovered", address=listener.place)
 

@@ -447,6 +447,28 @@ def test_a_link_that_somebody_deleted_or_set_down_is_repaired(node: Callable[[Sc
     node(in_loop(story))
 
 
+def test_a_link_that_somebody_renamed_or_gave_another_alias_is_made_again(node: Callable[[Scenario], None]) -> None:
+    """It has our link-layer address still, and is in the way of what the workload needs."""
+
+    async def story() -> None:
+        run("ip", "netns", "add", "web")
+        bench = Bench()
+        async with bench.running() as edge:
+            await bench.settled(edge, WEB)
+            for meddle in (["alias", "theirs"], ["name", "renamed0"]):
+                bench.events.clear()
+                run("ip", "link", "set", WEB.interface, *meddle)
+                await bench.until(lambda: any(isinstance(e, LinkObserved) for e in bench.events))
+                edge.kick()
+                await bench.until(lambda: len(bench.links) == 0)
+                (link,) = rows("ip", "-j", "link", "show", WEB.interface)
+                assert link["ifalias"] == WEB.alias
+            assert not succeeds("ip", "link", "show", "renamed0")
+            assert "10.244.1.5" in run("ip", "-n", "web", "addr", "show", "eth0")
+
+    node(in_loop(story))
+
+
 def test_a_link_left_half_made_is_made_again_or_swept(node: Callable[[Scenario], None]) -> None:
     """Our link-layer address without our alias: a crash came between."""
 

@@ -36,7 +36,6 @@ def make_peer(
     next_hop: str = "auto",
     cluster_id: RouterId | None = CLUSTER_ID,
     max_prefixes: int = 100_000,
-    enforce_first_as: bool = False,
 ) -> Peer:
     """Return a peer of this node, which has 192.0.2.1 and reflects."""
     return Peer(
@@ -49,7 +48,6 @@ def make_peer(
         ROUTER_ID,
         multihop=multihop,
         max_prefixes=max_prefixes,
-        enforce_first_as=enforce_first_as,
         imports=imports,
         exports=exports,
         next_hops=OWN,

@@ -232,6 +232,20 @@ def test_workload_add_of_a_namespace_that_is_not_there(run: Run) -> None:
     assert (code, err) == (2, f"bgpmesh: {Path('absent').absolute()}: No such file or directory\n")
 
 
+def test_workload_add_does_not_wait_at_a_fifo(run: Run) -> None:
+    """Whatever lies at the path is handed over, and the daemon says what it is not."""
+    os.mkfifo("fifo")
+    answer = {"error": {"kind": "config", "problems": [{"key": "netns", "reason": "it is not a network namespace"}]}}
+    with daemon("s", answer):
+        code, _, err = run("workload", "add", "web", "--netns", "fifo", "--socket", "s")
+    assert (code, err) == (2, "bgpmesh: netns: it is not a network namespace\n")
+
+
+def test_an_empty_path_of_a_namespace_is_no_process(run: Run) -> None:
+    """It is the current directory, as elsewhere; nobody is asked about a process called None."""
+    assert run("workload", "add", "web", "--netns", "", "--socket", "s")[0] == 3
+
+
 # ── use ──────────────────────────────────────────────────────────────────────
 
 
@@ -243,7 +257,7 @@ def test_version_is_name_and_number(run: Run) -> None:
 @pytest.mark.parametrize(
     "argv",
     [[], ["drain"], ["status", "x"], ["workload"], ["workload", "add", "x"], ["routes", "--received", "a", "--kernel"],
-     ["workload", "add", "x", "--pid", "self"], ["run", "--json"]],
+     ["workload", "add", "x", "--pid", "self"], ["workload", "add", "x", "--pid", "²"], ["run", "--json"]],
 )  # fmt: skip
 def test_bad_use_is_exit_2(argv: list[str], run: Run) -> None:
     """Also for commands of later versions, which are absent rather than empty."""
@@ -255,6 +269,7 @@ def test_every_command_has_help_with_an_example_and_the_exit_codes(run: Run) -> 
     for command in cli.COMMANDS:
         code, out, _ = run(*command.words, "--help")
         assert (code, command.example in out, "exit codes: 0 done" in out) == (0, True, True)
+        assert max(map(len, out.splitlines())) <= 80
         assert run("--help")[0] == 0
 
 

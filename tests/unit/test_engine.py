@@ -253,6 +253,74 @@ def test_two_nodes_that_restart_together_do_not_wait_for_each_other() -> None:
     assert world.engine.is_in_sync
 
 
+def test_a_peer_that_does_it_wrong_in_every_update_is_told_of_once() -> None:
+    """Each malformed UPDATE counts, and is told of where the reason is another than the last one of the session."""
+    world = World(Engine(configured(), (), lambda: 0.5))
+    world.boot({})
+    for _ in range(2):
+        world.establish(N2, None)
+        for problem in ("flags", "flags", "length", "length"):
+            event = RoutesReceived(world.of[N2], None, (), [FAR], world.now, treated_as_withdraw=1, problem=problem)
+            world.engine.handle(event, world.now)
+        world.engine.handle(Disconnected(world.of[N2], "closed by peer"), world.now)
+    told = [note.keys["reason"] for note in world.engine.notes if note.name == "update.malformed"]
+    assert told == ["flags", "length"] * 2
+    assert world.engine.treated_as_withdraw[N2] == 8
+
+
+def test_an_end_of_rib_that_is_not_owed_ends_no_waiting() -> None:
+    """Without capability 64 the second counts, also where the peer says End-of-RIB of one family already."""
+    own = ((Family.IPV4, HOP), (Family.IPV6, ipaddress.IPv6Address("2001:db8::1")))
+    world = restarted(peer(2, families=tuple(Family), next_hops=own))
+    world.establish(N2, None)
+    world.at(0.8)
+    world.end_of_rib(N2)
+    world.at(1.7)
+    assert not world.engine.is_in_sync
+    world.at(1.8)
+    assert world.engine.is_in_sync
+
+
+def test_where_we_do_not_offer_graceful_restart_no_end_of_rib_is_owed() -> None:
+    """A speaker need not send End-of-RIB to one without the capability, so a second of silence stands for it."""
+    world = restarted(peer(2, graceful_restart=0))
+    world.establish(N2, KEPT)
+    world.at(0.9)
+    assert not world.engine.is_in_sync
+    world.at(1.0)
+    assert world.engine.is_in_sync
+
+
+def test_a_listed_peer_that_a_reload_changes_is_still_waited_for() -> None:
+    """Its session begins anew, and what the kernel has of it stays until it has said all."""
+    world = restarted()
+    world.establish(N2, KEPT)
+    world.engine.handle(configured(peer(2, hold_time=30), peer(3)), world.now)
+    assert Dial(N2) in world.settle()
+    assert not world.engine.is_in_sync
+    assert world.written() == []
+    world.establish(N2, KEPT)
+    world.announce(N2, "10.244.2.0/26")
+    world.end_of_rib(N2)
+    assert world.engine.is_in_sync
+    assert world.written() == []
+
+
+def test_a_listed_peer_that_a_reload_removes_is_not_waited_for() -> None:
+    """Nothing more will come of it."""
+    world = restarted()
+    world.engine.handle(configured(peer(3)), world.now)
+    assert world.engine.is_in_sync
+
+
+def test_a_listed_peer_over_its_limit_is_not_waited_for() -> None:
+    """We closed that session ourselves, and nothing of it is to be used."""
+    world = restarted(peer(2, max_prefixes=1))
+    world.establish(N2, KEPT)
+    world.announce(N2, "10.244.2.0/26", "10.244.3.0/26")
+    assert world.engine.is_in_sync
+
+
 def test_a_peer_that_restarts_too_and_says_end_of_rib_is_done() -> None:
     """With the R bit End-of-RIB counts as ever."""
     world = restarted()

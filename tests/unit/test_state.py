@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,22 @@ def test_one_wrong_field_refuses_the_whole_document(state: State, tmp_path: Path
     assert state.endpoints().value is None
 
 
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ({}, "workload shop/web is there twice"),
+        ({"name": "db"}, "interface bgpmabcdefghijk is there twice"),
+        ({"name": "db", "interface": "bgpm22222222222"}, "address 10.244.1.5 is there twice"),
+    ],
+)
+def test_workloads_that_cannot_both_be_are_garbled(
+    state: State, tmp_path: Path, other: dict[str, str], expected: str
+) -> None:
+    """Each field is well, and yet a daemon that believed them could not begin."""
+    state.save_endpoints([WEB, replace(WEB, **other)])  # type: ignore[arg-type]  # texts, all three
+    assert state.endpoints() == Loaded(None, f"{tmp_path}/endpoints.json is garbled: {expected}")
+
+
 def test_unknown_fields_are_ignored(state: State, tmp_path: Path) -> None:
     """An older daemon reads what a newer one wrote."""
     state.save_endpoints([WEB])
@@ -153,6 +170,17 @@ def test_a_lock_dies_with_its_process(state: State, tmp_path: Path) -> None:
     script = "import sys, os, pathlib, bgpmesh.state as s; s.State(pathlib.Path(sys.argv[1])).open('n1'); os._exit(9)"
     assert subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False, timeout=60).returncode == 9
     state.open("n2")
+    state.close()
+
+
+def test_a_full_disk_keeps_nobody_from_the_lock(state: State, tmp_path: Path) -> None:
+    """The lock holds without a signature, and what cannot be kept says so."""
+    (tmp_path / "lock").symlink_to("/dev/full")
+    state.open("n1")
+    with pytest.raises(ConfigError, match="in use by"):
+        State(tmp_path).open("n2")
+    (tmp_path / "peers.json.new").symlink_to("/dev/full")
+    assert state.save_peers(["n2"]) == f"{tmp_path}/peers.json cannot be written: No space left on device"
     state.close()
 
 

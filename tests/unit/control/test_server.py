@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import select
 import socket
 import stat
@@ -102,6 +103,31 @@ def test_a_descriptor_is_handed_over(path: str, tmp_path: Path) -> None:
             assert await ask(path, "read", {}, (descriptor,)) == ["inside"]
             os.close(descriptor)
         await eventually(lambda: open_descriptors() <= before + 1)
+
+    served(path, scenario)
+
+
+def test_descriptors_that_the_daemon_has_no_room_for_are_missed(path: str) -> None:
+    """The kernel drops them silently; the client is told why its request cannot be."""
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_UNIX) as asking:
+            asking.setblocking(False)
+            await loop.sock_connect(asking, path)
+            await loop.sock_sendall(asking, b'{"command": "x"}\n')
+            await loop.sock_recv(asking, 1000)  # it has been taken, and needs no more descriptors
+            limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+            free = os.dup(0)
+            os.close(free)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+            try:
+                socket.send_fds(asking, [b'{"command": "read"}\n'], [0])
+                said = json.loads(await loop.sock_recv(asking, 1000))
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        expected = "descriptors that came were lost: the daemon has too many files open"
+        assert [problem["reason"] for problem in said["error"]["problems"]] == [expected]
 
     served(path, scenario)
 

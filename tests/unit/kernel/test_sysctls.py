@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bgpmesh import log
 from bgpmesh.kernel.sysctls import prepare_host
 
 RIGHT = {
@@ -69,3 +70,13 @@ def test_neighbour_tables_grow_and_never_shrink(root: Path) -> None:
     fill(root, RIGHT | {small: "128", large: "65536"})
     assert prepare_host(root=root) == []
     assert (value(root, small), value(root, large)) == ("1024", "65536")
+
+
+def test_what_was_changed_on_the_host_is_told_once(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Somebody else turns forwarding off: it is on again, and the log says what was found."""
+    fill(root, RIGHT | {"net/ipv4/ip_forward": "0"})
+    log.LOGGER.propagate = True
+    with caplog.at_level("INFO", logger="bgpmesh"):
+        assert prepare_host(root=root) == prepare_host(root=root) == []
+    assert value(root, "net/ipv4/ip_forward") == "1"
+    assert caplog.messages == ['host.sysctl-set key=net.ipv4.ip_forward value=1 reason="was 0"']

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -199,11 +200,12 @@ def test_a_family_without_a_next_hop_of_ours_is_not_offered() -> None:
 # ── timers ───────────────────────────────────────────────────────────────────
 
 
-def test_keepalives_leave_at_a_third_of_the_hold_time() -> None:
-    """Hold time 9: a KEEPALIVE every 3 s, as long as the peer is heard."""
-    session = make()
+@pytest.mark.parametrize(("jitter", "seconds"), [(0.0, (3.0, 6.0, 9.0, 12.0)), (0.5, (2.625, 5.25, 7.875, 10.5))])
+def test_keepalives_leave_at_a_third_of_the_hold_time(jitter: float, seconds: Sequence[float]) -> None:
+    """Hold time 9: a KEEPALIVE every 3 s or up to a quarter earlier, as long as the peer is heard."""
+    session = Session(PEER, LocalRestart(), lambda: jitter)
     establish(session)
-    for second in (3, 6, 9, 12):
+    for second in seconds:
         session.update_received(1, second - 1)
         assert second == session.next_wakeup()
         assert [Send(1, Keepalive())] == session.tick(second)
@@ -267,6 +269,16 @@ def test_a_refused_open(refusal: Notification, text: str, words: str) -> None:
     outputs = session.open_received(1, agreed(session, asn=65002, refusal=refusal, text=text), 0)
     assert refusal == notified(outputs, 1)
     assert words == session.last_error
+
+
+def test_an_as_that_is_right_is_not_blamed() -> None:
+    """An OPEN whose two AS numbers disagree is refused as bad peer AS, with the right one in capability 65."""
+    session = make()
+    session.start(0)
+    session.connected(1, False, 0)
+    text = "ASN in OPEN (65009) did not match ASN expected (65001)"
+    session.open_received(1, agreed(session, asn=65001, refusal=Notification(2, 2), text=text), 0)
+    assert session.last_error == text
 
 
 def test_unexpected_messages_have_the_subcode_of_their_state() -> None:

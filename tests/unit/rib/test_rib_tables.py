@@ -79,15 +79,6 @@ def test_a_loop_is_kept_and_named(attributes: PathAttributes, why: str) -> None:
     assert world.rib.counts(NAME)[Family.IPV4] == (1, 0, 0)
 
 
-def test_the_first_as_must_be_the_peers_where_asked() -> None:
-    """With enforce_first_as a path that begins with another AS, or none, is refused (RFC 4271 §6.3)."""
-    world = World(replace(external("e", "192.0.2.14"), enforce_first_as=True))
-    world.hear("e", via("192.0.2.14", 65009), P)
-    world.hear("e", via("192.0.2.14"), Q)
-    assert world.reasons(P) == {"e": "first AS is 65009, not the peer's 65001"}
-    assert world.reasons(Q) == {"e": "first AS is missing, not the peer's 65001"}
-
-
 def test_an_import_filter_that_stops_a_path_is_its_reason() -> None:
     """What RFC 8212 keeps out is counted as received, not as accepted."""
     world = World(replace(external("e", "192.0.2.14"), imports=("none",)))
@@ -212,6 +203,19 @@ def test_the_limit_counts_each_family_before_filters() -> None:
     assert Family.IPV4 is world.rib.is_over_limit(NAME)
     world.lose("a", P)
     assert world.rib.is_over_limit(NAME) is None
+
+
+def test_what_a_restarted_peer_has_not_said_again_does_not_count() -> None:
+    """A peer that comes back with other prefixes is over the limit by these alone, not by the stale ones."""
+    peer = replace(internal("a", 11), max_prefixes=2)
+    world = World(peer)
+    world.hear("a", via("192.0.2.9"), "10.1.0.0/16", "10.2.0.0/16")
+    world.rib.peer_down(NAME, BOTH)
+    world.up(peer, BOTH)
+    world.hear("a", via("192.0.2.9"), "10.3.0.0/16", "10.4.0.0/16")
+    assert world.rib.is_over_limit(NAME) is None
+    world.hear("a", via("192.0.2.9"), "10.1.0.0/16")
+    assert Family.IPV4 is world.rib.is_over_limit(NAME)
 
 
 def test_a_new_identity_judges_loops_anew() -> None:

@@ -130,6 +130,18 @@ def test_peer_without_capabilities_speaks_ipv4() -> None:
     assert (negotiated.families, negotiated.four_octet_asn) == ((Family.IPV4,), False)
 
 
+@pytest.mark.parametrize("capability", [b"\x49\3\xff\xfe\xfd", b"\x45\3\0\1\1", b"\x4b\0", b"\5\1\0"])
+def test_what_is_only_shown_is_not_judged(capability: bytes) -> None:
+    """A host name, ADD-PATH, software version or next hop encoding that is cut short is no reason to refuse a peer."""
+    size = len(capability)
+    (negotiated,) = codec(65001).feed(
+        message(1, b"\4\xfd\xe9\0\x1e\0\0\0\2" + bytes((size + 2, 2, size)) + capability), 0.0
+    )
+    assert isinstance(negotiated, Negotiated)
+    assert negotiated.refusal is None
+    assert negotiated.received.capabilities.other == ((capability[0], capability[2:]),)
+
+
 def test_unknown_capabilities_are_kept_to_show() -> None:
     """What we do not understand is listed with its value."""
     (negotiated,) = codec(65001).feed(message(1, b"\4\xfd\xe9\0\x1e\0\0\0\2\x07\2\5\xc8\3abc"), 0.0)
@@ -284,6 +296,7 @@ def test_nothing_is_decoded_behind_garbage() -> None:
         (update(GOOD, b"\x20\x0a\0\0"), Notification(3, 10)),
         (update(b"", b"", b"\x18\x0a\0"), Notification(3, 10)),
         (update(GOOD + b"\x40\x63\1\7", b"\x08\x0a"), Notification(3, 2, b"\x40\x63\1\7")),
+        (update(b"\x80\x0e\3\0\2\1"), Notification(3, 9, b"\x80\x0e\3\0\2\1")),
     ],
 )
 def test_update_errors_that_end_the_session(data: bytes, notification: Notification) -> None:
@@ -297,6 +310,43 @@ def test_attribute_beyond_the_end_withdraws() -> None:
     assert isinstance(said, Routes)
     assert ([parse_nlri("11.0.0.0/8"), parse_nlri("10.0.0.0/8")], 1) == (said.withdrawn, said.treated_as_withdraw)
     assert said.attributes is None
+
+
+REACH = bytes.fromhex("800e1e00020110" + "20010db8000000000000000000000002" + "004020010db800010000")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "withdrawn"),
+    [
+        (b"\x40\1\5\0" + REACH, b""),
+        (b"\x40\1\1\0\x40\2\xff", b"\x08\x0b"),
+        (b"\x40\1\1\7", b"\x08\x0b"),
+        (b"\x40\1\1\7" + b"\x80\x0f\3\0\2\1", b""),
+    ],
+    ids=["MP_REACH_NLRI swallowed", "cut short", "malformed", "beside an empty MP_UNREACH_NLRI"],
+)
+def test_malformed_attributes_without_prefixes_end_the_session(attributes: bytes, withdrawn: bytes) -> None:
+    """What such an UPDATE announced may be lost, and an older path of it must not stay (RFC 7606 §5.2)."""
+    assert Notification(3, 1) == garbage(update(attributes, b"", withdrawn)).notification
+
+
+@pytest.mark.parametrize("attributes", [GOOD, GOOD + b"\x40\6\1\0", b"\x40\1\1\0"])
+def test_sound_attributes_without_prefixes_say_nothing(attributes: bytes) -> None:
+    """Attributes that nothing goes with are no error, not even with one to discard, nor with others missing."""
+    assert established().feed(update(attributes), 0.0) == []
+    (said,) = established().feed(update(attributes, b"", b"\x08\x0b"), 0.0)
+    assert isinstance(said, Routes)
+    assert [parse_nlri("11.0.0.0/8")] == said.withdrawn
+
+
+def test_as_0_in_as4_path_discards_it() -> None:
+    """AS4_PATH is dropped where it is malformed, and the path stays (RFC 7607 §2, RFC 6793 §6)."""
+    old = replace(THEIRS, capabilities=replace(BOTH, four_octet_asn=False))
+    path = b"\x40\1\1\0" + b"\x40\2\6\2\2\xfd\xe9\x5b\xa0" + b"\x40\3\4\xc0\0\2\1"
+    (said,) = established(65001, old).feed(update(path + b"\xc0\x11\6\2\1\0\0\0\0", b"\x08\x0a"), 0.0)
+    assert isinstance(said, Routes)
+    assert said.attributes is not None
+    assert (str(said.attributes.as_path), said.attributes_discarded) == ("65001 23456", 1)
 
 
 def test_bits_behind_the_prefix_are_cleared() -> None:

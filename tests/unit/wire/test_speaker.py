@@ -169,6 +169,61 @@ class Raw:
         await self.node.first(OpenReceived)
 
 
+# ── a configuration that changes ─────────────────────────────────────────────
+
+
+def test_a_call_to_a_peer_that_is_about_to_be_configured() -> None:
+    """A reload has the engine call a new peer before the speaker knows it: the call is made, not refused."""
+
+    async def scenario() -> None:
+        a, b = pair()
+        async with running(b):
+            task = asyncio.create_task(a.speaker.run())
+            a.speaker.execute(Dial(NAME))
+            a.speaker.configure((a.peer,))
+            await until(lambda: a.events, a.events)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        assert [type(event) for event in a.events] == [Connected]
+
+    play(scenario())
+
+
+def test_a_connection_of_a_peer_as_it_was_ends() -> None:
+    """It came while the configuration changed: the engine cannot know to hang it up, and its options are old."""
+
+    async def scenario() -> None:
+        a, b = pair()
+        async with running(a, b):
+            await connect(a, b)
+            a.speaker.configure((replace(a.peer, hold_time=30),))
+            assert (await a.first(Disconnected)).reason == "the configuration changed"
+            await b.first(Disconnected)
+            assert a.speaker.connections == {}
+
+    play(scenario())
+
+
+def test_a_peer_from_afar_is_heard_where_only_neighbours_were() -> None:
+    """The listener's GTSM follows the peers that it is for (RFC 5082 §3)."""
+    far = ipaddress.ip_address("127.0.0.3")
+
+    async def scenario() -> None:
+        near, other = pair(ttl_security=1)
+        async with running(near, other):
+            newcomer = replace(near.peer, name=PeerName("far"), address=far, ttl_security=0)
+            near.speaker.configure((near.peer, newcomer))
+            with socket.socket() as caller:
+                caller.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 64)
+                caller.bind((str(far), 0))
+                caller.setblocking(False)
+                called = (str(A), near.peer.listen_port)
+                await asyncio.wait_for(asyncio.get_running_loop().sock_connect(caller, called), 60)
+                await near.first(Connected)
+
+    play(scenario())
+
+
 # ── a connection and its messages ────────────────────────────────────────────
 
 
