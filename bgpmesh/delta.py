@@ -83,7 +83,9 @@ class Delta(Generic[K, V]):
         """Declare one value for many keys."""
         batch: dict[K, V] = dict.fromkeys(keys, value)
         self.wanted.update(batch)
-        if self._is_quiet(batch) and self.actual.keys().isdisjoint(batch):
+        # Two views are compared by walking the shorter.
+        is_quiet = not self.refused and batch.keys().isdisjoint(self._in_flight.keys())
+        if is_quiet and self.actual.keys().isdisjoint(batch.keys()):
             self._gap.update(batch)  # the common batch: new keys
         else:
             self._wish_anew(batch)
@@ -91,8 +93,10 @@ class Delta(Generic[K, V]):
     def unwant_many(self, keys: Collection[K]) -> None:
         """Declare that none of the keys should exist."""
         drop(self.wanted, keys)
-        if self._is_quiet(keys) and all(map(self.actual.__contains__, keys)):
-            self._gap.update(dict.fromkeys(keys))  # the common batch: all of them are real
+        batch: dict[K, V | None] = dict.fromkeys(keys)
+        is_quiet = not self.refused and batch.keys().isdisjoint(self._in_flight.keys())
+        if is_quiet and batch.keys() <= self.actual.keys():
+            self._gap.update(batch)  # the common batch: all of them are real
         else:
             self._wish_anew(keys)
 
@@ -213,10 +217,6 @@ class Delta(Generic[K, V]):
     def __len__(self) -> int:
         """Count the keys not known to be as wanted: waiting and in flight."""
         return len(self._gap) + len(self._in_flight)
-
-    def _is_quiet(self, keys: Collection[K]) -> bool:
-        """Tell whether none of these keys is in flight, and nothing at all was refused."""
-        return not self.refused and self._in_flight.keys().isdisjoint(keys)
 
     def _wish_anew(self, keys: Iterable[K]) -> None:
         """Look at keys again, whose wish is new: it is tried at once."""

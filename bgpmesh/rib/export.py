@@ -395,8 +395,8 @@ class Group:
         self._exported.clear()
 
     def _want(self, nlris: Sequence[Nlri], advert: Advert | None) -> None:
-        if advert is None and self.sent.keys().isdisjoint(nlris) and self._pending.keys().isdisjoint(nlris):
-            return
+        if advert is None and all(not table or table.keys().isdisjoint(nlris) for table in (self.sent, self._pending)):
+            return  # never told, and not about to be: what is learnt from a mesh, mostly
         self._pending.update(dict.fromkeys(nlris, advert))
 
     def _flush(self) -> None:

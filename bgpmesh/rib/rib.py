@@ -12,9 +12,10 @@ equal candidates, and the decision for one combination of candidates is remember
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from typing import cast
 
 from bgpmesh.delta import Delta, drop
 from bgpmesh.peering.message import EndOfRib, Negotiated
@@ -245,9 +246,9 @@ class Rib:
             target = None if selection is None else selection.target
             if prefix in self._own_prefixes:
                 self._own_prefixes.discard(prefix)
-                self._program([prefix], None, target)
+                self._program({prefix: None}, None, target)
             else:
-                self._program([prefix], target, None)
+                self._program({prefix: None}, target, None)
                 self._own_prefixes.add(prefix)
         for rib_in in self._ins.values():
             self._regroup(rib_in)
@@ -264,9 +265,15 @@ class Rib:
         keys = self._work[-limit:]
         del self._work[-limit:]
         keys.reverse()
+        found = list(map(self._candidates.get, keys))
         alike: dict[Candidates | None, list[Nlri]] = {}
-        for candidates, run in groupby(keys, self._candidates.get):
-            alike.setdefault(candidates, []).extend(run)
+        if len(set(map(id, found))) == 1:
+            alike[found[0]] = keys
+        else:
+            at = 0
+            for candidates, run in groupby(found):
+                start, at = at, at + len(list(run))
+                alike.setdefault(candidates, []).extend(keys[start:at])
         for candidates, nlris in alike.items():
             self._settle(nlris, None if candidates is None else self._select(candidates))
         self._offer_backlogs(limit - len(keys))
@@ -489,7 +496,7 @@ class Rib:
 
     def _mark(self, batch: dict[Nlri, Path] | dict[Nlri, None]) -> None:
         self._dirty.update(batch)
-        if not self._covers.keys().isdisjoint(batch):
+        if not batch.keys().isdisjoint(self._covers.keys()):
             self._is_recursion_in_doubt = True
 
     def _decide_all_again(self) -> None:
@@ -549,27 +556,28 @@ class Rib:
             self._replace(part, old, new)
 
     def _replace(self, nlris: Sequence[Nlri], old: Selection | None, new: Selection | None) -> None:
+        batch = dict.fromkeys(nlris, new)
         if new is None:
             drop(self._selected, nlris)
             self._sizes[len(nlris[0])] -= len(nlris)
         else:
-            self._selected.update(dict.fromkeys(nlris, new))
+            self._selected.update(cast("dict[Nlri, Selection]", batch))
             if old is None:
                 self._sizes[len(nlris[0])] += len(nlris)
-        self._program(nlris, None if old is None else old.target, None if new is None else new.target)
-        if not self._covers.keys().isdisjoint(nlris):
-            for prefix in self._covers.keys() & set(nlris):
-                self._in_doubt.update(self._covers[prefix])
+        self._program(batch, None if old is None else old.target, None if new is None else new.target)
+        for prefix in self._covers.keys() & batch.keys():
+            self._in_doubt.update(self._covers[prefix])
         if old is None or new is None or old.best is not new.best:
             for group in self._groups.values():
                 group.offer(None if new is None else new.best, nlris)
 
-    def _program(self, nlris: Sequence[Nlri], old: Target | None, new: Target | None) -> None:
-        """Move prefixes from one kernel route to another, and count the next hops in use."""
+    def _program(self, batch: Mapping[Nlri, object], old: Target | None, new: Target | None) -> None:
+        """Move prefixes, the keys, from one kernel route to another, and count the next hops in use."""
         if not self._kernel_enabled or old is new or old == new:
             return
-        if not self._own_prefixes.isdisjoint(nlris):
-            nlris = [nlri for nlri in nlris if nlri not in self._own_prefixes]
+        nlris: Collection[Nlri] = batch
+        if not batch.keys().isdisjoint(self._own_prefixes):
+            nlris = [nlri for nlri in batch if nlri not in self._own_prefixes]
             if not nlris:
                 return
         if new is None:
