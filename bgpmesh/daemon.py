@@ -67,7 +67,7 @@ SLICE = 20_000
 # Events are handled for this long before the engine thinks, in seconds.
 TURN_S = 0.005
 # Events waiting for the engine from which on sockets are not read: the peers' TCP holds the rest.
-BUSY = 256
+BUSY = 64
 # A workload that is not connected by then is given up.
 ATTACH_S = 10.0
 # What a daemon is built with, so that a reload cannot change it.
@@ -130,6 +130,7 @@ class Daemon:
         self._waiters: list[Waiter] = []
         self._is_pumping = True  # nothing is handled until `_begin` is through
         self._timer: asyncio.TimerHandle | None = None
+        self._is_timer_due = False  # its event is in the inbox
         self._stop = asyncio.Event()
         self._bug: Exception | None = None  # what a callback raised: the end of this process
         self._loop.set_exception_handler(self._broke)
@@ -252,11 +253,14 @@ class Daemon:
 
     def _turn(self) -> None:
         engine, now = self.engine, self.now()
-        if engine.next_wakeup() <= now:
-            # First, and here: while every turn is followed by another, each cancels the timer before the loop gets to it.
-            engine.handle(TimerFired(), now)
+        if self._inbox and engine.next_wakeup() <= now:
+            # Keepalives leave although there is always more to do. Whose hold timer ran out is judged later,
+            # in the order of what came in.
+            engine.handle(TimerFired(self.speaker.connections.keys()), now)
         while self._inbox:
             event = self._inbox.popleft()
+            if isinstance(event, TimerFired):
+                self._is_timer_due, event = False, TimerFired(self.speaker.unread())
             engine.handle(event, now)
             if isinstance(event, FibWritten) or self.now() > now + TURN_S:
                 break  # an acknowledged burst is followed by the next one, not by more reading
@@ -273,12 +277,18 @@ class Daemon:
         self._set_timer()
 
     def _set_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
         at = self.engine.next_wakeup()
         if self._save_at > self.now():
             at = min(at, self._save_at)
-        self._timer = None if at == float("inf") else self._loop.call_at(at, self.report, TimerFired())
+        if self._is_timer_due or (self._timer is not None and at == self._timer.when()):
+            return  # what is set anew in every turn never comes where one turn follows the other
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if at == float("inf") else self._loop.call_at(at, self._timer_came)
+
+    def _timer_came(self) -> None:
+        self._timer, self._is_timer_due = None, True
+        self.report(TimerFired())
 
     def _save(self) -> None:
         """Put on disk what must be there before an edge acts on it; what the disk refuses is tried again."""

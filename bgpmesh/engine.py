@@ -20,7 +20,7 @@ What may not happen here:
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, assert_never
 
@@ -221,8 +221,8 @@ class Engine:
                 self._endpoint_added(endpoint)
             case EndpointRemoved(key):
                 self._endpoint_removed(key)
-            case TimerFired():
-                self._timer_fired(now)
+            case TimerFired(unheard):
+                self._timer_fired(unheard, now)
             case Stopping():
                 self._stop(now)
             case _:
@@ -309,14 +309,14 @@ class Engine:
             outputs = session.garbage_received(event.connection, event.notification, event.text, now)
             self._apply(session.peer.name, outputs, now)
 
-    def _timer_fired(self, now: float) -> None:
+    def _timer_fired(self, unheard: Collection[int], now: float) -> None:
         for name in [name for name, at in self._wakeups.items() if at <= now]:
             session = self.sessions[name]
             is_resumed = self._resume_at.get(name, NEVER) <= now
             if is_resumed:
                 del self._resume_at[name]
-            self._apply(name, session.start(now) if is_resumed else session.tick(now), now)
-        self._check_sync(now)
+            self._apply(name, session.start(now) if is_resumed else session.tick(now, unheard), now)
+        self._check_sync(now, unheard)
 
     def _message_received(
         self, connection: int, message: Keepalive | RouteRefresh | EndOfRib | Notification, now: float
@@ -460,11 +460,12 @@ class Engine:
             self._apply(name, session.start(now, at_once=name in self._waits), now)
         self._check_sync(now)
 
-    def _check_sync(self, now: float) -> None:
+    def _check_sync(self, now: float, unheard: Collection[int] = ()) -> None:
         if self.is_in_sync or self._booted_at is None:
             return
         for name in [name for name, wait in self._waits.items() if self._waits_until(name, wait) <= now]:
-            del self._waits[name]
+            if self.sessions[name].connection not in unheard:
+                del self._waits[name]
         if self._waits and now < self._restart_until:
             return
         was_restart = self._local_restart.is_restarting

@@ -7,7 +7,7 @@ with `Note`s for people. Every event is plain data, so the journal can record an
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bgpmesh.peering.message import EndOfRib, Keepalive, Negotiated, Notification, RouteRefresh
@@ -195,7 +195,12 @@ class EndpointRemoved:
 
 @dataclass(frozen=True, slots=True)
 class TimerFired:
-    """The second that `next_wakeup` named has come."""
+    """The second that `next_wakeup` named has come.
+
+    `unheard`: connections with input that was not handled yet; their silence proves nothing.
+    """
+
+    unheard: Collection[int] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,11 @@ LOGGER = logging.getLogger("bgpmesh")
 
 
 def start(level: str = "INFO") -> None:
-    """Send our log to stderr; called once by the daemon."""
+    """Send our log to stderr; called once by the daemon. Raises ValueError where there is no such level."""
+    LOGGER.setLevel(level)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     LOGGER.handlers[:] = [handler]
-    LOGGER.setLevel(level)
     LOGGER.propagate = False
 
 

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from bgpmesh.peering.message import (
@@ -342,11 +342,14 @@ class Session:
 
     # ── time ─────────────────────────────────────────────────────────────────
 
-    def tick(self, now: float) -> list[Output]:
-        """Do what is due: hold and keepalive timers, stale paths, the next call."""
+    def tick(self, now: float, unheard: Collection[int] = ()) -> list[Output]:
+        """Do what is due: hold and keepalive timers, stale paths, the next call.
+
+        The hold timer of an `unheard` connection is not judged: what it has to say has not been looked at.
+        """
         outputs: list[Output] = []
         for connection in list(self._connections.values()):
-            if now >= connection.hold_deadline:
+            if now >= connection.hold_deadline and connection.number not in unheard:
                 reason = f"hold timer expired after {connection.patience:.0f} s"
                 outputs += self._fault(connection, Notification(Code.HOLD_TIMER), reason, now)
             elif now >= connection.keepalive_deadline:

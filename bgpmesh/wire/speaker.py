@@ -435,6 +435,10 @@ class Speaker:
             loop.add_reader(connection.sock, self._read, connection)
         self._paused.clear()
 
+    def unread(self) -> set[int]:
+        """Return the connections on which something came that is left unread for now."""
+        return {connection.number for connection in self._paused}
+
     def _feed(self, connection: Connection, data: bytes) -> None:
         """Decode and report, until the connection is hung up."""
         number = connection.number

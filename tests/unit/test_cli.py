@@ -264,6 +264,13 @@ def test_bad_use_is_exit_2(argv: list[str], run: Run) -> None:
     assert run(*argv)[0] == 2
 
 
+def test_an_unknown_log_level_is_bad_use(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told as everything else that an operator writes."""
+    monkeypatch.setenv("BGPMESH_LOG", "loud")
+    expected = "bgpmesh: BGPMESH_LOG = loud: not DEBUG, INFO, WARNING, ERROR or CRITICAL\n"
+    assert run("run", "--config", "absent") == (2, "", expected)
+
+
 def test_every_command_has_help_with_an_example_and_the_exit_codes(run: Run) -> None:
     """--help tells what it does, how it is used, and what the exit code means."""
     for command in cli.COMMANDS:

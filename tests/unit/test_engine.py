@@ -243,6 +243,17 @@ def test_a_peer_without_graceful_restart_owes_a_second_of_silence() -> None:
     assert world.engine.is_in_sync
 
 
+def test_a_quiet_second_is_not_judged_before_what_came_was_looked_at() -> None:
+    """While input of the peer waits it is not silent."""
+    world = restarted()
+    world.establish(N2, None)
+    world.now += 2.0
+    world.engine.handle(TimerFired({world.of[N2]}), world.now)
+    assert not world.engine.is_in_sync
+    world.engine.handle(TimerFired({world.of[N2] + 1}), world.now)
+    assert world.engine.is_in_sync
+
+
 def test_two_nodes_that_restart_together_do_not_wait_for_each_other() -> None:
     """For a peer whose OPEN has the R bit three seconds of silence stand for its End-of-RIB."""
     world = restarted()

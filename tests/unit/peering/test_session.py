@@ -221,6 +221,15 @@ def test_silence_ends_the_session() -> None:
     assert session.last_error == "hold timer expired after 9 s"
 
 
+def test_silence_is_not_judged_before_what_came_was_looked_at() -> None:
+    """While input waits the hold timer does not end the session, but keepalives leave; then it counts at once."""
+    session = make()
+    establish(session)
+    assert [Send(1, Keepalive())] == session.tick(9, unheard={1})
+    assert session.state is State.ESTABLISHED
+    assert Notification(4) == notified(session.tick(9.1, unheard={2}), 1)
+
+
 @pytest.mark.parametrize("message", [Keepalive(), EndOfRib(Family.IPV4), RouteRefresh(Family.IPV4)])
 def test_every_message_keeps_the_session(message: Keepalive | EndOfRib | RouteRefresh) -> None:
     """The hold timer starts afresh with whatever the peer says."""
