@@ -15,7 +15,7 @@ Rules:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, MutableMapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from itertools import groupby, islice, repeat
 from typing import Generic, TypeVar
@@ -110,10 +110,11 @@ class Delta(Generic[K, V]):
 
     def observe_all(self, actual: Mapping[K, V]) -> None:
         """Replace our belief with a full read-back; O(wanted + actual). What is in flight is not judged."""
-        self.actual = dict(actual)
-        self._gap.clear()
-        wanted, found = self.wanted, self.actual
-        self._look_again([key for key in wanted.keys() | found.keys() if not _same(wanted.get(key), found.get(key))])
+        self.actual = found = dict(actual)
+        wanted = self.wanted
+        wrong = list(_unlike(wanted, map(found.get, wanted)))
+        self._gap = dict.fromkeys(found.keys() - wanted.keys() - self._in_flight.keys())
+        self._look_again(wrong)
         self._touched.update(self._in_flight)
         self.refused = {key: refusal for key, refusal in self.refused.items() if key in self._gap}
 
@@ -241,6 +242,18 @@ def drop(table: MutableMapping[K, V], keys: Iterable[K]) -> None:
     """Take these keys out of a table, those that are in it; a batch at the speed of the dict's own code."""
     if table:
         deque(map(table.pop, keys, repeat(None)), maxlen=0)
+
+
+def _unlike(table: Mapping[K, V], others: Iterable[V | None]) -> Iterator[K]:
+    """Yield the keys whose value differs from its other; values are shared, so each pair is compared once."""
+    alike: dict[tuple[int, int], bool] = {}
+    for (key, value), other in zip(table.items(), others, strict=True):
+        if value is not other:
+            pair = (id(value), id(other))
+            if pair not in alike:
+                alike[pair] = value == other
+            if not alike[pair]:
+                yield key
 
 
 def _same(one: object, other: object) -> bool:
