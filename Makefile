@@ -29,8 +29,9 @@ lint:
 check: lint
 	$(PYTEST) $(ROOTLESS)
 
-test: lint
-	@.ci/setup all
+test:
+	@.ci/setup python all
+	@$(MAKE) lint
 	$(PYTEST) tests
 
 soak:

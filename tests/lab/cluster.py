@@ -316,8 +316,8 @@ class Traffic:
                 faults.append(f"{ping.node}: pings to {ping.command[-1]}: (sent, answered) {short}, {said}")
         for flow, server in zip(self._flows, self._servers, strict=True):
             seen, served = (json.loads(process.output().splitlines()[-1]) for process in (flow, server))
-            expected = {"sent": seen["sent"], "back": seen["sent"], "is_in_order": True, "timeouts": 0}
-            if seen != expected or served != {"timeouts": 0}:
+            expected = {"sent": seen["sent"], "back": seen["sent"], "is_in_order": True, "lost": 0}
+            if seen != expected or served != {"lost": 0}:
                 faults.append(f"{flow.node}: flow to {flow.command[-2]}: {seen}, at the other end {served}")
         return faults
 
