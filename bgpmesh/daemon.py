@@ -461,8 +461,10 @@ class Daemon:
         except ConfigError:
             os.close(descriptor)
             raise
-        interface = interface_name(self.config.workload.prefix, key)
-        endpoint = Endpoint(name, namespace, labels, addresses, interface, netns)
+        interface, inode = interface_name(self.config.workload.prefix, key), os.fstat(descriptor)
+        endpoint = Endpoint(
+            name, namespace, labels, addresses, interface, netns, netns_inode=(inode.st_dev, inode.st_ino)
+        )
         self.links.offer(interface, descriptor)
         self.report(EndpointAdded(endpoint))
         self._pump()  # now: the next request must find name and addresses taken

@@ -9,11 +9,12 @@ A restart (RFC 4724 §4.1). At the first read-back of the kernel the engine know
 restarted: peers are on the list of those whose paths the node holds *and* routes of ours are in the
 kernel. Then it sets the R bit, calls every listed peer at once, holds what it found, and selects
 among learnt paths, sweeps and sends End-of-RIB only once in sync: when each listed peer has sent
-End-of-RIB, or owes none, or does not answer, or the time is up. Own prefixes never wait.
+End-of-RIB, or owes none, or does not answer, or the time is up (`restart.py`). Own prefixes never wait.
 
 What may not happen here:
  1. A peer's paths are used before its name is in `held`, or its name leaves while one is in the kernel.
- 2. A workload's own announcement leaves before its link and its route are acknowledged.
+ 2. A workload's own announcement leaves before its link and its route are acknowledged, or its link goes
+    before its route.
  3. End-of-RIB leaves while a prefix still waits for a decision.
 """
 
@@ -25,6 +26,7 @@ from dataclasses import dataclass
 from typing import TypeVar, assert_never
 
 from bgpmesh.delta import Delta
+from bgpmesh.errors import ConfigError, refused
 from bgpmesh.events import (
     Command,
     Configured,
@@ -67,22 +69,15 @@ from bgpmesh.peering.session import (
     WentDown,
     restart_agreed,
 )
+from bgpmesh.restart import NEVER, Awaited
 from bgpmesh.rib.rib import Rib
 from bgpmesh.route.nlri import Family, IPAddress, Nlri, host_nlri, nlri_of, prefix_text
 from bgpmesh.route.path import Blackhole, OnLink, PeerName, Target
 from bgpmesh.workload.endpoint import Endpoint, LinkSpec, endpoint_of, link_of
 from bgpmesh.workload.pool import Addresses, Pool
 
-# A listed peer that refuses or ignores our calls this long is not waited for after a restart.
-NO_ANSWER_S = 3.0
-# A peer that owes no End-of-RIB has said all it had after this long without an UPDATE.
-QUIET_S = 1.0
-# The same for one that restarts itself (FRR says so for minutes after its start, and holds back its first UPDATE).
-RESTARTING_QUIET_S = 3.0
 # UPDATEs whose way to the kernel is remembered for `trace`.
 REMEMBERED_UPDATES = 1024
-
-NEVER = float("inf")
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -98,23 +93,6 @@ class Update:
     is_withdrawal: bool
     decided_at: float | None = None
     programmed_at: float | None = None
-
-
-@dataclass(slots=True)
-class _Wait:
-    """What we still expect of a listed peer after a restart."""
-
-    last_update: float
-    missing: set[Family]  # families without End-of-RIB, once its session is established
-    quiet_s: float = NEVER  # so long without an UPDATE stands for the End-of-RIB that it owes
-
-    def end_of_rib(self, family: Family, now: float) -> None:
-        """Note an End-of-RIB; the last one owed ends the waiting, and one that is not owed is an UPDATE like others."""
-        self.last_update = now
-        if family in self.missing:
-            self.missing.discard(family)
-            if not self.missing:
-                self.quiet_s = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +128,8 @@ class Engine:
         self.links: Delta[str, LinkSpec] = Delta()
         self.endpoints: dict[str, Endpoint] = {}
         self.addresses = Addresses()
+        self._leaving: dict[str, Endpoint] = {}  # by interface: removed, and the link stands until the routes are gone
+        self._disputed: set[str] = set()  # links of ours that no workload can be adopted from
         self.commands: deque[Command] = deque()
         self.notes: deque[Note] = deque()
         self._listed = None if listed is None else frozenset(listed)
@@ -168,9 +148,8 @@ class Engine:
         self._peer_of: dict[int, PeerName] = {}  # connection -> peer
         self._wakeups: dict[PeerName, float] = {}
         self._resume_at: dict[PeerName, float] = {}  # sessions closed for too many prefixes
-        self._waits: dict[PeerName, _Wait] = {}
+        self._awaited = Awaited(self.sessions)
         self._booted_at: float | None = None
-        self._restart_until = NEVER
         self._local: dict[Nlri, _LocalRoute] = {}
         self._announce_when_written: set[Nlri] = set()
         self._undecided: list[Update] = []
@@ -199,10 +178,10 @@ class Engine:
                 self._garbage_received(event, now)
             case FibWritten(done, failed):
                 self._fib_written(done, now)
-                self._refused(self.rib.fib, failed, "route.refused", prefix_text, now)
+                self._refused(self.rib.fib, failed, "route.refused", now, word="prefix", show=prefix_text)
             case NextHopsWritten(done, failed):
                 self.rib.next_hops.acknowledge(done)
-                self._refused(self.rib.next_hops, failed, "next-hop.refused", str, now)
+                self._refused(self.rib.next_hops, failed, "next-hop.refused", now, word="address", show=str)
             case FibObserved(routes):
                 self._fib_observed(routes)
             case FibRead():
@@ -227,6 +206,8 @@ class Engine:
                 self._stop(now)
             case _:
                 assert_never(event)
+        if self._leaving:
+            self._remove_links()
 
     def work(self, limit: int, now: float) -> bool:
         """Decide about up to `limit` prefixes that changed; True if more remain."""
@@ -241,23 +222,12 @@ class Engine:
         """Return the monotonic second at which to send TimerFired, infinity if never."""
         earliest = min(self._wakeups.values(), default=NEVER)
         if self._booted_at is not None and not self.is_in_sync:
-            earliest = min(earliest, self._next_sync_check())
+            earliest = min(earliest, self._awaited.next_check())
         return earliest
 
     def waiting_for(self) -> dict[PeerName, str]:
         """Return the peers that keep this restart from being in sync, each with the reason."""
-        reasons = {}
-        for name, wait in self._waits.items():
-            session = self.sessions[name]
-            if session.state is not State.ESTABLISHED:
-                reasons[name] = (
-                    f"{session.state.value}: {session.last_error}" if session.last_error else "no session yet"
-                )
-            elif wait.missing:
-                reasons[name] = "no End-of-RIB yet for " + ", ".join(sorted(f.label for f in wait.missing))
-            else:
-                reasons[name] = f"an UPDATE came less than {wait.quiet_s:g} s ago"
-        return reasons
+        return self._awaited.reasons()
 
     def endpoint_problem(self, key: str) -> str | None:
         """Return why a workload is not connected yet ("" while it is under way), None once it is."""
@@ -269,6 +239,9 @@ class Engine:
         for nlri in map(host_nlri, endpoint.addresses):
             if (refusal := self.rib.fib.refused.get(nlri)) is not None:
                 return refusal.reason
+            said, _, why = self.rib.kernel_reason(nlri).partition(": ")
+            if said == "none" and why:  # nor will there ever be one
+                return f"no route to {prefix_text(nlri)}: {why}"
             if self.configured.kernel_enabled and self.rib.fib.actual.get(nlri) != OnLink(endpoint.interface):
                 return ""
         return None
@@ -330,8 +303,7 @@ class Engine:
                 outputs = session.update_received(connection, now)
                 if session.connection == connection:
                     outputs += session.end_of_rib_received(family, now)
-                    if (wait := self._waits.get(name)) is not None:
-                        wait.end_of_rib(family, now)
+                    self._awaited.end_of_rib(name, family, now)
             case RouteRefresh(family):
                 outputs = session.message_received(connection, message, now)
                 if session.connection == connection:
@@ -355,8 +327,7 @@ class Engine:
             if self.update_problem.get(name) != event.problem:  # who does it wrong does so in every UPDATE
                 self.update_problem[name] = event.problem
                 self._note("update.malformed", Level.WARNING, peer=name, reason=event.problem)
-        if (wait := self._waits.get(name)) is not None:
-            wait.last_update = now
+        self._awaited.updated(name, now)
         self.rib.receive(name, event.attributes, event.announced, event.withdrawn, event.read_at)
         for nlris, is_withdrawal in ((event.announced, False), (event.withdrawn, True)):
             if nlris:
@@ -373,7 +344,7 @@ class Engine:
         self._apply(peer.name, session.stop(now, notification), now)
         session.last_error = f"sent more than max_prefixes = {peer.max_prefixes} {family.label} prefixes"
         self._wakeups[peer.name] = self._resume_at[peer.name] = now + peer.max_prefixes_restart
-        self._waits.pop(peer.name, None)  # it is we who do not want to hear it
+        self._awaited.discard(peer.name)  # it is we who do not want to hear it
         self._check_sync(now)
 
     def _apply(self, name: PeerName, outputs: Iterable[Output], now: float) -> None:
@@ -406,9 +377,7 @@ class Engine:
         self.commands.append(StartRoutes(up.connection, name))
         if self.is_in_sync:
             self.rib.send_end_of_rib(name)
-        elif (wait := self._waits.get(name)) is not None:
-            wait.last_update = now
-            wait.missing, wait.quiet_s = _owed(session.peer, up.negotiated)
+        self._awaited.established(session.peer, up.negotiated, now)
         self._note(
             "peer.up",
             peer=name,
@@ -439,7 +408,7 @@ class Engine:
         self.rib.next_hops.observe_all(event.next_hops)
         self.rib.fib.observe_all(event.routes)
         if event.repaired:
-            self._drifted(f"{event.repaired} routes", "found otherwise by a read-back", event.repaired)
+            self._drifted(event.repaired, "found otherwise by a read-back", routes_count=event.repaired)
         if self._booted_at is None:
             self._boot(bool(event.routes), now)
 
@@ -453,27 +422,20 @@ class Engine:
         if listed and routes_kept:
             self._local_restart.is_restarting = True
             self.held = listed
-            self._restart_until = now + configured.restart_deferral
-            self._waits = {name: _Wait(now, set()) for name in sorted(listed & self.sessions.keys())}
-            self._note("restart.began", peer=",".join(self._waits) or None)
+            self._awaited.limit = now + configured.restart_deferral
+            for name in sorted(listed & self.sessions.keys()):
+                self._awaited.add(name, now)
+            self._note("restart.began", peer=",".join(self._awaited.names) or None)
         for name, session in self.sessions.items():
-            self._apply(name, session.start(now, at_once=name in self._waits), now)
+            self._apply(name, session.start(now, at_once=name in self._awaited.names), now)
         self._check_sync(now)
 
     def _check_sync(self, now: float, unheard: Collection[int] = ()) -> None:
-        if self.is_in_sync or self._booted_at is None:
-            return
-        for name in [name for name, wait in self._waits.items() if self._waits_until(name, wait) <= now]:
-            if self.sessions[name].connection not in unheard:
-                del self._waits[name]
-        if self._waits and now < self._restart_until:
+        if self.is_in_sync or self._booted_at is None or self._awaited.is_waiting(now, unheard):
             return
         was_restart = self._local_restart.is_restarting
-        if self._waits:
-            self._note(
-                "restart.gave-up-waiting", Level.WARNING, peer=",".join(self._waits), reason=str(self.waiting_for())
-            )
-        self._waits.clear()
+        if left := self._awaited.give_up():
+            self._note("restart.gave-up-waiting", Level.WARNING, peer=",".join(left), reason=str(left))
         self.is_in_sync = True
         self.in_sync_at = now
         self._local_restart.is_restarting = False
@@ -484,16 +446,6 @@ class Engine:
                 self.rib.send_end_of_rib(name)
         if was_restart:
             self._note("restart.in-sync", waited_s=now - self._booted_at)
-
-    def _waits_until(self, name: PeerName, wait: _Wait) -> float:
-        """Return the second at which a listed peer is not waited for any longer, as things stand."""
-        session = self.sessions[name]
-        if session.state is State.ESTABLISHED:
-            return wait.last_update + wait.quiet_s
-        return NEVER if session.called_since is None else session.called_since + NO_ANSWER_S
-
-    def _next_sync_check(self) -> float:
-        return min([self._restart_until, *(self._waits_until(name, wait) for name, wait in self._waits.items())])
 
     def _forget_held(self) -> None:
         """Take peers off the list whose paths are gone, from the kernel too (rule 1)."""
@@ -512,10 +464,13 @@ class Engine:
 
     def _configure(self, new: Configured, now: float) -> None:
         self.configured = new
-        self.addresses.configure(new.pools, new.pod_cidrs)
+        # A peer within our blocks is a workload that speaks BGP: it asks for its address by name.
+        self.addresses.configure(new.pools, new.pod_cidrs, new.taken, {peer.address for peer in new.peers})
+        for address, key in self.addresses.in_use().items():
+            self._warn_of_taken(key, address)
         self.rib.configure(new.asn, new.router_id, new.cluster_id, new.ecmp)
         wanted = {peer.name: peer for peer in new.peers}
-        awaited = self._waits.keys() & wanted.keys()
+        awaited = wanted.keys() & self._awaited.names
         for name, session in list(self.sessions.items()):
             if wanted.get(name) != session.peer:
                 self._remove_session(session, is_gone=name not in wanted, now=now)
@@ -528,7 +483,7 @@ class Engine:
     def _add_session(self, peer: Peer, now: float, *, is_awaited: bool) -> None:
         session = self.sessions[peer.name] = Session(peer, self._local_restart, self._jitter)
         if is_awaited:  # it was changed before it could say what we held of it when we restarted
-            self._waits[peer.name] = _Wait(now, set())
+            self._awaited.add(peer.name, now)
         if self._booted_at is not None:
             self._apply(peer.name, session.start(now, at_once=is_awaited), now)
 
@@ -536,7 +491,8 @@ class Engine:
         name = session.peer.name
         cause = Cease.PEER_DECONFIGURED if is_gone else Cease.OTHER_CONFIGURATION_CHANGE
         self._apply(name, session.stop(now, Notification.cease(cause)), now)
-        for of_peer in (self._waits, self._wakeups, self._resume_at, self.update_problem):
+        self._awaited.discard(name)
+        for of_peer in (self._wakeups, self._resume_at, self.update_problem):
             of_peer.pop(name, None)
         for connection in [c for c, n in self._peer_of.items() if n == name]:
             del self._peer_of[connection]
@@ -578,8 +534,17 @@ class Engine:
     def _endpoint_added(self, endpoint: Endpoint) -> None:
         self.addresses.claim(endpoint.key, endpoint.addresses)
         self.endpoints[endpoint.key] = endpoint
+        self._leaving.pop(endpoint.interface, None)
+        self._disputed.discard(endpoint.interface)
         self.links.want(endpoint.interface, link_of(endpoint))
+        for address in endpoint.addresses:
+            self._warn_of_taken(endpoint.key, address)
         self._originate()
+
+    def _warn_of_taken(self, key: str, address: IPAddress) -> None:
+        """Say that a workload has the address of another host: a reload, or an older version, let it be so."""
+        if (holder := self.configured.taken.get(address)) is not None:
+            self._note("endpoint.address-taken", Level.WARNING, endpoint=key, address=address, reason=f"also {holder}")
 
     def _endpoint_removed(self, key: str) -> None:
         endpoint = self.endpoints.pop(key, None)
@@ -587,29 +552,75 @@ class Engine:
             return  # two removed it at once, or a removal and an addition that failed
         self.addresses.release(key)
         self._originate()
-        self.links.want(endpoint.interface, None)
+        self._leaving[endpoint.interface] = endpoint
+
+    def _remove_links(self) -> None:
+        """Want the links of removed workloads gone, each once its host routes are (rule 2).
+
+        With the link the kernel would drop them in silence, which the next read-back takes for drift. A daemon that
+        ends before finds at its next start a link that nobody wants.
+        """
+        for interface, endpoint in list(self._leaving.items()):
+            if not self._is_routed(endpoint):
+                del self._leaving[interface]
+                self.links.want(interface, None)
+
+    def _is_routed(self, endpoint: Endpoint) -> bool:
+        """Tell whether a removed workload has its link, and a route on it that is about to be deleted."""
+        fib, target = self.rib.fib, OnLink(endpoint.interface)
+        is_there = self.links.actual.get(endpoint.interface) == link_of(endpoint)
+        return (
+            is_there  # or it would be made again, to be removed
+            and not fib.keep_unwanted  # nothing is deleted before this node is in sync
+            and any(fib.actual.get(n) == target and n not in fib.refused for n in map(host_nlri, endpoint.addresses))
+        )
 
     def _links_read(self, links: Mapping[str, LinkSpec]) -> None:
-        self.links.observe_all(links)
         if self._adopt_endpoints:
             self._adopt_endpoints = False
             for endpoint in filter(None, map(endpoint_of, links.values())):
-                if endpoint.key not in self.endpoints:
-                    self._endpoint_added(endpoint)
-                    self._note("endpoint.adopted", endpoint=endpoint.key, interface=endpoint.interface)
+                self._adopt(endpoint)
+        self._disputed &= links.keys()
+        self.links.observe_all({name: link for name, link in links.items() if name not in self._disputed})
         self._originate()
 
+    def _adopt(self, endpoint: Endpoint) -> None:
+        """Know a workload again by its link.
+
+        Where another has its name or an address, one of the two aliases is no longer true, and nothing tells which. The
+        second link is left as it is, neither used nor deleted, since a workload may live on it: removing the wrong
+        one and adding the right one then costs no packet. The next start has a record again, and goes by that.
+        """
+        key, interface = endpoint.key, endpoint.interface
+        if (known := self.endpoints.get(key)) is not None and known.interface == interface:
+            return
+        try:
+            if known is not None:
+                raise refused("name", key, f"its link is {known.interface}")
+            self._endpoint_added(endpoint)
+        except ConfigError as error:
+            self._disputed.add(interface)
+            reason = f"{error}; the link is left as it is until the next start"
+            self._note("endpoint.not-adopted", Level.WARNING, endpoint=key, interface=interface, reason=reason)
+        else:
+            self._note("endpoint.adopted", endpoint=key, interface=interface)
+
     def _link_observed(self, interface: str, link: LinkSpec | None) -> None:
+        if interface in self._disputed:
+            return
         self.links.observe(interface, link)
-        if self.links.wanted.get(interface) != link:
-            self._drifted(interface, "changed by somebody else")
+        if interface not in self._leaving and self.links.wanted.get(interface) != link:
+            self._drifted(1, "changed by somebody else", interface=interface)
         self._originate()
 
     def _link_written(self, interface: str, failure: str | None, now: float) -> None:
-        if failure is None:
-            self.links.acknowledge((interface,))
+        if failure is not None:
+            self._refused(self.links, {interface: failure}, "link.refused", now, word="interface", show=str)
         else:
-            self._refused(self.links, {interface: failure}, "link.refused", str, now)
+            was_refused = interface in self.links.refused
+            self.links.acknowledge((interface,))
+            if was_refused:
+                self._note("link.recovered", interface=interface)
         self._originate()
 
     def _is_written(self, nlri: Nlri, target: Target) -> bool:
@@ -636,8 +647,10 @@ class Engine:
     def _fib_observed(self, routes: Mapping[Nlri, Target | None]) -> None:
         for nlri, target in routes.items():
             self.rib.fib.observe(nlri, target)
-            if self.rib.fib.wanted.get(nlri) != target:
-                self._drifted(prefix_text(nlri), "changed by somebody else")
+        changed = [nlri for nlri, target in routes.items() if self.rib.fib.wanted.get(nlri) != target]
+        if changed:
+            others = len(changed) - 1 or None
+            self._drifted(len(changed), "changed by somebody else", prefix=prefix_text(changed[0]), others_count=others)
 
     def _decided(self, now: float) -> None:
         """Remember which UPDATEs now wait for the kernel: the RIB is at rest."""
@@ -652,20 +665,20 @@ class Engine:
             self._unwritten.clear()  # what never came to be written
 
     def _refused(
-        self, delta: Delta[K, V], failed: Mapping[K, str], name: str, show: Callable[[K], str], now: float
+        self, delta: Delta[K, V], failed: Mapping[K, str], name: str, now: float, *, word: str, show: Callable[[K], str]
     ) -> None:
         """Leave what the kernel refused in the gap; say so once for a burst, and only when it is new."""
         new = [key for key in failed if key not in delta.refused]
         for key, reason in failed.items():
             delta.refuse(key, reason, now)
         if new:
-            self._note(
-                name, Level.WARNING, prefix=show(new[0]), reason=failed[new[0]], others_count=len(new) - 1 or None
-            )
+            keys = {word: show(new[0]), "reason": failed[new[0]], "others_count": len(new) - 1 or None}
+            self._note(name, Level.WARNING, **keys)
 
-    def _drifted(self, what: str, reason: str, count: int = 1) -> None:
+    def _drifted(self, count: int, reason: str, **keys: object) -> None:
+        """Count what is to be repaired; `keys` say what it is."""
         self.drift_repaired += count
-        self._note("drift.found", Level.WARNING, prefix=what, reason=reason)
+        self._note("drift.found", Level.WARNING, **keys, reason=reason)
 
     def _note(self, name: str, level: Level = Level.INFO, **keys: object) -> None:
         self.notes.append(Note(name, level, keys))
@@ -673,20 +686,6 @@ class Engine:
 
 def _labels(families: Iterable[Family]) -> str:
     return ",".join(sorted(family.label for family in families))
-
-
-def _owed(peer: Peer, negotiated: Negotiated) -> tuple[set[Family], float]:
-    """Return the families whose End-of-RIB a peer owes us, and the seconds of silence that stand for it.
-
-    Where either side did not offer capability 64 it owes none. One that restarts itself may be waiting for
-    us (RFC 4724 §4.1), so its silence counts too; but not that of our reflector: what it knows of other
-    nodes comes once it is in sync, for which it waits for nothing of ours but silence.
-    """
-    restart = negotiated.received.capabilities.graceful_restart
-    if restart is None or not restart_agreed(negotiated):
-        return set(), QUIET_S
-    is_waiting_too = restart.is_restarting and not peer.reflects_to_us
-    return set(negotiated.families), RESTARTING_QUIET_S if is_waiting_too else NEVER
 
 
 def _is_pool_advertised(pools: Sequence[Pool], address: IPAddress) -> bool:

@@ -177,6 +177,7 @@ class Configured:
     ecmp: int = 8
     graceful_restart: int = 120  # seconds
     restart_deferral: float = 10.0  # seconds
+    taken: Mapping[IPAddress, str] = field(default_factory=dict)  # no workload's: who has each, in words
 
 
 @dataclass(frozen=True, slots=True)

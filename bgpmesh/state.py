@@ -208,6 +208,16 @@ def _port(value: object) -> tuple[str, str, int]:
     return _text(name), _text(protocol), number
 
 
+def _inode(value: object) -> tuple[int, int] | None:
+    """Return which namespace a workload is in, None where an older daemon wrote the document."""
+    if not isinstance(value, dict) or value.get("netns_inode") is None:
+        return None
+    device, number = _row(value["netns_inode"], 2)
+    if not (type(device) is int and type(number) is int):
+        raise ValueError(f"{value['netns_inode']!r:.40} is no inode")
+    return device, number
+
+
 def _label(value: object) -> tuple[str, str]:
     key, text = _row(value, 2)
     return _text(key), _text(text)
@@ -222,6 +232,7 @@ def _rendered(endpoint: Endpoint) -> dict[str, object]:
         "interface": endpoint.interface,
         "netns": endpoint.netns,
         "ports": endpoint.ports,
+        "netns_inode": endpoint.netns_inode,
     }
 
 
@@ -234,6 +245,7 @@ def _endpoint(value: object) -> Endpoint:
         interface=_field(value, "interface"),
         netns=_field(value, "netns"),
         ports=tuple(_port(each) for each in _list(_member(value, "ports"))),
+        netns_inode=_inode(value),
     )
 
 

@@ -23,9 +23,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rib": BASE | {"peering"},
     "policy": BASE | {"workload"},
 }
-CORE = set(MAY_IMPORT) | {"events", "engine"}
+CORE = set(MAY_IMPORT) | {"restart", "events", "engine"}
 EDGES = {"wire", "kernel", "control", "metrics", "journal", "state"}
-MAY_IMPORT |= {"events": CORE - {"engine", "events"}, "engine": CORE - {"engine"}, "log": set()}
+MAY_IMPORT |= {"restart": BASE | {"peering"}, "log": set()}
+MAY_IMPORT |= {"events": CORE - {"engine", "events", "restart"}, "engine": CORE - {"engine"}}
 MAY_IMPORT |= {edge: CORE | {"log"} for edge in EDGES}
 TOP = {"config", "objects", "daemon", "cli", "__main__", "__init__"}  # may import everything of ours
 

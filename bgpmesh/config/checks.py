@@ -92,6 +92,25 @@ def _check_addresses(reader: Reader, nodes: Sequence[NodeOptions]) -> None:
             reader.refuse(key, str(address), f"also the {owner}")
 
 
+def taken_by_others(
+    nodes: Sequence[NodeOptions], neighbours: Sequence[PeerOptions], pod_cidrs: Sequence[IPNetwork]
+) -> dict[IPAddress, str]:
+    """Return who has each address that no workload of the node with these blocks can have, in words.
+
+    A neighbour within one of the blocks is none of them: there it can only be a workload, which speaks BGP.
+    """
+    taken = {
+        peer.address: f"peer {peer.name}"
+        for peer in neighbours
+        if not any(peer.address in block for block in pod_cidrs if block.version == peer.address.version)
+    }
+    taken |= {peer.source: f"the source of peer {peer.name}" for peer in neighbours if peer.source is not None}
+    for node in nodes:
+        own = (node.address, node.address6, *node.listen)
+        taken |= {each: f"node {node.name}" for each in own if each is not None and not each.is_unspecified}
+    return taken
+
+
 def _check_router_ids(reader: Reader, nodes: Sequence[NodeOptions]) -> None:
     """Refuse two nodes with one BGP identifier, which no two of an AS may share (RFC 6286 §2.1)."""
     owners: dict[int, str] = {}

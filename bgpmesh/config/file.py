@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from bgpmesh.config.checks import check, selects
+from bgpmesh.config.checks import check, selects, taken_by_others
 from bgpmesh.config.options import (
     NAMED,
     NOT_BUILT_TABLES,
@@ -107,6 +107,7 @@ def effective(config: Config, name: str) -> Configured:
         ecmp=config.routes.ecmp,
         graceful_restart=config.cluster.graceful_restart,
         restart_deferral=config.cluster.restart_deferral,
+        taken=taken_by_others(config.nodes, config.neighbours, node.pod_cidrs),
     )
 
 
@@ -115,7 +116,14 @@ def warnings(config: Config, name: str) -> tuple[str, ...]:
     node = config.node(name)
     said = warnings_of(node, config.cluster, config.nodes, config.neighbours_of(node))
     unused = (p.name for p in config.neighbours if config.nodes and not any(selects(p, n) for n in config.nodes))
-    return (*said, *(f"peer.{name}.nodes selects no node" for name in unused))
+    discarded = (
+        f"node.{other.name} has {address}, which node.{name} discards: it lies in its pod CIDR {block}"
+        for other in config.nodes
+        for address in (other.address, other.address6)
+        for block in node.pod_cidrs
+        if other.name != name and address is not None and address.version == block.version and address in block
+    )
+    return (*said, *(f"peer.{name}.nodes selects no node" for name in unused), *discarded)
 
 
 def find_node(config: Config, asked: str | None) -> str:

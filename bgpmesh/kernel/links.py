@@ -3,7 +3,7 @@
 What is ours: a link whose name is the prefix and 11 characters, *and* whose alias is one of ours, or
 which has the link-layer address that we give (left half made by a crash, or given another alias). A link that
 merely has such a name is somebody else's: it is never touched, and a workload that needs the name is told so.
-One that was renamed has our alias and our address; it goes when it is in the way.
+One that was renamed has our alias and our address; it goes when it is in the way, or by `uninstall`.
 
 Rules:
  1. A link that is whole and says in its alias what is wanted is adopted: not one message is sent about it, since a
@@ -220,7 +220,10 @@ class LinksEdge:
 
 
 def uninstall(prefix: str) -> list[str]:
-    """Delete every link of ours; return what was deleted, and what could not be, in words."""
+    """Delete every link of ours; return what was deleted, and what could not be, in words.
+
+    Also one that has another name by now, or another prefix: our alias says whose it is.
+    """
     with ThreadPoolExecutor(max_workers=1) as thread:  # not in a thread whose loop runs
         return thread.submit(_uninstall, prefix).result()
 
@@ -229,7 +232,7 @@ def _uninstall(prefix: str) -> list[str]:
     host = _Host(prefix)
     said: list[str] = []
     try:
-        for interface, link in sorted(host.read().items()):
+        for interface, link in sorted(host.every().items()):
             try:
                 host.write(interface, None, None)
                 said.append(f"link {interface} ({link.alias or 'half made'})")
@@ -258,8 +261,12 @@ class _Host:
             self._writer.close()
 
     def read(self) -> dict[str, LinkSpec]:
-        """Return every link of ours by name."""
-        links = {each.name: each.link() for each in self._reader.all() if is_interface_name(self._prefix, each.name)}
+        """Return every link of ours by name, those of this prefix."""
+        return {name: link for name, link in self.every().items() if is_interface_name(self._prefix, name)}
+
+    def every(self) -> dict[str, LinkSpec]:
+        """Return every link of ours by the name that it has now."""
+        links = {each.name: each.link() for each in self._reader.all()}
         return {name: link for name, link in links.items() if link is not None}
 
     def look(self, interface: str) -> LinkSpec | None:
@@ -333,7 +340,11 @@ class _Host:
 
 @contextlib.contextmanager
 def _opened(spec: LinkSpec, offered: int | None) -> Iterator[int]:
-    """Give a descriptor of the namespace a link leads to: the one handed over, else by its path."""
+    """Give a descriptor of the namespace a link leads to: the one handed over, else by its path.
+
+    A path below /proc, perhaps by way of a symbolic link, leads to whichever process has that id today: it counts only
+    where it leads to the namespace that the workload was added with.
+    """
     if offered is not None:
         yield offered
         return
@@ -342,6 +353,11 @@ def _opened(spec: LinkSpec, offered: int | None) -> Iterator[int]:
     except OSError as error:
         raise KernelError(f"network namespace {spec.netns}", error.errno or 0, os.strerror(error.errno or 0)) from error
     try:
+        found = os.fstat(fd)
+        if (found.st_dev, found.st_ino) != spec.netns_inode and os.path.realpath(spec.netns).startswith("/proc/"):
+            raise KernelError(
+                f"network namespace {spec.netns}", errno.ESTALE, "not known to be the one the workload was added with"
+            )
         yield fd
     finally:
         os.close(fd)

@@ -272,7 +272,7 @@ class Group:
         self._dump: list[Entry] | None = None  # of `sent` as it is; shared by all who join now
         self._adverts: dict[tuple[PathAttributes, PeerName | None], Advert] = {}
         self._sets: dict[object, PathAttributes] = {}
-        self._exported: dict[tuple[Path, PathAttributes, Family], Advert | None] = {}
+        self._exported: dict[tuple[PeerName | None, RouterId, bool, PathAttributes, Family], Advert | None] = {}
 
     @property
     def end(self) -> int:
@@ -367,7 +367,8 @@ class Group:
     # ── inside ──
 
     def _export(self, path: Path, attributes: PathAttributes, family: Family) -> Advert | None:
-        key = (path, attributes, family)
+        source = path.source
+        key = (source.peer, source.router_id, source.is_external, attributes, family)  # all that `rewrite` looks at
         if key in self._exported:
             return self._exported[key]
         if len(self._exported) > FLUSH_PREFIXES:

@@ -18,8 +18,10 @@ RFC 4271 §4 and §6, RFC 4760, RFC 5492, RFC 6793, RFC 7606, RFC 7607, RFC 9072
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import ipaddress
+import operator
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -135,11 +137,13 @@ class Garbage:
 
 Decoded = Negotiated | Keepalive | RouteRefresh | EndOfRib | Notification | Routes | Garbage
 
+_value_of = operator.attrgetter(*(field.name for field in dataclasses.fields(PathAttributes)))
+
 # What distinguishes negotiation classes: four-octet AS numbers, an external session, the AS that must come
 # first. The tables are shared by all connections of a class and outlive them, so that a set keeps its
 # object over a flap.
 _TABLES: dict[tuple[bool, bool, Asn | None], Table] = {}
-_ENCODED: dict[bool, dict[PathAttributes, bytes]] = {True: {}, False: {}}  # by four-octet AS numbers
+_ENCODED: dict[bool, dict[object, bytes]] = {True: {}, False: {}}  # by four-octet AS numbers
 
 
 @functools.cache
@@ -205,12 +209,12 @@ class Codec:
         return updates
 
     def _encoded_attributes(self, attributes: PathAttributes) -> bytes:
-        encoded = _ENCODED[self._four_octet_asn]
-        found = encoded.get(attributes)
+        encoded, key = _ENCODED[self._four_octet_asn], _value_of(attributes)
+        found = encoded.get(key)
         if found is None:
             found = encode_attributes(attributes, four_octet_asn=self._four_octet_asn)
             bound(encoded)
-            encoded[attributes] = found
+            encoded[key] = found
         return found
 
     def _encode_open(self, ours: Open) -> bytes:

@@ -6,7 +6,7 @@ Pure: nothing in here opens a namespace or knows what a veth is made with; `kern
 **Endpoint** (`endpoint.py`). One workload: `namespace/name` is its key, on this node and in everything that
 people read. `link_of` says what link it needs. The alias in that spec is the whole memory of a link: a daemon
 that has lost its state reads it back from the host (`parse_alias`) and knows the workload (`endpoint_of`),
-all but its labels and ports.
+all but its labels, its ports and which namespace its path led to.
 
 **Addresses** (`pool.py`). Who has which address on this node. Invariants:
 
@@ -19,7 +19,9 @@ all but its labels and ports.
     the same addresses.
  4. What is asked for by name may lie outside the node's `pod_cidrs`, also outside every pool (a file need not
     have pools): it is then announced as its own /32 or /128, which wins over the block it was borrowed from by
-    its length. A node knows only its own workloads, so asking for an address that another node has given
-    out is not noticed here; that is the price of naming one, as it is with a static address anywhere.
+    its length. The address of a node or of a peer cannot be asked for, but for that of a peer within this node's
+    own blocks: there it can only be a workload. A node knows only its own workloads, so asking for an address
+    that another node has given out is not noticed here; that is the price of naming one, as it is with a
+    static address anywhere.
  5. Cost follows the number of addresses in use, never the size of a block: an IPv6 /64 costs what a /26 does.
 """

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bgpmesh.errors import refused
 from bgpmesh.route.nlri import IPAddress
@@ -28,6 +28,7 @@ class Endpoint:
     interface: str  # the link on the host
     netns: str  # path of its network namespace as it was given, for people and for a rebuilt link
     ports: tuple[tuple[str, str, int], ...] = ()  # (name, protocol, number)
+    netns_inode: tuple[int, int] | None = None  # (st_dev, st_ino) of the namespace; None: not known
 
     @property
     def key(self) -> str:
@@ -43,6 +44,7 @@ class LinkSpec:
     alias: str
     addresses: tuple[IPAddress, ...]
     netns: str
+    netns_inode: tuple[int, int] | None = field(default=None, compare=False)  # which namespace it was; not in the alias
 
 
 def interface_name(prefix: str, key: str) -> str:
@@ -80,7 +82,7 @@ def link_of(endpoint: Endpoint) -> LinkSpec:
         digest = hashlib.sha256(alias.encode()).hexdigest()[:24]
         kept = ",".join(map(str, endpoint.addresses[:2]))
         alias = f"{ALIAS_MARK} {endpoint.key[:100]}~ {kept} #{digest}"
-    return LinkSpec(endpoint.interface, alias, endpoint.addresses, endpoint.netns)
+    return LinkSpec(endpoint.interface, alias, endpoint.addresses, endpoint.netns, endpoint.netns_inode)
 
 
 def parse_alias(interface: str, alias: str) -> LinkSpec | None:

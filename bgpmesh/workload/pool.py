@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from bgpmesh.errors import refused
@@ -36,12 +36,13 @@ class Addresses:
     Rule 2. Configuration decides what is given from now on; what is in use stays with its owner.
     """
 
-    __slots__ = ("_cursor", "_held", "_owner", "_pod_cidrs", "_pools", "_taken")
+    __slots__ = ("_cursor", "_held", "_owner", "_pod_cidrs", "_pools", "_promised", "_taken")
 
     def __init__(self) -> None:
         self._pools: tuple[Pool, ...] = ()
         self._pod_cidrs: tuple[IPNetwork, ...] = ()
         self._taken: dict[IPAddress, str] = {}
+        self._promised: frozenset[IPAddress] = frozenset()
         self._owner: dict[IPAddress, str] = {}
         self._held: dict[str, tuple[IPAddress, ...]] = {}
         self._cursor = {4: -1, 6: -1}  # the last address given, as a number
@@ -51,14 +52,17 @@ class Addresses:
         pools: tuple[Pool, ...],
         pod_cidrs: tuple[IPNetwork, ...],
         taken: Mapping[IPAddress, str] | None = None,
+        promised: Collection[IPAddress] = (),
     ) -> None:
         """Take the pools of the cluster and the blocks of this node.
 
-        `taken` names addresses that are no workload's: those of the nodes, say, by who has them.
+        `taken` names addresses that are no workload's: those of the nodes, say, by who has them. `promised` ones
+        are for the workload that asks for them by name, and are given to no other.
         """
         self._pools = pools
         self._pod_cidrs = tuple(sorted(pod_cidrs, key=lambda block: (block.version, int(block.network_address))))
         self._taken = dict(taken or {})
+        self._promised = frozenset(promised)
 
     def request(self, key: str, wanted: tuple[IPAddress, ...] = ()) -> tuple[IPAddress, ...]:
         """Return the addresses of workload `key` from now on, IPv4 first.
@@ -159,7 +163,7 @@ class Addresses:
                 end = max((last for start, last in kept if start <= number <= last), default=None)
                 if end is not None:
                     number = end + 1
-                elif address in self._owner or address in self._taken:
+                elif address in self._owner or address in self._taken or address in self._promised:
                     number += 1
                 else:
                     return address
@@ -169,7 +173,7 @@ class Addresses:
         return [(pool, kept) for pool in self._pools for kept in pool.reserved if kept.version == version]
 
     def _exhausted(self, blocks: list[IPNetwork]) -> Exception:
-        held = self._owner.keys() | self._taken.keys()
+        held = self._owner.keys() | self._taken.keys() | self._promised
         used = sum(any(a.version == b.version and a in b for b in blocks) for a in held)
         verb = "has" if len(blocks) == 1 else "have"
         reserved = sum(block.num_addresses for block in blocks) - used

@@ -6,17 +6,18 @@ import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from containerlab.lab import LabError, missing
 from tests.bench.daemons import DAEMONS, Daemon
-from tests.bench.play import Measured, run, run_feeder_alone
-from tests.bench.report import Report
-from tests.bench.scenario import SCENARIOS, Scenario
+from tests.bench.play import Limit, Measured, feeder_alone, kernel_alone, run
+from tests.bench.report import Report, read_as, shown
+from tests.bench.scenario import SCENARIOS, Scale, Scenario
 
 RESULTS = Path(__file__).parent / "results"
+UNITS = {scenario.name: scenario.unit for scenario in SCENARIOS}
 
 
 def tell(text: str) -> None:
@@ -28,63 +29,85 @@ def tell(text: str) -> None:
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Return the options, with what --quick stands for filled in."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="measure daemons side by side")
-    parser.add_argument("--quick", action="store_true", help="20,000 routes, 2 runs each, two minutes at most")
-    parser.add_argument("--routes", type=int, help="how many to announce (100,000)")
+    parser.add_argument("--quick", action="store_true", help="a tenth of it, 2 runs each, two to three minutes")
+    parser.add_argument("--routes", type=int, help="how many to announce (100,000); everything else in proportion")
     parser.add_argument("--runs", type=int, help="how often each scenario is played with each daemon (5)")
     parser.add_argument("--budget", type=float, metavar="S", help="begin no run after so many seconds (3,600)")
     parser.add_argument("--scenario", action="append", choices=[row.name for row in SCENARIOS], help="only this one")
     parser.add_argument("--daemon", action="append", choices=[one.name for one in DAEMONS], help="only this one")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where the report goes")
     options = parser.parse_args(argv)
-    routes, runs, budget = (20_000, 2, 100.0) if options.quick else (100_000, 5, 3600.0)
+    routes, runs, budget = (10_000, 2, 300.0) if options.quick else (100_000, 5, 3600.0)
     options.routes = options.routes or routes
     options.runs = options.runs or runs
     options.budget = options.budget or budget
     return options
 
 
-def chosen_daemons(names: Sequence[str] | None) -> list[Daemon]:
-    """Return the daemons to measure; those that are not here are named and passed over."""
-    daemons = [daemon for daemon in DAEMONS if names is None or daemon.name in names]
-    for daemon in daemons:
-        if reason := daemon.missing():
-            tell(f"{daemon.name} is left out: {reason}")
-    return [daemon for daemon in daemons if not daemon.missing()]
+class Bench:
+    """Fills a report: A B C A B C, so that whatever else the machine does meets all of them alike."""
 
+    def __init__(self, report: Report, budget: float) -> None:
+        self._report = report
+        self._budget = budget
+        self._last = time.monotonic() + budget
 
-def measure(report: Report, scenarios: Sequence[Scenario], daemons: Sequence[Daemon], runs: int, budget: float) -> None:
-    """Fill the report: A B A B, so that whatever else the machine does meets all of them alike."""
-    last = time.monotonic() + budget
-    for scenario in scenarios:
-        if scenario.timed == "announce":
-            try:
-                report.feeder.append(run_feeder_alone(scenario, report.routes))
-            except LabError as error:
-                _fail(report, f"{scenario.name}, the feeder alone: {error}")
-    for number in range(runs):
-        for scenario in scenarios:
-            for daemon in daemons:
-                name = f"{scenario.name}, {daemon.name}, run {number + 1}"
-                if time.monotonic() > last:
-                    return _fail(report, f"{name} and what follows: no time left of the {budget:g} s")
-                try:
-                    measured = run(scenario, daemon, report.routes)
-                except (LabError, OSError, subprocess.TimeoutExpired) as error:
-                    _fail(report, f"{name}: {error}")
-                else:
-                    report.runs.append(measured)
-                    tell(f"{name}/{runs}: {_line(measured)}")
-    return None
+    def play(self, scenarios: Sequence[Scenario], daemons: Sequence[Daemon], runs: int) -> None:
+        """Play everything that many times; what fails is noted and the rest goes on."""
+        for number in range(runs):
+            for scenario in scenarios:
+                if number == 0 and scenario.act == "announce":
+                    self._take_limits(f"{scenario.name}, the feeder alone", feeder_alone, scenario)
+                if scenario.act in {"announce", "withdraw"} and scenario.sets == 1:
+                    self._take_limits(f"{scenario.name}, the kernel alone", kernel_alone, scenario)
+                for daemon in daemons:
+                    if daemon.why_not(scenario):
+                        continue
+                    name = f"{scenario.name}, {daemon.name}, run {number + 1}"
+                    if time.monotonic() > self._last:
+                        return self.fail(f"{name} and what follows: no time left of the {self._budget:g} s")
+                    self._take(f"{name}/{runs}", scenario, daemon)
+        return None
 
+    def fail(self, problem: str) -> None:
+        """Note what went wrong."""
+        self._report.problems.append(problem)
+        tell(f"failed: {problem}")
 
-def _fail(report: Report, problem: str) -> None:
-    report.problems.append(problem)
-    tell(f"failed: {problem}")
+    def _take(self, name: str, scenario: Scenario, daemon: Daemon) -> None:
+        try:
+            measured = run(scenario, daemon, self._report.scale)
+        except (LabError, OSError, subprocess.TimeoutExpired) as error:
+            self.fail(f"{name}: {error}")
+        else:
+            self._report.runs.append(measured)
+            tell(f"{name}: {_line(measured)}")
+
+    def _take_limits(self, name: str, measure: Callable[[Scenario, Scale], list[Limit]], scenario: Scenario) -> None:
+        try:
+            limits = measure(scenario, self._report.scale)
+        except (LabError, OSError, subprocess.TimeoutExpired) as error:
+            self.fail(f"{name}: {error}")
+        else:
+            self._report.limits += limits
+            tell(f"{name}: {', '.join(f'{limit.seconds:.3f} s ({limit.what})' for limit in limits)}")
 
 
 def _line(measured: Measured) -> str:
-    line = f"{measured.seconds:.3f} s, {measured.cpu_s:.2f} s of CPU, {measured.peak_rss_mb:.0f} MB"
-    return line if measured.seen_by == "notifications" else f"{line} (by {measured.seen_by})"
+    parts = [shown(measured.value, UNITS[measured.scenario])]
+    parts += [f"{measured.cpu_s:.2f} s of CPU", f"{measured.peak_rss_mb:.0f} MB"]
+    parts += [f"{name} {read_as(value)}" for name, value in measured.also.items()]
+    return ", ".join(parts) + ("" if measured.seen_by == "notifications" else f" (by {measured.seen_by})")
+
+
+def left_out(scenarios: Sequence[Scenario], daemons: Sequence[Daemon]) -> list[str]:
+    """Return who does not play what, and why; a line for each reason."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for daemon in daemons:
+        for scenario in scenarios:
+            if reason := daemon.missing() or daemon.why_not(scenario):
+                reasons.setdefault((daemon.name, reason), []).append(scenario.name)
+    return [f"{name} in {', '.join(without)}: {reason}" for (name, reason), without in reasons.items()]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -93,18 +116,23 @@ def main(argv: Sequence[str]) -> int:
     if reason := missing():
         tell(f"bench: {reason}")
         return 1
-    daemons = chosen_daemons(options.daemon)
+    chosen = [daemon for daemon in DAEMONS if options.daemon is None or daemon.name in options.daemon]
+    daemons = [daemon for daemon in chosen if not daemon.missing()]
     scenarios = [row for row in SCENARIOS if options.scenario is None or row.name in options.scenario]
     only = [f" --{what} {name}" for what in ("scenario", "daemon") for name in getattr(options, what) or ()]
     command = f"python -m tests.bench --routes {options.routes} --runs {options.runs}{''.join(only)}"
     versions = {daemon.name: daemon.version() for daemon in daemons}
-    report = Report(datetime.now(tz=UTC).astimezone(), command, options.routes, versions)
+    report = Report(datetime.now(tz=UTC).astimezone(), command, Scale.of(options.routes), versions)
+    report.left_out = left_out(scenarios, chosen)
+    for each in report.left_out:
+        tell(f"left out: {each}")
+    bench = Bench(report, options.budget)
     try:
-        measure(report, scenarios, daemons, options.runs, options.budget)
+        bench.play(scenarios, daemons, options.runs)
     except KeyboardInterrupt:
-        _fail(report, "interrupted")
+        bench.fail("interrupted")
     path = report.write(options.results)
-    tell(f"\n{report.markdown()}\n{path.name} and the .json beside it have all of it")
+    tell(f"\n{report.markdown()}\n{path.name} and the .json and .svg beside it have all of it")
     return 1 if report.problems else 0
 
 

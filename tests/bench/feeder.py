@@ -11,6 +11,15 @@ seconds, which all processes of a machine share, so a feeder's and a sink's time
     {"event": "sent", "at": 81.101, "updates": 1000, "octets": 553000, "began": 81.005}
     {"event": "received", "at": 81.190, "prefixes": 100000, "began": 81.020, "updates": 130, "strays": 0}
 
+What it does once the session is up are `--steps`, with `--wait` each at a line on standard input:
+
+    announce    everything, and End-of-RIB                                      sent
+    withdraw    everything                                                      withdrawn
+    churn       withdraw and announce everything in turn, `--changes` in all,   churned
+                then `--singles` more
+    singles     announce `--singles` more, one each 20 ms, and tell when        announced singly
+    drop        close the connection without a word                             dropped
+
 The prefixes are consecutive single addresses from `--first`, so one side knows what the other
 announces. Exit 0: everything asked for happened; 1: it did not, and the last line says what did.
 """
@@ -29,7 +38,8 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import FrameType
 from typing import TextIO
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -40,6 +50,17 @@ ROOM = 4096 - 23  # octets of an UPDATE behind its two length fields
 READ_SIZE = 1 << 18
 LATEST = 0.2  # seconds between two looks at whether to stop
 CHUNK = 1 << 16  # octets of whole messages that go to the socket at once
+AGAIN_S = 0.02  # between two calls
+SINGLES_EVERY_S = 0.02
+RESTART_S = 120  # how long we would wait for ourselves, if graceful restart is offered
+
+STEPS = {
+    "announce": "sent",
+    "withdraw": "withdrawn",
+    "churn": "churned",
+    "singles": "announced singly",
+    "drop": "dropped",
+}
 
 
 # ── what is sent ─────────────────────────────────────────────────────────────
@@ -53,6 +74,20 @@ def message(kind: int, body: bytes) -> bytes:
 def attribute(flags: int, code: int, value: bytes) -> bytes:
     """Return a path attribute, with two octets of length."""
     return struct.pack("!BBH", flags | 0x10, code, len(value)) + value
+
+
+def opening(asn: int, router_id: int, hold_time: int, version: int, *, has_graceful_restart: bool = False) -> bytes:
+    """Return an OPEN for the unicast family of an IP version and four-octet AS numbers.
+
+    With graceful restart (RFC 4724) its sender says that it has not restarted and keeps forwarding.
+    """
+    family = struct.pack("!HBB", 1 if version == 4 else 2, 0, 1)
+    capabilities = [(1, family), (65, struct.pack("!I", asn))]
+    if has_graceful_restart:
+        capabilities.append((64, struct.pack("!HHBB", RESTART_S, 1 if version == 4 else 2, 1, 0x80)))
+    text = b"".join(bytes((code, len(value))) + value for code, value in capabilities)
+    head = struct.pack("!BHHI", 4, asn if asn < 65536 else 23456, hold_time, router_id)
+    return message(OPEN, head + bytes((len(text) + 2, 2, len(text))) + text)
 
 
 def update(withdrawn: bytes, attributes: bytes, nlri: bytes) -> bytes:
@@ -120,6 +155,11 @@ class Feed:
         if self.is_ipv6:
             return [update(b"", attribute(0x80, 15, b"\0\2\1" + nlri), b"") for nlri in fields]
         return [update(nlri, b"", b"") for nlri in fields]
+
+    def singles(self, count: int) -> list[bytes]:
+        """Return UPDATEs that announce the next addresses, one each."""
+        after = ipaddress.ip_address(int(self.first) + self.routes)
+        return replace(self, first=after, routes=count, sets=1, per_update=1).announcements()
 
     def end_of_rib(self) -> bytes:
         """Return the End-of-RIB marker of the family."""
@@ -222,24 +262,30 @@ class SessionEnded(Exception):  # noqa: N818  # it may be what was asked for
 class Session:
     """One BGP session over a connected socket: OPEN, keepalives, a queue out, a tally in."""
 
-    def __init__(self, sock: socket.socket, *, asn: int, router_id: int, hold_time: int, tally: Tally) -> None:
+    def __init__(self, sock: socket.socket, opened: bytes, hold_time: int, tally: Tally) -> None:
         self.tally = tally
         self.is_established = False
+        self.is_stopping = False
+        self._silence_s = 0.0  # the longest
+        self._heard_at = time.monotonic()
         self._sock = sock
         self._keepalive_every = hold_time / 3
         self._keepalive_at = math.inf
         self._unread = b""
         self._queue: deque[memoryview] = deque()
-        self._is_stopping = False
         self._is_cut = False  # the first of the queue is partly sent
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setblocking(False)
-        family = 2 if tally.first.version == 6 else 1
-        capabilities = struct.pack("!BBHBB", 1, 4, family, 0, 1) + struct.pack("!BBI", 65, 4, asn)
-        two_octets = asn if asn < 65536 else 23456
-        opened = struct.pack("!BHHI", 4, two_octets, hold_time, router_id)
-        parameter = bytes((2, len(capabilities))) + capabilities
-        self.send([message(OPEN, opened + bytes((len(parameter),)) + parameter)])
+        self.send([opened])
+
+    @property
+    def silence_s(self) -> float:
+        """The longest that the peer has said nothing, up to now, since `begin_silence`."""
+        return max(self._silence_s, time.monotonic() - self._heard_at)
+
+    def begin_silence(self) -> None:
+        """Forget how long the peer was silent before."""
+        self._silence_s, self._heard_at = 0.0, time.monotonic()
 
     @property
     def is_sent(self) -> bool:
@@ -267,7 +313,7 @@ class Session:
         readers: list[socket.socket | TextIO] = [self._sock] if wake is None else [self._sock, wake]
         readable: list[socket.socket | TextIO] = []
         while not is_done() and wake not in readable:
-            if self._is_stopping:
+            if self.is_stopping:
                 raise SessionEnded("stopped")
             now = time.monotonic()
             if now >= deadline:
@@ -286,7 +332,11 @@ class Session:
 
     def stop(self) -> None:
         """Have `run` end; may be called by a signal handler."""
-        self._is_stopping = True
+        self.is_stopping = True
+
+    def drop(self) -> None:
+        """End the connection without a word."""
+        self._sock.close()
 
     def close(self) -> None:
         """End the session with a Cease, administrative shutdown."""
@@ -318,6 +368,7 @@ class Session:
             raise SessionEnded(str(error)) from error
         if not data:
             raise SessionEnded("closed by the peer")
+        self._silence_s, self._heard_at = self.silence_s, time.monotonic()
         data = self._unread + data
         at = 0
         while len(data) - at >= 19:
@@ -356,7 +407,7 @@ def connect(local: IPAddress | None, remote: IPAddress, port: int, deadline: flo
             sock.close()
             if time.monotonic() >= deadline:
                 raise
-            time.sleep(0.1)
+            time.sleep(AGAIN_S)
         else:
             return sock
 
@@ -402,9 +453,12 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sets", type=int, default=1, help="attribute sets among them")
     parser.add_argument("--per-update", type=int, default=0, help="prefixes in each UPDATE; 0: as many as fit")
     parser.add_argument("--expect", type=int, default=0, help="how many to receive")
-    parser.add_argument("--wait", action="store_true", help="announce once a line comes on standard input")
-    parser.add_argument("--withdraw-after", type=float, metavar="S", help="withdraw all S seconds after that")
-    parser.add_argument("--withdraw-on-line", action="store_true", help="withdraw all once another line comes")
+    parser.add_argument("--steps", default="announce", help=f"of {', '.join(STEPS)}, with commas between them")
+    parser.add_argument("--wait", action="store_true", help="do each step once a line comes on standard input")
+    parser.add_argument("--changes", type=int, default=0, help="of routes, that a churn is made of")
+    parser.add_argument("--singles", type=int, default=0, help="routes that are announced singly")
+    parser.add_argument("--graceful-restart", action="store_true", help="offer it")
+    parser.add_argument("--again", action="store_true", help="if the session ends, call again and announce again")
     parser.add_argument("--expect-withdrawn", action="store_true", help="wait until all received are withdrawn")
     parser.add_argument("--hold", type=float, default=0.0, metavar="S", help="stay up for S seconds then; or inf")
     parser.add_argument("--timeout", type=float, default=120.0, metavar="S", help="for each step")
@@ -414,101 +468,155 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def run(options: argparse.Namespace) -> int:
-    """Do what the options ask for; returns the exit status."""
-
-    def deadline() -> float:
-        return time.monotonic() + float(options.timeout)
-
+def _connection(options: argparse.Namespace) -> socket.socket:
+    deadline = time.monotonic() + float(options.timeout)
     if options.connect is not None:
-        sock = connect(options.bind, options.connect, options.port, deadline())
-    else:
-        sock = accept(options.listen, options.port, deadline())
-    own = ipaddress.ip_address(sock.getsockname()[0])
-    feed = Feed(
-        first=options.first,
-        routes=options.routes,
-        sets=options.sets,
-        next_hop=options.next_hop or own,
-        asn=options.asn,
-        is_internal=options.asn == options.peer_asn,
-        per_update=options.per_update,
-    )
-    announcements, withdrawals = feed.announcements(), feed.withdrawals()
-    router_id = int(options.router_id or own) & 0xFFFFFFFF
-    tally = Tally(options.first, options.expect)
-    session = Session(sock, asn=options.asn, router_id=router_id, hold_time=options.hold_time, tally=tally)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: session.stop())
-    try:
-        return _play(options, session, feed, (announcements, withdrawals), deadline)
-    except SessionEnded as ended:
-        say("ended", reason=str(ended), prefixes=tally.most, updates=tally.updates)
-        return 1
-    finally:
-        session.close()
+        return connect(options.bind, options.connect, options.port, deadline)
+    return accept(options.listen, options.port, deadline)
 
 
-def _play(
-    options: argparse.Namespace,
-    session: Session,
-    feed: Feed,
-    messages: tuple[list[bytes], list[bytes]],
-    deadline: Callable[[], float],
-) -> int:
-    tally = session.tally
+class Play:
+    """What the options ask for, over one session or, with --again, over several."""
 
-    def step(event: str, is_done: Callable[[], bool], **values: object) -> bool:
-        is_in_time = session.run(is_done, deadline())
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._sock = _connection(options)
+        own = ipaddress.ip_address(self._sock.getsockname()[0])
+        self._feed = Feed(
+            first=options.first,
+            routes=options.routes,
+            sets=options.sets,
+            next_hop=options.next_hop or own,
+            asn=options.asn,
+            is_internal=options.asn == options.peer_asn,
+            per_update=options.per_update,
+        )
+        self._updates = self._encode()
+        router_id = int(options.router_id or own) & 0xFFFFFFFF
+        self._opened = opening(
+            options.asn,
+            router_id,
+            options.hold_time,
+            options.first.version,
+            has_graceful_restart=options.graceful_restart,
+        )
+        self._session = self._begin()
+        self._is_first = True
+        self._is_calling = False
+        self._give_up_at = time.monotonic() + options.timeout
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+
+    def run(self) -> int:
+        """Play it; returns the exit status."""
+        while True:
+            try:
+                return 0 if self._once() else 1
+            except SessionEnded as ended:
+                if self._session.is_stopping or not (self._options.again or self._is_early):
+                    tally = self._session.tally
+                    say("ended", reason=str(ended), prefixes=tally.most, updates=tally.updates)
+                    return 1
+            finally:
+                self._session.close()
+            self._is_first, self._is_calling = self._is_first and self._is_early, True
+            if self._session.is_stopping:
+                return 0
+            time.sleep(AGAIN_S)
+            self._sock = _connection(self._options)
+            self._session, self._is_calling = self._begin(), False
+
+    @property
+    def _is_early(self) -> bool:
+        """Whether the session has not come up yet: a speaker that has just started may hang up a few times."""
+        is_caller = self._options.connect is not None
+        return is_caller and not self._session.is_established and time.monotonic() < self._give_up_at
+
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        if self._is_calling:
+            raise SystemExit(0)
+        self._session.stop()
+
+    def _begin(self) -> Session:
+        options = self._options
+        return Session(self._sock, self._opened, options.hold_time, Tally(options.first, options.expect))
+
+    def _encode(self) -> dict[str, list[bytes]]:
+        """Return the UPDATEs of each step."""
+        feed, options = self._feed, self._options
+        announcements, withdrawals = feed.announcements(), feed.withdrawals()
+        singles = feed.singles(options.singles)
+        rounds = options.changes // (2 * feed.routes) if feed.routes else 0
+        return {
+            "announce": [*announcements, feed.end_of_rib()],
+            "withdraw": withdrawals,
+            "churn": [*withdrawals, *announcements] * rounds + singles,
+            "singles": singles,
+            "drop": [],
+        }
+
+    def _once(self) -> bool:
+        """Play one session; False if something did not come in time."""
+        options, tally = self._options, self._session.tally
+        if not self._until("established", lambda: self._session.is_established, asn=options.asn):
+            return False
+        steps = options.steps.split(",") if self._is_first else ["announce"]
+        for step in steps if self._feed.routes else ():
+            if options.wait and self._is_first:
+                self._session.run(lambda: False, math.inf, wake=sys.stdin)
+                sys.stdin.readline()
+            if not self._step(step):
+                return False
+        if options.expect and not self._until("received", lambda: tally.most == options.expect):
+            return False
+        if options.expect_withdrawn and not self._until("lost", lambda: tally.present == 0):
+            return False
+        return self._hold()
+
+    def _hold(self) -> bool:
+        """Stay up as long as asked; SIGTERM is how a hold without end is ended."""
+        try:
+            self._session.run(lambda: False, time.monotonic() + self._options.hold)
+        except SessionEnded as ended:
+            if self._options.again and not self._session.is_stopping:
+                raise
+            say("ended", reason=str(ended), silence_s=self._session.silence_s)
+        return True
+
+    def _step(self, step: str) -> bool:
+        session, updates = self._session, self._updates[step]
+        if step == "drop":
+            began = time.monotonic()
+            session.drop()
+            say(STEPS[step], began=began)
+            raise SystemExit(0)
+        if step == "singles":
+            times: list[float] = []
+            for each in updates:
+                times.append(time.monotonic())
+                session.send([each])
+                session.run(lambda: False, times[-1] + SINGLES_EVERY_S)
+            say(STEPS[step], times=times)
+            return True
+        session.begin_silence()
+        session.send(updates)
+        size, began = sum(map(len, updates)), time.monotonic()
+        return self._until(STEPS[step], lambda: session.is_sent, updates=len(updates), octets=size, began=began)
+
+    def _until(self, event: str, is_done: Callable[[], bool], **values: object) -> bool:
+        """Run the session until something has come, and say so, or that it has not."""
+        tally = self._session.tally
+        is_in_time = self._session.run(is_done, time.monotonic() + float(self._options.timeout))
         counts = {"prefixes": tally.most, "updates": tally.updates, "strays": tally.strays, "began": tally.began}
+        event = event if self._is_first else f"again {event}"
         say(event if is_in_time else f"not {event}", **(values or counts))
         return is_in_time
-
-    if not step("established", lambda: session.is_established, asn=options.asn):
-        return 1
-    if options.wait:
-        session.run(lambda: False, math.inf, wake=sys.stdin)
-        sys.stdin.readline()
-    if not _announce(options, session, feed, messages, step):
-        return 1
-    if options.expect and not step("received", lambda: tally.most == options.expect):
-        return 1
-    if options.expect_withdrawn and not step("lost", lambda: tally.present == 0):
-        return 1
-    try:
-        session.run(lambda: False, time.monotonic() + options.hold)
-    except SessionEnded as ended:  # SIGTERM is how a hold without end is ended
-        say("ended", reason=str(ended))
-    return 0
-
-
-def _announce(
-    options: argparse.Namespace,
-    session: Session,
-    feed: Feed,
-    messages: tuple[list[bytes], list[bytes]],
-    step: Callable[..., bool],
-) -> bool:
-    for event, updates in (("sent", messages[0]), ("withdrawn", messages[1])):
-        is_timed = options.withdraw_after is not None
-        if not feed.routes or (event == "withdrawn" and not (is_timed or options.withdraw_on_line)):
-            continue
-        if event == "withdrawn" and options.withdraw_on_line:
-            session.run(lambda: False, math.inf, wake=sys.stdin)
-            sys.stdin.readline()
-        if event == "withdrawn" and is_timed:
-            session.run(lambda: False, time.monotonic() + options.withdraw_after)
-        session.send([*updates, feed.end_of_rib()] if event == "sent" else updates)
-        size, began = sum(map(len, updates)), time.monotonic()
-        if not step(event, lambda: session.is_sent, updates=len(updates), octets=size, began=began):
-            return False
-    return True
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run as a program; once connected, SIGTERM and SIGINT end the session in order."""
     try:
-        return run(arguments(argv))
+        return Play(arguments(argv)).run()
     except OSError as error:
         say("ended", reason=str(error))
         return 1

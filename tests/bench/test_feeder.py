@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
+
+from tests.bench.feeder import KEEPALIVE, NOTIFICATION, UPDATE, message, opening
 
 FEEDER = Path(__file__).parent / "feeder.py"
 
@@ -39,7 +42,18 @@ def test_what_is_fed_is_counted(family: str, address: str, shape: tuple[str, str
     port = str(json.loads(sink.stdout.readline())["port"])
     feeder = program(
         *("--connect", address, "--port", port, "--asn", "70000", "--peer-asn", "65001", "--router-id", "192.0.2.9"),
-        *("--routes", "2500", "--sets", shape[0], "--per-update", shape[1], "--withdraw-after", "0", "--hold", "60"),
+        *(
+            "--routes",
+            "2500",
+            "--sets",
+            shape[0],
+            "--per-update",
+            shape[1],
+            "--hold",
+            "60",
+            "--steps",
+            "announce,withdraw",
+        ),
         *common,
     )
     counted = lines(sink)
@@ -61,7 +75,7 @@ def test_missing_routes_are_told() -> None:
         *("--connect", "127.0.0.1", "--port", port, "--asn", "65001", "--peer-asn", "65001", "--routes", "9"),
         *("--timeout", "60"),
     )
-    assert lines(feeder)["sent"]["updates"] == 1
+    assert lines(feeder)["sent"]["updates"] == 2  # with End-of-RIB
     assert lines(sink)["ended"]["prefixes"] == 9
     assert (feeder.returncode, sink.returncode) == (0, 1)
 
@@ -89,3 +103,73 @@ def test_a_held_feeder_announces_when_told_and_stays_until_stopped() -> None:
     assert lines(feeder)["ended"]["reason"] == "stopped"
     assert lines(sink)["ended"]["reason"].startswith("NOTIFICATION 6/2")
     assert (feeder.returncode, sink.returncode) == (0, 0)
+
+
+def test_a_session_that_is_lost_is_called_again_and_fed_again() -> None:
+    """With --again the end of one session is the beginning of the next, End-of-RIB and graceful restart included."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(60)
+        feeder = program(
+            *(
+                "--connect",
+                "127.0.0.1",
+                "--port",
+                str(server.getsockname()[1]),
+                "--asn",
+                "65001",
+                "--peer-asn",
+                "65001",
+            ),
+            *("--routes", "5", "--again", "--graceful-restart", "--hold", "inf"),
+        )
+        for _ in range(2):
+            with server.accept()[0] as call, call.makefile("rb") as stream:
+                opened = receive(stream)
+                assert bytes.fromhex("4006 0078 0001 01 80") in opened[1]
+                call.sendall(opening(65001, 1, 90, 4) + message(KEEPALIVE, b""))
+                kinds = [receive(stream) for _ in range(3)]
+                assert [KEEPALIVE, UPDATE, UPDATE] == [kind for kind, _ in kinds]
+                assert bytes(4) == kinds[2][1]
+    feeder.terminate()
+    said = lines(feeder)
+    assert {"established", "sent", "again established", "again sent"} <= said.keys()
+
+
+def receive(stream: BinaryIO) -> tuple[int, bytes]:
+    """Return type and body of the next message."""
+    head = stream.read(19)
+    return head[18], stream.read(int.from_bytes(head[16:18], "big") - 19)
+
+
+def test_churn_ends_with_everything_announced_and_one_more() -> None:
+    """Ten changes to five routes are one withdrawal and one announcement of each; the marker comes last."""
+    sink = program(
+        *("--listen", "127.0.0.1", "--port", "0", "--asn", "1", "--peer-asn", "1", "--expect", "6", "--hold", "inf")
+    )
+    assert sink.stdout is not None
+    port = str(json.loads(sink.stdout.readline())["port"])
+    feeder = program(
+        *("--connect", "127.0.0.1", "--port", port, "--asn", "1", "--peer-asn", "1", "--routes", "5"),
+        *("--steps", "announce,churn,drop", "--changes", "10", "--singles", "1"),
+    )
+    said, counted = lines(feeder), lines(sink)
+    assert ["established", "sent", "churned", "dropped"] == list(said)
+    assert 3 == said["churned"]["updates"]
+    assert (6, 0) == (counted["received"]["prefixes"], counted["received"]["strays"])
+    assert "closed by the peer" == counted["ended"]["reason"]
+    assert 0 < counted["ended"]["silence_s"] < 60
+
+
+def test_a_speaker_that_is_not_ready_is_called_again() -> None:
+    """One that hangs up, or refuses, before the session stands has only just started."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(60)
+        port = str(server.getsockname()[1])
+        feeder = program("--connect", "127.0.0.1", "--port", port, "--asn", "1", "--peer-asn", "1", "--routes", "5")
+        server.accept()[0].close()
+        with server.accept()[0] as call:
+            call.sendall(message(NOTIFICATION, b"\5\0"))
+        with server.accept()[0] as call:
+            call.sendall(opening(1, 1, 90, 4) + message(KEEPALIVE, b""))
+            assert "sent" in lines(feeder)
+    assert 0 == feeder.returncode

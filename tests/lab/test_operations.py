@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from signal import SIGHUP
+from signal import SIGHUP, SIGKILL
 
 import pytest
 
@@ -43,6 +43,11 @@ def node(stage: Node) -> Iterator[Node]:
     print("\n".join(stage.daemon.output().splitlines()[-60:]))  # noqa: T201
 
 
+def drift(node: Node) -> list[str]:
+    """Return what this daemon has logged of drift."""
+    return [line.partition("drift.found ")[2] for line in node.daemon.output().splitlines() if "drift.found" in line]
+
+
 def restarted(node: Node) -> None:
     node.stop()
     node.start()
@@ -63,6 +68,50 @@ def test_a_workload_that_cannot_be_is_refused_and_leaves_nothing(node: Node, wor
     refused = node.command("workload", "add", "web", "--netns", path, *words)
     assert (refused.returncode, refused.stderr) == (2, f"bgpmesh: {reason}\n")
     assert (node.ask("workload list"), node.ip("-br link"), node.prefixes()) == ([], links, BLOCKS)
+
+
+def test_a_workload_cannot_take_the_address_of_a_host(node: Node) -> None:
+    """Of this node by its file, or of this host by its kernel; the answer comes at once and says who has it."""
+    path = node.lab.add_workload_namespace(node.name, "thief")
+    node.ip("addr add 192.0.2.77/32 dev lo")
+    reasons = {
+        "10.0.0.1": "ip = 10.0.0.1: already in use by node n1",
+        "192.0.2.77": "workload = default/thief: no route to 192.0.2.77/32: connected on this host",
+    }
+    for address, reason in reasons.items():
+        refused = node.command("workload", "add", "thief", "--netns", path, "--ip", address)
+        assert (refused.returncode, refused.stderr) == (2, f"bgpmesh: {reason}\n")
+    node.until(lambda: interface_name("bgpm", "default/thief") not in node.ip("-br link"), "no link left")
+    assert (node.ask("workload list"), node.prefixes()) == ([], BLOCKS)
+
+
+def test_workloads_that_come_and_go_are_no_drift(node: Node) -> None:
+    """Their routes go before their links; a repair that is one is told by its prefix."""
+    before, said_before = node.fib("drift_repaired"), len(drift(node))
+    for number in range(3):
+        path = node.lab.add_workload_namespace(node.name, f"brief{number}")
+        assert node.command("workload", "add", "brief", "--netns", path).returncode == 0
+        assert node.command("workload", "del", "brief").returncode == 0
+        node.ip(f"netns del brief{number}")
+    node.ip("route del blackhole 10.244.1.0/26 proto 77")
+    node.until(lambda: node.fib("drift_repaired") > before, "the repair of a route that was deleted")
+    node.await_prefixes(BLOCKS)
+    assert node.fib("drift_repaired") == before + 1
+    assert drift(node)[said_before:] == ['prefix=10.244.1.0/26 reason="changed by somebody else"']
+
+
+def test_a_workload_known_by_a_process_gets_its_link_back(node: Node) -> None:
+    """Also from a daemon that was killed meanwhile: it remembers which namespace that process id led to."""
+    process = node.lab.start(node.name, ["unshare", "--net", "sh", "-c", "echo $$; exec sleep 600"])
+    process.until(lambda: process.output().endswith("\n"), "its id in the lab")
+    assert node.command("workload", "add", "process", "--pid", process.output().strip()).returncode == 0
+    interface = interface_name("bgpm", "default/process")
+    node.stop(SIGKILL)
+    node.ip(f"link del {interface}")
+    node.start()
+    node.until(lambda: interface in node.ip("-br link show up"), "the link made again")
+    assert node.command("workload", "del", "process").returncode == 0
+    process.kill()
 
 
 def test_a_workload_whose_namespace_went_says_so_in_the_list(node: Node) -> None:

@@ -11,9 +11,10 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -153,6 +154,27 @@ def global_addresses(name: str) -> list[dict[str, object]]:
     """Return what eth0 of a workload has, link-local addresses aside."""
     told = cast("list[dict[str, object]]", rows("ip", "-n", name, "-j", "addr", "show", "eth0")[0]["addr_info"])
     return [address for address in told if address["scope"] == "global"]
+
+
+def inode_of(path: str) -> tuple[int, int]:
+    """Return which namespace a path leads to."""
+    found = Path(path).stat()
+    return found.st_dev, found.st_ino
+
+
+@contextmanager
+def process_in_new_namespace() -> Iterator[int]:
+    """Give the id of a process that is alone in a network namespace."""
+    own = inode_of("/proc/thread-self/ns/net")
+    with subprocess.Popen(["unshare", "--net", "sleep", "600"]) as process:
+        try:
+            deadline = time.monotonic() + DEADLINE_S
+            while inode_of(f"/proc/{process.pid}/ns/net") == own:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            yield process.pid
+        finally:
+            process.kill()
 
 
 def pings(name: str, address: IPAddress) -> bool:
@@ -325,13 +347,47 @@ def test_a_namespace_that_cannot_be_is_named(node: Callable[[Scenario], None], k
             "file": "it is not a network namespace",
             "own": "it is the host's own",
         }[kind]
+        spec = replace(WEB, netns_inode=inode_of("/proc/thread-self/ns/net"))
         bench = Bench()
         async with bench.running() as edge:
-            bench.links.want(WEB.interface, WEB)
+            bench.links.want(WEB.interface, spec)
             edge.kick()
             await bench.until(lambda: bool(bench.links.refused))
         assert bench.events[1] == LinkWritten(WEB.interface, f"network namespace /run/netns/web: {reason}")
         assert not succeeds("ip", "link", "show", WEB.interface)
+
+    node(in_loop(story))
+
+
+@pytest.mark.parametrize("is_linked", [False, True], ids=["direct", "by symbolic link"])
+def test_a_process_id_counts_as_long_as_it_leads_to_the_same_namespace(
+    node: Callable[[Scenario], None], is_linked: bool
+) -> None:
+    """Once the workload's process is gone its number is anybody's, who must not get the link."""
+
+    async def story() -> None:
+        run("mkdir", "-p", "/run/netns")
+        with process_in_new_namespace() as ours, process_in_new_namespace() as another:
+            path = f"/proc/{another}/ns/net"
+            inodes = (inode_of(f"/proc/{ours}/ns/net"), None, inode_of(path))
+            if is_linked:
+                run("ln", "-s", path, "/run/netns/web")
+                path = "/run/netns/web"
+            bench = Bench()
+            async with bench.running() as edge:
+                for inode in inodes:
+                    spec = replace(WEB, netns=path, netns_inode=inode)
+                    bench.links.want(WEB.interface, spec)
+                    edge.kick()
+                    if inode == inodes[2]:
+                        await bench.until(lambda: len(bench.links) == 0)
+                        break
+                    await bench.until(lambda: WEB.interface in bench.links.refused)
+                    why = f"network namespace {path}: not known to be the one the workload was added with"
+                    assert bench.links.refused[WEB.interface].reason == why
+                    assert not succeeds("ip", "link", "show", WEB.interface)
+                    bench.links.want(WEB.interface, None)
+            assert "10.244.1.5" in run("nsenter", f"--net=/proc/{another}/ns/net", "ip", "addr")
 
     node(in_loop(story))
 
@@ -490,7 +546,7 @@ def test_a_link_left_half_made_is_made_again_or_swept(node: Callable[[Scenario],
 
 
 def test_what_nobody_wants_goes_and_uninstall_takes_the_rest(node: Callable[[Scenario], None]) -> None:
-    """A workload removed loses its link; uninstall deletes ours only, and says which."""
+    """A workload removed loses its link; uninstall deletes ours only, whatever they are called now, and says which."""
 
     async def story() -> None:
         run("ip", "netns", "add", "web")
@@ -502,7 +558,8 @@ def test_what_nobody_wants_goes_and_uninstall_takes_the_rest(node: Callable[[Sce
             bench.links.want(WEB.interface, None)
             await bench.settled(edge, SHOP_DB)
             assert not succeeds("ip", "link", "show", WEB.interface)
-        assert uninstall("bgpm") == [f"link {SHOP_DB.interface} ({SHOP_DB.alias})"]
+        run("ip", "link", "set", SHOP_DB.interface, "name", "renamed0")
+        assert uninstall("bgpm") == [f"link renamed0 ({SHOP_DB.alias})"]
         reader = LinkReader()
         assert sorted(found.name for found in reader.all()) == ["bystander", "lo"]
         reader.close()

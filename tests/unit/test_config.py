@@ -132,6 +132,43 @@ def test_the_effective_configuration_of_a_node_has_its_peers_and_prefixes() -> N
     )
 
 
+def test_addresses_of_nodes_and_peers_are_taken_and_that_of_a_workload_that_speaks_bgp_is_not() -> None:
+    """By who has them; a peer within a block of the node can only be a workload there."""
+    text = THREE_NODES.replace('address = "192.0.2.3"', 'address = "192.0.2.3"\nlisten = ["192.0.2.33", "::"]')
+    text += """
+[peer.tor1]
+address = "192.0.2.254"
+source = "192.0.2.251"
+asn = 65001
+[peer.router]
+address = "10.244.1.9"
+asn = 65002
+"""
+    loaded = config.parse(text, "f.toml")
+    expected = {
+        "192.0.2.1": "node n1",
+        "2001:db8::1": "node n1",
+        "192.0.2.2": "node n2",
+        "192.0.2.3": "node n3",
+        "192.0.2.33": "node n3",
+        "192.0.2.254": "peer tor1",
+        "192.0.2.251": "the source of peer tor1",
+    }
+    taken = {str(address): holder for address, holder in config.effective(loaded, "n1").taken.items()}
+    assert taken == expected
+    taken = {str(address): holder for address, holder in config.effective(loaded, "n2").taken.items()}
+    assert taken == expected | {"10.244.1.9": "peer router"}
+
+
+def test_a_node_within_the_block_of_another_is_warned_of() -> None:
+    """That other one discards its packets there; its own address within its own block does no harm."""
+    text = THREE_NODES.replace("192.0.2.1", "10.244.1.1").replace("192.0.2.3", "10.244.1.3")
+    loaded = config.parse(text, "f.toml")
+    said = [[w for w in config.warnings(loaded, name) if "discards" in w] for name in ("n1", "n2")]
+    why = "node.n3 has 10.244.1.3, which node.n1 discards: it lies in its pod CIDR 10.244.1.0/26"
+    assert said == [[why], []]
+
+
 def test_ten_mistakes_are_ten_problems() -> None:
     """Every problem is named at once, with key, value and reason."""
     text = """

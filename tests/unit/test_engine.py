@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from bgpmesh.engine import Engine
+from bgpmesh.errors import ConfigError
 from bgpmesh.events import (
     Command,
     Configured,
@@ -17,9 +18,11 @@ from bgpmesh.events import (
     Disconnected,
     EndpointAdded,
     EndpointRemoved,
+    FibObserved,
     FibRead,
     FibWritten,
     HostRoutesChanged,
+    LinkObserved,
     LinksRead,
     LinkWritten,
     MessageReceived,
@@ -43,7 +46,7 @@ from bgpmesh.peering.peer import Peer
 from bgpmesh.peering.session import Dial, Hangup, Send, State
 from bgpmesh.rib.export import Batch
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
-from bgpmesh.route.nlri import Family, Nlri, nlri_of, parse_nlri, prefix_text
+from bgpmesh.route.nlri import Family, Nlri, host_nlri, nlri_of, parse_nlri, prefix_text
 from bgpmesh.route.path import Blackhole, HostRoute, HostRouteKind, OnLink, PeerName, Role, Target, Via
 from bgpmesh.workload.endpoint import Endpoint, LinkSpec, interface_name, link_of
 from tests.flat import pairs
@@ -62,6 +65,7 @@ WEB = Endpoint(
     interface_name("bgpm", "shop/web"),
     "/run/netns/web",
 )
+ROUTE = host_nlri(WEB.addresses[0])
 
 
 def peer(number: int, **options: object) -> Peer:
@@ -160,6 +164,14 @@ class World:
         self.engine.handle(FibWritten([nlri for nlri, _ in taken], {}), self.now)
         self.settle()
         return sorted((prefix_text(nlri), target) for nlri, target in taken)
+
+    def links(self) -> list[tuple[str, LinkSpec | None]]:
+        """Return what links are asked for."""
+        return sorted(pairs(self.engine.links.take(9, self.now)), key=lambda pair: pair[1] is not None)
+
+    def told_of(self, name: str) -> list[Mapping[str, object]]:
+        """Return the keys of every note of that name."""
+        return [note.keys for note in self.engine.notes if note.name == name]
 
     def told(self, name: PeerName) -> list[str]:
         """Return what a peer is told now: prefixes announced, `-` before those withdrawn, EoR."""
@@ -475,6 +487,186 @@ def test_links_of_ours_tell_the_workloads_of_a_daemon_that_lost_its_state() -> N
     world.engine.handle(LinksRead(links), world.now)
     assert world.engine.endpoints == {WEB.key: WEB}
     assert pairs(world.engine.links.take(9, world.now)) == []
+
+
+def attached(world: World, endpoint: Endpoint = WEB) -> World:
+    """Bring a workload up, and forget what was told."""
+    world.engine.handle(EndpointAdded(endpoint), world.now)
+    world.engine.links.take(9, world.now)
+    world.engine.handle(LinkWritten(endpoint.interface), world.now)
+    world.settle()
+    assert (f"{endpoint.addresses[0]}/32", OnLink(endpoint.interface)) in world.written()
+    assert world.engine.endpoint_problem(endpoint.key) is None
+    world.engine.notes.clear()
+    return world
+
+
+def leaving() -> World:
+    """Return a world whose workload was just removed; its route is in flight to be deleted."""
+    world = World(Engine(configured(), (), lambda: 0.5))
+    world.boot({})
+    attached(world).engine.handle(EndpointRemoved(WEB.key), world.now)
+    world.settle()
+    assert pairs(world.engine.rib.fib.take(9, world.now)) == [(ROUTE, None)]
+    assert world.links() == []
+    return world
+
+
+def test_a_link_goes_once_the_route_on_it_is_gone() -> None:
+    """The kernel would drop the route with the link, and a read-back would take that for drift."""
+    world = leaving()
+    world.engine.handle(FibWritten([ROUTE], {}), world.now)
+    assert world.links() == [(WEB.interface, None)]
+
+
+def test_a_link_goes_although_its_route_cannot_be_deleted() -> None:
+    """The kernel drops the route with it."""
+    world = leaving()
+    world.engine.handle(FibWritten([], {ROUTE: "no memory"}), world.now)
+    assert world.links() == [(WEB.interface, None)]
+
+
+@pytest.mark.parametrize("how", ["written", "observed", "read-back"])
+def test_a_link_goes_when_its_address_has_another_way(how: str) -> None:
+    """The workload may have moved to another node, whose route takes the place of ours."""
+    world = leaving()
+    via: dict[Nlri, Target] = {ROUTE: Via((HOP,))}
+    if how == "written":
+        world.establish(N2, None)
+        world.announce(N2, prefix_text(ROUTE))
+        world.engine.handle(FibWritten([ROUTE], {}), world.now)  # the deletion, still
+    else:
+        world.engine.handle(FibObserved(via) if how == "observed" else FibRead(via, {}), world.now)
+    assert world.links() == [(WEB.interface, None)]
+
+
+@pytest.mark.parametrize("how", ["observed", "read-back"])
+@pytest.mark.parametrize("left", [None, replace(link_of(WEB), alias="")])
+def test_a_link_that_goes_or_breaks_by_itself_while_it_is_leaving_is_not_made_again(
+    how: str, left: LinkSpec | None
+) -> None:
+    """As when the namespace of the workload dies in the moment of its removal: nobody's hand, so no drift."""
+    world = leaving()
+    links = {} if left is None else {WEB.interface: left}
+    world.engine.handle(LinkObserved(WEB.interface, left) if how == "observed" else LinksRead(links), world.now)
+    assert world.links() == ([] if left is None else [(WEB.interface, None)])
+    assert world.engine.drift_repaired == 0
+    assert world.told_of("drift.found") == []
+
+
+def test_a_workload_that_comes_back_while_its_link_is_leaving_keeps_it() -> None:
+    """The link is as wanted, and its route is written again."""
+    world = leaving()
+    world.engine.handle(EndpointAdded(WEB), world.now)
+    world.engine.handle(FibWritten([ROUTE], {}), world.now)
+    world.settle()
+    assert world.links() == []
+    assert world.written() == [(prefix_text(ROUTE), OnLink(WEB.interface))]
+    assert world.engine.endpoint_problem(WEB.key) is None
+
+
+def test_a_workload_removed_before_its_link_stands_leaves_nothing() -> None:
+    """There is no route to wait for, and no link to be made only to be removed."""
+    world = World(Engine(configured(), (), lambda: 0.5))
+    world.boot({})
+    world.engine.handle(EndpointAdded(WEB), world.now)
+    world.engine.handle(EndpointRemoved(WEB.key), world.now)
+    assert world.links() == []
+
+
+def test_a_workload_removed_before_this_node_is_in_sync_does_not_wait_for_it() -> None:
+    """No route is deleted until then, and the namespace may be wanted for something else."""
+    world = World(Engine(configured(), (N2,), lambda: 0.5))
+    world.engine.handle(EndpointAdded(WEB), world.now)
+    world.engine.handle(LinksRead({WEB.interface: link_of(WEB)}), world.now)
+    world.engine.handle(FibRead({**ADOPTED, ROUTE: OnLink(WEB.interface)}, {}), world.now)
+    world.settle()
+    assert world.engine.endpoint_problem(WEB.key) is None
+    world.engine.handle(EndpointRemoved(WEB.key), world.now)
+    assert world.links() == [(WEB.interface, None)]
+
+
+def test_a_link_that_was_leaving_when_the_daemon_ended_goes_at_the_next_start() -> None:
+    """The workload is remembered no more, so nobody wants it."""
+    world = World(Engine(configured(), (), lambda: 0.5))
+    world.engine.handle(LinksRead({WEB.interface: link_of(WEB)}), world.now)
+    assert world.links() == [(WEB.interface, None)]
+
+
+def test_of_two_links_with_one_address_the_second_is_left_alone() -> None:
+    """Aliases that contradict each other end no daemon, and nothing is deleted that may be in use."""
+    key = "shop/db"
+    second = replace(WEB, name="db", interface=interface_name("bgpm", key))
+    renamed = replace(WEB, interface="bgpmaaaaaaaaaaa")
+    links = {endpoint.interface: link_of(endpoint) for endpoint in (WEB, second, renamed)}
+    world = World(Engine(configured(), (), lambda: 0.5, adopt_endpoints=True))
+    world.engine.handle(LinksRead(links), world.now)
+    assert world.engine.endpoints == {WEB.key: WEB}
+    assert [note["reason"] for note in world.told_of("endpoint.not-adopted")] == [
+        "ip = 10.244.9.9: already in use by shop/web; the link is left as it is until the next start",
+        f"name = shop/web: its link is {WEB.interface}; the link is left as it is until the next start",
+    ]
+    assert world.links() == []
+    world.engine.handle(LinkObserved(second.interface, replace(link_of(second), alias="")), world.now)
+    world.engine.handle(LinksRead(links), world.now)
+    assert world.links() == []
+    world.engine.handle(EndpointRemoved(WEB.key), world.now)
+    world.engine.handle(EndpointAdded(second), world.now)
+    assert world.links() == [(WEB.interface, None), (second.interface, link_of(second))]
+
+
+def test_a_workload_cannot_have_the_address_of_somebody_else() -> None:
+    """Of a node, say; where a reload makes it so the log tells."""
+    world = attached(World(Engine(configured(), (), lambda: 0.5)))
+    world.engine.handle(configured(taken={HOP: "node n2", WEB.addresses[0]: "node n9"}), world.now)
+    assert world.told_of("endpoint.address-taken") == [
+        {"endpoint": "shop/web", "address": WEB.addresses[0], "reason": "also node n9"}
+    ]
+    with pytest.raises(ConfigError, match=r"^ip = 192\.0\.2\.2: already in use by node n2$"):
+        world.engine.addresses.request("shop/db", (HOP,))
+
+
+def test_an_address_of_this_host_is_refused_as_soon_as_the_link_stands() -> None:
+    """There will be no route to it, so nobody waits for one."""
+    world = World(Engine(configured(), (), lambda: 0.5))
+    world.boot({})
+    own = HostRoute(ROUTE, 2, None, 0, HostRouteKind.LOCAL, 2, 255)
+    world.engine.handle(HostRoutesChanged([own], ()), world.now)
+    world.engine.handle(EndpointAdded(WEB), world.now)
+    world.engine.links.take(9, world.now)
+    world.engine.handle(LinkWritten(WEB.interface), world.now)
+    world.settle()
+    assert world.engine.endpoint_problem(WEB.key) == "no route to 10.244.9.9/32: connected on this host"
+
+
+def test_a_link_that_is_refused_is_told_of_by_its_name_and_again_once_it_stands() -> None:
+    """Once for a row of failures."""
+    world = World(Engine(configured(), (), lambda: 0.5))
+    world.boot({})
+    world.engine.handle(EndpointAdded(WEB), world.now)
+    for failure in ("no such namespace", "no such namespace", None):
+        world.now += 10.0
+        assert world.links() == [(WEB.interface, link_of(WEB))]
+        world.engine.handle(LinkWritten(WEB.interface, failure), world.now)
+    refused = {"interface": WEB.interface, "reason": "no such namespace", "others_count": None}
+    assert world.told_of("link.refused") == [refused]
+    assert world.told_of("link.recovered") == [{"interface": WEB.interface}]
+
+
+def test_drift_is_told_of_by_what_it_is() -> None:
+    """The first prefix and how many others, an interface, or a number of routes; each is counted."""
+    world = World(Engine(configured(), (), lambda: 0.5))
+    world.boot({})
+    world.engine.handle(EndpointAdded(WEB), world.now)
+    world.engine.handle(FibObserved({OWN: None, FAR: Via((HOP,))}), world.now)
+    world.engine.handle(LinkObserved(WEB.interface, None), world.now)
+    world.engine.handle(FibRead({}, {}, repaired=3), world.now)
+    assert [{k: v for k, v in keys.items() if k != "reason"} for keys in world.told_of("drift.found")] == [
+        {"prefix": "10.244.1.0/26", "others_count": 1},
+        {"interface": WEB.interface},
+        {"routes_count": 3},
+    ]
+    assert world.engine.drift_repaired == 6
 
 
 def test_too_many_prefixes_close_the_session_for_a_while() -> None:

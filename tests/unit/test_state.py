@@ -24,6 +24,7 @@ WEB = Endpoint(
     "bgpmabcdefghijk",
     "/run/netns/web",
     (("http", "tcp", 8080),),
+    (4, 4026532200),
 )
 CONFIG = KeptConfig('[cluster]\nasn = 64512 # "é"\n', "/etc/bgpmesh/bgpmesh.toml", "ab" * 32)
 
@@ -55,6 +56,16 @@ def test_what_was_never_kept_is_no_problem(state: State) -> None:
     assert state.next_hops() == Loaded(None, "")
     assert state.endpoints() == Loaded(None, "")
     assert state.config() == Loaded(None, "")
+
+
+def test_workloads_that_an_older_daemon_kept_are_read(state: State, tmp_path: Path) -> None:
+    """It did not say which namespace each is in."""
+    state.save_endpoints([WEB])
+    file = tmp_path / "endpoints.json"
+    document = json.loads(file.read_text(encoding="utf-8"))
+    del document["endpoints"][0]["netns_inode"]
+    file.write_text(json.dumps(document), encoding="utf-8")
+    assert state.endpoints() == Loaded((replace(WEB, netns_inode=None),))
 
 
 def test_an_empty_list_is_not_the_same_as_none(state: State) -> None:
@@ -95,6 +106,8 @@ def test_a_garbled_document_is_a_problem_in_words(state: State, tmp_path: Path, 
         ("ports", [["http", "tcp", "8080"]]),
         ("ports", [["http", "tcp", True]]),
         ("netns", None),
+        ("netns_inode", [4]),
+        ("netns_inode", [4, "4026532200"]),
     ],
 )
 def test_one_wrong_field_refuses_the_whole_document(state: State, tmp_path: Path, field: str, value: object) -> None:

@@ -53,6 +53,18 @@ def test_an_address_asked_for_is_given_and_the_other_family_added() -> None:
     assert addresses.request("shop/db", (ip("fd00::9"),)) == (ip("10.244.1.4"), ip("fd00::9"))
 
 
+def test_a_promised_address_is_for_who_asks_for_it() -> None:
+    """Nobody gets it by chance, and it counts as used."""
+    addresses = Addresses()
+    addresses.configure((), (ipaddress.ip_network("10.244.1.0/30"),), promised=[ip("10.244.1.1")])
+    assert addresses.request("shop/a") == (ip("10.244.1.0"),)
+    assert addresses.request("shop/b") == (ip("10.244.1.2"),)
+    assert addresses.request("shop/router", (ip("10.244.1.1"),)) == (ip("10.244.1.1"),)
+    addresses.request("shop/c")
+    addresses.release("shop/router")
+    assert refusal(addresses, "shop/d") == "pod_cidrs: 10.244.1.0/30 has no address left, 4 in use"
+
+
 def test_a_repeated_request_is_answered_as_before() -> None:
     """And one that asks for something else is refused."""
     addresses = node("10.244.1.0/26")

@@ -1,0 +1,138 @@
+"""Whom a restarted node waits for before it is in sync, and what ends the waiting (RFC 4724 §4.1).
+
+A peer that was listed when the node last ran is waited for until one of these:
+
+ * it has said End-of-RIB for every family;
+ * it owes none, and has been silent for a while: a second, or three where it restarts itself and may be waiting for us;
+ * it has refused or ignored our calls for three seconds;
+ * it is not to be heard: it was taken out of the configuration, or sent too much.
+
+All of it ends at the limit, `restart_deferral` seconds after the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from bgpmesh.peering.message import Negotiated
+from bgpmesh.peering.peer import Peer
+from bgpmesh.peering.session import Session, State, restart_agreed
+from bgpmesh.route.nlri import Family
+from bgpmesh.route.path import PeerName
+
+# A listed peer that refuses or ignores our calls this long is not waited for after a restart.
+NO_ANSWER_S = 3.0
+# A peer that owes no End-of-RIB has said all it had after this long without an UPDATE.
+QUIET_S = 1.0
+# The same for one that restarts itself (FRR says so for minutes after its start, and holds back its first UPDATE).
+RESTARTING_QUIET_S = 3.0
+
+NEVER = float("inf")
+
+
+@dataclass(slots=True)
+class _Wait:
+    """What we still expect of one peer."""
+
+    last_update: float
+    missing: set[Family] = field(default_factory=set)  # families without End-of-RIB, once its session is established
+    quiet_s: float = NEVER  # so long without an UPDATE stands for the End-of-RIB that it owes
+
+
+class Awaited:
+    """The listed peers that keep this node from being in sync; `sessions` are the engine's, as they are at any time.
+
+    Whoever is not awaited may be spoken of all the same: nothing happens.
+    """
+
+    def __init__(self, sessions: Mapping[PeerName, Session]) -> None:
+        self.limit = NEVER  # the second at which all waiting ends
+        self._sessions = sessions
+        self._waits: dict[PeerName, _Wait] = {}
+
+    @property
+    def names(self) -> Collection[PeerName]:
+        """The peers that are waited for (to read)."""
+        return self._waits.keys()
+
+    def add(self, name: PeerName, now: float) -> None:
+        """Wait for a peer from its beginning."""
+        self._waits[name] = _Wait(now)
+
+    def discard(self, name: PeerName) -> None:
+        """Wait no longer for a peer that is not to be heard."""
+        self._waits.pop(name, None)
+
+    def established(self, peer: Peer, negotiated: Negotiated, now: float) -> None:
+        """Know what the peer's new session owes us."""
+        if (wait := self._waits.get(peer.name)) is not None:
+            wait.last_update = now
+            wait.missing, wait.quiet_s = _owed(peer, negotiated)
+
+    def updated(self, name: PeerName, now: float) -> None:
+        """Note an UPDATE: the peer is not silent."""
+        if (wait := self._waits.get(name)) is not None:
+            wait.last_update = now
+
+    def end_of_rib(self, name: PeerName, family: Family, now: float) -> None:
+        """Note an End-of-RIB; the last one owed ends the waiting, and one that is not owed is an UPDATE like others."""
+        if (wait := self._waits.get(name)) is not None:
+            wait.last_update = now
+            if family in wait.missing:
+                wait.missing.discard(family)
+                if not wait.missing:
+                    wait.quiet_s = 0.0
+
+    def is_waiting(self, now: float, unheard: Collection[int]) -> bool:
+        """Tell whether there is anybody to wait for; not by the silence of connections whose input is `unheard`."""
+        for name in [name for name, wait in self._waits.items() if self._until(name, wait) <= now]:
+            if self._sessions[name].connection not in unheard:
+                del self._waits[name]
+        return bool(self._waits) and now < self.limit
+
+    def next_check(self) -> float:
+        """Return the second at which `is_waiting` may have another answer though nothing happens."""
+        return min([self.limit, *(self._until(name, wait) for name, wait in self._waits.items())])
+
+    def reasons(self) -> dict[PeerName, str]:
+        """Return who is waited for, each with the reason."""
+        reasons = {}
+        for name, wait in self._waits.items():
+            session = self._sessions[name]
+            if session.state is not State.ESTABLISHED:
+                reasons[name] = (
+                    f"{session.state.value}: {session.last_error}" if session.last_error else "no session yet"
+                )
+            elif wait.missing:
+                reasons[name] = "no End-of-RIB yet for " + ", ".join(sorted(f.label for f in wait.missing))
+            else:
+                reasons[name] = f"an UPDATE came less than {wait.quiet_s:g} s ago"
+        return reasons
+
+    def give_up(self) -> dict[PeerName, str]:
+        """Wait for nobody any longer; return who is left, each with the reason."""
+        left = self.reasons()
+        self._waits.clear()
+        return left
+
+    def _until(self, name: PeerName, wait: _Wait) -> float:
+        """Return the second at which a peer is not waited for any longer, as things stand."""
+        session = self._sessions[name]
+        if session.state is State.ESTABLISHED:
+            return wait.last_update + wait.quiet_s
+        return NEVER if session.called_since is None else session.called_since + NO_ANSWER_S
+
+
+def _owed(peer: Peer, negotiated: Negotiated) -> tuple[set[Family], float]:
+    """Return the families whose End-of-RIB a peer owes us, and the seconds of silence that stand for it.
+
+    Where either side did not offer capability 64 it owes none. One that restarts itself may be waiting for
+    us (RFC 4724 §4.1), so its silence counts too; but not that of our reflector: what it knows of other
+    nodes comes once it is in sync, for which it waits for nothing of ours but silence.
+    """
+    restart = negotiated.received.capabilities.graceful_restart
+    if restart is None or not restart_agreed(negotiated):
+        return set(), QUIET_S
+    is_waiting_too = restart.is_restarting and not peer.reflects_to_us
+    return set(negotiated.families), RESTARTING_QUIET_S if is_waiting_too else NEVER
