@@ -80,9 +80,6 @@ PREPARE_AGAIN_S = 60.0
 SAVE_AGAIN_S = 1.0
 # Files open at a time: a socket for each peer, and what clients bring.
 DESCRIPTORS = 65_536
-# How long one thread keeps the interpreter from the other, in seconds. The writer needs it for a moment between two
-# calls of the kernel; with the usual 5 ms the kernel waits for the loop most of the time.
-SWITCH_S = 0.0005
 # What was said last leaves within this long at a stop.
 FAREWELL_S = 1.0
 
