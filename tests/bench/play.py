@@ -20,6 +20,7 @@ from tests.bench.stage import (
     check,
     cpu_s,
     exact_cpu_s,
+    many_neighbours,
     number,
     numbers,
     pair,
@@ -292,7 +293,7 @@ def _reflect(scenario: Scenario, daemon: Daemon, scale: Scale) -> Measured:
     """From one neighbour to clients; nothing goes to the kernel."""
     own = clients(scenario.clients)
     setup = Setup((Neighbour(FEEDER["ipv4"]), *(Neighbour(address, is_client=True) for address in own)), has_fib=False)
-    with Lab(pair(scenario.clients)) as lab:
+    with many_neighbours(), Lab(pair(scenario.clients)) as lab:
         processes = daemon.start(lab, NODE, setup)
         sink = Program.start(
             lab, "feeder", "sink", "--connect", DUT["ipv4"], "--bind", *own, "--asn", ASN, "--timeout", STEP_S,
@@ -314,7 +315,7 @@ def _mesh(scenario: Scenario, daemon: Daemon, scale: Scale) -> Measured:
     """Start a daemon in every node of a segment; CPU and memory are the sum over all of them."""
     nodes = members(scale.nodes)
     setup = Setup(mesh=nodes)
-    with Lab(segment(scale.nodes)) as lab:
+    with many_neighbours(), Lab(segment(scale.nodes)) as lab:
         watch = Program.start(lab, nodes[0].name, "meshwatch", "--nodes", scale.nodes, "--timeout", STEP_S)
         watch.said("watching")
         processes: list[Process] = []

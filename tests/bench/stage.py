@@ -7,7 +7,8 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +29,8 @@ Line = dict[str, object]  # what a program says, one JSON object a line
 
 def pair(client_count: int = 0) -> Topology:
     """Return feeder ── dut; the feeder's end has the addresses of a reflector's clients too."""
-    own = {name: (f"{each['ipv4']}/24", f"{each['ipv6']}/64") for name, each in ((NODE, DUT), ("feeder", FEEDER))}
-    others = tuple(f"{address}/24" for address in (QUIET, *clients(client_count)))
+    own = {name: (f"{each['ipv4']}/20", f"{each['ipv6']}/64") for name, each in ((NODE, DUT), ("feeder", FEEDER))}
+    others = tuple(f"{address}/20" for address in (QUIET, *clients(client_count)))
     ends = End(NODE, "eth1", addresses=own[NODE]), End("feeder", "eth1", addresses=own["feeder"] + others)
     return Topology("bench", (_node(NODE), _node("feeder")), ((*ends, 0),))
 
@@ -38,7 +39,7 @@ def segment(count: int) -> Topology:
     """Return that many nodes on one bridge."""
     nodes = members(count)
     links = tuple(
-        (End(each.name, "eth1", addresses=(f"{each.address}/24",)), End("br0", f"port{number}"), 0)
+        (End(each.name, "eth1", addresses=(f"{each.address}/20",)), End("br0", f"port{number}"), 0)
         for number, each in enumerate(nodes)
     )
     return Topology("bench", (*(_node(each.name) for each in nodes), _node("br0", "bridge")), links)
@@ -48,6 +49,27 @@ def _node(name: str, kind: str = "linux") -> Node:
     # Link-local addresses that can be used at once: FRR refuses an IPv6 session before it has one.
     sysctls = tuple((f"net.ipv6.conf.{each}.accept_dad", "0") for each in ("all", "eth1"))
     return Node(name, kind, (), (), (), sysctls if kind == "linux" else (), "")
+
+
+@contextmanager
+def many_neighbours() -> Iterator[None]:
+    """Give the host room for thousands of neighbours meanwhile: one table serves all namespaces, by default with 1,024.
+
+    Where these sysctls cannot be written (without root) it stays as it is.
+    """
+    wanted = {"gc_thresh3": 32768, "gc_thresh2": 16384, "gc_thresh1": 8192}  # each above the next
+    folder = Path("/proc/sys/net/ipv4/neigh/default")
+    had: dict[str, int] = {}
+    with suppress(OSError):
+        for name, value in wanted.items():
+            had[name] = int((folder / name).read_text("ascii"))
+            (folder / name).write_text(str(max(value, had[name])), "ascii")
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            for name, value in reversed(had.items()):
+                (folder / name).write_text(str(value), "ascii")
 
 
 # ── the bench's own programs ─────────────────────────────────────────────────
