@@ -7,6 +7,7 @@ that it starts in milliseconds; the others import what they need when they need 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import sys
@@ -100,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: Arguments) -> int:
+    gc.disable()  # nothing that a start makes is garbage; the daemon enables it once it runs
     from bgpmesh import daemon  # noqa: PLC0415  only this command pays for asyncio, ExaBGP and pyroute2
 
     return daemon.run(arguments.config, arguments.node, arguments.socket, arguments.state)

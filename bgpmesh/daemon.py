@@ -155,6 +155,7 @@ class Daemon:
         self._loop.add_signal_handler(signal.SIGHUP, self._hang_up_signal)
         self.control.start()
         await self.http.start()
+        self.speaker.configure(self.engine.configured.peers)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -167,8 +168,8 @@ class Daemon:
                 tasks += [group.create_task(edge) for edge in edges]
                 self._tell_supervisor("READY=1")
                 log.info("daemon.started", node=self.node, version=__version__, pid=os.getpid())
-                gc.collect()
                 gc.freeze()  # what lives from now to the end need not be looked at again and again
+                gc.enable()
                 await self._stop.wait()
                 if self._bug is not None:
                     raise self._bug
@@ -193,7 +194,7 @@ class Daemon:
             self.report(LinksRead({}))
             self.report(FibRead({}, {}))
         # Not earlier, and the sessions start in the same turn: who calls an idle session is hung up on.
-        self.speaker.configure(self.engine.configured.peers)
+        self.speaker.accept()
         self._pump()
 
     async def _keep_host_prepared(self) -> None:

@@ -51,9 +51,10 @@ from bgpmesh.route.path import PeerName
 # RFC 4271 §8.2.2 suggests 4 minutes for the hold timer while an OPEN is awaited.
 OPEN_HOLD_S = 240.0
 
-# Connects are tried again after 1 to 8 s: a ceiling that doubles from 2 to 8, and half of it at least.
-FIRST_RETRY_CEILING_S = 2.0
-LAST_RETRY_CEILING_S = 8.0
+# Connects are tried again after 1 to 8 s: a pause that doubles, and up to a quarter more. The first is short, as
+# who refuses at first is a neighbour that starts too.
+FIRST_RETRY_S = 1.0
+LAST_RETRY_S = 6.4
 
 # How long stale paths may wait for End-of-RIB beyond the restart time the peer asked for. Two
 # minutes let a peer send a full table again; the whole clock runs from the loss (rule 5).
@@ -426,7 +427,7 @@ class Session:
             return []
         assert connection.negotiated is not None
         assert self.established_at is not None
-        if now - self.established_at >= LAST_RETRY_CEILING_S:
+        if now - self.established_at >= LAST_RETRY_S:
             self._failures = 0
         self._back_off(now)
         self.last_error = self._down_reason = reason
@@ -475,9 +476,9 @@ class Session:
         return [Dial(self.peer.name)]
 
     def _back_off(self, now: float) -> None:
-        ceiling = min(FIRST_RETRY_CEILING_S * 2**self._failures, LAST_RETRY_CEILING_S)
+        pause = min(FIRST_RETRY_S * 2**self._failures, LAST_RETRY_S)
         self._failures = min(self._failures + 1, 8)
-        self._retry_at = now + ceiling * (1 + self._jitter()) / 2
+        self._retry_at = now + pause * (1 + self._jitter() / 4)
 
     def _expire_stale(self, now: float) -> list[Output]:
         over = frozenset(f for f, deadline in self._stale.items() if now >= min(deadline, self._restart_deadline))

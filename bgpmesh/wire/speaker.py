@@ -182,6 +182,7 @@ class Speaker:
         self._listeners: dict[tuple[IPAddress, int], _Listener] = {}
         self._calls: dict[PeerName, _Call] = {}
         self._hanging_up: set[Connection] = set()
+        self._is_accepting = False
         self._paused: set[Connection] = set()  # not read from while the engine is busy
         self._hungry: OrderedDict[int, Connection] = OrderedDict()  # to be asked for routes, in this order
         self._is_pulling = False
@@ -235,6 +236,13 @@ class Speaker:
             if self._peers.get(connection.peer.name) != connection.peer:
                 self._ended(connection, "the configuration changed")
         self._open_listeners()
+
+    def accept(self) -> None:
+        """Take in who calls. Until then callers wait with the kernel: refused, they would try again only later."""
+        self._is_accepting = True
+        for listener in self._listeners.values():
+            if listener.sock is not None:
+                asyncio.get_running_loop().add_reader(listener.sock, self._accept, listener, listener.sock)
 
     def execute(self, command: Command) -> None:
         """Do what the engine says. What it says about a connection that is gone is ignored."""
@@ -333,7 +341,8 @@ class Speaker:
             try:
                 if listener.sock is None:
                     listener.sock = listening_socket(listener.address, listener.port, keys, listener.hops)
-                    loop.add_reader(listener.sock, self._accept, listener, listener.sock)
+                    if self._is_accepting:
+                        loop.add_reader(listener.sock, self._accept, listener, listener.sock)
                 else:
                     set_keys(listener.sock, listener.keys, keys)
                     if listener.fence != listener.hops:

@@ -139,15 +139,15 @@ def test_a_restart_calls_a_passive_peer_until_told_to_stop() -> None:
 
 
 def test_calls_back_off_between_one_and_eight_seconds() -> None:
-    """Each failure doubles the pause up to 8 s; jitter takes at most half of it away."""
-    for jitter, pauses in ((0.0, [1, 2, 4, 4]), (0.999999, [2, 4, 8, 8])):
+    """Each failure doubles the pause up to 8 s; jitter adds at most a quarter."""
+    for jitter, pauses in ((0.0, [1.0, 2.0, 4.0, 6.4, 6.4]), (0.999999, [1.25, 2.5, 5.0, 8.0, 8.0])):
         session = Session(PEER, LocalRestart(), lambda jitter=jitter: jitter)  # type: ignore[misc]
         session.start(0)
         seen = []
         now = 0.0
         for _ in pauses:
             session.connect_failed("connection refused", now)
-            seen.append(round(session.next_wakeup() - now))
+            seen.append(round(session.next_wakeup() - now, 4))
             now = session.next_wakeup()
             session.tick(now)
         assert pauses == seen

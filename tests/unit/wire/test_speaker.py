@@ -108,6 +108,7 @@ async def running(*nodes: Node) -> AsyncIterator[None]:
     tasks = [asyncio.create_task(node.speaker.run()) for node in nodes]
     for node in nodes:
         node.speaker.configure((node.peer,))
+        node.speaker.accept()
     try:
         yield
     finally:
@@ -478,6 +479,28 @@ def test_only_the_configured_address_listens() -> None:
             assert not accepts(ipaddress.ip_address("127.0.0.3"), node.peer.listen_port)
             node.speaker.configure(())
             assert not accepts(A, node.peer.listen_port)
+
+    play(scenario())
+
+
+def test_who_calls_before_anybody_is_taken_in_is_not_refused() -> None:
+    """A node that starts listens at once, and hears its callers when it is ready."""
+
+    async def scenario() -> None:
+        late, early = pair()
+        tasks = [asyncio.create_task(node.speaker.run()) for node in (late, early)]
+        try:
+            late.speaker.configure((late.peer,))
+            early.speaker.configure((early.peer,))
+            early.speaker.execute(Dial(early.peer.name))
+            assert not (await early.first(Connected)).is_inbound
+            assert late.events == []
+            late.speaker.accept()
+            assert (await late.first(Connected)).is_inbound
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     play(scenario())
 
