@@ -265,7 +265,7 @@ class Daemon:
         is_left = engine.work(SLICE, now) or bool(self._inbox)
         self._save()
         self._execute()
-        self.speaker.kick()
+        self.speaker.kick(engine.rib.stirred())
         self.fib.kick()
         self.links.kick()
         self._notice()

@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 from typing import TypeVar, assert_never
 
 from bgpmesh.delta import Delta
@@ -147,6 +148,8 @@ class Engine:
         self._local_restart = LocalRestart()
         self._peer_of: dict[int, PeerName] = {}  # connection -> peer
         self._wakeups: dict[PeerName, float] = {}
+        self._agenda: list[tuple[float, PeerName]] = []  # a heap of the same, and of what it was before
+        self._away: set[PeerName] = set(self.held)  # on the list without a session
         self._resume_at: dict[PeerName, float] = {}  # sessions closed for too many prefixes
         self._awaited = Awaited(self.sessions)
         self._booted_at: float | None = None
@@ -220,7 +223,7 @@ class Engine:
 
     def next_wakeup(self) -> float:
         """Return the monotonic second at which to send TimerFired, infinity if never."""
-        earliest = min(self._wakeups.values(), default=NEVER)
+        earliest = self._next_due()
         if self._booted_at is not None and not self.is_in_sync:
             earliest = min(earliest, self._awaited.next_check())
         return earliest
@@ -283,13 +286,34 @@ class Engine:
             self._apply(session.peer.name, outputs, now)
 
     def _timer_fired(self, unheard: Collection[int], now: float) -> None:
-        for name in [name for name, at in self._wakeups.items() if at <= now]:
+        due: list[PeerName] = []
+        while self._next_due() <= now:
+            due.append(heappop(self._agenda)[1])
+            del self._wakeups[due[-1]]
+        for name in due:
             session = self.sessions[name]
             is_resumed = self._resume_at.get(name, NEVER) <= now
             if is_resumed:
                 del self._resume_at[name]
             self._apply(name, session.start(now) if is_resumed else session.tick(now, unheard), now)
         self._check_sync(now, unheard)
+
+    def _wake_at(self, name: PeerName, at: float) -> None:
+        """Have a session looked at when it is due; what the agenda had for it before is passed over."""
+        if self._wakeups.get(name) == at:
+            return
+        self._wakeups[name] = at
+        if len(self._agenda) > 4 * len(self._wakeups) + 64:
+            self._agenda = [(other, of) for of, other in self._wakeups.items()]
+            heapify(self._agenda)
+        else:
+            heappush(self._agenda, (at, name))
+
+    def _next_due(self) -> float:
+        agenda = self._agenda
+        while agenda and self._wakeups.get(agenda[0][1]) != agenda[0][0]:
+            heappop(agenda)
+        return agenda[0][0] if agenda else NEVER
 
     def _message_received(
         self, connection: int, message: Keepalive | RouteRefresh | EndOfRib | Notification, now: float
@@ -343,7 +367,8 @@ class Engine:
         notification = Notification(6, Cease.MAX_PREFIXES, afi_safi)  # RFC 4486 §4
         self._apply(peer.name, session.stop(now, notification), now)
         session.last_error = f"sent more than max_prefixes = {peer.max_prefixes} {family.label} prefixes"
-        self._wakeups[peer.name] = self._resume_at[peer.name] = now + peer.max_prefixes_restart
+        self._resume_at[peer.name] = now + peer.max_prefixes_restart
+        self._wake_at(peer.name, self._resume_at[peer.name])
         self._awaited.discard(peer.name)  # it is we who do not want to hear it
         self._check_sync(now)
 
@@ -367,11 +392,12 @@ class Engine:
                         self._note("peer.stale-swept", peer=name, family=_labels(families))
                 case _:
                     assert_never(output)
-        self._wakeups[name] = min(session.next_wakeup(), self._resume_at.get(name, NEVER))
+        self._wake_at(name, min(session.next_wakeup(), self._resume_at.get(name, NEVER)))
 
     def _established(self, session: Session, up: Established, now: float) -> None:
         name = session.peer.name
         self.held |= {name}
+        self._away.discard(name)
         self.update_problem.pop(name, None)
         self.rib.peer_up(session.peer, up.negotiated, up.keep)
         self.commands.append(StartRoutes(up.connection, name))
@@ -392,6 +418,7 @@ class Engine:
         name = session.peer.name
         if self._is_stopping:
             return  # the kernel's routes stay, and so does the list
+        self._away.add(name)
         self.rib.peer_down(name, retain)
         self._note("peer.down", Level.WARNING, peer=name, reason=reason, kept=_labels(retain) or None)
 
@@ -422,6 +449,7 @@ class Engine:
         if listed and routes_kept:
             self._local_restart.is_restarting = True
             self.held = listed
+            self._away = set(listed)
             self._awaited.limit = now + configured.restart_deferral
             for name in sorted(listed & self.sessions.keys()):
                 self._awaited.add(name, now)
@@ -449,11 +477,11 @@ class Engine:
 
     def _forget_held(self) -> None:
         """Take peers off the list whose paths are gone, from the kernel too (rule 1)."""
-        if self._is_stopping or not self.is_in_sync or not self.rib.fib.is_at_rest:
+        if not self._away or self._is_stopping or not self.is_in_sync or not self.rib.fib.is_at_rest:
             return
-        self.held = frozenset(
-            name for name, s in self.sessions.items() if s.state is State.ESTABLISHED or self.rib.stale_count(name)
-        )
+        gone = {name for name in self._away if not self.rib.stale_count(name)}
+        self._away -= gone
+        self.held -= gone
 
     # ── what this node itself has ────────────────────────────────────────────
 

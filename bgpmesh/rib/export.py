@@ -263,6 +263,7 @@ class Group:
         self.view = view
         self.members: dict[PeerName, Member] = {}
         self.sent: dict[Nlri, Advert] = {}
+        self.is_stirred = False  # there may be something for every member
         self.backlog: list[Nlri] = []  # the table as it was when the group began, still to be offered
         self.uses: dict[Family, Counter[Advert]] = {family: Counter() for family in view.families}
         self._pending: dict[Nlri, Advert | None] = {}
@@ -399,6 +400,7 @@ class Group:
         if advert is None and all(not table or table.keys().isdisjoint(nlris) for table in (self.sent, self._pending)):
             return  # never told, and not about to be: what is learnt from a mesh, mostly
         self._pending.update(dict.fromkeys(nlris, advert))
+        self.is_stirred = True
 
     def _flush(self) -> None:
         """Compare a slice of what is pending with what was told, and log the differences."""

@@ -86,6 +86,8 @@ class Rib:
         self._dirty: dict[Nlri, object] = {}
         self._work: list[Nlri] = []  # what was dirty when the work on it began, last first
         self._groups: dict[View, Group] = {}
+        self._stirred: set[PeerName] = set()  # for whom there may be something, beside the members of stirred groups
+        self._owing: set[PeerName] = set()  # to whom we owe End-of-RIB
         self._is_deferring = False
         # next hops
         self._hosts = HostRoutes()
@@ -149,6 +151,7 @@ class Rib:
         group = self._group(view)
         rib_in.member = Member(peer.name, received.router_id, peer.address, group)
         group.join(rib_in.member)
+        self._stirred.add(peer.name)
 
     def peer_down(self, name: PeerName, retain: frozenset[Family]) -> None:
         """End a session: its paths of `retain` become stale and stay selected, the others go."""
@@ -279,6 +282,7 @@ class Rib:
         self._offer_backlogs(limit - len(keys))
         if self._has_work():
             return True
+        self._stirred |= self._owing
         if self._has_idle_hops:
             self._forget_hops()
         if self.fib.keep_unwanted and not self._is_deferring:
@@ -294,6 +298,7 @@ class Rib:
                 part = group.backlog[-limit:]
                 del group.backlog[-limit:]
                 limit -= len(part)
+                group.is_stirred = True
                 for selection, run in groupby(part, self._selected.get):
                     for nlris in _by_width(list(run)):
                         group.offer(None if selection is None else selection.best, nlris)
@@ -305,12 +310,27 @@ class Rib:
         member = self._member(name)
         if member is not None and family in member.group.view.families:
             member.refreshing.add(family)
+            self._stirred.add(name)
 
     def send_end_of_rib(self, name: PeerName) -> None:
         """Close the first advertisement with End-of-RIB once what is queued has been taken (RFC 4724 §2)."""
         member = self._member(name)
         if member is not None:
             member.owes_end_of_rib = True
+            self._owing.add(name)
+            self._stirred.add(name)
+
+    def stirred(self) -> set[PeerName]:
+        """Return the peers for whom `take` may have something that it had not when it last returned nothing.
+
+        Each is told once. It costs what has changed, not what there is: with thousands of peers most have nothing.
+        """
+        for group in self._groups.values():
+            if group.is_stirred:
+                group.is_stirred = False
+                self._stirred.update(group.members)
+        stirred, self._stirred = self._stirred, set()
+        return stirred
 
     def has_routes_for(self, name: PeerName) -> bool:
         """Tell whether `take` may have something for the peer."""
@@ -327,6 +347,7 @@ class Rib:
         taken: list[Batch | EndOfRib] = [*member.group.take(member, limit)]
         if member.owes_end_of_rib and not self._has_work() and not member.group.has_work_for(member):
             member.owes_end_of_rib = False
+            self._owing.discard(name)
             taken += end_of_ribs(member.group.view)
         return taken
 
@@ -711,6 +732,7 @@ class Rib:
         return group
 
     def _leave(self, member: Member) -> None:
+        self._owing.discard(member.name)
         member.group.leave(member)
         self._drop_if_left(member.group)
 
@@ -727,6 +749,7 @@ class Rib:
         view = replace(old.view, shared_subnet=self._hosts.connected_subnet(rib_in.peer.address))
         if view != old.view:
             self._group(view).transfer(member)
+            self._stirred.add(member.name)
             self._drop_if_left(old)
 
 

@@ -24,7 +24,7 @@ import ipaddress
 import itertools
 import socket
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -183,6 +183,7 @@ class Speaker:
         self._calls: dict[PeerName, _Call] = {}
         self._hanging_up: set[Connection] = set()
         self._is_accepting = False
+        self._fed: dict[PeerName, Connection] = {}  # established
         self._paused: set[Connection] = set()  # not read from while the engine is busy
         self._hungry: OrderedDict[int, Connection] = OrderedDict()  # to be asked for routes, in this order
         self._is_pulling = False
@@ -260,14 +261,16 @@ class Speaker:
                     asyncio.get_running_loop().call_soon(self._feed, connection, b"")
             case StartRoutes():
                 connection.wants_routes = True
+                self._fed[connection.peer.name] = connection
                 self._ask(connection)
             case Hangup():
                 self._hang_up(connection)
 
-    def kick(self) -> None:
-        """Ask the RIB again for everybody who may hear something."""
-        for connection in self.connections.values():
-            self._ask(connection)
+    def kick(self, peers: Iterable[PeerName]) -> None:
+        """Ask the RIB again for these peers, those that have a session."""
+        for name in peers:
+            if (connection := self._fed.get(name)) is not None:
+                self._ask(connection)
 
     # ── calling ──────────────────────────────────────────────────────────────
 
@@ -553,6 +556,8 @@ class Speaker:
         self.connections.pop(connection.number, None)
         self._hanging_up.discard(connection)
         self._paused.discard(connection)
+        if self._fed.get(connection.peer.name) is connection:
+            del self._fed[connection.peer.name]
         loop.remove_reader(connection.sock)
         loop.remove_writer(connection.sock)
         connection.sock.close()

@@ -81,6 +81,7 @@ class Node:
     engine: Engine | None = None
     ends: dict[int, End] = field(default_factory=dict)
     heard: list[tuple[PeerName, str]] = field(default_factory=list)
+    hungry: set[PeerName] = field(default_factory=set)  # for whom there may be routes
 
     def routes(self) -> dict[str, Target]:
         """Return the kernel's routes, readable."""
@@ -164,9 +165,13 @@ class Cluster:
         while engine.commands:
             worked = True
             self._execute(node, engine.commands.popleft())
+        node.hungry |= engine.rib.stirred()
         for end in list(node.ends.values()):
-            if end.is_started and end.is_open and self.random.random() < 0.8:
-                for item in engine.rib.take(end.peer, self.random.choice((1, 100))):
+            if end.is_started and end.is_open and end.peer in node.hungry and self.random.random() < 0.8:
+                taken = engine.rib.take(end.peer, self.random.choice((1, 100)))
+                if not taken:
+                    node.hungry.discard(end.peer)  # until it is stirred
+                for item in taken:
                     worked = True
                     self._emit(end, item)
         return self._program(node) or worked
@@ -196,6 +201,7 @@ class Cluster:
                     self._put_bytes(end, end.codec.encode(message))
             case StartRoutes(connection, _):
                 node.ends[connection].is_started = True
+                node.hungry.add(node.ends[connection].peer)
             case Hangup(connection):
                 if (end := node.ends.get(connection)) is not None:
                     self._close(end)

@@ -654,7 +654,7 @@ def test_a_peer_that_stops_reading_costs_one_slice() -> None:
             left = len(node.batches)
             assert left > 0
             for _ in range(50):
-                node.speaker.kick()
+                node.speaker.kick((NAME,))
                 await asyncio.sleep(0)
             assert left == len(node.batches)
             assert connection.waiting < speaker.WRITE_MARK + 65536
