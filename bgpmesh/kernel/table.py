@@ -301,8 +301,9 @@ class Table:
         the routes (`ip monitor route` stays silent).
         """
         ours = self._now.ours
-        going = [(key, ours[key]) for key in keys if key in ours]
-        going_count, present_count = _count([shape for _, shape in going]), _count(list(ours.values()))
+        going = list(filter(ours.__contains__, keys))
+        shapes = list(map(ours.__getitem__, going))
+        going_count, present_count = _count(shapes), _count(list(ours.values()))
         in_use = self._used_by_others()
         in_use.update(member for nexthop in self._now.nexthops.values() for member in nexthop.members)
         felled = set()
@@ -313,7 +314,8 @@ class Table:
                 felled.add(shape.nexthop_id)
         felled -= self._delete_objects(list(felled)).keys()
         if felled:
-            self._believe([key for key, shape in going if shape.nexthop_id in felled], None, None)
+            gone = [key for key, shape in zip(going, shapes, strict=True) if shape.nexthop_id in felled]
+            self._believe(gone, None, None)
 
     def settle(self, doomed: Collection[IPAddress], *, may_sweep: bool) -> list[IPAddress]:
         """Delete these next hops, and what else of ours no route uses; return those that one still does.
