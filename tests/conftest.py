@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is no reason for an example to fail.
+settings.register_profile("bgpmesh", deadline=None)
+settings.load_profile("bgpmesh")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -197,7 +197,7 @@ def run(world: World, script: list[Step]) -> float:  # noqa: C901, PLR0912  one 
     return now
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(steps, st.booleans(), st.sampled_from([0, 120]))
 def test_any_order_of_events(
     script: list[Step],
@@ -209,7 +209,7 @@ def test_any_order_of_events(
     run(World(Session(peer, LocalRestart(), lambda: 0.5)), script)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(steps, st.booleans())
 def test_every_connection_ends(script: list[Step], is_passive: bool) -> None:
     """Once the peer says nothing more, every connection but one established without timers is hung up."""
@@ -224,7 +224,7 @@ def test_every_connection_ends(script: list[Step], is_passive: bool) -> None:
     assert (world.live, world.stale) == (set(), frozenset())
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(steps, st.booleans())
 def test_time_moves_on(script: list[Step], is_passive: bool) -> None:
     """A tick at the second that `next_wakeup` named does what was due: the next one is later."""
@@ -304,7 +304,7 @@ class Link:
         self.do(side, outputs)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.sampled_from([(1, 2), (2, 1), (7, 7)]),
     st.sampled_from([0, 120]),

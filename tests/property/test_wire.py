@@ -167,7 +167,7 @@ def flood(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.one_of(update(), update(), flood()), max_size=6), st.booleans(), st.booleans())
 def test_fast_path_and_exabgp_agree(updates: list[bytes], four_octet_asn: bool, is_external: bool) -> None:
     """The same UPDATEs say the same through the fast path and through ExaBGP's decoder."""
@@ -178,7 +178,7 @@ def test_fast_path_and_exabgp_agree(updates: list[bytes], four_octet_asn: bool, 
     assert expected == flattened(fast.feed(data, 0.0))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(update(), max_size=4))
 def test_one_byte_at_a_time_says_the_same(updates: list[bytes]) -> None:
     """Chunking changes nothing but what is joined."""
@@ -206,7 +206,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(st.one_of(mutated(), st.binary(max_size=200), st.binary(max_size=100).map(lambda tail: b"\xff" * 16 + tail)))
 def test_any_bytes_give_values_or_garbage(data: bytes) -> None:
     """No input makes an exception; behind Garbage nothing is said; one byte at a time says the same."""
@@ -223,7 +223,7 @@ def test_any_bytes_give_values_or_garbage(data: bytes) -> None:
         assert 19 <= len(codec.encode(decoded[-1].notification)) <= 4096
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=90), st.integers(0, 255))
 def test_any_open_gives_negotiated_or_garbage(parameters: bytes, size: int) -> None:
     """An OPEN's body may be anything."""
@@ -297,7 +297,7 @@ def keys_of(family: Family) -> st.SearchStrategy[list[Nlri]]:
     return st.one_of(mixed, hosts)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(st.data(), st.sampled_from(Family), st.booleans(), st.booleans())
 def test_what_is_encoded_is_decoded(
     data: st.DataObject, family: Family, four_octet_asn: bool, is_external: bool
@@ -321,7 +321,7 @@ def test_what_is_encoded_is_decoded(
         assert attributes.as_path.length == said.attributes.as_path.length
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data(), st.sampled_from(Family))
 def test_withdrawals_come_back(data: st.DataObject, family: Family) -> None:
     """What is withdrawn is what the peer hears withdrawn."""

@@ -1,0 +1,208 @@
+"""The compiled form: sets, chains of lines, and who goes through which. What the renderer writes and `explain` walks.
+
+A policy or profile is a **body** in each direction it has, a chain of lines. A **stack** is all that one direction of
+a workload goes through: layers (tiers) of bodies, then profiles. Workloads with the same stack share its chain:
+they are one class. A line is all-of: what a rule says with "or" has become several lines with the rule's
+number, and what it says about unknown addresses is spelled out in them, so nothing that walks a line needs to
+know which action is careful in which way.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import functools
+import hashlib
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from bgpmesh.policy.model import Model
+from bgpmesh.policy.rule import Action, Direction, Icmp, IPNetwork, PortRange
+from bgpmesh.policy.selector import Selector
+from bgpmesh.route.nlri import IPAddress
+
+FAMILIES = (4, 6)
+
+
+class End(Enum):
+    """An end of a packet, by ipset's word for it."""
+
+    SOURCE = "src"
+    DESTINATION = "dst"
+
+
+@dataclass(frozen=True, slots=True)
+class IsProtocol:
+    """The packet has this protocol number, or another one."""
+
+    number: int
+    is_negated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class IsIcmp:
+    """The packet, of its family's ICMP, has this type and code, or differs in one. A line has the protocol before."""
+
+    icmp: Icmp
+    is_negated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class IsIn:
+    """The address at one end lies in this net."""
+
+    end: End
+    net: IPNetwork
+
+
+@dataclass(frozen=True, slots=True)
+class InSet:
+    """The address at one end, with the protocol and the port there for a PortSet, is in the set, or not."""
+
+    end: End
+    name: str
+    is_negated: bool = False
+    with_port: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HasPort:
+    """The port at one end lies in one of the ranges, or in none. A line has a protocol with ports before."""
+
+    end: End
+    ranges: tuple[PortRange, ...]
+    is_negated: bool = False
+
+
+Term = IsProtocol | IsIcmp | IsIn | InSet | HasPort
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """All terms must hold; `rule` is the number of the rule that it comes from, counted from 1."""
+
+    terms: tuple[Term, ...]
+    action: Action
+    rule: int
+
+
+class Ground(Enum):
+    """The two sets that tell who is unknown: in the space and not known."""
+
+    SPACE = "space"
+    KNOWN = "known"
+
+
+@dataclass(frozen=True, slots=True)
+class SetSource:
+    """A set that a line needs: what is in it is another matter, the name does not depend on it.
+
+    `content`: members that a selector means, the nets as listed, the members' ports of that name, or common ground.
+    """
+
+    family: int
+    content: Selector | tuple[IPNetwork, ...] | str | Ground
+
+    @property
+    def name(self) -> str:
+        """At most 31 characters (IPSET_MAXNAMELEN less one)."""
+        return _set_name(self)
+
+
+@functools.lru_cache(maxsize=65_536)
+def _set_name(source: SetSource) -> str:
+    return f"bm-{source.family}-{digest(canonical(source.content))}"
+
+
+@dataclass(frozen=True, slots=True)
+class AddressSet:
+    """A hash:net: nets of one family, single addresses too; for 0/0, which the kernel refuses, its two halves."""
+
+    name: str
+    family: int
+    members: frozenset[IPNetwork]
+
+    def holds(self, address: IPAddress) -> bool:
+        """Tell whether a net of the set has the address, by length as the kernel does."""
+        if address.version != self.family:
+            return False
+        return any(
+            ipaddress.ip_network((address, length), strict=False) in self.members
+            for length in range(address.max_prefixlen, -1, -1)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PortSet:
+    """A hash:ip,port: (address, protocol, port)."""
+
+    name: str
+    family: int
+    members: frozenset[tuple[IPAddress, int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """One direction of a policy (its tier named) or of a profile (None), by family."""
+
+    chain: str
+    direction: Direction
+    tier: str | None
+    policy: str  # the key people know
+    lines: Mapping[int, tuple[Line, ...]]
+    sets: frozenset[SetSource]
+
+    @property
+    def can_pass(self) -> bool:
+        """Tell whether some line sends on to the next tier."""
+        return any(line.action is Action.PASS for lines in self.lines.values() for line in lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A tier as one stack has it: the chains of bodies in order, and what happens where none matches."""
+
+    tier: str
+    default: Action
+    bodies: tuple[str, ...]
+    can_pass: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """One direction of a class of workloads; after the last profile comes the end: denied."""
+
+    chain: str
+    direction: Direction
+    layers: tuple[Layer, ...]
+    profiles: tuple[str, ...]  # chains of bodies
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What a model comes to on this node."""
+
+    model: Model
+    stacks: Mapping[str, Stack]  # by chain
+    classes: Mapping[str, Mapping[Direction, str]]  # key of a workload here -> the chains of its stacks
+    bodies: Mapping[str, Body]  # by chain
+    sets: Mapping[str, AddressSet | PortSet]  # by name
+
+
+def digest(*parts: str) -> str:
+    """Return 20 characters of a hash, in the alphabet of names (100 bits: nobody makes two of the same)."""
+    return base64.b32encode(hashlib.sha256("\0".join(parts).encode()).digest()).decode().lower()[:20]
+
+
+def canonical(value: object) -> str:
+    """Return a text that is the same for equal values, in every process: the order of a frozenset's `repr` is not."""
+    if isinstance(value, frozenset):
+        return "{" + ",".join(sorted(map(canonical, value))) + "}"
+    if isinstance(value, tuple):
+        return "(" + ",".join(map(canonical, value)) + ")"
+    if dataclasses.is_dataclass(value):
+        inner = tuple(getattr(value, part.name) for part in dataclasses.fields(value))
+        return type(value).__name__ + canonical(inner)
+    return repr(value)

@@ -1,0 +1,278 @@
+"""The compiled form as rules of the filter table, and the difference between two of them as iptables-restore text.
+
+    FORWARD -> bm-FORWARD -> bm-forwarded -> bm-fd-.. (a tree on interface names) -> bm-fw-IFACE -> bm-ce-.. -> bm-pe-..
+                                          -> bm-td-..                             -> bm-tw-IFACE -> bm-ci-.. -> bm-pi-..
+    INPUT   -> bm-INPUT   -> bm-to-host   -> bm-fd-.. as above, then what `to_host` says
+    OUTPUT  -> bm-OUTPUT  -> returns: the host reaches its own workloads
+
+Rule 1. Nothing of a body accepts: an allow sets the mark and returns, so that the other direction still runs; the
+        one ACCEPT is in `bm-forwarded`, for what came back with the mark from each direction it has.
+Rule 2. The mark is cleared before each direction and asked for after it. A chain of ours that somebody empties
+        on the way there lets nothing through.
+Rule 3. Below a dispatch everything is `-g`: an end of chain comes back to `bm-forwarded`, past the bin's DROP.
+Rule 4. Names that people choose do not reach the text. Chains and sets are called by hashes; interface names
+        are checked, and every rule is matched against one grammar before it leaves.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import itertools
+import operator
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+from bgpmesh.policy.form import (
+    FAMILIES,
+    Body,
+    Compiled,
+    End,
+    HasPort,
+    InSet,
+    IsIcmp,
+    IsIn,
+    IsProtocol,
+    Line,
+    Stack,
+    Term,
+)
+from bgpmesh.policy.rule import Action, Direction
+
+Chains = dict[str, tuple[str, ...]]  # chain -> its rules, as they stand after `-A chain `
+Tables = dict[str, Chains]
+
+BIN = 8  # interfaces that one dispatch chain asks for one after the other; more are split by their next character
+# Neighbour discovery and multicast listeners (RFC 4861 §4, RFC 2710 §3): without them a workload has no way to the
+# host's link. Not 134: a workload advertises no router.
+ICMPV6_ALLOWED = (130, 131, 132, 133, 135, 136)
+
+_INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}")  # IFNAMSIZ less one
+_MARK = r"0x[0-9a-f]{1,8}/0x[0-9a-f]{1,8}"
+_MATCHES = "|".join(
+    [
+        r"-[io] [A-Za-z0-9][A-Za-z0-9._-]{0,14}\+?",
+        r"-[sd] [0-9a-f.:]{2,39}/[0-9]{1,3}",
+        r"(?:! )?-p [0-9]{1,3}",
+        r"-m set (?:! )?--match-set bm-[46]-[a-z2-7]{20} (?:src|dst)(?:,(?:src|dst))?",
+        r"-m multiport (?:! )?--[sd]ports [0-9:,]{1,89}",
+        r"-m icmp (?:! )?--icmp-type [0-9]{1,3}(?:/[0-9]{1,3})?",
+        r"-m icmp6 (?:! )?--icmpv6-type [0-9]{1,3}(?:/[0-9]{1,3})?",
+        rf"-m (?:conn)?mark --mark {_MARK}",
+        r"-m conntrack --ctstate [A-Z,]{3,30}",
+    ]
+)
+_TARGET = rf"-[jg] [A-Za-z0-9._-]{{2,28}}|-j MARK --set-xmark {_MARK}|-j LOG --log-prefix bm-[a-z0-9-]{{1,25}}:"
+_RULE = re.compile(rf"-m comment --comment bm:[A-Za-z0-9_-]{{16}}(?: (?:{_MATCHES}))* (?:{_TARGET})")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the rules take from the configuration, and the bits that are ours."""
+
+    prefix: str = "bgpm"  # of the links of workloads
+    to_host: str = (
+        "deny"  # what a workload's egress lets go to its own host: "deny", "allow", or "return" (to the host's)
+    )
+    accepted: int = 0x0100_0000  # bits of the packet mark
+    passed: int = 0x0200_0000
+    revoked: int = 0x0100_0000  # of the connection mark: no longer allowed
+
+
+def render(compiled: Compiled, options: Options = Options()) -> dict[int, Tables]:
+    """Return every chain of ours by family and table; all of them start with `bm-`."""
+    ways = _ways(compiled, options)
+    return {
+        family: {"filter": dict(sorted((ways | _verdicts(compiled, family, options)).items()))} for family in FAMILIES
+    }
+
+
+def hooks() -> dict[int, Tables]:
+    """Return what the built-in chains begin with, by family and table."""
+    chains = {hook: _identified(hook, (f"-j bm-{hook}",)) for hook in ("INPUT", "FORWARD", "OUTPUT")}
+    return {family: {"filter": dict(chains)} for family in FAMILIES}
+
+
+def diff(old: Mapping[str, Mapping[str, Sequence[str]]], new: Mapping[str, Mapping[str, Sequence[str]]]) -> str:
+    """Return the `iptables-restore --noflush` input that makes `old` into `new`; "" where they are equal.
+
+    A chain that differs is written whole. What goes away is emptied with the rest, in the same transaction, and
+    deleted last, when nothing refers to it.
+    """
+    lines: list[str] = []
+    for table in sorted(old.keys() | new.keys()):
+        was, wanted = old.get(table, {}), new.get(table, {})
+        changed = sorted(chain for chain in wanted if was.get(chain) != wanted[chain])
+        gone = sorted(was.keys() - wanted.keys())
+        if changed or gone:
+            lines.append(f"*{table}")
+            lines += [f":{chain} - [0:0]" for chain in sorted([*changed, *gone])]
+            lines += [f"-A {chain} {rule}" for chain in changed for rule in wanted[chain]]
+            lines += [f"-X {chain}" for chain in gone]
+            lines.append("COMMIT")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _ways(compiled: Compiled, options: Options) -> Chains:
+    """Return the chains that lead from an interface to its classes: the same in both families."""
+    chains: dict[str, list[str]] = {}
+    places: dict[Direction, dict[str, str]] = {direction: {} for direction in Direction}
+    for key, classes in compiled.classes.items():
+        interface = compiled.model.members[key].interface or ""
+        if not (_INTERFACE.fullmatch(interface) and interface.startswith(options.prefix)):
+            raise ValueError(f"{key}: {interface!r} is no name of a workload's link (prefix {options.prefix!r})")
+        for direction, chain in classes.items():
+            places[direction][interface] = chain
+    clear = _clear(options.accepted | options.passed)
+    for direction, to_class in places.items():
+        chains |= _dispatch(direction, sorted(to_class), options.prefix)
+        chains |= {_own_chain(direction, name): [clear, f"-g {chain}"] for name, chain in to_class.items()}
+    return {chain: _identified(chain, tuple(rules)) for chain, rules in chains.items()}
+
+
+def _verdicts(compiled: Compiled, family: int, options: Options) -> Chains:
+    """Return the chains of classes, policies and profiles, and those that are there whatever the model."""
+    chains = dict(_fixed(family, options))
+    for chain, stack in compiled.stacks.items():
+        chains[chain] = list(_stack(stack, compiled.bodies, family, options))
+    for chain, body in compiled.bodies.items():
+        if body.lines[family]:
+            chains[chain] = [_line(line, body, family) for line in body.lines[family]]
+    return {chain: _identified(chain, tuple(rules)) for chain, rules in chains.items()}
+
+
+def _fixed(family: int, options: Options) -> Iterator[tuple[str, list[str]]]:
+    """Yield the chains that are there whatever the model."""
+    wild = f"{options.prefix}+"
+    allowed, denied = _marked(options.accepted), f"{_unmarked(options.accepted)} -j DROP"
+    neighbours = [f"-p 58 -m icmp6 --icmpv6-type {kind} -j ACCEPT" for kind in ICMPV6_ALLOWED if family == 6]
+    first = [
+        f"-m connmark --mark {options.revoked:#x}/{options.revoked:#x} -j DROP",
+        "-m conntrack --ctstate RELATED,ESTABLISHED -g bm-accept",
+        "-m conntrack --ctstate INVALID -j DROP",
+        _clear(options.accepted),
+    ]
+    out = [f"-i {wild} -j {_bin(Direction.EGRESS, options.prefix)}", f"-i {wild} {denied}"]
+    into = [f"-o {wild} {_clear(options.accepted)}", f"-o {wild} -j {_bin(Direction.INGRESS, options.prefix)}"]
+    last = {"deny": ["-j DROP"], "allow": [f"{allowed} -j ACCEPT", "-j DROP"], "return": []}[options.to_host]
+    yield "bm-FORWARD", [f"-i {wild} -j bm-forwarded", f"-o {wild} -j bm-forwarded"]
+    yield "bm-INPUT", [f"-i {wild} -j bm-to-host"]
+    yield "bm-OUTPUT", [f"-o {wild} -j RETURN"]
+    yield "bm-forwarded", [*first, *out, *into, f"{allowed} -j ACCEPT", "-j DROP"]
+    yield "bm-to-host", [*neighbours, *first, *out, *last]
+    yield "bm-accept", [_mark(options.accepted), "-j ACCEPT"]
+    yield "bm-allow", [_mark(options.accepted)]
+    yield "bm-pass", [_mark(options.passed)]
+
+
+def _dispatch(direction: Direction, interfaces: list[str], prefix: str) -> dict[str, list[str]]:
+    """Return the tree from all (sorted) names down to bins; what is in none of them is dropped where it ends."""
+    flag = "-i" if direction is Direction.EGRESS else "-o"
+    chains: dict[str, list[str]] = {}
+    waiting = [(prefix, interfaces)]
+    while waiting:
+        stem, names = waiting.pop()
+        rules = chains[_bin(direction, stem)] = []
+        front = operator.itemgetter(slice(len(stem) + 1 if len(names) > BIN else None))
+        for longer, group in itertools.groupby(names, key=front):
+            own = list(group)
+            if len(own) == 1:
+                rules.append(f"{flag} {own[0]} -g {_own_chain(direction, own[0])}")
+            else:
+                rules.append(f"{flag} {longer}+ -g {_bin(direction, longer)}")
+                waiting.append((longer, own))
+        rules.append("-j DROP")
+    return chains
+
+
+def _stack(stack: Stack, bodies: Mapping[str, Body], family: int, options: Options) -> Iterator[str]:
+    back = f"{_marked(options.accepted)} -j RETURN"
+    for layer in stack.layers:
+        still = f"{_unmarked(options.passed)} " if layer.can_pass else ""
+        if still:
+            yield _clear(options.passed)
+        for chain in layer.bodies:
+            if bodies[chain].lines[family]:
+                yield f"{still}-j {chain}"
+                yield back
+        if layer.default is not Action.PASS:
+            yield f"{still}-j DROP"
+    for chain in stack.profiles:
+        if bodies[chain].lines[family]:
+            yield f"-j {chain}"
+            yield back
+    yield "-j DROP"
+
+
+def _line(line: Line, body: Body, family: int) -> str:
+    target = {
+        Action.ALLOW: "-g bm-allow",
+        Action.DENY: "-j DROP",
+        Action.PASS: "-g bm-pass",
+        Action.LOG: f"-j LOG --log-prefix {body.chain}:",
+    }[line.action]
+    return " ".join([*(_term(term, family) for term in line.terms), target])
+
+
+def _term(term: Term, family: int) -> str:
+    match term:
+        case IsProtocol(number, is_negated):
+            return f"{_not(is_negated)}-p {number}"
+        case IsIcmp(icmp, is_negated):
+            kind = f"{icmp.type}" if icmp.code is None else f"{icmp.type}/{icmp.code}"
+            name = "icmp --icmp-type" if family == 4 else "icmp6 --icmpv6-type"
+            return f"-m {name.replace(' ', f' {_not(is_negated)}')} {kind}"
+        case IsIn(end, net):
+            return f"-{'s' if end is End.SOURCE else 'd'} {net.network_address}/{net.prefixlen}"
+        case InSet(end, name, is_negated, with_port):
+            return f"-m set {_not(is_negated)}--match-set {name} {end.value}{f',{end.value}' if with_port else ''}"
+        case HasPort(end, ranges, is_negated):
+            numbers = (f"{r.first}" if r.first == r.last else f"{r.first}:{r.last}" for r in ranges)
+            return f"-m multiport {_not(is_negated)}--{end.value[0]}ports {','.join(numbers)}"
+    assert_never(term)
+
+
+def _not(is_negated: bool) -> str:
+    return "! " if is_negated else ""
+
+
+def _mark(bits: int) -> str:
+    return f"-j MARK --set-xmark {bits:#x}/{bits:#x}"
+
+
+def _clear(bits: int) -> str:
+    return f"-j MARK --set-xmark 0x0/{bits:#x}"
+
+
+def _marked(bits: int) -> str:
+    return f"-m mark --mark {bits:#x}/{bits:#x}"
+
+
+def _unmarked(bits: int) -> str:
+    return f"-m mark --mark 0x0/{bits:#x}"
+
+
+def _bin(direction: Direction, stem: str) -> str:
+    return f"bm-{'f' if direction is Direction.EGRESS else 't'}d-{stem}"
+
+
+def _own_chain(direction: Direction, interface: str) -> str:
+    return f"bm-{'f' if direction is Direction.EGRESS else 't'}w-{interface}"
+
+
+@functools.lru_cache(maxsize=65_536)
+def _identified(chain: str, rules: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the rules with their ids, each a hash over the chain, the id before and the rule: position matters."""
+    found: list[str] = []
+    last = ""
+    for rule in rules:
+        whole = hashlib.sha224(f"{chain}\n{last}\n{rule}".encode()).digest()
+        last = base64.urlsafe_b64encode(whole).decode()[:16]
+        text = f"-m comment --comment bm:{last} {rule}"
+        if not _RULE.fullmatch(text):
+            raise ValueError(f"{chain}: {text!r} is no rule that we write")
+        found.append(text)
+    return tuple(found)

@@ -1,0 +1,157 @@
+"""A small iptables: takes iptables-restore text and runs packets through the chains. What we never write it refuses.
+
+Written from iptables-extensions(8), not from the renderer: an option that is not in here is an error.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from bgpmesh.policy.form import AddressSet, PortSet
+from bgpmesh.policy.model import Packet
+from bgpmesh.route.nlri import IPAddress
+
+Tables = dict[str, dict[str, list[str]]]
+
+
+def restore(tables: Tables, text: str) -> Tables:
+    """Return what `iptables-restore --noflush` makes of the tables; an undeclared or used chain is an error."""
+    result = {table: {chain: list(rules) for chain, rules in chains.items()} for table, chains in tables.items()}
+    chains: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line.startswith("*"):
+            chains = result.setdefault(line[1:], {})
+        elif line.startswith(":"):
+            chains[line[1:].split()[0]] = []
+        elif line.startswith("-A "):
+            _, chain, rule = line.split(" ", 2)
+            chains[chain].append(rule)
+        elif line.startswith("-X "):
+            chain = line[3:]
+            assert not chains.pop(chain)
+            assert not any(rule.endswith(f" {chain}") for rules in chains.values() for rule in rules)
+        else:
+            assert line == "COMMIT"
+            for rules in chains.values():
+                for rule in rules:
+                    target = rule.split()[-1] if rule.split()[-2] in {"-j", "-g"} else "ACCEPT"
+                    assert target in chains or target in {"ACCEPT", "DROP", "RETURN"}, rule
+    return result
+
+
+@dataclass
+class Flow:
+    """A packet on its way, with what the host knows of it."""
+
+    packet: Packet
+    into: str = ""  # the interface it came in by
+    out: str = ""
+    state: str = "NEW"
+    mark: int = 0
+    connmark: int = 0
+    logged: list[str] = field(default_factory=list)
+
+
+class Host:
+    """One family's filter table and its sets."""
+
+    def __init__(self, chains: Mapping[str, list[str]], sets: Mapping[str, AddressSet | PortSet]) -> None:
+        self._chains, self._sets = chains, sets
+
+    def run(self, chain: str, flow: Flow) -> str | None:
+        """Return ACCEPT, DROP, or None where the chain is left without a verdict."""
+        position = 0
+        while position < len(self._chains[chain]):
+            target = self._target(self._chains[chain][position].split(), flow)
+            position += 1
+            match target:
+                case ["-j", "ACCEPT" | "DROP" as verdict]:
+                    return verdict
+                case ["-j", "RETURN"]:
+                    return None
+                case ["-j", "MARK", "--set-xmark", bits]:
+                    value, mask = (int(part, 16) for part in bits.split("/"))
+                    flow.mark = (flow.mark & ~mask) ^ value
+                case ["-j", "LOG", "--log-prefix", prefix]:
+                    flow.logged.append(prefix)
+                case ["-j", other]:
+                    verdict_there = self.run(other, flow)
+                    if verdict_there is not None:
+                        return verdict_there
+                case ["-g", other]:
+                    chain, position = other, 0
+                case _:
+                    assert target is None, target
+        return None
+
+    def _target(self, words: list[str], flow: Flow) -> list[str] | None:
+        """Return the target and what follows, None where the rule does not match."""
+        is_negated, module = False, ""
+        while words:
+            option, *words = words
+            if option in {"-j", "-g"}:
+                return [option, *words]
+            if option == "!":
+                is_negated = True
+                continue
+            value, *words = words
+            if option == "-m":
+                module = value
+                continue
+            if option == "--match-set":
+                end, *words = words
+                found = self._in_set(value, end.split(","), flow.packet)
+            else:
+                found = _matches(f"{module} --mark" if option == "--mark" else option, value, flow)
+            if found is is_negated:
+                return None
+            is_negated = False
+        raise AssertionError("a rule without target")
+
+    def _in_set(self, name: str, ends: list[str], packet: Packet) -> bool:
+        found = self._sets[name]
+        address = packet.source if ends[0] == "src" else packet.destination
+        if isinstance(found, AddressSet):
+            assert len(ends) == 1
+            return any(address in net for net in found.members)
+        assert len(ends) == 2
+        port = packet.source_port if ends[1] == "src" else packet.port
+        return (address, packet.protocol, port) in found.members
+
+
+def _matches(option: str, value: str, flow: Flow) -> bool:
+    packet = flow.packet
+    match option:
+        case "--comment":
+            return True
+        case "-i" | "-o":
+            name = flow.into if option == "-i" else flow.out
+            return name.startswith(value[:-1]) if value.endswith("+") else name == value
+        case "-s" | "-d":
+            return _end(packet, option) in ipaddress.ip_network(value)
+        case "-p":
+            return value == "0" or packet.protocol == int(value)
+        case "--sports" | "--dports":
+            assert packet.protocol in {6, 17, 132, 136}, "multiport without a protocol before"
+            port = packet.source_port if option == "--sports" else packet.port
+            ranges = [(part.split(":")[0], part.split(":")[-1]) for part in value.split(",")]
+            assert sum(1 if first == last else 2 for first, last in ranges) <= 15
+            return port is not None and any(int(first) <= port <= int(last) for first, last in ranges)
+        case "--icmp-type" | "--icmpv6-type":
+            if packet.icmp is None or packet.protocol != (1 if option == "--icmp-type" else 58):
+                return False
+            kind, _, code = value.partition("/")
+            return packet.icmp.type == int(kind) and (not code or packet.icmp.code == int(code))
+        case "mark --mark" | "connmark --mark":
+            wanted, mask = (int(part, 16) for part in value.split("/"))
+            return (flow.mark if option == "mark --mark" else flow.connmark) & mask == wanted
+        case "--ctstate":
+            return flow.state in value.split(",")
+        case _:
+            raise AssertionError(option)
+
+
+def _end(packet: Packet, option: str) -> IPAddress:
+    return packet.source if option == "-s" else packet.destination

@@ -1,0 +1,241 @@
+"""Policies: an oracle, the explanation and the rendered chains agree on every packet, whatever the way to them."""
+
+from __future__ import annotations
+
+import ipaddress
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bgpmesh.policy.compile import Compiler
+from bgpmesh.policy.explain import explain, why_not
+from bgpmesh.policy.form import Compiled
+from bgpmesh.policy.iptables import Options, diff, render
+from bgpmesh.policy.model import Member, Model, Packet
+from bgpmesh.policy.rule import (
+    LAST,
+    Action,
+    Direction,
+    Icmp,
+    NetworkSet,
+    Policy,
+    Port,
+    PortRange,
+    Profile,
+    Rule,
+    Side,
+    Tier,
+)
+from bgpmesh.policy.selector import parse
+from tests.property.chains import Flow, Host, Tables, restore
+from tests.property.oracle import holder, passes
+
+HERE_1, HERE_2, THERE, NOBODY_KNOWS, OUTSIDE, HOST = range(6)
+PLACES = {
+    4: [ipaddress.ip_address(a) for a in ("10.0.1.1", "10.0.1.2", "10.0.2.3", "10.0.2.4", "198.51.100.7", "192.0.2.1")],
+    6: [ipaddress.ip_address(a) for a in ("fd00::1", "fd00::2", "fd00::3", "fd00::4", "2001:db8::7", "2001:db8:1::1")],
+}
+POOLS = (ipaddress.ip_network("10.0.0.0/16"), ipaddress.ip_network("fd00::/64"))
+NETS = [
+    *POOLS,
+    *map(ipaddress.ip_network, ("10.0.1.1/32", "10.0.2.0/24", "198.51.100.0/24", "0.0.0.0/0")),
+    *map(ipaddress.ip_network, ("fd00::2/127", "2001:db8::/32", "::/0")),
+]
+SELECTORS = [
+    parse(text)
+    for text in (
+        "all()",
+        "a == 'x'",
+        "a != 'x'",
+        "a in {'x', 'y'}",
+        "has(b)",
+        "!has(b)",
+        "b == 'y' || a == 'y'",
+        "a == 'x' || !has(b)",
+        "projectcalico.org/namespace == 'shop'",
+        "projectcalico.org/namespace == 'shop' && a == 'x'",
+    )
+]
+PORTS: list[Port] = ["web", "dns", PortRange(80, 80), PortRange(0, 1023), PortRange(8000, 8999), PortRange(53, 53)]
+PORTS += [PortRange(20_000 + 2 * n, 20_000 + 2 * n) for n in range(12)]
+ICMPS = [Icmp(8), Icmp(8, 0), Icmp(135), Icmp(3, 1)]
+LABELS = st.dictionaries(st.sampled_from(["a", "b"]), st.sampled_from(["x", "y"]))
+
+
+ASPECTS = ["nets", "not_nets", "selector", "not_selector", "ports", "not_ports"]
+VALUES: dict[str, st.SearchStrategy[object]] = {
+    "nets": st.lists(st.sampled_from(NETS), min_size=1, max_size=3, unique=True).map(tuple),
+    "selector": st.sampled_from(SELECTORS),
+    "ports": st.lists(st.sampled_from(PORTS), min_size=1, max_size=9, unique=True).map(tuple),
+}
+
+
+@st.composite
+def sides(draw: st.DrawFn) -> Side:
+    """Draw what a rule says of one end: a thing or two."""
+    aspects = draw(st.lists(st.sampled_from(ASPECTS), min_size=1, max_size=2, unique=True))
+    return replace(Side(), **{aspect: draw(VALUES[aspect.removeprefix("not_")]) for aspect in aspects})  # type: ignore[arg-type]
+
+
+PROTOCOLS = st.sampled_from([6, 17, 1, 58, 50])
+PARTS: dict[str, st.SearchStrategy[object]] = {
+    "source": sides(),
+    "destination": sides(),
+    "protocol": PROTOCOLS,
+    "not_protocol": PROTOCOLS,
+    "icmp": st.sampled_from(ICMPS),
+    "not_icmp": st.sampled_from(ICMPS),
+    "ip_version": st.sampled_from([4, 6]),
+}
+
+ENDS = ["source", "destination"]
+ACTIONS = st.sampled_from([Action.ALLOW, Action.ALLOW, Action.DENY, Action.DENY, Action.PASS, Action.LOG])
+
+
+@st.composite
+def a_rule(draw: st.DrawFn) -> Rule:
+    """Draw a rule that asks for nothing, one thing or two, so that packets meet it."""
+    parts = draw(st.lists(st.sampled_from([*ENDS, *ENDS, *PARTS]), max_size=2, unique=True))
+    return replace(Rule(draw(ACTIONS)), **{part: draw(PARTS[part]) for part in parts})  # type: ignore[arg-type]
+
+
+RULES = st.lists(a_rule(), min_size=1, max_size=3).map(tuple)
+DEFAULTS = st.sampled_from([Action.PASS, Action.DENY])
+
+
+@st.composite
+def a_policy(draw: st.DrawFn, name: str) -> Policy:
+    """Draw a policy; half of them are on everybody."""
+    types = draw(st.sampled_from([frozenset({Direction.INGRESS}), frozenset({Direction.EGRESS}), frozenset(Direction)]))
+    return Policy(
+        name,
+        draw(st.sampled_from([None, "shop"])),
+        draw(st.sampled_from(["default", "first"])),
+        draw(st.sampled_from([1.0, 2.0, LAST])),
+        draw(st.just(SELECTORS[0]) | st.sampled_from(SELECTORS)),
+        types,
+        draw(RULES) if Direction.INGRESS in types else (),
+        draw(RULES) if Direction.EGRESS in types else (),
+        is_staged=draw(st.integers(0, 7)) == 7,
+    )
+
+
+@st.composite
+def models(draw: st.DrawFn) -> Model:
+    """Draw a node with two workloads, one known elsewhere, and what applies to them."""
+    policies = [draw(a_policy(f"p{number}")) for number in range(draw(st.integers(1, 4)))]
+    other = Profile("other", draw(LABELS), draw(RULES), draw(RULES))
+    named = st.sampled_from([("kns.shop",), ("kns.shop",), ("other", "kns.shop"), ("other",), ("absent",)])
+    members = [
+        Member(
+            f"shop/{number}",
+            {"projectcalico.org/namespace": "shop", **draw(LABELS)},
+            (PLACES[4][number], PLACES[6][number]),
+            draw(st.sampled_from([{}, {("web", 6): 80}, {("web", 17): 53, ("dns", 17): 53}, {("web", 6): 8080}])),
+            f"bgpm{number}aaaaaaaaaa" if number != THERE else None,
+            draw(named) if number != THERE else draw(st.sampled_from([(), ("other",)])),
+        )
+        for number in range(3)
+        if number != THERE or draw(st.booleans())
+    ]
+    groups = [
+        NetworkSet(f"n{n}", draw(st.sampled_from([None, "shop"])), draw(LABELS), (draw(st.sampled_from(NETS)),))
+        for n in range(draw(st.integers(0, 2)))
+    ]
+    return Model(
+        tuple(Tier(name, order, draw(DEFAULTS)) for name, order in (("first", 1.0), ("default", 2.0))),
+        tuple(policies),
+        (Profile("kns.shop"), other),
+        tuple(groups),
+        {member.key: member for member in members},
+        draw(st.sampled_from([POOLS, POOLS[:1], ()])),
+        frozenset({PLACES[4][HOST], PLACES[6][HOST]}),
+    )
+
+
+def packets() -> Iterator[Packet]:
+    """Yield first packets of connections that start or end at a workload here: every pair of ends, a few kinds."""
+    for family, places in PLACES.items():
+        for source, destination in itertools.permutations(range(6), 2):
+            if {source, destination} & {HERE_1, HERE_2}:
+                ends = places[source], places[destination]
+                yield Packet(*ends, 6, 40_000, 80)
+                yield Packet(*ends, 6, 80, 8080)
+                yield Packet(*ends, 17, 20_002, 53)
+                yield Packet(*ends, 1 if family == 4 else 58, icmp=Icmp(8 if family == 4 else 135, source % 2))
+                yield Packet(*ends, 50)
+
+
+PACKETS = list(packets())
+
+
+TO_HOST = st.sampled_from([Options(to_host="deny"), Options(to_host="allow"), Options(to_host="return")])
+
+
+def restored(compiled: Compiled, options: Options) -> dict[int, Tables]:
+    """Return the chains as iptables-restore would make them."""
+    return {family: restore({}, diff({}, tables)) for family, tables in render(compiled, options).items()}
+
+
+def verdict(model: Model, compiled: Compiled, tables: dict[int, Tables], packet: Packet) -> bool:
+    """Return what the chains do with a packet, at the hook where it comes by."""
+    source, destination = holder(model, packet.source), holder(model, packet.destination)
+    flow = Flow(packet, (source and source.interface) or "eth0", (destination and destination.interface) or "eth0")
+    hook = "bm-FORWARD"
+    if packet.destination in model.addresses:
+        hook, flow.out = "bm-INPUT", ""
+    elif packet.source in model.addresses:
+        hook, flow.into = "bm-OUTPUT", ""
+    answer = Host(tables[packet.family]["filter"], compiled.sets).run(hook, flow)
+    assert hook != "bm-FORWARD" or answer is not None
+    return answer != "DROP"
+
+
+@settings(max_examples=300)
+@given(models(), st.integers(0, 6), TO_HOST)
+def test_the_oracle_the_explanation_and_the_chains_agree(model: Model, first: int, options: Options) -> None:
+    """One verdict for a packet, three ways to it; and who asks why not is answered when, and only when, it is no."""
+    compiled = Compiler().compile(model)
+    tables = restored(compiled, options)
+    to_host = options.to_host != "deny"
+    for packet in PACKETS[first::7]:
+        expected = passes(model, packet, to_host=to_host)
+        assert expected is (explain(compiled, packet, options).verdict is Action.ALLOW)
+        assert expected is not bool(why_not(compiled, packet, options))
+        here = passes(model, packet, to_host=to_host, only_here=True)
+        assert here is verdict(model, compiled, tables, packet)
+
+
+def mixed(model: Model) -> Model:
+    """Return the same model, told in another order."""
+    return replace(
+        model,
+        tiers=model.tiers[::-1],
+        policies=model.policies[::-1],
+        profiles=model.profiles[::-1],
+        network_sets=model.network_sets[::-1],
+        members={key: model.members[key] for key in reversed(list(model.members))},
+        space=model.space[::-1],
+    )
+
+
+@given(st.lists(models(), min_size=2, max_size=4))
+def test_the_path_does_not_matter(path: list[Model]) -> None:
+    """After any changes the form, its text, its sets and what the differences add up to are those of a fresh start."""
+    compiler, options = Compiler(), Options()
+    tables: dict[int, Tables] = {4: {}, 6: {}}
+    last: dict[int, dict[str, dict[str, tuple[str, ...]]]] = {4: {}, 6: {}}
+    for model in path:
+        compiled, fresh = compiler.compile(model), Compiler().compile(mixed(model))
+        assert fresh.sets == compiled.sets
+        assert list(fresh.sets) == list(compiled.sets)
+        rendered = render(compiled, options)
+        assert render(fresh, options) == rendered
+        for family, wanted in rendered.items():
+            tables[family] = restore(tables[family], diff(last[family], wanted))
+            assert {chain: list(rules) for chain, rules in wanted["filter"].items()} == tables[family]["filter"]
+            assert diff(wanted, wanted) == ""
+        last = dict(rendered)

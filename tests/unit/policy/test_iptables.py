@@ -1,0 +1,268 @@
+"""Chains as text, and the difference between two of them."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import replace
+
+import pytest
+
+from bgpmesh.policy.compile import Compiler
+from bgpmesh.policy.iptables import BIN, Options, diff, hooks, render
+from bgpmesh.policy.model import Member, Model, Packet
+from bgpmesh.policy.rule import TCP, Action, Direction, Icmp, Policy, PortRange, Profile, Rule, Side
+from bgpmesh.policy.selector import parse
+from tests.property.chains import Flow, Host, restore
+
+ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
+
+
+def model(count: int, *policies: Policy) -> Model:
+    """Return a node with so many workloads, whose links differ in their first and in their last character."""
+    members = [
+        Member(
+            f"shop/w{n}",
+            {"n": str(n % 2)},
+            (ipaddress.ip_address("10.0.0.0") + n, ipaddress.ip_address("fd00::") + n),
+            {},
+            f"bgpm{ALPHABET[n % 4]}{ALPHABET[n // 4 % 32]}{n // 128:09d}",
+            ("kns.shop",),
+        )
+        for n in range(count)
+    ]
+    return Model((), policies, (Profile("kns.shop"),), (), {m.key: m for m in members})
+
+
+def policy(name: str, *rules: Rule, selector: str = "all()") -> Policy:
+    """Return a policy on what reaches those it selects."""
+    return Policy(name, selector=parse(selector), types=frozenset({Direction.INGRESS}), ingress=rules)
+
+
+def chains(of: Model, family: int = 4, options: Options = Options()) -> dict[str, tuple[str, ...]]:  # noqa: B008
+    """Return the filter table."""
+    return render(Compiler().compile(of), options)[family]["filter"]
+
+
+def bare(rules: tuple[str, ...]) -> list[str]:
+    """Return rules without their ids."""
+    return [re.sub(r"^-m comment --comment bm:[\w-]{16} ", "", rule) for rule in rules]
+
+
+HTTP = Rule(Action.ALLOW, protocol=TCP, destination=Side(ports=(PortRange(80, 80), PortRange(8000, 8080))))
+
+
+def test_a_policys_rules_are_a_chain() -> None:
+    """An allow marks and returns, a deny drops, a pass marks, a log says whose it is."""
+    net = Side(nets=(ipaddress.ip_network("192.0.2.0/24"),))
+    ping = Rule(Action.PASS, icmp=Icmp(8, 0))
+    found = chains(model(1, policy("p", HTTP, Rule(Action.DENY, source=net), ping, Rule(Action.LOG, not_protocol=17))))
+    (chain,) = (name for name in found if name.startswith("bm-pi-"))
+    expected = [
+        "-p 6 -m multiport --dports 80,8000:8080 -g bm-allow",
+        "-s 192.0.2.0/24 -j DROP",
+        "-p 1 -m icmp --icmp-type 8/0 -g bm-pass",
+        f"! -p 17 -j LOG --log-prefix {chain}:",
+    ]
+    assert expected == bare(found[chain])
+
+
+def test_a_class_asks_its_policies_then_its_profiles() -> None:
+    """Who is accepted returns; the end of a tier and the end of all drop."""
+    found = chains(model(1, policy("p", HTTP)))
+    body, profile, stack = (next(n for n in found if n.startswith(start)) for start in ("bm-pi-", "bm-ri-", "bm-ci-"))
+    back = "-m mark --mark 0x1000000/0x1000000 -j RETURN"
+    assert [f"-j {body}", back, "-j DROP", f"-j {profile}", back, "-j DROP"] == bare(found[stack])
+
+
+def test_a_workload_is_two_rules_in_each_direction() -> None:
+    """Marks cleared, on to the class."""
+    found = chains(model(1))
+    for letter, direction in (("f", "e"), ("t", "i")):
+        rules = bare(found[f"bm-{letter}w-bgpmaa000000000"])
+        (stack,) = (name for name in found if name.startswith(f"bm-c{direction}-"))
+        assert ["-j MARK --set-xmark 0x0/0x3000000", f"-g {stack}"] == rules
+
+
+def test_a_new_workload_of_a_known_class_rewrites_its_own_chains_and_the_dispatch_only() -> None:
+    """Nothing of policies is touched."""
+    before, after = chains(model(2, policy("p", HTTP))), chains(model(3, policy("p", HTTP)))
+    changed = {name for name in after if before.get(name) != after[name]}
+    assert {"bm-fd-bgpm", "bm-td-bgpm", "bm-fw-bgpmca000000000", "bm-tw-bgpmca000000000"} == changed
+
+
+@pytest.mark.parametrize("count", [1, BIN, BIN + 1, 200])
+def test_the_dispatch_finds_every_workload_and_drops_who_is_none(count: int) -> None:
+    """However many there are; and no chain asks for more interfaces than characters can follow."""
+    found = chains(model(count))
+    names = sorted(name[6:] for name in found if name.startswith("bm-fw-"))
+    table = {name: [f"-i {name[6:]} -j ACCEPT"] if name.startswith("bm-fw-") else bare(r) for name, r in found.items()}
+    host = Host(table, {})
+    packet = Packet(ipaddress.ip_address("10.0.0.1"), ipaddress.ip_address("10.0.0.2"), TCP)
+    assert len(names) == count
+    assert all(host.run("bm-fd-bgpm", Flow(packet, into=name)) == "ACCEPT" for name in names)
+    assert "DROP" == host.run("bm-fd-bgpm", Flow(packet, into="bgpmaa99999999x"))
+    assert max(len(rules) for name, rules in found.items() if name.startswith("bm-fd-")) <= len(ALPHABET) + 1
+
+
+def run(found: dict[str, tuple[str, ...]], flow: Flow, hook: str = "bm-FORWARD") -> str | None:
+    """Run a packet through the chains."""
+    return Host({name: list(rules) for name, rules in found.items()}, {}).run(hook, flow)
+
+
+def flow(**change: object) -> Flow:
+    """Return a packet from the first to the second workload, or as changed."""
+    packet = Packet(ipaddress.ip_address("10.0.0.0"), ipaddress.ip_address("10.0.0.1"), TCP, 40_000, 80)
+    return replace(Flow(packet, "bgpmaa000000000", "bgpmba000000000"), **change)  # type: ignore[arg-type]
+
+
+DENY_ALL = policy("none")
+
+
+def test_a_pass_ends_its_tier_and_no_other() -> None:
+    """What stands behind it in the tier is not asked, and the next tier is asked afresh."""
+    http, rest = Rule(Action.PASS, protocol=TCP), Rule(Action.DENY, protocol=TCP)
+    first = policy("p", Rule(Action.PASS), rest)
+    second = replace(policy("q", http, rest), tier="next")
+    found = chains(model(2, first, second))
+    ends = ipaddress.ip_address("10.0.0.0"), ipaddress.ip_address("10.0.0.1")
+    assert "ACCEPT" == run(found, flow())
+    assert "DROP" == run(found, flow(packet=Packet(*ends, 17, 40_000, 80)))
+
+
+def test_what_is_established_passes_before_any_policy_and_what_is_revoked_does_not() -> None:
+    """And what connection tracking calls invalid is dropped, allowed or not."""
+    closed, opened = chains(model(2, DENY_ALL)), chains(model(2))
+    assert "ACCEPT" == run(closed, flow(state="ESTABLISHED"))
+    assert "DROP" == run(closed, flow())
+    assert "ACCEPT" == run(opened, flow())
+    assert "DROP" == run(opened, flow(state="INVALID"))
+    assert "DROP" == run(opened, flow(state="ESTABLISHED", connmark=0x0100_0000))
+
+
+def test_what_passes_has_the_mark_whatever_it_came_with() -> None:
+    """A second guard can ask for it."""
+    for state in ("NEW", "ESTABLISHED"):
+        one = flow(state=state, mark=0x0200_0001)
+        assert "ACCEPT" == run(chains(model(2)), one)
+        assert one.mark & 0x0100_0001 == 0x0100_0001
+
+
+def test_other_peoples_packets_are_left_alone() -> None:
+    """What neither comes from nor goes to a link of ours has no verdict."""
+    for hook in ("bm-FORWARD", "bm-INPUT", "bm-OUTPUT"):
+        one = flow(into="eth0", out="docker0")
+        assert run(chains(model(2)), one, hook) is None
+        assert one.mark == 0
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_an_emptied_chain_opens_nothing(family: int) -> None:
+    """Whichever of those between the hook and the policies somebody flushes, what was denied stays denied."""
+    found = chains(model(2, DENY_ALL, policy("p", HTTP, selector="n == 'x'")), family)
+    start = ipaddress.ip_address("10.0.0.0" if family == 4 else "fd00::")
+    packet = Packet(start, start + 1, TCP, 40_000, 80)
+    assert run(found, flow(packet=packet)) == "DROP"
+    for name in found.keys() - {"bm-FORWARD"}:
+        kept = {chain: () if chain == name else rules for chain, rules in found.items()}
+        assert run(kept, flow(packet=packet, mark=0x0100_0000)) in {"DROP", None if name == "bm-forwarded" else "DROP"}
+
+
+@pytest.mark.parametrize(("to_host", "verdict"), [("deny", "DROP"), ("allow", "ACCEPT"), ("return", None)])
+def test_a_workload_reaches_its_host_as_the_option_says(to_host: str, verdict: str | None) -> None:
+    """After its own policies."""
+    found = chains(model(2), options=Options(to_host=to_host))
+    assert verdict == run(found, flow(out=""), "bm-INPUT")
+    closed = replace(DENY_ALL, types=frozenset({Direction.EGRESS}))
+    assert "DROP" == run(chains(model(2, closed), options=Options(to_host=to_host)), flow(out=""), "bm-INPUT")
+
+
+def test_neighbour_discovery_reaches_the_host_and_router_advertisements_do_not() -> None:
+    """IPv6 only, and whatever the policies."""
+    found = chains(model(2, replace(DENY_ALL, types=frozenset(Direction))), 6)
+    start = ipaddress.ip_address("fd00::")
+    verdicts = [
+        run(found, flow(packet=Packet(start, start, 58, icmp=Icmp(kind, 0)), out=""), "bm-INPUT")
+        for kind in (133, 134, 135, 136, 128)
+    ]
+    assert ["ACCEPT", "DROP", "ACCEPT", "ACCEPT", "DROP"] == verdicts
+
+
+def test_the_host_reaches_its_workloads() -> None:
+    """Ours says nothing to what the host sends."""
+    assert run(chains(model(2, DENY_ALL)), flow(into=""), "bm-OUTPUT") is None
+
+
+def test_names_fit_and_begin_with_our_mark() -> None:
+    """28 characters of a chain."""
+    found = chains(model(40, replace(policy("p" * 253, HTTP), namespace="n" * 253)))
+    assert all(name.startswith("bm-") and len(name) <= 28 for name in found)
+
+
+@pytest.mark.parametrize(
+    "name", ["bgpm a", "bgpm\n-A", "bgpm -j ACCEPT", "eth0", "bgpmx+", "bgpm'", "bgpm" + "x" * 12, ""]
+)
+def test_a_link_that_is_called_otherwise_is_refused(name: str) -> None:
+    """Nothing that is not a plain name of ours reaches the text."""
+    one = model(1)
+    odd = replace(one, members={key: replace(member, interface=name) for key, member in one.members.items()})
+    with pytest.raises(ValueError, match="no name of a workload's link"):
+        chains(odd)
+
+
+def test_names_of_people_do_not_reach_the_text() -> None:
+    """A policy may be called anything, and so may a tier, a profile and a port."""
+    evil = "x\n-A INPUT -j ACCEPT\n"
+    one = model(
+        1, replace(policy(evil, Rule(Action.ALLOW, destination=Side(ports=(evil,)))), tier=evil, namespace=evil)
+    )
+    member = replace(one.members["shop/w0"], profiles=(evil,))
+    text = diff({}, {"filter": chains(replace(one, profiles=(Profile(evil),), members={member.key: member}))})
+    assert "INPUT -j ACCEPT" not in text
+    assert "bm-4-" in text
+
+
+def test_an_id_depends_on_the_chain_and_on_what_stands_before() -> None:
+    """The same rule elsewhere has another id; the same chain has the same ids."""
+    deny, first = Rule(Action.DENY), Rule(Action.ALLOW, protocol=17)
+    one, two = (chains(model(1, policy("p", *rules))) for rules in ((deny, deny), (first, deny)))
+    (chain,) = (name for name in one if name.startswith("bm-pi-"))
+    assert len({rule.split()[3] for rules in one.values() for rule in rules}) == sum(map(len, one.values()))
+    assert bare(one[chain])[1] == bare(two[chain])[1]
+    assert one[chain][1] != two[chain][1]
+
+
+def test_the_hooks_lead_to_our_chains_in_both_families() -> None:
+    """One jump each, with an id."""
+    for tables in hooks().values():
+        assert {f"-j bm-{hook}" for hook in ("INPUT", "FORWARD", "OUTPUT")} == {
+            bare(rules)[0] for rules in tables["filter"].values()
+        }
+
+
+def test_a_difference_writes_what_changed_whole_and_deletes_last() -> None:
+    """Unchanged chains are not in it, and what goes is emptied first."""
+    old = {"filter": {"bm-a": ("-j bm-b",), "bm-b": (), "bm-c": ("-j DROP",)}}
+    new = {"filter": {"bm-a": ("-j bm-d", "-j DROP"), "bm-c": ("-j DROP",), "bm-d": ()}}
+    expected = """\
+*filter
+:bm-a - [0:0]
+:bm-b - [0:0]
+:bm-d - [0:0]
+-A bm-a -j bm-d
+-A bm-a -j DROP
+-X bm-b
+COMMIT
+"""
+    assert expected == diff(old, new)
+    assert "" == diff(new, new)
+
+
+def test_a_difference_makes_the_old_the_new() -> None:
+    """From any model to any other."""
+    states = [chains(model(n, *policies)) for n, policies in ((2, ()), (200, (policy("p", HTTP),)), (9, (DENY_ALL,)))]
+    for old in states:
+        for new in states:
+            was = {"filter": {name: list(rules) for name, rules in old.items()}}
+            result = restore(was, diff({"filter": old}, {"filter": new}))
+            assert {name: list(rules) for name, rules in new.items()} == result["filter"]
