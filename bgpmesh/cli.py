@@ -193,7 +193,7 @@ def _uninstall(arguments: Arguments) -> int:
     """Take everything of ours away; works without a daemon, and refuses while one runs."""
     from bgpmesh import config  # noqa: PLC0415  only this command needs both ends of the house
     from bgpmesh.errors import ConfigError, KernelError  # noqa: PLC0415  the same
-    from bgpmesh.kernel import fib, links  # noqa: PLC0415  the same
+    from bgpmesh.kernel import chains, fib, links  # noqa: PLC0415  the same
     from bgpmesh.state import State  # noqa: PLC0415  the same
 
     try:
@@ -213,6 +213,7 @@ def _uninstall(arguments: Arguments) -> int:
     try:
         removed += links.uninstall(loaded.workload.prefix)
         removed += fib.uninstall(loaded.kernel)
+        removed += chains.uninstall()
         removed += _remove_files(directory, socket)
     except (KernelError, OSError) as error:
         done = f" (removed so far: {'; '.join(removed)})" if removed else ""

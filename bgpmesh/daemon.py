@@ -2,11 +2,12 @@
 
 Who feeds whom:
 
-    speaker, fib, links, control, signals  --events-->  inbox  --handle, work-->  engine
+    speaker, fib, links, chains, control, signals  --events-->  inbox  --handle, work-->  engine
     engine.held, next hops, endpoints      --state--->  disk   (before anything else of the same turn)
     engine.commands, rib.take              ---------->  speaker
     rib.fib, rib.next_hops                 ---------->  kernel.fib
     engine.links                           ---------->  kernel.links
+    engine.chains, engine.sets             ---------->  kernel.chains
     engine.notes                           ---------->  log
 
 One turn of the pump handles what is in the inbox, lets the engine think for a slice, writes the state
@@ -50,6 +51,7 @@ from bgpmesh.events import (
     Stopping,
     TimerFired,
 )
+from bgpmesh.kernel.chains import ChainsEdge
 from bgpmesh.kernel.fib import FibEdge
 from bgpmesh.kernel.links import LinksEdge
 from bgpmesh.kernel.sysctls import prepare_host
@@ -143,6 +145,9 @@ class Daemon:
             on_burst=self.metrics.burst_written,
         )
         self.links = LinksEdge(self.engine.links, configuration.workload.prefix, self.report)
+        self.chains = ChainsEdge(
+            self.engine.chains, self.engine.sets, self.report, on_apply=self.metrics.policy_applied
+        )
         self.control = ControlServer(configuration.control.socket, self.answer, self.node)
         self.http = HttpServer(configuration.metrics.listen, self)
 
@@ -164,7 +169,7 @@ class Daemon:
                 if self.http is not None:
                     tasks.append(group.create_task(self.http.run()))
                 await self._begin()
-                edges = (self.links.run(), self.fib.run(), self._keep_host_prepared())
+                edges = (self.chains.run(), self.links.run(), self.fib.run(), self._keep_host_prepared())
                 tasks += [group.create_task(edge) for edge in edges]
                 self._tell_supervisor("READY=1")
                 log.info("daemon.started", node=self.node, version=__version__, pid=os.getpid())
@@ -188,6 +193,7 @@ class Daemon:
             self.engine.handle(EndpointAdded(endpoint), self.now())
         if self.config.kernel.enabled:
             self._prepare_host()
+            await self._begin_chains()
             await self.links.start()
             await self.fib.start()
         else:
@@ -196,6 +202,12 @@ class Daemon:
         # Not earlier, and the sessions start in the same turn: who calls an idle session is hung up on.
         self.speaker.accept()
         self._pump()
+
+    async def _begin_chains(self) -> None:
+        """Have chains and sets as they are wanted, or refused, before a link comes up or a route is written."""
+        await self.chains.start()
+        self._turn()  # the engine hears what was found
+        await self.chains.settle()
 
     async def _keep_host_prepared(self) -> None:
         """Look at the host's sysctls again and again: others write them too, at boot or by an upgrade."""
@@ -267,6 +279,7 @@ class Daemon:
         self._execute()
         self.speaker.kick(engine.rib.stirred())
         self.fib.kick()
+        self.chains.kick()
         self.links.kick()
         self._notice()
         if is_left and not self._is_pumping:
@@ -501,6 +514,7 @@ class Daemon:
         engine = self.engine
         reasons = [f"configuration: {problem}" for problem in self.config_problems]
         reasons += [*self.problems.values(), *self._unprepared]
+        reasons += views.unmade(engine)
         if not engine.is_in_sync:
             waiting = "; ".join(f"{name}: {why}" for name, why in engine.waiting_for().items())
             reasons.append(f"not in sync after a restart: waiting for {waiting}" if waiting else "starting")

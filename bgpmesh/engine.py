@@ -1,7 +1,7 @@
 """The core as one object: told what happened, it answers what should be true.
 
 `handle` notes one fact, `work` thinks in slices, `next_wakeup` names the second at which to send
-`TimerFired`. What should be true stands in three Deltas (`rib.fib`, `rib.next_hops`, `links`), what
+`TimerFired`. What should be true stands in five Deltas (`rib.fib`, `rib.next_hops`, `links`, `chains`, `sets`), what
 is to be said to peers in `commands` and in the Rib's batches, what people should know in `notes`,
 and what must be on disk before anything else is done in `held`.
 
@@ -29,6 +29,8 @@ from typing import TypeVar, assert_never
 from bgpmesh.delta import Delta
 from bgpmesh.errors import ConfigError, refused
 from bgpmesh.events import (
+    ChainsRead,
+    ChainsWritten,
     Command,
     Configured,
     Connected,
@@ -51,6 +53,7 @@ from bgpmesh.events import (
     Note,
     OpenReceived,
     RoutesReceived,
+    SetsWritten,
     StartRoutes,
     Stopping,
     TimerFired,
@@ -70,6 +73,8 @@ from bgpmesh.peering.session import (
     WentDown,
     restart_agreed,
 )
+from bgpmesh.policy.chains import AddressSet, ChainKey, Rules
+from bgpmesh.policy.nat import outgoing
 from bgpmesh.restart import NEVER, Awaited
 from bgpmesh.rib.rib import Rib
 from bgpmesh.route.nlri import Family, IPAddress, Nlri, host_nlri, nlri_of, prefix_text
@@ -127,6 +132,9 @@ class Engine:
         )
         self.rib.is_deferring = True  # until the first read-back tells whether this is a restart
         self.links: Delta[str, LinkSpec] = Delta()
+        self.chains: Delta[ChainKey, Rules] = Delta()
+        self.sets: Delta[str, AddressSet] = Delta()
+        self.policy_errors = 0  # chains and sets that were refused, every time
         self.endpoints: dict[str, Endpoint] = {}
         self.addresses = Addresses()
         self._leaving: dict[str, Endpoint] = {}  # by interface: removed, and the link stands until the routes are gone
@@ -162,7 +170,7 @@ class Engine:
 
     # ── the face ─────────────────────────────────────────────────────────────
 
-    def handle(self, event: Event, now: float) -> None:  # noqa: C901, PLR0912  one line for all that can happen
+    def handle(self, event: Event, now: float) -> None:  # noqa: C901, PLR0912, PLR0915  one line for all that can happen
         """Note one fact; cost in proportion to it. `now` is the monotonic clock in seconds."""
         match event:
             case RoutesReceived():
@@ -197,6 +205,12 @@ class Engine:
                 self._link_observed(interface, link)
             case LinkWritten(interface, failure):
                 self._link_written(interface, failure, now)
+            case ChainsRead():
+                self._chains_read(event)
+            case ChainsWritten(done, failed):
+                self._packets_written(self.chains, done, failed, "chain", now)
+            case SetsWritten(done, failed):
+                self._packets_written(self.sets, done, failed, "set", now)
             case Configured():
                 self._configure(event, now)
             case EndpointAdded(endpoint):
@@ -505,6 +519,9 @@ class Engine:
         for name, peer in wanted.items():
             if name not in self.sessions:
                 self._add_session(peer, now, is_awaited=name in awaited)
+        chains, sets = outgoing(new.pools) if new.kernel_enabled else ({}, {})
+        _want_all(self.chains, chains)
+        _want_all(self.sets, sets)
         self._originate()
         self._check_sync(now)
 
@@ -654,6 +671,36 @@ class Engine:
     def _is_written(self, nlri: Nlri, target: Target) -> bool:
         return not self.configured.kernel_enabled or self.rib.fib.actual.get(nlri) == target
 
+    # ── chains and sets ──────────────────────────────────────────────────────
+
+    @property
+    def rules_in_force(self) -> int:
+        """How many rules of ours stand as they are wanted."""
+        return sum(len(rules) for key, rules in self.chains.wanted.items() if self.chains.actual.get(key) == rules)
+
+    def unmade(self) -> dict[str, str]:
+        """Return which chains and sets cannot be made as they are wanted, each with the reason."""
+        chains = {f"chain {key}": refusal.reason for key, refusal in self.chains.refused.items()}
+        return chains | {f"set {name}": refusal.reason for name, refusal in self.sets.refused.items()}
+
+    def _chains_read(self, event: ChainsRead) -> None:
+        changed = [f"chain {key}" for key in _changed(self.chains, event.chains)]
+        changed += [f"set {name}" for name in _changed(self.sets, event.sets)]
+        self.chains.observe_all(event.chains)
+        self.sets.observe_all(event.sets)
+        if changed:
+            self._drifted(len(changed), "changed by somebody else", value=", ".join(changed))
+
+    def _packets_written(
+        self, delta: Delta[K, V], done: Sequence[K], failed: Mapping[K, str], word: str, now: float
+    ) -> None:
+        recovered = [key for key in done if key in delta.refused]
+        delta.acknowledge(done)
+        self.policy_errors += len(failed)
+        self._refused(delta, failed, f"{word}.refused", now, word=word, show=str)
+        for key in recovered:
+            self._note(f"{word}.recovered", Level.INFO, **{word: str(key)})
+
     # ── what the kernel answered ─────────────────────────────────────────────
 
     def _fib_written(self, done: Sequence[Nlri], now: float) -> None:
@@ -710,6 +757,21 @@ class Engine:
 
     def _note(self, name: str, level: Level = Level.INFO, **keys: object) -> None:
         self.notes.append(Note(name, level, keys))
+
+
+def _want_all(delta: Delta[K, V], wanted: Mapping[K, V]) -> None:
+    """Want exactly these."""
+    for key in delta.wanted.keys() - wanted.keys():
+        delta.want(key, None)
+    for key, value in wanted.items():
+        if delta.wanted.get(key) != value:
+            delta.want(key, value)
+
+
+def _changed(delta: Delta[K, V], found: Mapping[K, V]) -> list[K]:
+    """Return what was as wanted, by what we knew, and is not by what was found."""
+    known = delta.actual
+    return [key for key, value in delta.wanted.items() if known.get(key) == value and found.get(key) != value]
 
 
 def _labels(families: Iterable[Family]) -> str:

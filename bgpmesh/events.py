@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from bgpmesh.peering.message import EndOfRib, Keepalive, Negotiated, Notification, RouteRefresh
 from bgpmesh.peering.peer import Peer
 from bgpmesh.peering.session import Dial, Hangup, Send
+from bgpmesh.policy.chains import AddressSet, ChainKey, Rules
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
 from bgpmesh.route.nlri import IPAddress, IPNetwork, Nlri
 from bgpmesh.route.path import HostRoute, PeerName, Resolution, Target
@@ -157,6 +158,33 @@ class LinkWritten:
     failure: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ChainsRead:
+    """A read-back of our chains and sets: at start, each minute, when a hook is not as it was left.
+
+    Rules of a chain that stands otherwise than was ever wanted are some that nobody can want.
+    """
+
+    chains: Mapping[ChainKey, Rules]
+    sets: Mapping[str, AddressSet]
+
+
+@dataclass(frozen=True, slots=True)
+class ChainsWritten:
+    """The chains of one table are as wanted, or were refused, with the reason."""
+
+    done: Sequence[ChainKey]
+    failed: Mapping[ChainKey, str]
+
+
+@dataclass(frozen=True, slots=True)
+class SetsWritten:
+    """The same for sets, by their names."""
+
+    done: Sequence[str]
+    failed: Mapping[str, str]
+
+
 # ── from operators and the daemon ────────────────────────────────────────────
 
 
@@ -225,6 +253,9 @@ Event = (
     | LinksRead
     | LinkObserved
     | LinkWritten
+    | ChainsRead
+    | ChainsWritten
+    | SetsWritten
     | Configured
     | EndpointAdded
     | EndpointRemoved

@@ -27,6 +27,7 @@ from bgpmesh.workload.usage import usage
 _CONVERGENCE_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _BURST_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 _LAG_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_APPLY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 Values = Mapping[tuple[str, ...], int]  # by the values of the labels
 
@@ -67,6 +68,7 @@ class Metrics:
         )
         self._burst = self._histogram("fib_burst_seconds", "Writing one burst of routes to the kernel", _BURST_S)
         self._lag = self._histogram("loop_lag_seconds", "How late the event loop ran a timer", _LAG_S)
+        self._policy = self._histogram("policy_apply_seconds", "Writing chains and sets to the kernel", _APPLY_S)
         self._registry.register(_Scrape(observed, per_peer=per_peer))
 
     def converged(self, updates: Iterable[tuple[float, int]]) -> None:
@@ -77,6 +79,10 @@ class Metrics:
     def burst_written(self, seconds: float) -> None:
         """Record one burst written to the kernel."""
         self._burst.observe(seconds)
+
+    def policy_applied(self, seconds: float) -> None:
+        """Record one round of writing chains and sets."""
+        self._policy.observe(seconds)
 
     def lagged(self, seconds: float) -> None:
         """Record how late the loop ran a timer."""
@@ -122,8 +128,11 @@ class _Scrape(Collector):
         }
         yield _gauge("fib_routes", "Routes of ours in the kernel", routes, "state")
         repaired: Values = {(): observed.engine.drift_repaired}
-        yield _counter("fib_drift_repaired", "Routes and links that somebody else had changed", repaired)
-        yield _gauge("workloads", "Workloads of this node", {(): len(observed.engine.endpoints)})
+        yield _counter("fib_drift_repaired", "Routes, links, chains and sets that somebody else had changed", repaired)
+        engine = observed.engine
+        yield _gauge("policy_rules", "Rules of ours in the packet filter", {(): engine.rules_in_force})
+        yield _counter("policy_errors", "Chains and sets that were refused", {(): engine.policy_errors})
+        yield _gauge("workloads", "Workloads of this node", {(): len(engine.endpoints)})
         yield self._pool_addresses()
 
     def _sessions(self) -> Iterator[Metric]:

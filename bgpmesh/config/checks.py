@@ -59,6 +59,11 @@ def _check_prefixes(
         for reserved in pool.reserved:
             if not _is_inside(reserved, pool.cidr):
                 reader.refuse(f"pool.{pool.name}.reserved", str(reserved), f"outside the pool {pool.cidr}")
+        options = pool.masquerade
+        parts = () if options is None else (*options.exclude, *([options.source] if options.source else []))
+        for part in parts:
+            if part.version != pool.cidr.version:
+                reader.refuse(f"pool.{pool.name}.masquerade", str(part), f"not of the family of the pool {pool.cidr}")
     _check_overlaps(reader, [(cidr, f"node.{node.name}.pod_cidrs") for node in nodes for cidr in node.pod_cidrs])
     for node in nodes if are_all_pools_known else ():
         for cidr in node.pod_cidrs:

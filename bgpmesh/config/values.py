@@ -14,6 +14,7 @@ from typing import ClassVar, Protocol
 from bgpmesh.control.http import split_listen
 from bgpmesh.peering.mesh import Limit, Password
 from bgpmesh.route.nlri import Family, IPAddress, IPNetwork
+from bgpmesh.workload.pool import Masquerade
 
 NOT_BUILT = "not built yet in this version"
 LONGEST_PASSWORD = 80  # octets: TCP_MD5SIG_MAXKEYLEN of the kernel
@@ -245,6 +246,27 @@ def _limit(value: object, meta: Meta) -> Limit:
     return Limit(**numbers)
 
 
+def _masquerade(value: object, _: Meta) -> Masquerade | None:
+    if isinstance(value, bool):
+        return Masquerade() if value else None
+    if not isinstance(value, dict):
+        raise BadValueError((value, "not true, false or { exclude, source }"))
+    faults: list[tuple[object, str]] = []
+    unknown = sorted(value.keys() - {"exclude", "source"})
+    faults += [(value, f"unknown key {key}{guess(key, ('exclude', 'source'))}") for key in unknown]
+    found: dict[str, object] = {}
+    for key, kind in (("exclude", "tuple[IPNetwork, ...]"), ("source", "IPAddress")):
+        if key in value:
+            try:
+                found[key] = _KINDS[kind](value[key], {})
+            except BadValueError as error:
+                faults += [(bad, f"{key}: {reason}") for bad, reason in error.faults]
+    if faults:
+        raise BadValueError(*faults)
+    make: Callable[..., Masquerade] = Masquerade
+    return make(**found)
+
+
 _KINDS: dict[str, Callable[[object, Meta], object]] = {
     "bool": _bool,
     "int": _int,
@@ -256,6 +278,7 @@ _KINDS: dict[str, Callable[[object, Meta], object]] = {
     "Hops": _hops,
     "Ttl": _ttl,
     "Limit": _limit,
+    "Masquerade": _masquerade,
     "Password": password_of,
     "Labels": _labels,
     "IPAddress": _address,

@@ -125,7 +125,13 @@ def status(result: object) -> str:
         ("drift repaired", "drift_repaired"),
     )
     counts.append(("FIB", ", ".join(f"{field(fib, key)} {word}" for word, key in words)))
+    counts.append(("packet filter", _policy(field(result, "policy"))))
     return "\n".join([*lines, "", pairs(counts), "", peers(_list(result, "peers"))])
+
+
+def _policy(policy: object) -> str:
+    rules, errors = field(policy, "rules"), _list(policy, "errors")
+    return f"{rules} rules, {len(errors)} errors" if rules or errors else ""
 
 
 _PEER_COLUMNS = ("received", "accepted", "advertised")

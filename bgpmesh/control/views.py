@@ -68,8 +68,23 @@ def status(running: Running) -> JsonObject:
             "failed": len(rib.fib.refused),
             "drift_repaired": engine.drift_repaired,
         },
-        "policy": {"policies": 0, "rules": 0, "errors": []},
+        "policy": {
+            "policies": 0,
+            "rules": engine.rules_in_force,
+            "errors": [{"object": each, "field": "", "reason": reason} for each, reason in engine.unmade().items()],
+        },
     }
+
+
+def unmade(engine: Engine) -> list[str]:
+    """Return what cannot be made in the packet filter, in words: each reason once, with the first that has it."""
+    by_reason: dict[str, list[str]] = {}
+    for each, reason in engine.unmade().items():
+        by_reason.setdefault(reason, []).append(each)
+    return [
+        f"{objects[0]}{f' and {len(objects) - 1} more' if objects[1:] else ''}: {reason}"
+        for reason, objects in by_reason.items()
+    ]
 
 
 def peer(engine: Engine, name: PeerName, now: float) -> JsonObject:

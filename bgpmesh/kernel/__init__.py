@@ -2,7 +2,8 @@
 
 The door: `fib.FibEdge` makes the routes of this network namespace equal to two Deltas, one of routes
 (prefix to `Target`) and one of next hops (BGP next hop to `Resolution`); `links.LinksEdge` does the
-same for the workloads' links; `uninstall` of either takes away what is ours. Inside, `netlink` is the
+same for the workloads' links, and `chains.ChainsEdge` for iptables' chains and the sets (`sets`) that they look into;
+`uninstall` of each takes away what is ours. Inside, `netlink` is the
 socket, `routes` the bytes, `mirror` what the kernel has as far as we know, `table` the thread's part:
 it writes, listens and looks again. Nobody outside knows a netlink message, an interface index (but
 as a number to hand back), or a nexthop id.
@@ -13,6 +14,7 @@ What is ours, so that a restarted daemon knows its work without memory:
     nexthop object  nh_protocol 77, id a hash of the BGP next hop (from 2^30)
     nexthop group   nh_protocol 77, id a hash of its members (from 3 * 2^29)
     link            the name's prefix and 11 characters of a hash, and our alias on it
+    chain, set      a name that begins with `bm-`; a rule of ours in a built-in chain has an id as its comment
 
 Invariants:
  1. Nothing is flushed. What is found at start stays until it is known to be unwanted, and what is

@@ -1,1 +1,17 @@
-"""policy."""
+"""Who may talk to whom, and by which address: packets, not routes.
+
+Pure up to the text. `selector` is the language that says who is meant. `nat` makes chains and sets out of
+the pools; `chains` makes text out of chains, and recognises chains in a listing. `kernel/chains.py`, with
+`kernel/sets.py`, makes the host's packet filter equal to that; nobody else touches it.
+
+What is ours in there, so that a restarted daemon knows its work without memory:
+
+    chain   a name that begins with `bm-`
+    rule    in a chain of ours: all; in a built-in chain: those with our comment, `bm:` and an id
+    set     a name that begins with `bm-`
+
+Invariants:
+ 1. Where nothing is wanted nothing is written, and iptables is not even called.
+ 2. A set is filled before a chain looks into it, and goes after it.
+ 3. A rule of somebody else is never deleted, nor moved but by inserting before it.
+"""

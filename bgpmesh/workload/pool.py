@@ -13,6 +13,14 @@ _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")  # IPv4-mapped: never on a wire
 
 
 @dataclass(frozen=True, slots=True)
+class Masquerade:
+    """How packets that leave every pool get another source: the address of the link they leave by, or `source`."""
+
+    exclude: tuple[IPNetwork, ...] = ()  # destinations to which they keep their own
+    source: IPAddress | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Pool:
     """A range that workload addresses are drawn from, cluster-wide ([pool.NAME])."""
 
@@ -20,8 +28,12 @@ class Pool:
     cidr: IPNetwork = field(
         metadata={"help": "the range; pools do not overlap, and hold the pod CIDRs", "shown": '"10.244.0.0/16"'}
     )
-    masquerade: bool = field(
-        default=True, metadata={"help": "source NAT to outside of every pool", "only": False, "shown": "false"}
+    masquerade: Masquerade | None = field(
+        default=None,
+        metadata={
+            "help": 'source NAT to outside of every pool: true, or { exclude = [..], source = "A" }',
+            "shown": "false",
+        },
     )
     advertise: bool = field(default=True, metadata={"help": "announce the pod CIDRs and addresses in it"})
     reserved: tuple[IPNetwork, ...] = field(

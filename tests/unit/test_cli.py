@@ -327,9 +327,10 @@ def test_uninstall_refuses_while_a_daemon_answers(run: Run) -> None:
 
 
 def test_uninstall_removes_what_is_ours_and_nothing_else(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Routes and links by their own rooms, our files here; a stranger's file keeps the directory."""
+    """Routes, links and chains by their own rooms, our files here; a stranger's file keeps the directory."""
     monkeypatch.setattr("bgpmesh.kernel.fib.uninstall", lambda options: [f"route of protocol {options.protocol}"])
     monkeypatch.setattr("bgpmesh.kernel.links.uninstall", lambda prefix: [f"link {prefix}x"])
+    monkeypatch.setattr("bgpmesh.kernel.chains.uninstall", lambda: ["set bm-x"])
     Path("f.toml").write_text("[cluster]\nasn = 1\n[kernel]\nprotocol = 78\n")
     Path("bgpmesh").mkdir()
     for name in ("peers.json", "config.json.new", "lock", "precious"):
@@ -341,6 +342,7 @@ def test_uninstall_removes_what_is_ours_and_nothing_else(run: Run, monkeypatch: 
         [
             "link bgpmx",
             "route of protocol 78",
+            "set bm-x",
             "file bgpmesh/peers.json",
             "file bgpmesh/config.json.new",
             "file bgpmesh/lock",

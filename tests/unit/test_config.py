@@ -10,6 +10,7 @@ import pytest
 from bgpmesh import config
 from bgpmesh.errors import ConfigError, Problem
 from bgpmesh.peering.mesh import Limit
+from bgpmesh.workload.pool import Masquerade
 
 CONFIG_DIRECTORY = Path(__file__).parent.parent.parent / "config"
 
@@ -204,6 +205,25 @@ def test_ten_mistakes_are_ten_problems() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("", None),
+        ("masquerade = false", None),
+        ("masquerade = true", Masquerade()),
+        ("masquerade = {}", Masquerade()),
+        (
+            "masquerade = { exclude = ['192.0.2.0/24'], source = '192.0.2.9' }",
+            Masquerade((ipaddress.ip_network("192.0.2.0/24"),), ipaddress.ip_address("192.0.2.9")),
+        ),
+    ],
+)
+def test_a_pool_is_masqueraded_where_it_says_so(said: str, expected: Masquerade | None) -> None:
+    """Nothing is masqueraded by default."""
+    loaded = config.parse(f"[cluster]\nasn = 1\n[pool.a]\ncidr = '10.0.0.0/8'\n{said}", "f.toml")
+    assert loaded.pools[0].masquerade == expected
+
+
 NOT_BUILT = "not built yet in this version"
 MISTAKES = [  # (section, lines in it, key, value, reason)
     ("cluster", "hold_time = '9'", "cluster.hold_time", '"9"', "not a whole number"),
@@ -214,7 +234,28 @@ MISTAKES = [  # (section, lines in it, key, value, reason)
     ("cluster", "identity = true", "cluster.identity", "true", NOT_BUILT),
     ("cluster", "bfd = { multiplier = 3 }", "cluster.bfd", "{ multiplier }", NOT_BUILT),
     ("cluster", "bfd = 'yes'", "cluster.bfd", '"yes"', "not true or false"),
-    ("pool.a", "masquerade = true\ncidr='10.0.0.0/8'", "pool.a.masquerade", "true", NOT_BUILT),
+    ("pool.a", "masquerade = 1\ncidr='10.0.0.0/8'", "pool.a.masquerade", "1", "not true, false or { exclude, source }"),
+    (
+        "pool.a",
+        "masquerade = { excluded = [] }\ncidr='10.0.0.0/8'",
+        "pool.a.masquerade",
+        "{ excluded }",
+        "unknown key excluded; did you mean exclude?",
+    ),
+    (
+        "pool.a",
+        "masquerade = { exclude = ['10.0.0.1/8'] }\ncidr='10.0.0.0/8'",
+        "pool.a.masquerade",
+        '"10.0.0.1/8"',
+        "exclude: host bits are set; the prefix is 10.0.0.0/8",
+    ),
+    (
+        "pool.a",
+        "masquerade = { source = '2001:db8::1' }\ncidr='10.0.0.0/8'",
+        "pool.a.masquerade",
+        '"2001:db8::1"',
+        "not of the family of the pool 10.0.0.0/8",
+    ),
     (
         "pool.a",
         "cidr='10.0.0.0/8'\nreserved=['11.0.0.0/8']",

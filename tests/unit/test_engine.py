@@ -11,6 +11,8 @@ import pytest
 from bgpmesh.engine import Engine
 from bgpmesh.errors import ConfigError
 from bgpmesh.events import (
+    ChainsRead,
+    ChainsWritten,
     Command,
     Configured,
     Connected,
@@ -44,11 +46,13 @@ from bgpmesh.peering.message import (
 )
 from bgpmesh.peering.peer import Peer
 from bgpmesh.peering.session import Dial, Hangup, Send, State
+from bgpmesh.policy.chains import ChainKey
 from bgpmesh.rib.export import Batch
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
 from bgpmesh.route.nlri import Family, Nlri, host_nlri, nlri_of, parse_nlri, prefix_text
 from bgpmesh.route.path import Blackhole, HostRoute, HostRouteKind, OnLink, PeerName, Role, Target, Via
 from bgpmesh.workload.endpoint import Endpoint, LinkSpec, interface_name, link_of
+from bgpmesh.workload.pool import Masquerade, Pool
 from tests.flat import pairs
 
 N2, N3 = PeerName("n2"), PeerName("n3")
@@ -779,3 +783,41 @@ def test_an_update_is_traced_from_the_wire_to_the_kernel() -> None:
     assert update is not None
     assert (update.peer, update.read_at, update.decided_at, update.programmed_at) == (N2, 100.0, 100.0, 100.25)
     assert world.engine.trace(nlri_of(ipaddress.ip_network("10.9.0.0/24"))) is None
+
+
+def test_pools_that_masquerade_are_chains_and_sets_until_they_do_not() -> None:
+    """A node that writes no routes writes no chains either; what is refused is told once, and again once it stands."""
+    pools = (Pool("p", ipaddress.ip_network("10.244.0.0/16"), Masquerade()),)
+    world = World(Engine(configured(pools=pools, kernel_enabled=False), None, lambda: 0.5))
+    assert (world.engine.chains.wanted, world.engine.sets.wanted) == ({}, {})
+    world.engine.handle(configured(pools=pools), world.now)
+    taken = [key for key, _ in pairs(world.engine.chains.take(9, world.now))]
+    assert len(taken) == 3
+    world.engine.handle(ChainsWritten(taken[1:], {taken[0]: "no permission"}), world.now)
+    assert (world.engine.rules_in_force, world.engine.policy_errors) == (3, 1)
+    assert world.engine.unmade() == {f"chain {taken[0]}": "no permission"}
+    assert [key for key, _ in pairs(world.engine.chains.take(9, world.now + 1))] == taken[:1]
+    world.engine.handle(ChainsWritten(taken[:1], {}), world.now + 1)
+    assert (world.engine.rules_in_force, world.engine.unmade()) == (4, {})
+    assert world.told_of("chain.refused") == [{"chain": str(taken[0]), "reason": "no permission", "others_count": None}]
+    assert world.told_of("chain.recovered") == [{"chain": str(taken[0])}]
+    world.engine.handle(configured(), world.now + 2)
+    assert sorted(pairs(world.engine.chains.take(9, world.now + 2))) == [(key, None) for key in sorted(taken)]
+
+
+def test_chains_that_somebody_changed_are_drift_and_what_was_found_at_start_is_not() -> None:
+    """Each is told by its name; what nobody wants is removed."""
+    pools = (Pool("p", ipaddress.ip_network("10.244.0.0/16"), Masquerade()),)
+    world = World(Engine(configured(pools=pools), None, lambda: 0.5))
+    wanted, sets = dict(world.engine.chains.wanted), dict(world.engine.sets.wanted)
+    old = ChainKey(4, "nat", "bm-old")
+    world.engine.handle(ChainsRead(wanted | {old: ("?",)}, sets), world.now)
+    assert pairs(world.engine.chains.take(9, world.now)) == [(old, None)]
+    assert (len(world.engine.sets), world.engine.drift_repaired) == (0, 0)
+    world.engine.handle(ChainsWritten([old], {}), world.now)
+    entry = ChainKey(4, "nat", "bm-POSTROUTING")
+    world.engine.handle(ChainsRead(wanted | {entry: ("?", "")}, {}), world.now)
+    assert [key for key, _ in pairs(world.engine.chains.take(9, world.now))] == [entry]
+    assert world.engine.drift_repaired == 1 + len(sets)
+    (keys,) = world.told_of("drift.found")
+    assert str(keys["value"]).startswith("chain nat bm-POSTROUTING (IPv4), set bm-4-")

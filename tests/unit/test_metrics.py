@@ -45,6 +45,9 @@ def test_the_series_are_those_of_the_contract(running: Running) -> None:
         "fib_routes",
         "loop_lag_seconds",
         "messages_total",
+        "policy_apply_seconds",
+        "policy_errors_total",
+        "policy_rules",
         "pool_addresses",
         "ready",
         "rib_routes",
@@ -88,10 +91,12 @@ def test_durations_are_recorded_as_they_happen(running: Running) -> None:
     metrics.converged([(0.004, 1000), (20.0, 1)])
     metrics.burst_written(0.01)
     metrics.lagged(-0.001)
+    metrics.policy_applied(0.02)
     text = metrics.render()
     assert one(text, "convergence_seconds_count") == 2
     assert one(text, "convergence_seconds_bucket", le="0.005") == 1
     assert one(text, "fib_burst_seconds_sum") == 0.01
+    assert one(text, "policy_apply_seconds_sum") == 0.02
     assert one(text, "loop_lag_seconds_bucket", le="0.0005") == 1
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from bgpmesh.control import tables, views
 from bgpmesh.control.server import RequestError
+from bgpmesh.events import ChainsWritten
+from bgpmesh.policy.chains import ChainKey
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Running
@@ -145,3 +147,25 @@ def test_durations_are_read_at_a_glance(seconds: object, expected: str) -> None:
 def test_tables_obey_nobody() -> None:
     """Control characters that a peer said do not reach the terminal."""
     assert "\x1b" not in tables.peers([{"name": "n2", "last_error": "\x1b[2Jgone"}])
+
+
+def test_what_the_packet_filter_refuses_is_in_status(running: Running) -> None:
+    """By the object and the reason; a node whose pools cannot be masqueraded is told why, each reason once."""
+    engine = running.engine
+    (one, two) = (ChainKey(6, "nat", chain) for chain in ("POSTROUTING", "bm-POSTROUTING"))
+    for key in (one, two, ChainKey(4, "nat", "bm-POSTROUTING")):
+        engine.chains.want(key, ("-j RETURN",))
+    engine.chains.take(10, 90.0)
+    engine.handle(ChainsWritten([ChainKey(4, "nat", "bm-POSTROUTING")], dict.fromkeys((one, two), "none here")), 90.0)
+    status = asked(running, "status", {})
+    assert isinstance(status, dict)
+    assert status["policy"] == {
+        "policies": 0,
+        "rules": 1,
+        "errors": [
+            {"object": "chain nat POSTROUTING (IPv6)", "field": "", "reason": "none here"},
+            {"object": "chain nat bm-POSTROUTING (IPv6)", "field": "", "reason": "none here"},
+        ],
+    }
+    assert views.unmade(engine) == ["chain nat POSTROUTING (IPv6) and 1 more: none here"]
+    assert "packet filter  1 rules, 2 errors" in tables.status(status)

@@ -1,0 +1,459 @@
+"""The edge that makes iptables' chains, and the sets that they look into, as they are wanted.
+
+What is ours: chains and sets named `bm-*`, and rules in built-in chains whose comment is `bm:` and an id (see
+`policy/chains.py`). Everything else is somebody else's, and so is the order of it.
+
+Rules:
+ 1. Sets are filled before the chains that look into them are written, and destroyed after those are gone.
+ 2. A table is written in one transaction, which holds the chains that changed and no other; a table that is refused
+    stops no other.
+ 3. Nothing is read before a write but the built-in chain that is about to change. Hooks are looked at every few
+    seconds, since others insert and flush there; where one is not as we left it, and each minute, and
+    after a refusal, everything is read back. Repairs are the engine's business: it hears what there is.
+ 4. Where nothing is wanted and no set of ours is found, iptables is never called.
+ 5. All of it happens in one thread, so what was read is older than what is written next.
+
+iptables comes as `iptables-nft` and `iptables-legacy`, two packet filters side by side. Where both are there, the
+one that others use is ours too, and what an earlier life has left in the other is removed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import math
+import os
+import shutil
+import socket
+import struct
+import subprocess
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+from bgpmesh import log
+from bgpmesh.delta import Delta
+from bgpmesh.errors import KernelError
+from bgpmesh.events import ChainsRead, ChainsWritten, Event, SetsWritten
+from bgpmesh.kernel.netlink import NLM_F_ACK, attribute, message
+from bgpmesh.kernel.sets import Sets
+from bgpmesh.policy.chains import (
+    AddressSet,
+    ChainKey,
+    Rules,
+    Standing,
+    foreign_rules,
+    is_as,
+    parse_listing,
+    restore_text,
+    rules_of,
+)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+READ_BACK_S = 60.0
+HOOKS_S = 5.0
+TICK_S = 1.0  # retries are due at times that the engine sets behind our back
+MOST = 1 << 20  # keys of one round: a table is one transaction, whatever its size
+
+FAMILIES = (4, 6)
+_PROGRAM = {4: "iptables", 6: "ip6tables"}
+_BACKENDS = ("nft", "legacy")
+_LOCK_WAIT_S = 5  # for the lock that every iptables-legacy of the host takes
+_PATIENCE_S = 30.0  # for one run of the program
+# linux/netfilter/nfnetlink.h and nf_tables.h
+_NETLINK_NETFILTER, _NFTABLES, _BATCH_BEGIN, _BATCH_END = 12, 10, 0x10, 0x11
+_DELTABLE, _NFTA_TABLE_NAME = 2, 1
+NLM_F_NONREC = 0x100
+_PATH = ":".join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
+
+
+class ChainsEdge:
+    """Keeps our chains and sets as the two Deltas want them; lives on the loop, works in a thread.
+
+    `on_apply` hears how long each round of writing took, in seconds.
+    """
+
+    def __init__(
+        self,
+        chains: Delta[ChainKey, Rules],
+        sets: Delta[str, AddressSet],
+        report: Callable[[Event], None],
+        *,
+        on_apply: Callable[[float], None] | None = None,
+    ) -> None:
+        self._chains = chains
+        self._sets = sets
+        self._report = report
+        self._on_apply = on_apply
+        self._host = _Host()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="chains")
+        self._awake = asyncio.Event()
+        self._read_at = 0.0
+        self._looked_at = 0.0
+        self._problem = ""  # of the last read-back
+
+    async def start(self) -> None:
+        """Read back what is there and report it, if anything of ours is there or wanted."""
+        if await self._in_thread(self._host.set_names) or self._chains.wanted:
+            await self._read_back()
+
+    async def settle(self) -> None:
+        """Write what is not as wanted and due, once; the outcome is reported."""
+        now = asyncio.get_running_loop().time()
+        sets = [(name, wanted) for wanted, names in self._sets.take(MOST, now) for name in names]
+        tables: dict[tuple[int, str], dict[ChainKey, Rules | None]] = defaultdict(dict)
+        for rules, keys in self._chains.take(MOST, now):
+            for key in keys:
+                tables[key.family, key.table][key] = rules
+        if not sets and not tables:
+            return
+        await self._write_sets([(name, wanted) for name, wanted in sets if wanted is not None])
+        for (family, table), wanted in tables.items():
+            failed: dict[ChainKey, str] = {}
+            try:
+                await self._in_thread(
+                    self._host.write, family, table, {key.chain: rules for key, rules in wanted.items()}
+                )
+            except KernelError as error:
+                failed = dict.fromkeys(wanted, str(error))
+                self._read_at = -math.inf  # it is not as we think
+            self._report(ChainsWritten([key for key in wanted if key not in failed], failed))
+        await self._write_sets([(name, wanted) for name, wanted in sets if wanted is None])
+        if self._on_apply is not None:
+            self._on_apply(asyncio.get_running_loop().time() - now)
+
+    async def run(self) -> None:
+        """Keep them so until cancelled; what stands then stays."""
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                self._awake.clear()
+                await self.settle()
+                if self._has_something():
+                    await self._look_after(loop.time())
+                patience_s = TICK_S if self._has_something() else None
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(patience_s):
+                        await self._awake.wait()
+        finally:
+            self.close()
+
+    def kick(self) -> None:
+        """Say that the Deltas may have work."""
+        now = asyncio.get_running_loop().time()
+        if self._chains.has_work(now) or self._sets.has_work(now):
+            self._awake.set()
+
+    def close(self) -> None:
+        """Let the thread end; what it is doing is done first."""
+        with contextlib.suppress(RuntimeError):  # it has ended
+            self._thread.submit(self._host.close)
+        self._thread.shutdown()
+
+    def _has_something(self) -> bool:
+        return bool(self._chains.wanted or self._chains.actual or self._sets.wanted or self._sets.actual)
+
+    async def _write_sets(self, sets: Collection[tuple[str, AddressSet | None]]) -> None:
+        failed: dict[str, str] = {}
+        for name, wanted in sets:
+            try:
+                await self._in_thread(self._host.write_set, name, wanted, self._sets.actual.get(name))
+            except KernelError as error:
+                failed[name] = str(error).removeprefix(f"set {name}: ")
+                self._read_at = -math.inf
+        if sets:
+            self._report(SetsWritten([name for name, _ in sets if name not in failed], failed))
+
+    async def _look_after(self, now: float) -> None:
+        """Look at the hooks, or at everything, when that is due."""
+        if now < self._read_at + READ_BACK_S:
+            if now < self._looked_at + HOOKS_S:
+                return
+            self._looked_at = now
+            hooks = {key: rules for key, rules in self._chains.actual.items() if not key.is_ours}
+            if await self._in_thread(self._host.are_as, hooks):
+                return
+        await self._read_back()
+
+    async def _read_back(self) -> None:
+        """Report all that is ours; what could not be read is believed to be as it was."""
+        loop = asyncio.get_running_loop()
+        self._read_at = self._looked_at = loop.time()
+        tables = {(key.family, key.table) for key in (*self._chains.wanted, *self._chains.actual)}
+        read = await self._in_thread(self._host.read, tables)
+        believed = self._chains.actual
+        chains = {key: rules for key, rules in believed.items() if key.family not in read.families}
+        for key, standing in read.chains.items():
+            chains[key] = rules_of(key, standing, (believed.get(key), self._chains.wanted.get(key)))
+        self._report(ChainsRead(chains, dict(self._sets.actual) if read.sets is None else read.sets))
+        if read.problem != self._problem:
+            self._problem = read.problem
+            if read.problem:
+                log.warning("chains.unread", reason=read.problem)
+            else:
+                log.info("chains.read")
+
+    async def _in_thread(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, partial(work, *args, **kwargs))
+
+
+def uninstall() -> list[str]:
+    """Remove our hooks, chains and sets, in whichever packet filter they are; say what, and what could not be."""
+    with ThreadPoolExecutor(max_workers=1) as thread:  # not in a thread whose loop runs
+        return thread.submit(_uninstall).result()
+
+
+def _uninstall() -> list[str]:
+    host = _Host()
+    said: list[str] = []
+    try:
+        for backend in present_backends():
+            said += _remove_chains(backend)
+        for name in host.set_names():
+            try:
+                host.write_set(name, None, None)
+                said.append(f"set {name}")
+            except KernelError as error:
+                said.append(f"set {name} stays: {error.text}")
+    finally:
+        host.close()
+    return said
+
+
+def _remove_chains(backend: str) -> list[str]:
+    """Remove every hook and chain of ours from one packet filter; say what, and what could not be."""
+    said: list[str] = []
+    for family in FAMILIES:
+        try:
+            listing = _run(family, backend, "save")
+        except KernelError:
+            continue  # what cannot be listed cannot be ours: a kernel without it, or no such program
+        tables: dict[str, list[ChainKey]] = defaultdict(list)
+        for key in parse_listing(listing, family):
+            tables[key.table].append(key)
+        for table, keys in tables.items():
+            words = [f"{'chain' if key.is_ours else 'hook in'} {key}" for key in keys]
+            try:
+                _write(family, backend, table, {key.chain: None for key in keys})
+                if backend == "nft":
+                    _drop_if_empty(family, table, [key.chain for key in keys if not key.is_ours])
+                said += words
+            except KernelError as error:
+                said += [f"{each} stays: {error}" for each in words]
+    return said
+
+
+def _drop_if_empty(family: int, table: str, hooks: Iterable[str]) -> None:
+    """Remove what iptables-nft made on the way and has no command for: built-in chains without a rule, and their table.
+
+    It looks itself whether a chain is empty; so does the kernel with the table, asked not to take anything along
+    (NLM_F_NONREC, linux/netfilter/nf_tables.h). Where either says no, all of it stays.
+    """
+    for chain in hooks:
+        with contextlib.suppress(KernelError):  # somebody has rules there, or an older iptables never does it
+            _run(family, "nft", "", "-t", table, "-X", chain)
+    name = attribute(_NFTA_TABLE_NAME, table.encode() + b"\0")
+    mark = struct.pack(">BBH", 0, 0, _NFTABLES)  # nfgenmsg of a batch: for which subsystem
+    body = struct.pack(">BBH", socket.AF_INET if family == 4 else socket.AF_INET6, 0, 0) + name
+    batch = message(_BATCH_BEGIN, 0, 1, mark)
+    batch += message(_NFTABLES << 8 | _DELTABLE, NLM_F_NONREC | NLM_F_ACK, 2, body) + message(_BATCH_END, 0, 3, mark)
+    with contextlib.suppress(OSError), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as asking:
+        asking.settimeout(1.0)
+        asking.send(batch)
+        asking.recv(4096)  # that it is done, or why not
+
+
+# ── which iptables ───────────────────────────────────────────────────────────
+
+
+def present_backends() -> list[str]:
+    """Return which packet filters this host can write: nft, legacy; "" is an iptables that is neither by name."""
+    found = [each for each in _BACKENDS if any(_which(f"{name}-{each}-restore") for name in _PROGRAM.values())]
+    plain = any(_which(f"{name}-restore") for name in _PROGRAM.values())
+    return found or ([""] if plain else [])
+
+
+def choose(default: str, foreign: Mapping[str, int], ours: Collection[str]) -> tuple[str, str]:
+    """Return which of several packet filters to use, and why in words.
+
+    `default` is the one that plain `iptables` is, `foreign` the number of other people's rules in each, `ours` where
+    chains of ours are.
+    """
+    used = [backend for backend, count in foreign.items() if count]
+    if len(used) == 1:
+        return used[0], "others have rules there, and nowhere else"
+    if not used and len(ours) == 1:
+        return next(iter(ours)), "our rules are there, and nobody has others"
+    return default, f"others have rules in {'both' if used else 'none'}, and it is what iptables stands for"
+
+
+def _detect() -> str:
+    """Return the packet filter to use; KernelError where there is none."""
+    present = present_backends()
+    if not present:
+        raise KernelError("iptables", errno.ENOENT, "is not installed")
+    if len(present) == 1:
+        return present[0]
+    default = present[0]
+    with contextlib.suppress(KernelError):  # no plain one
+        said = _execute("iptables", ["-V"])
+        default = "nft" if "nf_tables" in said else "legacy"
+    listings = {backend: "".join(_listing(family, backend) for family in FAMILIES) for backend in present}
+    foreign = {backend: foreign_rules(text) for backend, text in listings.items()}
+    ours = [backend for backend, text in listings.items() if parse_listing(text, 4)]
+    backend, why = choose(default, foreign, ours)
+    log.info("chains.backend", value=backend, reason=why)
+    for other in ours:
+        if other != backend:
+            for words in _remove_chains(other):
+                log.info("chains.left-behind", value=other, reason=f"removed {words}")
+    return backend
+
+
+def _listing(family: int, backend: str) -> str:
+    try:
+        return _run(family, backend, "save")
+    except KernelError:
+        return ""
+
+
+# ── in the thread ────────────────────────────────────────────────────────────
+
+
+@dataclass(slots=True)
+class _Read:
+    """What a read-back found; `families` could be read; `sets` is None where those could not."""
+
+    chains: dict[ChainKey, Standing] = field(default_factory=dict)
+    families: set[int] = field(default_factory=set)
+    sets: dict[str, AddressSet] | None = None
+    problem: str = ""  # why something could not be read
+
+
+class _Host:
+    """The packet filter of this network namespace; used in one thread. Everything may raise KernelError."""
+
+    def __init__(self) -> None:
+        self._sets = Sets()
+        self._backend: str | None = None
+
+    def close(self) -> None:
+        """Let go of the sockets."""
+        self._sets.close()
+
+    def set_names(self) -> list[str]:
+        """Return the names of our sets; none where the kernel has no sets."""
+        try:
+            return sorted(self._sets.read())
+        except KernelError:
+            return []
+
+    def read(self, tables: Collection[tuple[int, str]]) -> _Read:
+        """Return what there is of ours: the first time wherever it may be, later in these tables."""
+        read = _Read()
+        is_first = self._backend is None
+        try:
+            read.sets = self._sets.read()
+            backend = self._used()
+        except KernelError as error:
+            read.problem = str(error)
+            return read
+        by_family: dict[int, list[str]] = {family: [] for family in FAMILIES if is_first}
+        for family, table in () if is_first else sorted(tables):
+            by_family.setdefault(family, []).append(table)
+        for family, names in by_family.items():
+            try:
+                for name in names or [""]:
+                    listing = _run(family, backend, "save", *(("-t", name) if name else ()))
+                    read.chains |= parse_listing(listing, family)
+                read.families.add(family)
+            except KernelError as error:
+                if any(family == wanted for wanted, _ in tables) and not read.problem:
+                    read.problem = str(error)
+        return read
+
+    def are_as(self, hooks: Mapping[ChainKey, Rules]) -> bool:
+        """Tell whether these built-in chains stand as we left them."""
+        try:
+            return all(is_as(key, rules, _standing(*key, self._used())) for key, rules in hooks.items())
+        except KernelError:
+            return False
+
+    def write(self, family: int, table: str, wanted: Mapping[str, Rules | None]) -> None:
+        """Make chains of one table as wanted (None: gone)."""
+        _write(family, self._used(), table, wanted)
+
+    def write_set(self, name: str, wanted: AddressSet | None, actual: AddressSet | None) -> None:
+        """Make a set as wanted (None: gone)."""
+        if wanted is None:
+            self._sets.remove(name)
+        else:
+            self._sets.write(name, wanted, actual)
+
+    def _used(self) -> str:
+        if self._backend is None:
+            self._backend = _detect()
+        return self._backend
+
+
+def _write(family: int, backend: str, table: str, wanted: Mapping[str, Rules | None]) -> None:
+    hooks = [key for key in (ChainKey(family, table, chain) for chain in wanted) if not key.is_ours]
+    standing = {key.chain: _standing(*key, backend) for key in hooks}
+    _run(family, backend, "restore", "-n", f"--wait={_LOCK_WAIT_S}", stdin=restore_text(table, wanted, standing))
+
+
+def _standing(family: int, table: str, chain: str, backend: str) -> Standing:
+    """Return a built-in chain as it is now."""
+    listing = _run(family, backend, "", f"--wait={_LOCK_WAIT_S}", "-t", table, "-S", chain)
+    return parse_listing(listing, family, table).get(ChainKey(family, table, chain), Standing())
+
+
+def _run(family: int, backend: str, what: str, *arguments: str, stdin: str = "") -> str:
+    """Run one of iptables' programs and return what it printed; `what` is restore, save, or "" for iptables itself."""
+    program = "-".join(filter(None, (_PROGRAM[family], backend, what)))
+    if not _which(program):
+        raise KernelError(_PROGRAM[family], errno.ENOENT, "is not installed")
+    return _execute(program, arguments, stdin)
+
+
+def _execute(program: str, arguments: Iterable[str], stdin: str = "") -> str:
+    path = _which(program)
+    if path is None:
+        raise KernelError(program, errno.ENOENT, "is not installed")
+    try:
+        done = subprocess.run(
+            [path, *arguments],
+            check=False,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_PATIENCE_S,
+            env=os.environ | {"LC_ALL": "C"},
+        )
+    except subprocess.TimeoutExpired as error:
+        raise KernelError(program, errno.ETIMEDOUT, f"did not end within {_PATIENCE_S:g} s") from error
+    except OSError as error:
+        raise KernelError(program, error.errno or 0, error.strerror or str(error)) from error
+    if done.returncode:
+        raise KernelError(program, errno.EIO, _reason(done.stderr) or f"exit status {done.returncode}")
+    return done.stdout
+
+
+def _reason(stderr: str) -> str:
+    """Return the first line that says something, without the name and version of the program."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip() and not line.startswith("#")]
+    if not lines:
+        return ""
+    _, version, said = lines[0].partition("): ")
+    return (said if version else lines[0]).rstrip(".")
+
+
+def _which(program: str) -> str | None:
+    return shutil.which(program, path=_PATH)

@@ -1,0 +1,178 @@
+"""Chains as the text that iptables-restore reads, and what a listing of iptables tells of them.
+
+A listing does not give back what was written (iptables renames and reorders options), so each rule of ours carries
+an id as its comment, and listings are read for those only: `bm:` and a hash over the chain, the rule and the
+id before it. So an id says what the rule is *and* where it stands, and a restarted daemon knows its own
+rules without memory.
+
+    a chain of ours (`bm-*`)   as wanted where the ids of all its rules are those wanted; rewritten whole
+    a built-in chain           as wanted where its first rules are ours and no later one is; what stands of ours
+                               is deleted by its own text, never by its number: others insert rules too
+
+Nothing of a file or an object gets into the text raw: every line is looked at before it leaves.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from bgpmesh.route.nlri import IPNetwork
+
+PREFIX = "bm-"  # of the names of our chains and sets
+LONGEST_CHAIN = 28  # characters: XT_EXTENSION_MAXNAMELEN, less one
+LONGEST_SET = 31  # characters: IPSET_MAXNAMELEN, less one
+_SAFE = re.compile(r'[A-Za-z0-9 _.,:/+!"\[\]*-]+')
+_ID = re.compile(r'--comment "?bm:([A-Za-z0-9_-]{16})"?(?= |$)')
+
+Rules = tuple[str, ...]  # each as it stands after `-A CHAIN`, with its id as comment: what `identified` returns
+
+
+class ChainKey(NamedTuple):
+    """A chain of ours, or a built-in chain whose first rules are ours."""
+
+    family: int  # 4 or 6
+    table: str
+    chain: str
+
+    def __str__(self) -> str:
+        """Render as people look for it: `nat bm-nat-outgoing (IPv4)`."""
+        return f"{self.table} {self.chain} (IPv{self.family})"
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the whole chain is ours."""
+        return self.chain.startswith(PREFIX)
+
+
+@dataclass(frozen=True, slots=True)
+class AddressSet:
+    """What `--match-set` looks into: prefixes of one family."""
+
+    family: int  # 4 or 6
+    members: frozenset[IPNetwork]
+    kind: str = "hash:net"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A chain as it is listed: the id of each rule ("" where it has none of ours), and the lines of those with one."""
+
+    ids: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+
+
+def identified(chain: str, rules: Iterable[str]) -> Rules:
+    """Return rules with their ids: 16 characters of SHA-224 in base64url (RFC 4648 §5)."""
+    found: list[str] = []
+    last = ""
+    for rule in rules:
+        digest = hashlib.sha224(f"{chain}\n{last}\n{rule}".encode()).digest()
+        last = base64.urlsafe_b64encode(digest).decode()[:16]
+        found.append(f"-m comment --comment bm:{last} {rule}")
+    return tuple(found)
+
+
+def ids_of(rules: Iterable[str]) -> tuple[str, ...]:
+    """Return the id of each rule, "" where it has none."""
+    found = map(_ID.search, rules)
+    return tuple(match[1] if match else "" for match in found)
+
+
+def name_hash(text: str) -> str:
+    """Return 11 characters that stand for a text in the name of a chain or a set."""
+    return base64.b32encode(hashlib.sha224(text.encode()).digest()).decode().lower()[:11]
+
+
+def whole(networks: Iterable[IPNetwork]) -> frozenset[IPNetwork]:
+    """Return prefixes as `hash:net` takes them: it has no /0, two halves stand for it."""
+    members: set[IPNetwork] = set()
+    for network in networks:
+        parts: Iterable[IPNetwork] = network.subnets() if network.prefixlen == 0 else (network,)
+        members.update(parts)
+    return frozenset(members)
+
+
+def restore_text(table: str, wanted: Mapping[str, Rules | None], standing: Mapping[str, Standing] | None = None) -> str:
+    """Return the input that makes some chains of one table as wanted (None: gone), in one transaction (`-n`).
+
+    `standing` has the built-in chains of `wanted` as they are now. Raises ValueError for a line that iptables might
+    read as something else: a bug, since nothing that people write gets here raw.
+    """
+    ours = {chain: rules for chain, rules in wanted.items() if chain.startswith(PREFIX)}
+    hooks = {chain: rules for chain, rules in wanted.items() if chain not in ours}
+    lines = [f"*{table}"]
+    lines += [f":{chain} - [0:0]" for chain in ours]  # makes it, or empties it
+    for chain, rules in hooks.items():
+        found = standing.get(chain) if standing else None
+        lines += ["-D" + line.removeprefix("-A") for line in (found.lines if found else ())]
+        lines += [f"-I {chain} {number} {rule}" for number, rule in enumerate(rules or (), start=1)]
+    for chain, rules in ours.items():
+        lines += [f"-A {chain} {rule}" for rule in rules or ()]
+    lines += [f"-X {chain}" for chain, rules in ours.items() if rules is None]
+    lines.append("COMMIT")
+    for line in lines:
+        if not line.startswith("-D ") and not _SAFE.fullmatch(line):  # iptables itself has written what is deleted
+            raise ValueError(f"not a line for iptables: {line!r}")
+    if not all(all(ids_of(rules)) for rules in wanted.values() if rules):
+        raise ValueError(f"a rule without an id: {wanted!r}")
+    for chain in ours:
+        if len(chain) > LONGEST_CHAIN:
+            raise ValueError(f"too long for a chain: {chain!r}")
+    return "\n".join(lines) + "\n"
+
+
+def parse_listing(text: str, family: int, table: str = "") -> dict[ChainKey, Standing]:
+    """Return our chains, and built-in ones with rules of ours, out of `iptables-save` or `iptables -S` (one table).
+
+    Everything else in it is somebody else's.
+    """
+    ids: dict[ChainKey, list[str]] = {}
+    lines: dict[ChainKey, list[str]] = {}
+    for line in text.splitlines():
+        word, _, rest = line.partition(" ")
+        if word.startswith("*"):
+            table = word[1:]
+        elif word.startswith(":") and word[1:].startswith(PREFIX):
+            ids.setdefault(ChainKey(family, table, word[1:]), [])
+        elif word == "-N" and rest.startswith(PREFIX):
+            ids.setdefault(ChainKey(family, table, rest.strip()), [])
+        elif word == "-A":
+            key = ChainKey(family, table, rest.partition(" ")[0])
+            found = _ID.search(line)
+            ids.setdefault(key, []).append(found[1] if found else "")
+            if found:
+                lines.setdefault(key, []).append(line)
+    return {
+        key: Standing(tuple(found), tuple(lines.get(key, ())))
+        for key, found in ids.items()
+        if key.is_ours or key in lines
+    }
+
+
+def foreign_rules(text: str) -> int:
+    """Count the rules in a listing that are not ours."""
+    return sum(
+        line.startswith("-A ") and not line.startswith(f"-A {PREFIX}") and not _ID.search(line)
+        for line in text.splitlines()
+    )
+
+
+def is_as(key: ChainKey, rules: Rules, standing: Standing) -> bool:
+    """Tell whether a chain stands as these rules would be written."""
+    ids = ids_of(rules)
+    if key.is_ours:
+        return standing.ids == ids
+    return standing.ids[: len(ids)] == ids and not any(standing.ids[len(ids) :])
+
+
+def rules_of(key: ChainKey, standing: Standing, known: Iterable[Rules | None]) -> Rules:
+    """Return which of some known rules a chain stands as, or else something that nobody can want."""
+    for rules in known:
+        if rules is not None and is_as(key, rules, standing):
+            return rules
+    return ("?", *standing.ids)

@@ -1,0 +1,141 @@
+"""Workloads that leave every pool: an outside host beyond the fabric sees their node, other workloads see them.
+
+    n1: w-n1     n2: w-n2     n3: no daemon, no route to any pod, the host outside
+
+The lab is containerlab/mesh3.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from signal import SIGKILL, SIGTERM
+
+import pytest
+
+from tests.lab.cluster import CONFIG, Cluster, Workload, laid_out, text_of, without_node
+
+SOURCE = str(Path(__file__).with_name("source.py"))
+PORT = "5005"
+OUTSIDE = ("192.0.2.3", "2001:db8::3")
+NODE = ("192.0.2.1", "2001:db8::1")  # n1 as the fabric knows it
+SAVES = [f"{name}-{backend}-save" for name in ("iptables", "ip6tables") for backend in ("nft", "legacy")]
+
+OFF = without_node(text_of("config/demo.toml"), "n3")
+ON = OFF.replace('/16"\n', '/16"\nmasquerade = true\n', 1).replace('/48"\n', '/48"\nmasquerade = true\n', 1)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """n1 and n2 with a workload each, and servers that answer with the source they see."""
+    if shutil.which("ipset") is None:
+        pytest.skip("needs ipset, to see what is left of sets")
+    with laid_out("mesh3") as cluster:
+        for node in ("n1", "n2"):
+            cluster.configure(node, OFF)
+        # Somebody else's table, so that it is there before and after.
+        cluster.lab.exec(
+            "n1", ["iptables", "-w", "-t", "nat", "-A", "POSTROUTING", "-s", "172.17.0.0/16", "-j", "ACCEPT"]
+        )
+        cluster.lab.exec("n1", ["ip6tables", "-w", "-t", "nat", "-A", "POSTROUTING", "-s", "fd17::/16", "-j", "ACCEPT"])
+        cluster.start("n1", "n2")
+        cluster.await_sync("n1", "n2")
+        cluster.await_sessions([("n1", "n2")])
+        one, two = cluster.attach("n1"), cluster.attach("n2")
+        blocks = {f"10.244.{number}.0/26" for number in (1, 2)} | {f"fd00:10:244:{number}::/112" for number in (1, 2)}
+        for workload in (one, two):
+            cluster.await_prefixes(workload.node, blocks | {*workload.addresses})
+        servers = [cluster.lab.start("n3", [sys.executable, "-ISE", SOURCE, "serve", each, PORT]) for each in OUTSIDE]
+        inside = ["ip", "netns", "exec", two.name, sys.executable, "-ISE", SOURCE, "serve"]
+        servers += [cluster.lab.start("n2", [*inside, each, PORT]) for each in two.addresses]
+        for server in servers:
+            server.until(lambda server=server: "listening" in server.output(), "a server")  # type: ignore[misc]
+        yield cluster
+
+
+def seen(cluster: Cluster, target: str, tries: int = 60) -> str:
+    """Return the source that a packet from n1's workload has at a target, "" where no answer comes back."""
+    (one,) = (each for each in cluster.workloads if each.node == "n1")
+    command = [sys.executable, "-ISE", SOURCE, "ask", target, PORT, str(tries)]
+    return cluster.lab.exec_in_namespace("n1", one.name, command, check=False).stdout.strip()
+
+
+def rules(cluster: Cluster) -> tuple[int, list[object], list[str]]:
+    """Return what status says of the packet filter, and why the node is not ready."""
+    answer = json.loads(cluster.lab.exec("n1", ["bgpmesh", "status", "--json"], check=False).stdout)
+    return answer["policy"]["rules"], answer["policy"]["errors"], answer["reasons"]
+
+
+def saved(cluster: Cluster) -> list[str]:
+    """Return every chain and rule of n1, of both kinds of iptables, without counters; and the name of every set."""
+    lines = [
+        line.partition(" [")[0]
+        for program in SAVES
+        for line in cluster.lab.exec("n1", [program], check=False).stdout.splitlines()
+        if not line.startswith("#")
+    ]
+    return lines + cluster.lab.exec("n1", ["ipset", "list", "-name"]).stdout.splitlines()
+
+
+def ours(cluster: Cluster) -> list[str]:
+    """Return what of it is ours."""
+    return [line for line in saved(cluster) if "bm-" in line or "bm:" in line]
+
+
+def await_rules(cluster: Cluster, count: int) -> None:
+    """Wait until so many rules stand, and none is refused."""
+    cluster.until("n1", lambda: rules(cluster)[:2] == (count, []), f"{count} rules")
+
+
+def workload(cluster: Cluster, node: str) -> Workload:
+    """Return the workload of a node."""
+    return next(each for each in cluster.workloads if each.node == node)
+
+
+def test_workloads_leave_by_their_node_and_meet_as_they_are(cluster: Cluster) -> None:
+    """Through reload, a crash and a restart, until it is turned off and everything is as it was."""
+    before = saved(cluster)
+    own, others = workload(cluster, "n1").addresses, workload(cluster, "n2").addresses
+    assert [seen(cluster, target, tries=2) for target in OUTSIDE] == ["", ""], "no route leads back to a workload"
+    assert (rules(cluster)[0], ours(cluster)) == (0, [])
+
+    cluster.reload("n1", ON)
+    await_rules(cluster, 8)
+    assert tuple(seen(cluster, target) for target in OUTSIDE) == NODE
+    assert tuple(seen(cluster, target) for target in others) == own
+    assert rules(cluster)[2] == []
+
+    cluster.stop(SIGKILL, "n1")
+    standing = ours(cluster)
+    assert tuple(seen(cluster, target) for target in OUTSIDE) == NODE
+    cluster.start("n1")
+    cluster.await_sync("n1")
+    await_rules(cluster, 8)
+    assert standing == ours(cluster)
+    assert "drift.found" not in cluster.log("n1")
+    assert tuple(seen(cluster, target) for target in OUTSIDE) == NODE
+
+    hook = next(line for line in standing if line.startswith("-A POSTROUTING"))
+    cluster.lab.exec("n1", ["sh", "-ec", f"iptables -w -t nat {hook.replace('-A', '-D', 1)}"])
+    cluster.until_logged("n1", "nat POSTROUTING (IPv4)")
+    await_rules(cluster, 8)
+    assert standing == ours(cluster)
+
+    cluster.reload("n1", OFF)
+    await_rules(cluster, 0)
+    cluster.until("n1", lambda: not ours(cluster), "nothing of ours left")
+    assert before == saved(cluster)
+    assert [seen(cluster, target, tries=2) for target in OUTSIDE] == ["", ""]
+
+    cluster.reload("n1", ON)
+    await_rules(cluster, 8)
+    cluster.stop(SIGTERM, "n1")
+    assert standing == ours(cluster)
+    cluster.lab.exec("n1", ["touch", "/var/lib/bgpmesh/notes"])  # a mount of the lab, which cannot be removed
+    removed = cluster.lab.exec("n1", ["bgpmesh", "uninstall", "--config", CONFIG]).stdout
+    assert "chain nat bm-nat-outgoing (IPv4)" in removed
+    assert "set bm-6-inside" in removed
+    assert before == saved(cluster)

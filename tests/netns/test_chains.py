@@ -1,0 +1,525 @@
+"""Chains and sets against a real kernel, in namespaces of the test's own, with either kind of iptables."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import ipaddress
+import math
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager, closing, suppress
+from dataclasses import dataclass, field
+
+import pytest
+
+from bgpmesh import config
+from bgpmesh.engine import Engine
+from bgpmesh.errors import KernelError
+from bgpmesh.events import ChainsRead, ChainsWritten, Event, SetsWritten
+from bgpmesh.kernel import chains as kernel_chains
+from bgpmesh.kernel import sets as kernel_sets
+from bgpmesh.kernel.chains import ChainsEdge, uninstall
+from bgpmesh.kernel.sets import IN_PLACE, Sets
+from bgpmesh.policy.chains import AddressSet, ChainKey, identified
+from bgpmesh.route.nlri import IPNetwork
+
+DEADLINE_S = 30.0
+_CLONE_NEWNS, _CLONE_NEWNET = 0x00020000, 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+FILE = """
+[cluster]
+asn = 64512
+[pool.default]
+cidr = "10.244.0.0/16"
+{four}
+[pool.other]
+cidr = "10.245.0.0/16"
+[pool.default6]
+cidr = "fd00:10:244::/48"
+{six}
+[node.n1]
+address = "192.0.2.1"
+pod_cidrs = ["10.244.1.0/26"]
+"""
+ON = FILE.format(four="masquerade = true", six="masquerade = true")
+OFF = FILE.format(four="", six="")
+THEIRS = "-A POSTROUTING -s 172.17.0.0/16 -j MASQUERADE"
+RULES = 8  # of ours, both families
+
+Story = Callable[["World"], Coroutine[None, None, None]]
+
+
+def run(*command: str) -> str:
+    """Return what a command printed; it must succeed."""
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=DEADLINE_S)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}{done.stdout}"
+    return done.stdout
+
+
+def without_net_admin() -> None:
+    """Have this thread, and what it starts, without CAP_NET_ADMIN (capset(2), linux/capability.h)."""
+    assert _libc.prctl(24, 12, 0, 0, 0) == 0  # PR_CAPBSET_DROP: also for programs
+    header, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert _libc.capget(header, data) == 0
+    for part in (0, 1, 2):
+        data[part] &= ~(1 << 12)
+    assert _libc.capset(header, data) == 0
+
+
+def sets_of_ours() -> dict[str, AddressSet]:
+    """Return what the kernel has."""
+    with closing(Sets()) as sets:
+        return sets.read()
+
+
+@dataclass
+class World:
+    """The engine of a node, the edge that serves it, and other people's hands on the same kernel."""
+
+    backend: str
+    text: str = ON
+    events: list[Event] = field(default_factory=list)
+    applied: list[float] = field(default_factory=list)
+    engine: Engine = field(init=False)
+    edge: ChainsEdge = field(init=False)
+
+    def iptables(self, family: int, *words: str) -> str:
+        """Run iptables of the kind under test on the nat table."""
+        return run(f"{'iptables' if family == 4 else 'ip6tables'}-{self.backend}", "-w", "-t", "nat", *words)
+
+    def saved(self, family: int) -> list[str]:
+        """Return chains and rules as they are listed, without counters."""
+        program = f"{'iptables' if family == 4 else 'ip6tables'}-{self.backend}-save"
+        lines = run(program).splitlines()
+        return [line.partition(" [")[0] for line in lines if not line.startswith("#")]
+
+    def report(self, event: Event) -> None:
+        """Let the engine hear it."""
+        self.events.append(event)
+        self.engine.handle(event, time.monotonic())
+        self.edge.kick()
+
+    def reload(self, text: str) -> None:
+        """Put a configuration in force."""
+        self.engine.handle(config.effective(config.parse(text, "f.toml"), "n1"), time.monotonic())
+        self.edge.kick()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Live one life of a daemon: a new engine, a new edge, over what is in the kernel."""
+        self.engine = Engine(config.effective(config.parse(self.text, "f.toml"), "n1"), (), lambda: 0.0)
+        self.events.clear()
+        self.applied.clear()
+        self.edge = ChainsEdge(self.engine.chains, self.engine.sets, self.report, on_apply=self.applied.append)
+        await self.edge.start()
+        await self.edge.settle()
+        task = asyncio.create_task(self.edge.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            self.edge.close()
+
+    async def until(self, is_so: Callable[[], object], what: str) -> None:
+        """Poll until something is so."""
+        deadline = time.monotonic() + DEADLINE_S
+        while not is_so():
+            assert time.monotonic() < deadline, f"{what}: {self.events} {self.engine.unmade()}"
+            await asyncio.sleep(0.02)
+
+    async def settled(self) -> None:
+        """Wait until all is as wanted."""
+        await self.until(lambda: not len(self.engine.chains) and not len(self.engine.sets), "as wanted")
+
+    def read_back(self) -> None:
+        """Have the minute over."""
+        self.edge._read_at = -math.inf
+        self.edge._awake.set()
+
+    def repaired(self) -> list[str]:
+        """Return what was found changed, by name."""
+        return [str(note.keys["value"]) for note in self.engine.notes if note.name == "drift.found"]
+
+
+@pytest.fixture(params=["nft", "legacy"])
+def world(request: pytest.FixtureRequest) -> Callable[[Story], None]:
+    """Give a way to tell a story in fresh network and mount namespaces; somebody has a rule in each family's nat."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: network namespaces are made")
+    backend = str(request.param)
+    if shutil.which(f"iptables-{backend}") is None:
+        pytest.skip(f"needs iptables-{backend}")
+
+    def tell(story: Story) -> None:
+        failures: list[BaseException] = []
+
+        def body() -> None:
+            try:
+                if _libc.unshare(_CLONE_NEWNET | _CLONE_NEWNS) != 0:
+                    pytest.skip(f"needs CAP_SYS_ADMIN: unshare says {os.strerror(ctypes.get_errno())}")
+                run("mount", "--make-rprivate", "/")
+                run("mount", "-t", "tmpfs", "none", "/run")
+                here = World(backend)
+                here.iptables(4, *THEIRS.split())
+                here.iptables(6, *THEIRS.replace("172.17.0.0/16", "fd17::/16").split())
+                asyncio.run(story(here))
+            except BaseException as failure:  # noqa: BLE001  carried over to the test's own thread
+                failures.append(failure)
+
+        thread = threading.Thread(target=body)
+        thread.start()
+        thread.join()
+        if failures:
+            raise failures[0]
+
+    return tell
+
+
+def test_masquerading_is_made_changed_and_taken_away(world: Callable[[Story], None]) -> None:
+    """Our hook is first, other people's rules stay; what nobody wants goes, sets after chains."""
+
+    async def story(here: World) -> None:
+        before = here.saved(4), here.saved(6)
+        async with here.running():
+            await here.settled()
+            for family in (4, 6):
+                hooks = [line for line in here.saved(family) if line.startswith("-A POSTROUTING")]
+                assert len(hooks) == 2
+                assert hooks[0].endswith("-j bm-POSTROUTING")
+                assert any("-j MASQUERADE --random-fully" in line for line in here.saved(family))
+            assert here.engine.rules_in_force == RULES
+            assert len(here.applied) == 1
+            inside = here.engine.sets.actual["bm-4-inside"]
+            assert sets_of_ours()["bm-4-inside"] == inside
+            assert {str(member) for member in inside.members} == {"10.244.0.0/16", "10.245.0.0/16"}
+
+            here.reload(FILE.format(four='masquerade = { exclude = ["192.0.2.0/24"], source = "192.0.2.9" }', six=""))
+            await here.settled()
+            assert [line for line in here.saved(6) if "bm-" in line] == []
+            assert any("SNAT --to-source 192.0.2.9 --random-fully" in line for line in here.saved(4))
+
+            here.reload(OFF)
+            await here.settled()
+            assert (here.saved(4), here.saved(6)) == before
+            assert sets_of_ours() == {}
+            assert here.engine.unmade() == {}
+
+    world(story)
+
+
+def test_what_others_break_is_repaired_and_named(world: Callable[[Story], None]) -> None:
+    """A chain flushed, a rule added to one, the hook deleted or no longer first, a set emptied."""
+
+    async def story(here: World) -> None:
+        async with here.running():
+            await here.settled()
+            whole = here.saved(4)
+
+            async def repaired(*names: str) -> None:
+                await here.until(here.repaired, f"repair of {names}")
+                await here.settled()
+                assert here.repaired() == [", ".join(names)]
+                here.engine.notes.clear()
+
+            hook = "chain nat POSTROUTING (IPv4)"
+            here.iptables(4, "-D", "POSTROUTING", "1")
+            await repaired(hook)  # within seconds
+            assert here.saved(4) == whole
+            here.iptables(4, "-I", "POSTROUTING", "-d", "198.51.100.1", "-j", "ACCEPT")
+            await repaired(hook)
+            (own,) = (line for line in whole if line.endswith("-j bm-POSTROUTING"))
+            changed = own.replace('"', "").removesuffix("-j bm-POSTROUTING").split()
+            here.iptables(4, *changed, "-j", "LOG", "--log-prefix", 'it\'s; `x` "y" ')
+            await repaired(hook)
+            here.iptables(4, "-D", "POSTROUTING", "-d", "198.51.100.1", "-j", "ACCEPT")
+            assert here.saved(4) == whole
+            here.iptables(4, "-F", "bm-nat-outgoing")
+            here.read_back()
+            await repaired("chain nat bm-nat-outgoing (IPv4)")
+            here.iptables(4, "-A", "bm-POSTROUTING", "-j", "ACCEPT")
+            here.read_back()
+            await repaired("chain nat bm-POSTROUTING (IPv4)")
+            with closing(Sets()) as sets:
+                sets.write("bm-4-inside", AddressSet(4, frozenset()), here.engine.sets.actual["bm-4-inside"])
+            here.read_back()
+            await repaired("set bm-4-inside")
+            here.iptables(4, "-F")
+            here.iptables(4, "-X")
+            here.iptables(4, *THEIRS.split())
+            await repaired(
+                "chain nat POSTROUTING (IPv4)",
+                "chain nat bm-POSTROUTING (IPv4)",
+                "chain nat bm-nat-outgoing (IPv4)",
+            )
+            assert here.saved(4) == whole
+            assert here.engine.drift_repaired == 9
+
+    world(story)
+
+
+def test_a_restart_writes_nothing_and_changes_only_what_differs(world: Callable[[Story], None]) -> None:
+    """Rules are known again by their ids, sets by their members; what nobody wants any longer goes."""
+
+    async def story(here: World) -> None:
+        async with here.running():
+            await here.settled()
+        assert here.engine.rules_in_force == RULES
+        whole = here.saved(4), here.saved(6)
+
+        async with here.running():
+            await here.settled()
+            assert [type(event) for event in here.events] == [ChainsRead]
+            assert (here.applied, here.engine.drift_repaired, here.engine.rules_in_force) == ([], 0, RULES)
+        assert (here.saved(4), here.saved(6)) == whole
+
+        here.text = ON.replace('cidr = "10.245.0.0/16"', 'cidr = "10.246.0.0/16"')
+        async with here.running():
+            await here.settled()
+            assert [event for event in here.events if isinstance(event, ChainsWritten)] == []
+            assert [event.done for event in here.events if isinstance(event, SetsWritten)] == [["bm-4-inside"]]
+        assert (here.saved(4), here.saved(6)) == whole
+
+        with closing(Sets()) as sets:  # what a life that ends in the middle of an exchange leaves
+            sets.write("bm-new-left", AddressSet(4, numbers(2)), None)
+        here.text = OFF
+        async with here.running():
+            await here.settled()
+        assert [line for family in (4, 6) for line in here.saved(family) if "bm-" in line] == []
+        assert sets_of_ours() == {}
+
+    world(story)
+
+
+def test_uninstall_leaves_everything_as_it_was(world: Callable[[Story], None]) -> None:
+    """Also over a table of ours that others have changed; a second time there is nothing."""
+
+    async def story(here: World) -> None:
+        before = here.saved(4), here.saved(6)
+        async with here.running():
+            await here.settled()
+        here.iptables(4, "-A", "bm-POSTROUTING", "-j", "ACCEPT")
+        removed = await asyncio.to_thread(uninstall)
+        assert "hook in nat POSTROUTING (IPv4)" in removed
+        assert "chain nat bm-nat-outgoing (IPv6)" in removed
+        assert "set bm-4-inside" in removed
+        assert [line for line in removed if " stays" in line] == []
+        assert (here.saved(4), here.saved(6)) == before
+        assert sets_of_ours() == {}
+        assert await asyncio.to_thread(uninstall) == []
+
+    world(story)
+
+
+def test_a_table_that_is_refused_stops_no_other(world: Callable[[Story], None]) -> None:
+    """Its chains are named with the reason; they are written when that is gone."""
+
+    async def story(here: World) -> None:
+        async with here.running():
+            await here.settled()
+            bad = ChainKey(4, "filter", "bm-bad")
+            here.engine.chains.want(bad, identified("bm-bad", ["-j NO-SUCH-TARGET"]))
+            here.engine.chains.want(ChainKey(4, "nat", "bm-good"), identified("bm-good", ["-j RETURN"]))
+            here.edge.kick()
+            await here.until(lambda: bad in here.engine.chains.refused, "the refusal")
+            await here.until(lambda: ":bm-good -" in here.saved(4), "the other table")
+            assert here.engine.policy_errors >= 1
+            (reason,) = here.engine.unmade().values()
+            assert reason.startswith(f"iptables-{here.backend}-restore: ")
+            here.engine.chains.want(bad, identified("bm-bad", ["-j RETURN"]))
+            here.edge.kick()
+            await here.settled()
+            assert here.engine.unmade() == {}
+
+    world(story)
+
+
+def test_what_is_not_installed_is_named(world: Callable[[Story], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """IPv4 is masqueraded all the same."""
+    which = kernel_chains._which
+    monkeypatch.setattr(kernel_chains, "_which", lambda name: None if name.startswith("ip6tables") else which(name))
+
+    async def story(here: World) -> None:
+        async with here.running():
+            await here.until(lambda: here.engine.rules_in_force == RULES // 2, "IPv4")
+            reasons = here.engine.unmade()
+            assert set(reasons.values()) == {"ip6tables: is not installed"}
+            assert all("(IPv6)" in each for each in reasons)
+
+    world(story)
+
+
+def test_a_kernel_without_sets_is_named(world: Callable[[Story], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A subsystem that nobody has registered stands for it; the chains that look into sets are refused too."""
+    monkeypatch.setattr(kernel_sets, "_SUBSYSTEM", 60)
+
+    async def story(here: World) -> None:
+        async with here.running():
+            await here.until(lambda: len(here.engine.unmade()) == 4 + 6, "all refused")
+            reasons = set(here.engine.unmade().values())
+            assert "ipset: this kernel has none (module ip_set)" in reasons
+            assert any("bm-4-inside" in reason for reason in reasons)
+        assert here.saved(4)[-2] == THEIRS
+        assert await asyncio.to_thread(uninstall) == []
+
+    world(story)
+
+
+def test_without_permission_it_says_so(world: Callable[[Story], None]) -> None:
+    """Nothing ends over it."""
+
+    async def story(here: World) -> None:
+        without_net_admin()
+        async with here.running():
+            await here.until(lambda: len(here.engine.unmade()) == 4 + 6, "all refused")
+            reasons = set(here.engine.unmade().values())
+            assert "ipset: Operation not permitted" in reasons
+            assert any(
+                "ermission denied" in reason or "not permitted" in reason
+                for reason in reasons - {"ipset: Operation not permitted"}
+            )
+
+    world(story)
+
+
+def test_nothing_wanted_is_nothing_called(world: Callable[[Story], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even for its version."""
+    ran: list[str] = []
+    execute = kernel_chains._execute
+
+    def counted(program: str, arguments: Iterable[str], stdin: str = "") -> str:
+        ran.append(program)
+        return execute(program, arguments, stdin)
+
+    monkeypatch.setattr(kernel_chains, "_execute", counted)
+
+    async def story(here: World) -> None:
+        here.text = OFF
+        async with here.running():
+            here.read_back()
+            await asyncio.sleep(0)
+        assert ran == []
+        here.text = ON
+        async with here.running():
+            await here.settled()
+        assert ran != []
+
+    world(story)
+
+
+def numbers(count: int) -> frozenset[IPNetwork]:
+    return frozenset(ipaddress.ip_network((0x0A000000 + number * 256, 24)) for number in range(count))
+
+
+def test_sets_are_changed_in_place_or_exchanged(world: Callable[[Story], None]) -> None:
+    """A few members come and go one by one, many at one blow; also of a set that a rule looks into."""
+
+    async def story(here: World) -> None:
+        sets = Sets()
+        steps = [numbers(3), numbers(3 + IN_PLACE), numbers(5000), numbers(4990), frozenset[IPNetwork]()]
+        actual: AddressSet | None = None
+        for members in steps:
+            wanted = AddressSet(4, members)
+            sets.write("bm-4-test", wanted, actual)
+            assert sets.read() == {"bm-4-test": wanted}
+            if actual is None:
+                here.iptables(4, "-A", "POSTROUTING", "-m", "set", "--match-set", "bm-4-test", "src", "-j", "RETURN")
+            actual = wanted
+        with pytest.raises(KernelError, match="in use"):
+            sets.remove("bm-4-test")
+        here.iptables(4, "-D", "POSTROUTING", "-m", "set", "--match-set", "bm-4-test", "src", "-j", "RETURN")
+        sets.remove("bm-4-test")
+        sets.remove("bm-4-test")
+        assert sets.read() == {}
+        sets.close()
+
+    world(story)
+
+
+def test_the_ipset_program_reads_what_we_wrote(world: Callable[[Story], None]) -> None:
+    """And we read what it wrote, of the names that are ours."""
+    if shutil.which("ipset") is None:
+        pytest.skip("needs ipset")
+
+    async def story(here: World) -> None:
+        sets = Sets()
+        both = {4: "10.1.0.0/16", 6: "fd01::/48"}
+        for family, network in both.items():
+            sets.write(f"bm-{family}-ours", AddressSet(family, frozenset({ipaddress.ip_network(network)})), None)
+            assert f"\nadd bm-{family}-ours {network}" in run("ipset", "save", f"bm-{family}-ours")
+            here.iptables(family, "-A", "POSTROUTING", "-m", "set", "--match-set", f"bm-{family}-ours", "src")
+        run("ipset", "create", "bm-theirs", "hash:net", "family", "inet6", "timeout", "600")
+        run("ipset", "add", "bm-theirs", "fd02::/48")
+        run("ipset", "create", "theirs", "hash:ip")
+        assert sets.read() == {
+            **{f"bm-{f}-ours": AddressSet(f, frozenset({ipaddress.ip_network(each)})) for f, each in both.items()},
+            "bm-theirs": AddressSet(6, frozenset({ipaddress.ip_network("fd02::/48")})),
+        }
+        sets.close()
+
+    world(story)
+
+
+def test_uninstall_leaves_no_table_that_was_not_there(world: Callable[[Story], None]) -> None:
+    """With iptables-nft; a table of iptables-legacy stays, empty, as long as its network namespace does."""
+
+    async def story(here: World) -> None:
+        for family in (4, 6):
+            here.iptables(family, "-F")
+            if here.backend == "nft":
+                kernel_chains._drop_if_empty(family, "nat", ["PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"])
+                assert here.saved(family) == []
+        before = here.saved(4), here.saved(6)
+        async with here.running():
+            await here.settled()
+        assert await asyncio.to_thread(uninstall) != []
+        assert (here.saved(4), here.saved(6)) == before
+
+    world(story)
+
+
+def test_an_empty_table_of_others_is_not_taken(world: Callable[[Story], None]) -> None:
+    """A user's chain, or a rule in another built-in chain, keeps it."""
+
+    async def story(here: World) -> None:
+        here.iptables(4, "-F")
+        here.iptables(4, "-N", "THEIRS")
+        here.iptables(6, "-F")
+        here.iptables(6, "-A", "PREROUTING", "-j", "ACCEPT")
+        before = here.saved(4), here.saved(6)
+        async with here.running():
+            await here.settled()
+        assert await asyncio.to_thread(uninstall) != []
+        assert (here.saved(4), here.saved(6)) == before
+
+    world(story)
+
+
+def test_where_others_have_moved_ours_follow(world: Callable[[Story], None]) -> None:
+    """A host that goes from one kind of iptables to the other keeps no rule of ours in the old one."""
+
+    async def story(here: World) -> None:
+        async with here.running():
+            await here.settled()
+        for family, theirs in ((4, "172.17.0.0/16"), (6, "fd17::/16")):
+            here.iptables(family, "-D", "POSTROUTING", "-s", theirs, "-j", "MASQUERADE")
+        old, new = here.backend, "legacy" if here.backend == "nft" else "nft"
+        if shutil.which(f"iptables-{new}") is None:
+            pytest.skip(f"needs iptables-{new}")
+        here.backend = new
+        here.iptables(4, *THEIRS.split())
+        async with here.running():
+            await here.settled()
+            for family in (4, 6):
+                assert len([line for line in here.saved(family) if line.endswith("-j bm-POSTROUTING")]) == 1
+        here.backend = old
+        assert [line for family in (4, 6) for line in here.saved(family) if line.startswith("-A")] == []
+
+    world(story)
