@@ -14,4 +14,12 @@ Invariants:
  1. Where nothing is wanted nothing is written, and iptables is not even called.
  2. A set is filled before a chain looks into it, and goes after it.
  3. A rule of somebody else is never deleted, nor moved but by inserting before it.
+
+What a packet may do is here as far as text, and not reached from the daemon yet (`[policy]` in a file is refused):
+
+    objects, kubernetes, calico, fields   what people write -> the model; refused by name, and field
+    rule                                  the model: policies, rules, tiers, profiles, sets
+    model, index, compile, form           the model and who is known -> stacks, classes, chains in one form
+    explain                               that form walked for one packet: the verdict, each step, what would turn it
+    iptables                              that form as rules of the filter table
 """
