@@ -16,9 +16,7 @@ Rule 4. Names that people choose do not reach the text. Chains and sets are call
 
 from __future__ import annotations
 
-import base64
 import functools
-import hashlib
 import itertools
 import operator
 import re
@@ -26,6 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
+from bgpmesh.policy.chains import identified
 from bgpmesh.policy.form import (
     FAMILIES,
     Body,
@@ -265,14 +264,9 @@ def _own_chain(direction: Direction, interface: str) -> str:
 
 @functools.lru_cache(maxsize=65_536)
 def _identified(chain: str, rules: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the rules with their ids, each a hash over the chain, the id before and the rule: position matters."""
-    found: list[str] = []
-    last = ""
-    for rule in rules:
-        whole = hashlib.sha224(f"{chain}\n{last}\n{rule}".encode()).digest()
-        last = base64.urlsafe_b64encode(whole).decode()[:16]
-        text = f"-m comment --comment bm:{last} {rule}"
+    """Return the rules with their ids, each looked at."""
+    found = identified(chain, rules)
+    for text in found:
         if not _RULE.fullmatch(text):
             raise ValueError(f"{chain}: {text!r} is no rule that we write")
-        found.append(text)
-    return tuple(found)
+    return found
