@@ -74,10 +74,10 @@ def _parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"bgpmesh {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     groups = {
-        "workload": commands.add_parser("workload", help="workloads: add, del, list").add_subparsers(
+        name: commands.add_parser(name, help=f"{what}: {', '.join(_actions(name))}").add_subparsers(
             metavar="ACTION", required=True
-        ),
-        "pool": commands.add_parser("pool", help="addresses: show").add_subparsers(metavar="ACTION", required=True),
+        )
+        for name, what in (("workload", "workloads"), ("pool", "addresses"), ("policy", "packet policy"))
     }
     for command in COMMANDS:
         inside = commands if len(command.words) == 1 else groups[command.words[0]]
@@ -95,6 +95,10 @@ def _parser() -> argparse.ArgumentParser:
             parser.add_argument("--json", action="store_true", help="print JSON")
         parser.set_defaults(run=command.run)
     return top
+
+
+def _actions(group: str) -> list[str]:
+    return [command.words[1] for command in COMMANDS if command.words[0] == group]
 
 
 # ── commands of their own ────────────────────────────────────────────────────
@@ -223,7 +227,7 @@ def _uninstall(arguments: Arguments) -> int:
 
 
 _STAYS = " stays: "  # how the kernel's rooms say that something could not be removed
-STATE_FILES = ("peers.json", "next_hops.json", "endpoints.json", "config.json")
+STATE_FILES = ("peers.json", "next_hops.json", "endpoints.json", "objects.json", "config.json")
 
 
 def _remove_files(directory: Path, socket: str) -> list[str]:
@@ -325,6 +329,7 @@ def _workload_add(arguments: Arguments) -> int:
         "namespace": arguments.namespace,
         "label": arguments.label,
         "ip": arguments.ip,
+        "port": arguments.port,
         "netns": path,
     }
     try:
@@ -338,6 +343,67 @@ def _workload_add(arguments: Arguments) -> int:
 def _workload_del(arguments: Arguments) -> int:
     args = {"name": arguments.name, "namespace": arguments.namespace}
     return _ask(arguments, "workload del", args, lambda _: f"workload {arguments.name} is gone")
+
+
+def _workload_label(arguments: Arguments) -> int:
+    args = {"name": arguments.name, "namespace": arguments.namespace, "label": arguments.label}
+    return _ask(arguments, "workload label", args, lambda result: tables.workloads([result]))
+
+
+def _apply(arguments: Arguments) -> int:
+    return _change(arguments, "apply")
+
+
+def _delete(arguments: Arguments) -> int:
+    if (arguments.file is None) == (arguments.kind is None) or (arguments.kind and not arguments.name):
+        return _failed(arguments, "delete takes -f F, or KIND and NAME", BAD)
+    if arguments.file is not None:
+        return _change(arguments, "delete")
+    args = {"kind": arguments.kind, "name": arguments.name, "namespace": arguments.namespace}
+    return _ask(arguments, "delete", args, tables.changed, judge=_judge_change)
+
+
+def _change(arguments: Arguments, command: str) -> int:
+    """Hand over the objects of a file (`-`: standard input), as plain data: only here has YAML to be known."""
+    from bgpmesh import objects  # noqa: PLC0415  only these commands read files of objects
+
+    try:
+        documents = objects.parse(sys.stdin.read(), "") if arguments.file == "-" else objects.read(Path(arguments.file))
+    except (objects.UnreadableError, ValueError) as error:
+        return _failed(arguments, f"{arguments.file}: {error}", BAD)
+    plain = json.loads(json.dumps(documents, default=str))  # YAML and TOML know dates
+    return _ask(arguments, command, {"documents": plain}, tables.changed, judge=_judge_change)
+
+
+def _judge_change(result: object) -> int:
+    reasons = {str(tables.field(each, "reason")) for each in tables.each_of(tables.field(result, "refused"))}
+    return DONE if not reasons else NO if reasons == {"is not there"} else BAD
+
+
+def _get(arguments: Arguments) -> int:
+    args = {"kind": arguments.kind, "name": arguments.name, "namespace": arguments.namespace}
+    return _ask(arguments, "get", args, tables.objects)
+
+
+def _policy_list(arguments: Arguments) -> int:
+    return _ask(arguments, "policy list", {}, tables.policies)
+
+
+def _policy_explain(arguments: Arguments) -> int:
+    args = {
+        "from": arguments.source,
+        "to": arguments.destination,
+        "protocol": arguments.protocol,
+        "port": arguments.port,
+        "source_port": arguments.source_port,
+        "icmp": arguments.icmp,
+        "why_not": arguments.why_not,
+    }
+
+    def judge(result: object) -> int:
+        return DONE if tables.field(result, "verdict") == "allow" else NO
+
+    return _ask(arguments, "policy explain", args, tables.explanation, judge=judge)
 
 
 def _workload_list(arguments: Arguments) -> int:
@@ -433,6 +499,45 @@ def _workload_add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--pid", metavar="N", type=_pid, help="a process in it")
     parser.add_argument("--label", metavar="K=V", action="append", default=[], help="may be repeated")
     parser.add_argument("--ip", metavar="A", action="append", default=[], help="this address; may be repeated")
+    parser.add_argument(
+        "--port",
+        metavar="NAME=PROTOCOL:N",
+        action="append",
+        default=[],
+        help="a port that policies may name; may be repeated",
+    )
+
+
+def _workload_label_arguments(parser: argparse.ArgumentParser) -> None:
+    _workload_arguments(parser)
+    parser.add_argument("label", metavar="K=V|K-", nargs="+", help="set a label, or take it away")
+
+
+def _file_argument(parser: argparse.ArgumentParser, *, is_required: bool) -> None:
+    parser.add_argument(
+        "-f", dest="file", metavar="F", required=is_required, help="objects as JSON, YAML or TOML; -: standard input"
+    )
+
+
+def _get_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", metavar="KIND", nargs="?", help="NetworkPolicy, Namespace, Tier, ..")
+    parser.add_argument("name", metavar="NAME", nargs="?")
+    parser.add_argument("-n", "--namespace", metavar="NS", help="its namespace")
+
+
+def _delete_arguments(parser: argparse.ArgumentParser) -> None:
+    _file_argument(parser, is_required=False)
+    _get_arguments(parser)
+
+
+def _explain_arguments(parser: argparse.ArgumentParser) -> None:
+    for name, dest in (("--from", "source"), ("--to", "destination")):
+        parser.add_argument(name, dest=dest, metavar="A", required=True, help="a workload (NS/NAME), node or address")
+    parser.add_argument("--protocol", metavar="P", help="a name or a number (tcp)")
+    parser.add_argument("--port", metavar="N", help="the destination's; absent: of no rule that asks for one")
+    parser.add_argument("--source-port", metavar="N", help="the source's")
+    parser.add_argument("--icmp", metavar="TYPE[/CODE]", help="with --protocol icmp (an echo request)")
+    parser.add_argument("--why-not", action="store_true", help="what would turn a denial")
 
 
 def _pid(text: str) -> int:
@@ -488,10 +593,46 @@ COMMANDS: tuple[Command, ...] = (
         ("workload", "del"), "disconnect a workload", "bgpmesh workload del web-1", _workload_del, _workload_arguments
     ),
     Command(("workload", "list"), "list the workloads of this node", "bgpmesh workload list", _workload_list),
+    Command(
+        ("workload", "label"),
+        "set and take away labels of a workload",
+        "bgpmesh workload label web-1 tier=front canary-",
+        _workload_label,
+        _workload_label_arguments,
+    ),
+    Command(
+        ("apply",),
+        "put objects of packet policy in force on this node; exit 2 if one was refused",
+        "bgpmesh apply -f policy.yaml",
+        _apply,
+        lambda parser: _file_argument(parser, is_required=True),
+    ),
+    Command(
+        ("get",),
+        "print the objects of this node; with --json in full",
+        "bgpmesh get networkpolicy",
+        _get,
+        _get_arguments,
+    ),
+    Command(
+        ("delete",),
+        "delete objects; exit 1 if one was not there, 2 if one was refused",
+        "bgpmesh delete networkpolicy web -n shop",
+        _delete,
+        _delete_arguments,
+    ),
+    Command(("policy", "list"), "print what each workload here is under", "bgpmesh policy list", _policy_list),
+    Command(
+        ("policy", "explain"),
+        "say whether a packet passes, and every step to that; exit 1 where it does not",
+        "bgpmesh policy explain --from shop/web --to shop/db --port 5432",
+        _policy_explain,
+        _explain_arguments,
+    ),
     Command(("pool", "show"), "print the addresses in use", "bgpmesh pool show", _pool_show),
     Command(
         ("uninstall",),
-        "remove every route, link and file of ours; the daemon must be stopped",
+        "remove every route, rule, link and file of ours; the daemon must be stopped",
         "bgpmesh uninstall --config /etc/bgpmesh/bgpmesh.toml",
         _uninstall,
         _uninstall_arguments,

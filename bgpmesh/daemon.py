@@ -8,6 +8,7 @@ Who feeds whom:
     rib.fib, rib.next_hops                 ---------->  kernel.fib
     engine.links                           ---------->  kernel.links
     engine.chains, engine.sets             ---------->  kernel.chains
+    control, the policy directory          ---------->  store   --disk, events-->  inbox
     engine.notes                           ---------->  log
 
 One turn of the pump handles what is in the inbox, lets the engine think for a slice, writes the state
@@ -33,7 +34,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from bgpmesh import __version__, config, log
+from bgpmesh import __version__, config, log, objects
 from bgpmesh.config import Config, StateOptions
 from bgpmesh.control import views
 from bgpmesh.control.http import HttpServer
@@ -48,6 +49,7 @@ from bgpmesh.events import (
     FibWritten,
     Level,
     LinksRead,
+    ObjectsChanged,
     Stopping,
     TimerFired,
 )
@@ -57,6 +59,11 @@ from bgpmesh.kernel.links import LinksEdge
 from bgpmesh.kernel.sysctls import prepare_host
 from bgpmesh.metrics import Metrics
 from bgpmesh.peering.message import EndOfRib
+from bgpmesh.policy.chains import WITH_PORTS
+from bgpmesh.policy.fields import BadValueError, label_key, label_value, port_name
+from bgpmesh.policy.protection import OWN_LABELS
+from bgpmesh.policy.rule import NAMESPACE_PREFIX, PROTOCOLS
+from bgpmesh.policy.store import Answer, Store
 from bgpmesh.rib.export import Batch
 from bgpmesh.route.nlri import IPAddress
 from bgpmesh.route.path import PeerName
@@ -82,6 +89,10 @@ PREPARE_AGAIN_S = 60.0
 SAVE_AGAIN_S = 1.0
 # Files open at a time: a socket for each peer, and what clients bring.
 DESCRIPTORS = 65_536
+# The policy directory is looked at this often.
+WATCH_S = 2.0
+# A change of policy that is not in force by then is answered all the same, with what is in its way.
+IN_FORCE_S = 30.0
 # What was said last leaves within this long at a stop.
 FAREWELL_S = 1.0
 
@@ -119,6 +130,9 @@ class Daemon:
             random.random,
             adopt_endpoints=endpoints.value is None,
         )
+        self.store = Store()
+        self._stamps: objects.Stamps | str = {}
+        self._restore_objects()
         self._restored = endpoints.value or ()
         self._saved_held = frozenset(listed.value or ()) if listed.value is not None else None
         self._saved_next_hops: frozenset[IPAddress] = frozenset(next_hops.value or ())
@@ -169,7 +183,7 @@ class Daemon:
                 if self.http is not None:
                     tasks.append(group.create_task(self.http.run()))
                 await self._begin()
-                edges = (self.chains.run(), self.links.run(), self.fib.run(), self._keep_host_prepared())
+                edges = (self.chains.run(), self.links.run(), self.fib.run(), self._keep_host_prepared(), self._watch())
                 tasks += [group.create_task(edge) for edge in edges]
                 self._tell_supervisor("READY=1")
                 log.info("daemon.started", node=self.node, version=__version__, pid=os.getpid())
@@ -193,8 +207,8 @@ class Daemon:
             self.engine.handle(EndpointAdded(endpoint), self.now())
         if self.config.kernel.enabled:
             self._prepare_host()
+            await self.links.start()  # which tells of workloads that we forgot
             await self._begin_chains()
-            await self.links.start()
             await self.fib.start()
         else:
             self.report(LinksRead({}))
@@ -208,6 +222,74 @@ class Daemon:
         await self.chains.start()
         self._turn()  # the engine hears what was found
         await self.chains.settle()
+
+    # ── objects of packet policy ─────────────────────────────────────────────
+
+    def _restore_objects(self) -> None:
+        """Have the objects of the last life, and of the directory, before anything else is begun."""
+        kept = self.state.objects()
+        if kept.problem:
+            # Without them a workload would be open to all. They are on disk where nobody but a failing disk, or a
+            # hand, spoils them: the one who knows is asked.
+            self.engine.is_policy_known = False
+            self.problems["objects"] = f"{kept.problem}: policies stay as they stand; mend the file, or remove it"
+            log.error("state.unreadable", file="objects", reason=kept.problem)
+            return
+        for remark in self.store.restore(kept.value or {}):
+            log.error("object.lost", value=remark.object, reason=f"{remark.field} {remark.reason}".strip())
+        self._stamps = found = objects.stamps(self._policy_directory())
+        directory = self._policy_directory()
+        self._take_files(found if isinstance(found, str) else objects.read_all(directory, sorted(found)))
+        self.engine.handle(ObjectsChanged(self.store.objects()), self.started_at)
+
+    def _policy_directory(self) -> Path:
+        return Path(self.config.file).parent / self.config.policy.directory
+
+    async def _watch(self) -> None:
+        """Take what changes in the policy directory; a file is read again when it is not as it was."""
+        while self.engine.is_policy_known:
+            await asyncio.sleep(WATCH_S)
+            directory = self._policy_directory()
+            found = await asyncio.to_thread(objects.stamps, directory)
+            if found == self._stamps:
+                continue
+            self._stamps = found
+            if isinstance(found, str):
+                self._take_files(found)
+            else:
+                self._take_files(await asyncio.to_thread(objects.read_all, directory, sorted(found)))
+
+    def _take_files(self, found: Mapping[str, list[object] | str] | str) -> None:
+        """Put in force what the policy directory has."""
+        before = self.store.problems()
+        if not self.store.files(found):
+            return
+        for remark in self.store.problems():
+            if remark not in before:
+                log.warning("object.refused", value=remark.object, reason=f"{remark.field} {remark.reason}".strip())
+        self._objects_changed()
+
+    def _objects_changed(self) -> None:
+        """Have on disk, and then in force, what the store has."""
+        self._disk("objects", self.state.save_objects(self.store.saved()))
+        self.report(ObjectsChanged(self.store.objects()))
+
+    async def _answered(self, answer: Answer, word: str) -> dict[str, object]:
+        """Return what became of a request for objects once that is in force here."""
+        engine = self.engine
+        warnings = [remark._asdict() for remark in answer.warnings]
+        if answer.done:
+            self._objects_changed()
+            self._pump()
+            if not await self._until(lambda: engine.is_policy_in_force, IN_FORCE_S):
+                warnings.append({"object": "", "field": "", "reason": f"not in force within {IN_FORCE_S:g} s"})
+            for what, reason in engine.unmade().items():
+                warnings.append({"object": what, "field": "", "reason": f"not in force: {reason}"})
+        return {word: answer.done, "refused": [remark._asdict() for remark in answer.refused], "warnings": warnings}
+
+    def _check_policy_is_known(self) -> None:
+        if not self.engine.is_policy_known:
+            raise refused("state.directory", self.config.state.directory, self.problems["objects"])
 
     async def _keep_host_prepared(self) -> None:
         """Look at the host's sysctls again and again: others write them too, at boot or by an upgrade."""
@@ -316,6 +398,8 @@ class Daemon:
         if engine.endpoints != self._saved_endpoints or "endpoints" in failed:
             self._saved_endpoints = dict(engine.endpoints)
             self._disk("endpoints", state.save_endpoints(engine.endpoints.values()))
+        if "objects" in failed and engine.is_policy_known:
+            self._disk("objects", state.save_objects(self.store.saved()))
         if self._kept != self._saved_config or "config" in failed:
             self._saved_config = self._kept
             self._disk("config", state.save_config(self._kept))
@@ -446,6 +530,17 @@ class Daemon:
                 return await self._attach(request)
             case "workload del":
                 return await self._detach(_key(args))
+            case "workload label":
+                return await self._label(_key(args), _strings(args, "label"))
+            case "apply":
+                self._check_policy_is_known()
+                return await self._answered(self.store.apply(_documents(args)), "applied")
+            case "delete":
+                self._check_policy_is_known()
+                if "documents" in args:
+                    return await self._answered(self.store.delete(_documents(args)), "deleted")
+                kind, name = _text(args, "kind") or "", _text(args, "name") or ""
+                return await self._answered(self.store.delete_named(kind, name, _text(args, "namespace")), "deleted")
             case _:
                 return views.answer(request.command, args, self)
 
@@ -463,6 +558,7 @@ class Daemon:
             raise refused("netns", netns, "no descriptor of the namespace came with the request")
         wanted = tuple(_address(text) for text in _strings(args, "ip"))
         labels = _labels(_strings(args, "label"))
+        ports = _ports(_strings(args, "port"))
         try:
             descriptor = os.dup(request.descriptors[0])
         except OSError as error:
@@ -473,9 +569,7 @@ class Daemon:
             os.close(descriptor)
             raise
         interface, inode = interface_name(self.config.workload.prefix, key), os.fstat(descriptor)
-        endpoint = Endpoint(
-            name, namespace, labels, addresses, interface, netns, netns_inode=(inode.st_dev, inode.st_ino)
-        )
+        endpoint = Endpoint(name, namespace, labels, addresses, interface, netns, ports, (inode.st_dev, inode.st_ino))
         self.links.offer(interface, descriptor)
         self.report(EndpointAdded(endpoint))
         self._pump()  # now: the next request must find name and addresses taken
@@ -490,6 +584,24 @@ class Daemon:
         if key in engine.endpoints:
             self.report(EndpointRemoved(key))
         raise refused("workload", key, problem or f"not connected within {ATTACH_S:g} s")
+
+    async def _label(self, key: str, words: list[str]) -> object:
+        """Change labels of a workload: `k=v` sets one, `k-` takes one away; answers once that is in force."""
+        engine = self.engine
+        endpoint = engine.endpoints.get(key)
+        if endpoint is None:
+            raise RequestError("not-found", "no such workload on this node", key="workload", value=key)
+        gone = {word[:-1] for word in words if word.endswith("-") and "=" not in word}
+        new = dict(_labels([word for word in words if not (word.endswith("-") and "=" not in word)]))
+        if both := gone & new.keys():
+            raise refused("label", min(both), "both set and taken away")
+        labels = {label: value for label, value in endpoint.labels if label not in gone} | new
+        endpoint = replace(endpoint, labels=tuple(sorted(labels.items())))
+        self.report(EndpointAdded(endpoint))
+        self._pump()
+        if not await self._until(lambda: engine.is_policy_in_force, IN_FORCE_S):
+            raise refused("workload", key, f"its labels are not in force within {IN_FORCE_S:g} s")
+        return views.workload(endpoint)
 
     async def _detach(self, key: str) -> object:
         endpoint = self.engine.endpoints.get(key)
@@ -515,6 +627,9 @@ class Daemon:
         reasons = [f"configuration: {problem}" for problem in self.config_problems]
         reasons += [*self.problems.values(), *self._unprepared]
         reasons += views.unmade(engine)
+        reasons += [
+            f"{remark.object}: {remark.field} {remark.reason}".replace(":  ", ": ") for remark in self.store.problems()
+        ]
         if not engine.is_in_sync:
             waiting = "; ".join(f"{name}: {why}" for name, why in engine.waiting_for().items())
             reasons.append(f"not in sync after a restart: waiting for {waiting}" if waiting else "starting")
@@ -689,6 +804,40 @@ def _labels(texts: list[str]) -> tuple[tuple[str, str], ...]:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise refused("label", text, "not KEY=VALUE")
+        try:
+            label_key(key)
+            label_value(value)
+        except BadValueError as error:
+            raise refused("label", text, str(error)) from error
+        if key in OWN_LABELS or key.startswith(NAMESPACE_PREFIX):
+            raise refused("label", text, f"{key} is not given by hand: it follows from the namespace")
         if labels.setdefault(key, value) != value:
             raise refused("label", text, f"{key} is {labels[key]} already")
     return tuple(sorted(labels.items()))
+
+
+def _ports(texts: list[str]) -> tuple[tuple[str, str, int], ...]:
+    """Return (name, protocol, number) of each `NAME=tcp:8080`."""
+    ports: dict[tuple[str, str], int] = {}
+    for text in texts:
+        name, equals, rest = text.partition("=")
+        protocol, colon, number = rest.partition(":")
+        if not (equals and colon and number.isascii() and number.isdigit() and 0 < int(number) < 1 << 16):
+            raise refused("port", text, "not NAME=PROTOCOL:NUMBER, with a number from 1 to 65535")
+        try:
+            port_name(name)
+        except BadValueError as error:
+            raise refused("port", text, str(error)) from error
+        if PROTOCOLS.get(protocol) not in WITH_PORTS:
+            known = ", ".join(word for word, each in PROTOCOLS.items() if each in WITH_PORTS)
+            raise refused("port", text, f"{protocol!r} is not one of {known}")
+        if ports.setdefault((name, protocol), int(number)) != int(number):
+            raise refused("port", text, f"{name} is {ports[name, protocol]} already")
+    return tuple(sorted((name, protocol, number) for (name, protocol), number in ports.items()))
+
+
+def _documents(args: Mapping[str, object]) -> list[object]:
+    documents = args.get("documents")
+    if not isinstance(documents, list):
+        raise RequestError("bad-request", "documents is not a list")
+    return documents

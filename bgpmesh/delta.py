@@ -211,6 +211,11 @@ class Delta(Generic[K, V]):
             for key, value in self._gap.items()
         )
 
+    def unsettled(self) -> Iterator[K]:
+        """Yield the keys that `len` counts."""
+        yield from self._gap
+        yield from self._in_flight
+
     def next_retry(self) -> float:
         """Return the monotonic second of the earliest retry, infinity where none waits."""
         return min((refusal.retry_at for refusal in self.refused.values()), default=float("inf"))

@@ -14,7 +14,8 @@ End-of-RIB, or owes none, or does not answer, or the time is up (`restart.py`). 
 What may not happen here:
  1. A peer's paths are used before its name is in `held`, or its name leaves while one is in the kernel.
  2. A workload's own announcement leaves before its link and its route are acknowledged, or its link goes
-    before its route.
+    before its route. Its link is not open before the chains are acknowledged that protect it, and is closed while a
+    hook of ours is gone and cannot be had again.
  3. End-of-RIB leaves while a prefix still waits for a decision.
 """
 
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 from typing import TypeVar, assert_never
 
@@ -51,6 +52,7 @@ from bgpmesh.events import (
     MessageReceived,
     NextHopsWritten,
     Note,
+    ObjectsChanged,
     OpenReceived,
     RoutesReceived,
     SetsWritten,
@@ -75,6 +77,7 @@ from bgpmesh.peering.session import (
 )
 from bgpmesh.policy.chains import AddressSet, ChainKey, Rules
 from bgpmesh.policy.nat import outgoing
+from bgpmesh.policy.protection import TABLES, Protection
 from bgpmesh.restart import NEVER, Awaited
 from bgpmesh.rib.rib import Rib
 from bgpmesh.route.nlri import Family, IPAddress, Nlri, host_nlri, nlri_of, prefix_text
@@ -135,6 +138,10 @@ class Engine:
         self.chains: Delta[ChainKey, Rules] = Delta()
         self.sets: Delta[str, AddressSet] = Delta()
         self.policy_errors = 0  # chains and sets that were refused, every time
+        self.protection = Protection()
+        self.is_policy_known = True  # False: what stands in the packet filter stays as it is, see `_protect`
+        self._is_protection_due = True  # it is to be worked out anew
+        self._closed: set[str] = set()  # links of workloads that chains do not protect yet
         self.endpoints: dict[str, Endpoint] = {}
         self.addresses = Addresses()
         self._leaving: dict[str, Endpoint] = {}  # by interface: removed, and the link stands until the routes are gone
@@ -213,6 +220,9 @@ class Engine:
                 self._packets_written(self.sets, done, failed, "set", now)
             case Configured():
                 self._configure(event, now)
+            case ObjectsChanged(objects):
+                self.protection.objects = objects
+                self._is_protection_due = True
             case EndpointAdded(endpoint):
                 self._endpoint_added(endpoint)
             case EndpointRemoved(key):
@@ -227,7 +237,9 @@ class Engine:
             self._remove_links()
 
     def work(self, limit: int, now: float) -> bool:
-        """Decide about up to `limit` prefixes that changed; True if more remain."""
+        """Decide about up to `limit` prefixes that changed, and who is protected how; True if more remains."""
+        if self._is_protection_due:
+            self._protect()
         if self.rib.work(limit):
             return True
         if self._undecided:
@@ -251,6 +263,10 @@ class Engine:
         endpoint = self.endpoints[key]
         if (refusal := self.links.refused.get(endpoint.interface)) is not None:
             return refusal.reason
+        if endpoint.interface in self._closed and not self.is_policy_known:
+            return "which policies are in force is not known"
+        if endpoint.interface in self._closed and (chains := [k for k in self.chains.refused if k.table in TABLES]):
+            return f"chain {chains[0]}: {self.chains.refused[chains[0]].reason}"
         if self.links.actual.get(endpoint.interface) != link_of(endpoint):
             return ""
         for nlri in map(host_nlri, endpoint.addresses):
@@ -519,9 +535,7 @@ class Engine:
         for name, peer in wanted.items():
             if name not in self.sessions:
                 self._add_session(peer, now, is_awaited=name in awaited)
-        chains, sets = outgoing(new.pools) if new.kernel_enabled else ({}, {})
-        _want_all(self.chains, chains)
-        _want_all(self.sets, sets)
+        self._is_protection_due = True
         self._originate()
         self._check_sync(now)
 
@@ -577,11 +591,15 @@ class Engine:
         return routes
 
     def _endpoint_added(self, endpoint: Endpoint) -> None:
+        is_known = endpoint.key in self.endpoints  # and some of its labels have changed
         self.addresses.claim(endpoint.key, endpoint.addresses)
         self.endpoints[endpoint.key] = endpoint
         self._leaving.pop(endpoint.interface, None)
         self._disputed.discard(endpoint.interface)
-        self.links.want(endpoint.interface, link_of(endpoint))
+        if not is_known:
+            self._closed.add(endpoint.interface)
+        self._is_protection_due = True
+        self._want_link(endpoint)
         for address in endpoint.addresses:
             self._warn_of_taken(endpoint.key, address)
         self._originate()
@@ -598,6 +616,7 @@ class Engine:
         self.addresses.release(key)
         self._originate()
         self._leaving[endpoint.interface] = endpoint
+        self._is_protection_due = True
 
     def _remove_links(self) -> None:
         """Want the links of removed workloads gone, each once its host routes are (rule 2).
@@ -608,6 +627,7 @@ class Engine:
         for interface, endpoint in list(self._leaving.items()):
             if not self._is_routed(endpoint):
                 del self._leaving[interface]
+                self._closed.discard(interface)
                 self.links.want(interface, None)
 
     def _is_routed(self, endpoint: Endpoint) -> bool:
@@ -627,6 +647,12 @@ class Engine:
                 self._adopt(endpoint)
         self._disputed &= links.keys()
         self.links.observe_all({name: link for name, link in links.items() if name not in self._disputed})
+        self._is_protection_due = True
+        if not self.is_policy_known:
+            for endpoint in self.endpoints.values():
+                if (link := links.get(endpoint.interface)) is not None and link.is_open:
+                    self._closed.discard(endpoint.interface)
+                    self._want_link(endpoint)
         self._originate()
 
     def _adopt(self, endpoint: Endpoint) -> None:
@@ -654,6 +680,7 @@ class Engine:
         if interface in self._disputed:
             return
         self.links.observe(interface, link)
+        self._is_protection_due = self._is_protection_due or not self.endpoints
         if interface not in self._leaving and self.links.wanted.get(interface) != link:
             self._drifted(1, "changed by somebody else", interface=interface)
         self._originate()
@@ -664,6 +691,7 @@ class Engine:
         else:
             was_refused = interface in self.links.refused
             self.links.acknowledge((interface,))
+            self._is_protection_due = self._is_protection_due or not self.endpoints  # the last link may be gone
             if was_refused:
                 self._note("link.recovered", interface=interface)
         self._originate()
@@ -690,6 +718,7 @@ class Engine:
         self.sets.observe_all(event.sets)
         if changed:
             self._drifted(len(changed), "changed by somebody else", value=", ".join(changed))
+        self._open_and_close()
 
     def _packets_written(
         self, delta: Delta[K, V], done: Sequence[K], failed: Mapping[K, str], word: str, now: float
@@ -700,6 +729,57 @@ class Engine:
         self._refused(delta, failed, f"{word}.refused", now, word=word, show=str)
         for key in recovered:
             self._note(f"{word}.recovered", Level.INFO, **{word: str(key)})
+        self._open_and_close()
+
+    def _protect(self) -> None:
+        """Want the chains and sets that configuration, objects and workloads come to.
+
+        Where the objects that were in force are not known, nothing is touched: who is protected stays so, and nobody
+        else is let in.
+        """
+        self._is_protection_due = False
+        self.chains.keep_unwanted = self.sets.keep_unwanted = not self.is_policy_known
+        if not self.is_policy_known:
+            return
+        configured = self.configured
+        chains, sets = outgoing(configured.pools) if configured.kernel_enabled else ({}, {})
+        if configured.kernel_enabled:
+            is_needed = bool(self.endpoints or self.links.actual or self._disputed)
+            own_chains, own_sets = self.protection.wanted(self.endpoints, configured.around, is_needed=is_needed)
+            chains, sets = chains | own_chains, sets | own_sets
+        _want_all(self.chains, chains)
+        _want_all(self.sets, sets)
+        self._open_and_close()
+
+    @property
+    def is_policy_in_force(self) -> bool:
+        """Whether chains and sets are what objects and workloads say, but for what is refused."""
+        return not self._is_protection_due and self.chains.is_at_rest and self.sets.is_at_rest
+
+    def _open_and_close(self) -> None:
+        """Open the links of workloads that are protected by now; close all where our hooks cannot be had (rule 2)."""
+        if self._is_protection_due or not self.is_policy_known:
+            return
+        chains, sets = self.chains, self.protection.compiled.sets
+        lost = [k for k in chains.refused if k.table in TABLES and not k.is_ours and k not in chains.actual]
+        is_whole = not any(k.table in TABLES for k in chains.unsettled()) and not any(
+            name in sets for name in self.sets.unsettled()
+        )
+        if not lost and not (is_whole and self._closed):
+            return
+        for endpoint in self.endpoints.values():
+            is_closed = endpoint.interface in self._closed
+            if lost and not is_closed:
+                self._closed.add(endpoint.interface)
+                self._note("endpoint.closed", Level.ERROR, endpoint=endpoint.key, reason=f"no hook in {lost[0]}")
+            elif is_whole and is_closed:
+                self._closed.discard(endpoint.interface)
+            else:
+                continue
+            self._want_link(endpoint)
+
+    def _want_link(self, endpoint: Endpoint) -> None:
+        self.links.want(endpoint.interface, replace(link_of(endpoint), is_open=endpoint.interface not in self._closed))
 
     # ── what the kernel answered ─────────────────────────────────────────────
 

@@ -14,6 +14,8 @@ from bgpmesh.peering.message import EndOfRib, Keepalive, Negotiated, Notificatio
 from bgpmesh.peering.peer import Peer
 from bgpmesh.peering.session import Dial, Hangup, Send
 from bgpmesh.policy.chains import AddressSet, ChainKey, Rules
+from bgpmesh.policy.objects import Key, Value
+from bgpmesh.policy.protection import Surroundings
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
 from bgpmesh.route.nlri import IPAddress, IPNetwork, Nlri
 from bgpmesh.route.path import HostRoute, PeerName, Resolution, Target
@@ -206,6 +208,14 @@ class Configured:
     graceful_restart: int = 120  # seconds
     restart_deferral: float = 10.0  # seconds
     taken: Mapping[IPAddress, str] = field(default_factory=dict)  # no workload's: who has each, in words
+    around: Surroundings = field(default_factory=Surroundings)  # what packet policy depends on
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectsChanged:
+    """The objects of packet policy that are in force now, all of them."""
+
+    objects: Mapping[Key, Value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +267,7 @@ Event = (
     | ChainsWritten
     | SetsWritten
     | Configured
+    | ObjectsChanged
     | EndpointAdded
     | EndpointRemoved
     | TimerFired

@@ -5,14 +5,16 @@
 | `peers`     | the peers whose paths this node holds, established or stale  | every configured peer is waited for  |
 | `next_hops` | the BGP next hops with a nexthop object in the kernel        | objects are recognised when used     |
 | `endpoints` | the workloads attached here                                  | labels; the links' aliases have more |
+| `objects`   | the objects of packet policy, in their last good form        | packets stay as they are, see daemon |
 | `config`    | the configuration in force, and the file it was taken from   | the operator's file decides          |
 
 Rules:
  1. A document that is not there is no problem (a first boot); one that cannot be read or is not what we
     write is a problem in words and no value, never an exception: the daemon starts.
  2. Unknown fields are ignored, so that an older daemon reads what a newer one wrote.
- 3. `config` is forced to the disk, because it is obeyed after a power cut. The others are not: what they speak
-    of (sessions, kernel objects, namespaces) is gone then too, and `peers` is written on the way to a session.
+ 3. `config` and `objects` are forced to the disk, because they are obeyed after a power cut. The others are not: what
+    they speak of (sessions, kernel objects, namespaces) is gone then too, and `peers` is written on the way to a
+    session.
  4. One daemon at a time: the directory is locked, and the lock says by whom.
 """
 
@@ -24,7 +26,7 @@ import fcntl
 import ipaddress
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -126,6 +128,14 @@ class State:
         """Return the workloads that `save_endpoints` kept."""
         return self._load("endpoints", lambda kept: _consistent(tuple(_endpoint(each) for each in _list(kept))))
 
+    def save_objects(self, objects: Mapping[str, object]) -> str:
+        """Keep what `Store.saved` says; a date that YAML or TOML has made is kept as text."""
+        return self._save("objects", objects, is_forced=True)
+
+    def objects(self) -> Loaded[dict[str, dict[str, list[object]]]]:
+        """Return what `save_objects` kept."""
+        return self._load("objects", _sources)
+
     def save_config(self, config: KeptConfig) -> str:
         """Keep a configuration to come back to. An unconfirmed one is not kept: that is how it is rolled back."""
         document = {"text": config.text, "file": config.file, "digest": config.digest}
@@ -140,7 +150,7 @@ class State:
         try:
             fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with open(fd, "w", encoding="utf-8") as file:  # noqa: PTH123  the mode is given at creation
-                json.dump({name: value}, file, indent=1)
+                json.dump({name: value}, file, indent=1, default=str)
                 file.flush()
                 if is_forced:
                     os.fsync(file.fileno())
@@ -221,6 +231,13 @@ def _inode(value: object) -> tuple[int, int] | None:
 def _label(value: object) -> tuple[str, str]:
     key, text = _row(value, 2)
     return _text(key), _text(text)
+
+
+def _sources(kept: object) -> dict[str, dict[str, list[object]]]:
+    if not isinstance(kept, dict):
+        raise ValueError(f"{kept!r:.40} is no table of sources")  # noqa: TRY004  the same
+    parts = ("documents", "problems")
+    return {name: {part: _list(_member(each, part)) for part in parts} for name, each in kept.items()}
 
 
 def _rendered(endpoint: Endpoint) -> dict[str, object]:

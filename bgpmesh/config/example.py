@@ -7,7 +7,20 @@ from dataclasses import Field
 from bgpmesh.config.options import NAMED, SINGLE
 from bgpmesh.config.values import NOT_BUILT, key_of, knobs, toml
 
-_NAMES = {"pool": "default", "node": "n1", "peer": "tor1"}
+_NAMES = {"pool": "default", "node": "n1", "peer": "tor1", "namespace": "shop"}
+_SECTIONS = (
+    "cluster",
+    "pool",
+    "node",
+    "peer",
+    "kernel",
+    "workload",
+    "namespace",
+    "policy",
+    "metrics",
+    "control",
+    "state",
+)
 _WIDTH = 118
 _INTRODUCTION = """\
 # bgpmesh: one file for the whole cluster, the same on every node (/etc/bgpmesh/bgpmesh.toml).
@@ -20,7 +33,7 @@ _INTRODUCTION = """\
 def example() -> str:
     """Return the file; `config/bgpmesh.example.toml` is this."""
     parts = [_INTRODUCTION]
-    for section in ("cluster", "pool", "node", "peer", "kernel", "workload", "metrics", "control", "state"):
+    for section in _SECTIONS:
         classes = SINGLE.get(section) or (NAMED[section],)
         header = f"[{section}.{_NAMES[section]}]" if section in _NAMES else f"[{section}]"
         parts.append("\n".join([header, *(_line(knob) for cls in classes for knob in knobs(cls))]) + "\n")

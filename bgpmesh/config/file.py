@@ -18,6 +18,8 @@ from bgpmesh.config.options import (
     SINGLE,
     Config,
     EcmpOptions,
+    NamespaceOptions,
+    PolicyOptions,
     StateOptions,
     WorkloadOptions,
 )
@@ -38,6 +40,8 @@ from bgpmesh.peering.mesh import (
     router_id_of,
     warnings_of,
 )
+from bgpmesh.policy.iptables import Options as Rendering
+from bgpmesh.policy.protection import Surroundings
 from bgpmesh.route.attributes import Asn
 from bgpmesh.workload.pool import Pool
 
@@ -108,6 +112,12 @@ def effective(config: Config, name: str) -> Configured:
         graceful_restart=config.cluster.graceful_restart,
         restart_deferral=config.cluster.restart_deferral,
         taken=taken_by_others(config.nodes, config.neighbours, node.pod_cidrs),
+        around=Surroundings(
+            space=(*(p.cidr for p in config.pools), *(cidr for each in config.nodes for cidr in each.pod_cidrs)),
+            addresses=frozenset(each for each in (node.address, node.address6) if each is not None),
+            namespaces={namespace.name: dict(namespace.labels) for namespace in config.namespaces},
+            options=Rendering(prefix=config.workload.prefix, to_host=config.policy.workload_to_host),
+        ),
     )
 
 
@@ -157,6 +167,7 @@ def _read(reader: Reader, document: Mapping[str, object]) -> Config:
         replace(peer, password=reader.password(peer, f"peer.{peer.name}"))
         for peer in reader.named(PeerOptions, document.get("peer", {}), "peer")
     ]
+    namespaces = reader.named(NamespaceOptions, document.get("namespace", {}), "namespace")
     for part in reader.incomplete:  # what they say of a password is wrong or right all the same
         if isinstance(part, ClusterOptions | PeerOptions):
             reader.password(part, f"peer.{part.name}" if isinstance(part, PeerOptions) else "cluster")
@@ -171,6 +182,8 @@ def _read(reader: Reader, document: Mapping[str, object]) -> Config:
         single("kernel", KernelOptions) or KernelOptions(),
         single("kernel", EcmpOptions) or EcmpOptions(),
         single("workload", WorkloadOptions) or WorkloadOptions(),
+        tuple(namespaces),
+        single("policy", PolicyOptions) or PolicyOptions(),
         single("metrics", MetricsOptions) or MetricsOptions(),
         single("control", ControlOptions) or ControlOptions(),
         single("state", StateOptions) or StateOptions(),

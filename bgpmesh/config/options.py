@@ -10,7 +10,7 @@ from bgpmesh.control.http import MetricsOptions
 from bgpmesh.control.server import ControlOptions
 from bgpmesh.errors import ConfigError, Problem
 from bgpmesh.kernel.fib import KernelOptions
-from bgpmesh.peering.mesh import ClusterOptions, NodeOptions, PeerOptions
+from bgpmesh.peering.mesh import ClusterOptions, Labels, NodeOptions, PeerOptions
 from bgpmesh.workload.pool import Pool
 
 _NO_NODES = "it has no [node.*], and no [peer.*] whose source would be this host's address"
@@ -37,6 +37,34 @@ class WorkloadOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class NamespaceOptions:
+    """`[namespace.NAME]`; a Namespace object of the same name goes before it while it is there."""
+
+    name: str
+    labels: Labels = field(default=(), metadata={"help": "for namespace selectors", "shown": '{ env = "prod" }'})
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyOptions:
+    """`[policy]`."""
+
+    directory: str = field(
+        default="policies.d",
+        metadata={
+            "help": "objects, *.json, *.toml and *.yaml: beside this file, or an absolute path; read as they change"
+        },
+    )
+    workload_to_host: str = field(
+        default="deny",
+        metadata={
+            "help": "what a workload may send to its own node, if its policies allow it: nothing, all, or what the "
+            "host's other rules say",
+            "choices": ("deny", "allow", "return"),
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class StateOptions:
     """`[state]`."""
 
@@ -58,6 +86,8 @@ class Config:
     kernel: KernelOptions = field(default_factory=KernelOptions)
     routes: EcmpOptions = field(default_factory=EcmpOptions)
     workload: WorkloadOptions = field(default_factory=WorkloadOptions)
+    namespaces: tuple[NamespaceOptions, ...] = ()
+    policy: PolicyOptions = field(default_factory=PolicyOptions)
     metrics: MetricsOptions = field(default_factory=MetricsOptions)
     control: ControlOptions = field(default_factory=ControlOptions)
     state: StateOptions = field(default_factory=StateOptions)
@@ -86,11 +116,17 @@ SINGLE: dict[str, tuple[type[Options], ...]] = {
     "cluster": (ClusterOptions,),
     "kernel": (KernelOptions, EcmpOptions),
     "workload": (WorkloadOptions,),
+    "policy": (PolicyOptions,),
     "metrics": (MetricsOptions,),
     "control": (ControlOptions,),
     "state": (StateOptions,),
 }
-NAMED: dict[str, type[Options]] = {"pool": Pool, "node": NodeOptions, "peer": PeerOptions}
+NAMED: dict[str, type[Options]] = {
+    "pool": Pool,
+    "node": NodeOptions,
+    "peer": PeerOptions,
+    "namespace": NamespaceOptions,
+}
 
 # Known tables whose feature this version does not have.
-NOT_BUILT_TABLES = ("filter", "floating_ip", "process", "namespace", "policy")
+NOT_BUILT_TABLES = ("filter", "floating_ip", "process")

@@ -28,7 +28,7 @@ from bgpmesh import log
 from bgpmesh.control.client import DEFAULT_SOCKET
 from bgpmesh.errors import ConfigError, Problem, refused
 
-LONGEST_LINE = 1 << 20  # octets; `reload F` hands a whole file over
+LONGEST_LINE = 32 << 20  # octets; `reload F` and `apply -f F` hand a whole file over
 MOST_DESCRIPTORS = 8  # with one request
 MOST_CLIENTS = 128  # at a time; further ones are told so
 SEND_TIMEOUT_S = 30.0  # for a client to take the next piece of its answer

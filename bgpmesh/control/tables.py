@@ -21,7 +21,8 @@ def field(row: object, key: str) -> object:
     return row.get(key) if isinstance(row, Mapping) else None
 
 
-def _rows(value: object) -> list[Row]:
+def each_of(value: object) -> list[Row]:
+    """Return the tables in a list of an answer."""
     return [row for row in value if isinstance(row, Mapping)] if isinstance(value, list) else []
 
 
@@ -93,7 +94,7 @@ def check(result: object) -> str:
     )
     columns = ("peer", "address", "asn", "role", "families", "passive", "md5", "import", "export")
     heads = [column.upper() for column in columns]
-    rows_of_peers = _rows(field(result, "sessions"))
+    rows_of_peers = each_of(field(result, "sessions"))
     sessions = (
         table(heads, ([row.get(c) for c in columns] for row in rows_of_peers)) if rows_of_peers else "no sessions"
     )
@@ -131,7 +132,8 @@ def status(result: object) -> str:
 
 def _policy(policy: object) -> str:
     rules, errors = field(policy, "rules"), _list(policy, "errors")
-    return f"{rules} rules, {len(errors)} errors" if rules or errors else ""
+    count = field(policy, "policies")
+    return f"{count} policies, {rules} rules, {len(errors)} errors" if count or rules or errors else ""
 
 
 _PEER_COLUMNS = ("received", "accepted", "advertised")
@@ -140,7 +142,7 @@ _PEER_COLUMNS = ("received", "accepted", "advertised")
 def peers(result: object) -> str:
     """Return one line for each peer."""
     heads = ("PEER", "ADDRESS", "AS", "STATE", "UP", "RECEIVED", "ACCEPTED", "ADVERTISED", "LAST ERROR")
-    rows = _rows(result)
+    rows = each_of(result)
     if not rows:
         return "no peers"
     return table(
@@ -159,7 +161,7 @@ def peers(result: object) -> str:
 
 def peer(result: object) -> str:
     """Return one peer in full; the answer is a list of one."""
-    rows = _rows(result)
+    rows = each_of(result)
     peer: Row = rows[0] if rows else {}
     families = peer.get("families")
     counted = families.items() if isinstance(families, Mapping) else ()
@@ -210,8 +212,8 @@ def _seconds(value: object) -> str:
 def routes(result: object) -> str:
     """Return one line for each path, the best of a prefix first."""
     rows: list[Sequence[object]] = []
-    for route in _rows(result):
-        for number, path in enumerate(_rows(route.get("paths"))):
+    for route in each_of(result):
+        for number, path in enumerate(each_of(route.get("paths"))):
             is_first = number == 0
             rows.append(
                 (
@@ -239,7 +241,7 @@ def _marks(path: Row) -> str:
 
 def kernel(result: object) -> str:
     """Return what the kernel should have and has."""
-    rows = _rows(result)
+    rows = each_of(result)
     heads = ("PREFIX", "WANTED", "ACTUAL", "KERNEL")
     keys = ("prefix", "wanted", "actual", "kernel")
     return table(heads, ([row.get(key) for key in keys] for row in rows)) if rows else "no routes of ours"
@@ -248,7 +250,7 @@ def kernel(result: object) -> str:
 def trace(result: object) -> str:
     """Return the stations of a prefix, numbered."""
     lines = [f"{_words(field(result, 'prefix'))}"]
-    for number, station in enumerate(_rows(field(result, "stations")), 1):
+    for number, station in enumerate(each_of(field(result, "stations")), 1):
         ago = station.get("ago_s")
         when = f"  ({duration(ago)} ago)" if ago is not None else ""
         lines.append(f"{number}  {_words(station.get('station')):<12} {_words(station.get('state'))}{when}")
@@ -265,14 +267,54 @@ def reload(result: object) -> str:
 def workloads(result: object) -> str:
     """Return one line for each workload."""
     columns = ("name", "namespace", "addresses", "interface", "labels", "netns", "problem")
-    rows = _rows(result)
+    rows = each_of(result)
     heads = [column.upper() for column in columns]
     return table(heads, ([row.get(c) for c in columns] for row in rows)) if rows else "no workloads"
 
 
+def objects(result: object) -> str:
+    """Return one line for each object."""
+    columns = ("kind", "namespace", "name", "source")
+    rows = each_of(result)
+    heads = [column.upper() for column in columns]
+    return table(heads, ([row.get(c) for c in columns] for row in rows)) if rows else "no objects"
+
+
+def changed(result: object) -> str:
+    """Return what was applied or deleted, what was refused and what is odd, one a line."""
+    lines = [f"{_words(each)} {word}" for word in ("applied", "deleted") for each in _list(result, word)]
+    for word in ("refused", "warnings"):
+        for row in each_of(field(result, word)):
+            where = ": ".join(filter(None, (str(row.get("object") or ""), str(row.get("field") or ""))))
+            lines.append(clean(f"{word.removesuffix('s')}: {where}{': ' if where else ''}{row.get('reason')}"))
+    return "\n".join(lines) or "nothing to do"
+
+
+def policies(result: object) -> str:
+    """Return what each workload is under: a line for each tier of each direction."""
+    rows = [
+        (row.get("workload"), direction, layer.get("tier") or "(profiles)", layer.get("policies"), layer.get("default"))
+        for row in each_of(result)
+        for direction in ("ingress", "egress")
+        for layer in each_of(row.get(direction))
+    ]
+    return table(("WORKLOAD", "DIRECTION", "TIER", "POLICIES", "ELSE"), rows) if rows else "no workloads"
+
+
+def explanation(result: object) -> str:
+    """Return the verdict, and the steps to it."""
+    head = f"{_words(field(result, 'verdict'))}: {_words(field(result, 'from'))} to {_words(field(result, 'to'))}"
+    heads = ("DIRECTION", "WORKLOAD", "TIER", "POLICY", "RULE", "ACTION", "CHAIN")
+    rows = each_of(field(result, "steps"))
+    steps = [table(heads, ([row.get(key.lower()) for key in heads] for row in rows))] if rows else ["nothing is asked"]
+    notes = [f"not known here: {_words(each)}" for each in _list(result, "unknown")]
+    notes += [f"why not: {_words(each)}" for each in _list(result, "why_not")]
+    return "\n".join([head, "", *steps, *([""] if notes else []), *notes])
+
+
 def pools(result: object) -> str:
     """Return the node's blocks, and who has which address."""
-    blocks = ([row.get(key) for key in ("cidr", "pool", "used", "free")] for row in _rows(field(result, "blocks")))
-    used = ([row.get(key) for key in ("address", "workload", "block")] for row in _rows(field(result, "addresses")))
+    blocks = ([row.get(key) for key in ("cidr", "pool", "used", "free")] for row in each_of(field(result, "blocks")))
+    used = ([row.get(key) for key in ("address", "workload", "block")] for row in each_of(field(result, "addresses")))
     parts = [table(("BLOCK", "POOL", "USED", "FREE"), blocks), "", table(("ADDRESS", "WORKLOAD", "BLOCK"), used)]
     return "\n".join(parts)

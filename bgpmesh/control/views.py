@@ -10,6 +10,7 @@ import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
+from bgpmesh.control import policies
 from bgpmesh.control.server import RequestError
 from bgpmesh.engine import Engine
 from bgpmesh.peering.session import Session, State
@@ -23,14 +24,10 @@ from bgpmesh.workload.usage import usage
 JsonObject = dict[str, object]
 
 
-class Running(Protocol):
+class Running(policies.Running, Protocol):
     """What the views need of the daemon."""
 
     started_at: float  # by the clock of `now`
-
-    @property
-    def engine(self) -> Engine:
-        """The core."""
 
     def reasons(self) -> list[str]:
         """Return why the node is not ready; empty if it is."""
@@ -68,11 +65,7 @@ def status(running: Running) -> JsonObject:
             "failed": len(rib.fib.refused),
             "drift_repaired": engine.drift_repaired,
         },
-        "policy": {
-            "policies": 0,
-            "rules": engine.rules_in_force,
-            "errors": [{"object": each, "field": "", "reason": reason} for each, reason in engine.unmade().items()],
-        },
+        "policy": policies.summary(running),
     }
 
 
@@ -491,4 +484,5 @@ _VIEWS: dict[str, Callable[[Running, Mapping[str, object]], object]] = {
     "trace": _trace,
     "workload list": _workloads,
     "pool show": _pool_show,
+    **policies.VIEWS,
 }

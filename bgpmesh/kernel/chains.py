@@ -186,7 +186,7 @@ class ChainsEdge:
         loop = asyncio.get_running_loop()
         self._read_at = self._looked_at = loop.time()
         tables = {(key.family, key.table) for key in (*self._chains.wanted, *self._chains.actual)}
-        read = await self._in_thread(self._host.read, tables)
+        read = await self._in_thread(self._host.read, tables, dict(self._sets.actual))
         believed = self._chains.actual
         chains = {key: rules for key, rules in believed.items() if key.family not in read.families}
         for key, standing in read.chains.items():
@@ -350,16 +350,19 @@ class _Host:
     def set_names(self) -> list[str]:
         """Return the names of our sets; none where the kernel has no sets."""
         try:
-            return sorted(self._sets.read())
+            return sorted(self._sets.names())
         except KernelError:
             return []
 
-    def read(self, tables: Collection[tuple[int, str]]) -> _Read:
-        """Return what there is of ours: the first time wherever it may be, later in these tables."""
+    def read(self, tables: Collection[tuple[int, str]], believed: Mapping[str, AddressSet]) -> _Read:
+        """Return what there is of ours: the first time wherever it may be, later in these tables.
+
+        A set that is as believed comes back as the object believed.
+        """
         read = _Read()
         is_first = self._backend is None
         try:
-            read.sets = self._sets.read()
+            read.sets = self._sets.read(believed)
             backend = self._used()
         except KernelError as error:
             read.problem = str(error)

@@ -66,12 +66,11 @@ class Found:
     def link(self) -> LinkSpec | None:
         """Return the link of ours that this is, None: somebody else's.
 
-        One that has to be looked after (half made, set down, its alias overwritten) has no alias: so it is never
-        what is wanted.
+        One that has to be looked after (half made, its alias overwritten) has no alias: so it is never what is wanted.
         """
         link = parse_alias(self.name, self.alias)
         if link is not None:
-            return link if self.is_up else replace(link, alias="")
+            return replace(link, is_open=self.is_up)
         if self.mac == host_mac(self.name):
             return LinkSpec(self.name, "", (), "")
         return None

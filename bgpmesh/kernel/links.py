@@ -308,7 +308,7 @@ class _Host:
             )
         elif found.alias != spec.alias or namespace is not None:
             self._change(found, before, spec, namespace)
-        elif not found.is_up:
+        elif found.is_up is not spec.is_open:
             self._hand().restore(found.index, spec)
 
     def _change(self, found: Found, before: LinkSpec, spec: LinkSpec, namespace: int | None) -> None:

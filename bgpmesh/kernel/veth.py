@@ -16,6 +16,8 @@
    the host end, so that it answers a neighbour solicitation and has a source for ICMPv6 errors.
  * The alias is written last. A link that has it is whole; one that has our link-layer address and no alias was
    left half made by a crash, and is made again.
+ * A link that is not open is whole but for its host end, which is down: chains come first, and a link whose chains
+   cannot be had is closed.
  * Duplicate address detection is skipped (IFA_F_NODAD): nobody else is on the link, and a second of
    waiting before the first packet is long.
  * Entering a namespace changes the calling thread only, for as long as it takes to open a socket and
@@ -114,7 +116,7 @@ class VethWriter:
             return _is_other_end(inside, link, spec)
 
     def restore(self, index: int, spec: LinkSpec) -> None:
-        """Set up the host end of a whole link again, that somebody had set down; the inside is left alone."""
+        """Open or close the host end of a whole link, as it should be; the inside is left alone."""
         self._dress(index, spec)
 
     def remove(self, index: int) -> None:
@@ -123,12 +125,14 @@ class VethWriter:
             self._host.link("del", index=index)
 
     def _dress(self, index: int, spec: LinkSpec) -> None:
-        """Make the host end as it should be; what is so already stays."""
+        """Make the host end as it should be; what is so already stays. On a closed one the kernel keeps nothing."""
         families = _families(spec.addresses)
         for setting in link_settings(spec.interface, has_ipv4=4 in families, has_ipv6=6 in families):
             _require(setting, spec.interface)
         with _step(f"link {spec.interface}"):
-            self._host.link("set", index=index, state="up")
+            self._host.link("set", index=index, state="up" if spec.is_open else "down")
+        if not spec.is_open:
+            return
         if 6 in families:
             with _step(f"address fe80::1 on {spec.interface}", errno.EEXIST):
                 self._host.addr("add", index=index, address="fe80::1", prefixlen=64, flags=_IFA_F_NODAD)

@@ -70,7 +70,7 @@ from bgpmesh.policy.rule import (
 from bgpmesh.policy.selector import Everything, Has, Not, Selector, all_of, is_global, is_remote_capable
 
 DEFAULT_TIER = Tier("default", 1_000_000.0)
-_OWN_TIERS = {  # that exist by themselves; none of it can be changed
+OWN_TIERS = {  # that exist by themselves; none of it can be changed
     "default": DEFAULT_TIER,
     "kube-admin": Tier("kube-admin", 1_000.0, Action.PASS),
     "kube-baseline": Tier("kube-baseline", 10_000_000.0, Action.PASS),
@@ -158,7 +158,7 @@ def staged_kubernetes_policy(head: Head, spec: Fields) -> Policy:
 
 def tier(head: Head, spec: Fields) -> Tier:
     """Return a tier; those that exist by themselves are as they are."""
-    own = _OWN_TIERS.get(head.name)
+    own = OWN_TIERS.get(head.name)
     order = spec.number("order")
     default = spec.choice("defaultAction", _TIER_ACTIONS, Action.DENY)
     if own is None:

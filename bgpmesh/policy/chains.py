@@ -16,16 +16,20 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bgpmesh.route.nlri import IPNetwork
+from bgpmesh.policy.rule import PROTOCOLS, SCTP, TCP, UDP, UDPLITE
+from bgpmesh.route.nlri import IPAddress, IPNetwork, Nlri, nlri_of, prefix_text
 
 PREFIX = "bm-"  # of the names of our chains and sets
 LONGEST_CHAIN = 28  # characters: XT_EXTENSION_MAXNAMELEN, less one
 LONGEST_SET = 31  # characters: IPSET_MAXNAMELEN, less one
+HASH_NET, HASH_IP_PORT = "hash:net", "hash:ip,port"  # kinds of set, by ipset's names
+WITH_PORTS = frozenset({TCP, UDP, SCTP, UDPLITE})  # of any other a hash:ip,port stores port 0, whatever was said
 _SAFE = re.compile(r'[A-Za-z0-9 _.,:/+!"\[\]*-]+')
 _ID = re.compile(r'--comment "?bm:([A-Za-z0-9_-]{16})"?(?= |$)')
 
@@ -51,11 +55,29 @@ class ChainKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AddressSet:
-    """What `--match-set` looks into: prefixes of one family."""
+    """What `--match-set` looks into. Members are packed, as the kernel's messages and the RIB have them.
+
+    hash:net      an `Nlri`: prefix length and address, 5 or 17 bytes; see `whole`
+    hash:ip,port  address, protocol, port in network order, 7 or 19 bytes; see `port_member`
+    """
 
     family: int  # 4 or 6
-    members: frozenset[IPNetwork]
-    kind: str = "hash:net"
+    members: frozenset[bytes]
+    kind: str = HASH_NET
+
+    def holds(self, address: IPAddress) -> bool:
+        """Tell whether a prefix of the set has the address: asked length by length, as the kernel does."""
+        if address.version != self.family:
+            return False
+        value, width, size = int(address), address.max_prefixlen, address.max_prefixlen // 8
+        return any(
+            bytes((length,)) + (value >> width - length << width - length).to_bytes(size, "big") in self.members
+            for length in range(width, 0, -1)
+        )
+
+    def holds_port(self, address: IPAddress, protocol: int, port: int | None) -> bool:
+        """Tell whether the set has this port of the address; a packet without a port (None) has none of them."""
+        return port is not None and protocol in WITH_PORTS and port_member(address, protocol, port) in self.members
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +110,29 @@ def name_hash(text: str) -> str:
     return base64.b32encode(hashlib.sha224(text.encode()).digest()).decode().lower()[:11]
 
 
-def whole(networks: Iterable[IPNetwork]) -> frozenset[IPNetwork]:
-    """Return prefixes as `hash:net` takes them: it has no /0, two halves stand for it."""
-    members: set[IPNetwork] = set()
+def whole(networks: Iterable[IPNetwork]) -> frozenset[bytes]:
+    """Return prefixes as members of a hash:net: it has no /0, two halves stand for it."""
+    members: set[bytes] = set()
     for network in networks:
         parts: Iterable[IPNetwork] = network.subnets() if network.prefixlen == 0 else (network,)
-        members.update(parts)
+        members.update(map(nlri_of, parts))
     return frozenset(members)
+
+
+def port_member(address: IPAddress, protocol: int, port: int) -> bytes:
+    """Return a member of a hash:ip,port. Raises ValueError for a protocol that has no ports."""
+    if protocol not in WITH_PORTS:
+        raise ValueError(f"protocol {protocol} has no ports")
+    return address.packed + bytes((protocol, port >> 8, port & 0xFF))
+
+
+def member_text(member: bytes) -> str:
+    """Return a member as people write it: `10.0.0.0/8`, `10.0.0.1,tcp:80`."""
+    if len(member) in {5, 17}:
+        return prefix_text(Nlri(member))
+    protocol, port = member[-3], int.from_bytes(member[-2:], "big")
+    name = next((name for name, number in PROTOCOLS.items() if number == protocol), str(protocol))
+    return f"{ipaddress.ip_address(member[:-3])},{name}:{port}"
 
 
 def restore_text(table: str, wanted: Mapping[str, Rules | None], standing: Mapping[str, Standing] | None = None) -> str:

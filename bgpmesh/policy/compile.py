@@ -16,6 +16,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+from bgpmesh.policy.chains import WITH_PORTS
 from bgpmesh.policy.form import (
     FAMILIES,
     Body,
@@ -40,10 +41,6 @@ from bgpmesh.policy.model import Model
 from bgpmesh.policy.rule import (
     ICMP,
     ICMPV6,
-    SCTP,
-    TCP,
-    UDP,
-    UDPLITE,
     Action,
     Direction,
     Policy,
@@ -55,7 +52,6 @@ from bgpmesh.policy.rule import (
 )
 from bgpmesh.policy.selector import Selector
 
-WITH_PORTS = frozenset({TCP, UDP, SCTP, UDPLITE})
 MULTIPORT = 15  # ports of one multiport match, a range counting two (XT_MULTI_PORTS)
 
 Terms = tuple[Term, ...]
@@ -111,8 +107,8 @@ class Compiler:
         things |= {(group.namespace, group.name): group for group in model.network_sets}
         selectors = {s.content for s in sources if not isinstance(s.content, (str, tuple, Ground))}
         self._everyone.update(things, inherited, selectors)
-        contents = (self._everyone.contents(source, model.space) for source in sources)
-        sets = {content.name: content for content in sorted(contents, key=lambda content: content.name)}
+        needed = {source.name: source for source in sources}
+        sets = {name: self._everyone.contents(needed[name], model.space) for name in sorted(needed)}
         return Compiled(
             model,
             {stack.chain: stack for stack in sorted(stacks.values(), key=lambda stack: stack.chain)},

@@ -13,7 +13,6 @@ from typing import assert_never
 
 from bgpmesh.policy.compile import Compiler
 from bgpmesh.policy.form import (
-    AddressSet,
     Body,
     Compiled,
     End,
@@ -230,12 +229,10 @@ def _holds(term: Term, packet: Packet, compiled: Compiled) -> bool:
             return same is not is_negated
         case IsIn(end, net):
             return _address(packet, end) in net
-        case InSet(end, name, is_negated, _):
-            found = compiled.sets[name]
-            if isinstance(found, AddressSet):
-                return found.holds(_address(packet, end)) is not is_negated
-            member = (_address(packet, end), packet.protocol, _port(packet, end))
-            return (member in found.members) is not is_negated
+        case InSet(end, name, is_negated, with_port):
+            found, address = compiled.sets[name], _address(packet, end)
+            has = found.holds_port(address, packet.protocol, _port(packet, end)) if with_port else found.holds(address)
+            return has is not is_negated
         case HasPort(end, ranges, is_negated):
             port = _port(packet, end)
             return (port is not None and any(r.first <= port <= r.last for r in ranges)) is not is_negated

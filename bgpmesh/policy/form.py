@@ -13,15 +13,14 @@ import base64
 import dataclasses
 import functools
 import hashlib
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from bgpmesh.policy.chains import AddressSet
 from bgpmesh.policy.model import Model
 from bgpmesh.policy.rule import Action, Direction, Icmp, IPNetwork, PortRange
 from bgpmesh.policy.selector import Selector
-from bgpmesh.route.nlri import IPAddress
 
 FAMILIES = (4, 6)
 
@@ -59,7 +58,7 @@ class IsIn:
 
 @dataclass(frozen=True, slots=True)
 class InSet:
-    """The address at one end, with the protocol and the port there for a PortSet, is in the set, or not."""
+    """The address at one end, with the protocol and the port there in a hash:ip,port, is in the set, or not."""
 
     end: End
     name: str
@@ -117,33 +116,6 @@ def _set_name(source: SetSource) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class AddressSet:
-    """A hash:net: nets of one family, single addresses too; for 0/0, which the kernel refuses, its two halves."""
-
-    name: str
-    family: int
-    members: frozenset[IPNetwork]
-
-    def holds(self, address: IPAddress) -> bool:
-        """Tell whether a net of the set has the address, by length as the kernel does."""
-        if address.version != self.family:
-            return False
-        return any(
-            ipaddress.ip_network((address, length), strict=False) in self.members
-            for length in range(address.max_prefixlen, -1, -1)
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class PortSet:
-    """A hash:ip,port: (address, protocol, port)."""
-
-    name: str
-    family: int
-    members: frozenset[tuple[IPAddress, int, int]]
-
-
-@dataclass(frozen=True, slots=True)
 class Body:
     """One direction of a policy (its tier named) or of a profile (None), by family."""
 
@@ -152,7 +124,7 @@ class Body:
     tier: str | None
     policy: str  # the key people know
     lines: Mapping[int, tuple[Line, ...]]
-    sets: frozenset[SetSource]
+    sets: Mapping[str, SetSource]  # by name
 
     @property
     def can_pass(self) -> bool:
@@ -182,13 +154,17 @@ class Stack:
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """What a model comes to on this node."""
+    """What a model comes to on this node.
+
+    From one to the next of a Compiler what is equal is the same object: each stack, body, class and set, and each of
+    the mappings, whose keys are in order.
+    """
 
     model: Model
     stacks: Mapping[str, Stack]  # by chain
     classes: Mapping[str, Mapping[Direction, str]]  # key of a workload here -> the chains of its stacks
     bodies: Mapping[str, Body]  # by chain
-    sets: Mapping[str, AddressSet | PortSet]  # by name
+    sets: Mapping[str, AddressSet]  # by name
 
 
 def digest(*parts: str) -> str:

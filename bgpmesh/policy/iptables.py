@@ -1,14 +1,18 @@
-"""The compiled form as rules of the filter table, and the difference between two of them as iptables-restore text.
+"""The compiled form as chains: the verdict in the filter table, a guard of it in another, and no lies about sources.
 
     FORWARD -> bm-FORWARD -> bm-forwarded -> bm-fd-.. (a tree on interface names) -> bm-fw-IFACE -> bm-ce-.. -> bm-pe-..
                                           -> bm-td-..                             -> bm-tw-IFACE -> bm-ci-.. -> bm-pi-..
     INPUT   -> bm-INPUT   -> bm-to-host   -> bm-fd-.. as above, then what `to_host` says
     OUTPUT  -> bm-OUTPUT  -> returns: the host reaches its own workloads
 
+    mangle FORWARD      -> what comes from or goes to a workload is under guard, and has no verdict yet
+    mangle POSTROUTING  -> what is under guard and still has none is dropped
+    raw PREROUTING      -> a workload sends from the addresses that are routed to it
+
 Rule 1. Nothing of a body accepts: an allow sets the mark and returns, so that the other direction still runs; the
         one ACCEPT is in `bm-forwarded`, for what came back with the mark from each direction it has.
 Rule 2. The mark is cleared before each direction and asked for after it. A chain of ours that somebody empties
-        on the way there lets nothing through.
+        on the way there lets nothing through, and with the guard neither does a hook that somebody deletes.
 Rule 3. Below a dispatch everything is `-g`: an end of chain comes back to `bm-forwarded`, past the bin's DROP.
 Rule 4. Names that people choose do not reach the text. Chains and sets are called by hashes; interface names
         are checked, and every rule is matched against one grammar before it leaves.
@@ -20,11 +24,11 @@ import functools
 import itertools
 import operator
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
-from bgpmesh.policy.chains import identified
+from bgpmesh.policy.chains import ChainKey, Rules, identified
 from bgpmesh.policy.form import (
     FAMILIES,
     Body,
@@ -41,9 +45,9 @@ from bgpmesh.policy.form import (
 )
 from bgpmesh.policy.rule import Action, Direction
 
-Chains = dict[str, tuple[str, ...]]  # chain -> its rules, as they stand after `-A chain `
-Tables = dict[str, Chains]
+_Chains = dict[str, Rules]  # of one table
 
+HOOKS = {"filter": ("INPUT", "FORWARD", "OUTPUT"), "mangle": ("FORWARD", "POSTROUTING"), "raw": ("PREROUTING",)}
 BIN = 8  # interfaces that one dispatch chain asks for one after the other; more are split by their next character
 # Neighbour discovery and multicast listeners (RFC 4861 §4, RFC 2710 §3): without them a workload has no way to the
 # host's link. Not 134: a workload advertises no router.
@@ -62,6 +66,7 @@ _MATCHES = "|".join(
         r"-m icmp6 (?:! )?--icmpv6-type [0-9]{1,3}(?:/[0-9]{1,3})?",
         rf"-m (?:conn)?mark --mark {_MARK}",
         r"-m conntrack --ctstate [A-Z,]{3,30}",
+        r"-m rpfilter --invert",
     ]
 )
 _TARGET = rf"-[jg] [A-Za-z0-9._-]{{2,28}}|-j MARK --set-xmark {_MARK}|-j LOG --log-prefix bm-[a-z0-9-]{{1,25}}:"
@@ -78,44 +83,25 @@ class Options:
     )
     accepted: int = 0x0100_0000  # bits of the packet mark
     passed: int = 0x0200_0000
+    guarded: int = 0x0400_0000
     revoked: int = 0x0100_0000  # of the connection mark: no longer allowed
 
 
-def render(compiled: Compiled, options: Options = Options()) -> dict[int, Tables]:
-    """Return every chain of ours by family and table; all of them start with `bm-`."""
+def render(compiled: Compiled, options: Options = Options()) -> dict[ChainKey, Rules]:
+    """Return every chain of ours, and what the built-in chains begin with."""
     ways = _ways(compiled, options)
-    return {
-        family: {"filter": dict(sorted((ways | _verdicts(compiled, family, options)).items()))} for family in FAMILIES
-    }
+    found: dict[ChainKey, Rules] = {}
+    for family in FAMILIES:
+        found |= {ChainKey(family, "filter", chain): rules for chain, rules in ways.items()}
+        found |= {ChainKey(family, "filter", chain): rules for chain, rules in _verdicts(compiled, family, options)}
+        for (table, chain), rules in _fixed(family, options):
+            found[ChainKey(family, table, chain)] = _identified(chain, tuple(rules))
+        for table, hooks in HOOKS.items():
+            found |= {ChainKey(family, table, hook): _identified(hook, (f"-j bm-{hook}",)) for hook in hooks}
+    return found
 
 
-def hooks() -> dict[int, Tables]:
-    """Return what the built-in chains begin with, by family and table."""
-    chains = {hook: _identified(hook, (f"-j bm-{hook}",)) for hook in ("INPUT", "FORWARD", "OUTPUT")}
-    return {family: {"filter": dict(chains)} for family in FAMILIES}
-
-
-def diff(old: Mapping[str, Mapping[str, Sequence[str]]], new: Mapping[str, Mapping[str, Sequence[str]]]) -> str:
-    """Return the `iptables-restore --noflush` input that makes `old` into `new`; "" where they are equal.
-
-    A chain that differs is written whole. What goes away is emptied with the rest, in the same transaction, and
-    deleted last, when nothing refers to it.
-    """
-    lines: list[str] = []
-    for table in sorted(old.keys() | new.keys()):
-        was, wanted = old.get(table, {}), new.get(table, {})
-        changed = sorted(chain for chain in wanted if was.get(chain) != wanted[chain])
-        gone = sorted(was.keys() - wanted.keys())
-        if changed or gone:
-            lines.append(f"*{table}")
-            lines += [f":{chain} - [0:0]" for chain in sorted([*changed, *gone])]
-            lines += [f"-A {chain} {rule}" for chain in changed for rule in wanted[chain]]
-            lines += [f"-X {chain}" for chain in gone]
-            lines.append("COMMIT")
-    return "".join(f"{line}\n" for line in lines)
-
-
-def _ways(compiled: Compiled, options: Options) -> Chains:
+def _ways(compiled: Compiled, options: Options) -> _Chains:
     """Return the chains that lead from an interface to its classes: the same in both families."""
     chains: dict[str, list[str]] = {}
     places: dict[Direction, dict[str, str]] = {direction: {} for direction in Direction}
@@ -132,19 +118,17 @@ def _ways(compiled: Compiled, options: Options) -> Chains:
     return {chain: _identified(chain, tuple(rules)) for chain, rules in chains.items()}
 
 
-def _verdicts(compiled: Compiled, family: int, options: Options) -> Chains:
-    """Return the chains of classes, policies and profiles, and those that are there whatever the model."""
-    chains = dict(_fixed(family, options))
+def _verdicts(compiled: Compiled, family: int, options: Options) -> Iterator[tuple[str, Rules]]:
+    """Yield the chains of classes, policies and profiles."""
     for chain, stack in compiled.stacks.items():
-        chains[chain] = list(_stack(stack, compiled.bodies, family, options))
+        yield chain, _identified(chain, tuple(_stack(stack, compiled.bodies, family, options)))
     for chain, body in compiled.bodies.items():
         if body.lines[family]:
-            chains[chain] = [_line(line, body, family) for line in body.lines[family]]
-    return {chain: _identified(chain, tuple(rules)) for chain, rules in chains.items()}
+            yield chain, _identified(chain, tuple(_line(line, body, family) for line in body.lines[family]))
 
 
-def _fixed(family: int, options: Options) -> Iterator[tuple[str, list[str]]]:
-    """Yield the chains that are there whatever the model."""
+def _fixed(family: int, options: Options) -> Iterator[tuple[tuple[str, str], list[str]]]:
+    """Yield the chains that are there whatever the model, each with its table."""
     wild = f"{options.prefix}+"
     allowed, denied = _marked(options.accepted), f"{_unmarked(options.accepted)} -j DROP"
     neighbours = [f"-p 58 -m icmp6 --icmpv6-type {kind} -j ACCEPT" for kind in ICMPV6_ALLOWED if family == 6]
@@ -157,14 +141,19 @@ def _fixed(family: int, options: Options) -> Iterator[tuple[str, list[str]]]:
     out = [f"-i {wild} -j {_bin(Direction.EGRESS, options.prefix)}", f"-i {wild} {denied}"]
     into = [f"-o {wild} {_clear(options.accepted)}", f"-o {wild} -j {_bin(Direction.INGRESS, options.prefix)}"]
     last = {"deny": ["-j DROP"], "allow": [f"{allowed} -j ACCEPT", "-j DROP"], "return": []}[options.to_host]
-    yield "bm-FORWARD", [f"-i {wild} -j bm-forwarded", f"-o {wild} -j bm-forwarded"]
-    yield "bm-INPUT", [f"-i {wild} -j bm-to-host"]
-    yield "bm-OUTPUT", [f"-o {wild} -j RETURN"]
-    yield "bm-forwarded", [*first, *out, *into, f"{allowed} -j ACCEPT", "-j DROP"]
-    yield "bm-to-host", [*neighbours, *first, *out, *last]
-    yield "bm-accept", [_mark(options.accepted), "-j ACCEPT"]
-    yield "bm-allow", [_mark(options.accepted)]
-    yield "bm-pass", [_mark(options.passed)]
+    yield ("filter", "bm-FORWARD"), [f"-i {wild} -j bm-forwarded", f"-o {wild} -j bm-forwarded"]
+    yield ("filter", "bm-INPUT"), [f"-i {wild} -j bm-to-host"]
+    yield ("filter", "bm-OUTPUT"), [f"-o {wild} -j RETURN"]
+    yield ("filter", "bm-forwarded"), [*first, *out, *into, f"{allowed} -j ACCEPT", "-j DROP"]
+    yield ("filter", "bm-to-host"), [*neighbours, *first, *out, *last]
+    yield ("filter", "bm-accept"), [_mark(options.accepted), "-j ACCEPT"]
+    yield ("filter", "bm-allow"), [_mark(options.accepted)]
+    yield ("filter", "bm-pass"), [_mark(options.passed)]
+    verdict = options.guarded | options.accepted
+    under_guard = f"-j MARK --set-xmark {options.guarded:#x}/{verdict:#x}"
+    yield ("mangle", "bm-FORWARD"), [f"-i {wild} {under_guard}", f"-o {wild} {under_guard}"]
+    yield ("mangle", "bm-POSTROUTING"), [f"-m mark --mark {options.guarded:#x}/{verdict:#x} -j DROP"]
+    yield ("raw", "bm-PREROUTING"), [f"-i {wild} -m rpfilter --invert -j DROP"]
 
 
 def _dispatch(direction: Direction, interfaces: list[str], prefix: str) -> dict[str, list[str]]:

@@ -41,6 +41,7 @@ from bgpmesh.policy.rule import (
     SCTP,
     TCP,
     UDP,
+    WORKLOAD_LABEL,
     Action,
     Direction,
     IPNetwork,
@@ -94,7 +95,7 @@ def policy(head: Head, spec: Fields) -> Policy:
         head.name,
         head.namespace,
         order=ORDER,
-        selector=all_of((in_namespace(head), Everything() if pods is None else label_selector(pods))),
+        selector=_pods(in_namespace(head), pods),
         types=types,
         ingress=rules[Direction.INGRESS],
         egress=rules[Direction.EGRESS],
@@ -178,7 +179,13 @@ def _peer(head: Head, fields: Fields) -> Side:
     if not is_workload:
         fields.refuse("", "says nobody: a peer needs podSelector, namespaceSelector or ipBlock")
     where = in_namespace(head) if namespaces is None else of_namespaces(label_selector(namespaces))
-    return Side(selector=all_of((where, Everything() if pods is None else label_selector(pods))))
+    return Side(selector=_pods(where, pods))
+
+
+def _pods(where: Selector, pods: Fields | None) -> Selector:
+    """Return the workloads of some namespaces with such labels; network sets, which Kubernetes has not, are none."""
+    named = Everything() if pods is None else label_selector(pods)
+    return all_of((where, named, OneOf(WORKLOAD_LABEL, frozenset({"k8s"}))))
 
 
 def _block(fields: Fields) -> Side:

@@ -47,6 +47,15 @@ from bgpmesh.policy.rule import HostEndpoint, NetworkSet, Policy, Profile, Tier
 Value = Policy | Tier | Profile | NetworkSet | HostEndpoint | IPPool | Namespace
 
 CALICO = "projectcalico.org"
+_SHORT = {  # as kubectl and calicoctl have them
+    "netpol": "networkpolicy",
+    "np": "networkpolicy",
+    "gnp": "globalnetworkpolicy",
+    "ns": "namespace",
+    "netset": "networkset",
+    "gns": "globalnetworkset",
+    "hep": "hostendpoint",
+}
 DEFAULT_NAMESPACE = "default"  # of an object whose kind has namespaces and which names none
 
 # What an API server writes into metadata, and says nothing about who may talk to whom.
@@ -79,13 +88,18 @@ class Key:
         name = self.written or self.name
         return f"{self.kind.partition('.')[0]} {name if self.namespace is None else f'{self.namespace}/{name}'}"
 
+    def is_of(self, kind: str) -> bool:
+        """Tell whether a word means this kind; the short one means all that share it."""
+        names = {self.kind.lower(), self.kind.partition(".")[0].lower()}
+        plurals = {f"{name[:-1]}ies" if name.endswith("y") else f"{name}s" for name in names}
+        return kind.lower() in names | plurals or _SHORT.get(kind.lower()) in names
+
     def answers_to(self, kind: str, name: str, namespace: str | None) -> bool:
         """Tell whether these words of a command line mean this object; `namespace` counts where the kind has them."""
         names = {self.written or self.name, f"{self.tier}.{self.name}" if self.tier else self.name}
         if self.tier in {"", DEFAULT_TIER.name}:
             names.add(self.name)
-        is_kind = kind.lower() in {self.kind.lower(), self.kind.partition(".")[0].lower()}
-        return is_kind and name in names and self.namespace in {None, namespace or DEFAULT_NAMESPACE}
+        return self.is_of(kind) and name in names and self.namespace in {None, namespace or DEFAULT_NAMESPACE}
 
 
 class Remark(NamedTuple):
@@ -98,12 +112,17 @@ class Remark(NamedTuple):
 
 @dataclass(slots=True)
 class Read:
-    """What came of the documents: what was taken, and the object it stood in, by key; what was not; what is odd."""
+    """What came of the documents: what was taken, and the object it stood in, by key; what was not; what is odd.
+
+    `bad`: the objects that were refused, as far as they say which they are; `is_certain`: all of them do.
+    """
 
     objects: dict[Key, Value] = field(default_factory=dict)
     documents: dict[Key, Mapping[object, object]] = field(default_factory=dict)
     refused: list[Remark] = field(default_factory=list)
     warnings: list[Remark] = field(default_factory=list)
+    bad: dict[Key, list[Remark]] = field(default_factory=dict)
+    is_certain: bool = True
 
 
 class _Kind(NamedTuple):
@@ -189,6 +208,7 @@ def _items(where: str, document: Mapping[object, object], key: str, found: Read)
     items = fields.each(key, lambda item: (item,))  # in a tuple: null is absent elsewhere, and a fault here
     findings.close()
     found.refused += [Remark(where, *fault) for fault in findings.faults]
+    found.is_certain = found.is_certain and not findings.faults
     for index, (item,) in enumerate(items, 1):
         yield f"{where}, {key} {index}", {**given, **item} if isinstance(item, Mapping) else item
 
@@ -198,9 +218,11 @@ def _read_one(where: str, document: object, found: Read) -> None:
     top = Fields(document, "", findings)
     if not isinstance(document, Mapping):
         found.refused += [Remark(where, *fault) for fault in findings.faults]
+        found.is_certain = False
         return
     kind = _kind(top)
     title = _title(document, kind, where)
+    key = None
     if kind is not None:
         key, head = _head(top, kind)
         top.take("status")
@@ -212,7 +234,12 @@ def _read_one(where: str, document: object, found: Read) -> None:
             found.objects[key] = value
             found.documents[key] = document
             found.warnings += [Remark(title, *fault) for fault in findings.warnings]
-    found.refused += [Remark(title, *fault) for fault in findings.faults]
+    remarks = [Remark(title, *fault) for fault in findings.faults]
+    found.refused += remarks
+    if remarks and key is not None and key.name and key not in found.objects:
+        found.bad.setdefault(key, []).extend(remarks)
+    elif remarks and (key is None or not key.name):
+        found.is_certain = False
 
 
 def _title(document: Mapping[object, object], kind: _Kind | None, where: str) -> str:

@@ -21,6 +21,7 @@ PROTOCOLS = {"tcp": TCP, "udp": UDP, "icmp": ICMP, "icmpv6": ICMPV6, "sctp": SCT
 
 NAMESPACE_LABEL = "projectcalico.org/namespace"  # of a workload: the name of its namespace
 NAMESPACE_PREFIX = "pcns."  # of a workload: a label of its namespace
+WORKLOAD_LABEL = "projectcalico.org/orchestrator"  # of a workload, and of nothing else: "k8s", as Calico has it
 EVERYBODY = Everything()
 LAST = float("inf")  # the order of what has none: after all that have one
 

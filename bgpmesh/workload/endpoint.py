@@ -38,13 +38,17 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class LinkSpec:
-    """The veth that should exist: its host end, its alias (how we know it as ours), what the inside has."""
+    """The veth that should exist: its host end, its alias (how we know it as ours), what the inside has.
+
+    One that is not open has its host end down: no packet comes out of it or goes in.
+    """
 
     interface: str
     alias: str
     addresses: tuple[IPAddress, ...]
     netns: str
     netns_inode: tuple[int, int] | None = field(default=None, compare=False)  # which namespace it was; not in the alias
+    is_open: bool = True
 
 
 def interface_name(prefix: str, key: str) -> str:

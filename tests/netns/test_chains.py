@@ -7,13 +7,14 @@ import ctypes
 import ipaddress
 import math
 import os
+import re
 import shutil
 import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -25,8 +26,8 @@ from bgpmesh.kernel import chains as kernel_chains
 from bgpmesh.kernel import sets as kernel_sets
 from bgpmesh.kernel.chains import ChainsEdge, uninstall
 from bgpmesh.kernel.sets import IN_PLACE, Sets
-from bgpmesh.policy.chains import AddressSet, ChainKey, identified
-from bgpmesh.route.nlri import IPNetwork
+from bgpmesh.policy.chains import HASH_IP_PORT, HASH_NET, AddressSet, ChainKey, identified, member_text, port_member
+from bgpmesh.route.nlri import parse_nlri
 
 DEADLINE_S = 30.0
 _CLONE_NEWNS, _CLONE_NEWNET = 0x00020000, 0x40000000
@@ -103,17 +104,20 @@ class World:
         """Let the engine hear it."""
         self.events.append(event)
         self.engine.handle(event, time.monotonic())
+        self.engine.work(1000, time.monotonic())
         self.edge.kick()
 
     def reload(self, text: str) -> None:
         """Put a configuration in force."""
         self.engine.handle(config.effective(config.parse(text, "f.toml"), "n1"), time.monotonic())
+        self.engine.work(1000, time.monotonic())
         self.edge.kick()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Live one life of a daemon: a new engine, a new edge, over what is in the kernel."""
         self.engine = Engine(config.effective(config.parse(self.text, "f.toml"), "n1"), (), lambda: 0.0)
+        self.engine.work(1000, time.monotonic())
         self.events.clear()
         self.applied.clear()
         self.edge = ChainsEdge(self.engine.chains, self.engine.sets, self.report, on_apply=self.applied.append)
@@ -199,7 +203,7 @@ def test_masquerading_is_made_changed_and_taken_away(world: Callable[[Story], No
             assert len(here.applied) == 1
             inside = here.engine.sets.actual["bm-4-inside"]
             assert sets_of_ours()["bm-4-inside"] == inside
-            assert {str(member) for member in inside.members} == {"10.244.0.0/16", "10.245.0.0/16"}
+            assert {member_text(member) for member in inside.members} == {"10.244.0.0/16", "10.245.0.0/16"}
 
             here.reload(FILE.format(four='masquerade = { exclude = ["192.0.2.0/24"], source = "192.0.2.9" }', six=""))
             await here.settled()
@@ -414,31 +418,145 @@ def test_nothing_wanted_is_nothing_called(world: Callable[[Story], None], monkey
     world(story)
 
 
-def numbers(count: int) -> frozenset[IPNetwork]:
-    return frozenset(ipaddress.ip_network((0x0A000000 + number * 256, 24)) for number in range(count))
+def numbers(count: int) -> frozenset[bytes]:
+    return frozenset(b"\x18" + (0x0A000000 + number * 256).to_bytes(4, "big") for number in range(count))
 
 
-def test_sets_are_changed_in_place_or_exchanged(world: Callable[[Story], None]) -> None:
+def ports(count: int) -> frozenset[bytes]:
+    """Return members of a hash:ip,port: IPv6 addresses, each with another port and one of the four protocols."""
+    return frozenset(
+        (0xFD << 120 | number * 7919).to_bytes(16, "big") + bytes(((6, 17, 132, 136)[number % 4],)) + number.to_bytes(2)
+        for number in range(count)
+    )
+
+
+RULE = "POSTROUTING -m set --match-set bm-test {} -j RETURN"
+MAKERS = {HASH_NET: (4, numbers, "src"), HASH_IP_PORT: (6, ports, "src,src")}
+
+
+@pytest.mark.parametrize("kind", [HASH_NET, HASH_IP_PORT])
+def test_sets_are_changed_in_place_or_exchanged(
+    world: Callable[[Story], None], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     """A few members come and go one by one, many at one blow; also of a set that a rule looks into."""
+    family, some, ends = MAKERS[kind]
+    steps = [some(3), some(3 + IN_PLACE), some(5000), some(4990), some(4000), frozenset[bytes]()]
+    exchanged: list[str] = []
+    replaced = Sets._replace
+
+    def counted(self: Sets, name: str, wanted: AddressSet, verb: int) -> None:
+        exchanged.append(name)
+        replaced(self, name, wanted, verb)
+
+    monkeypatch.setattr(Sets, "_replace", counted)
 
     async def story(here: World) -> None:
+        rule = RULE.format(ends).split()
         sets = Sets()
-        steps = [numbers(3), numbers(3 + IN_PLACE), numbers(5000), numbers(4990), frozenset[IPNetwork]()]
         actual: AddressSet | None = None
+        counts: list[int] = []
         for members in steps:
-            wanted = AddressSet(4, members)
-            sets.write("bm-4-test", wanted, actual)
-            assert sets.read() == {"bm-4-test": wanted}
+            wanted = AddressSet(family, members, kind)
+            sets.write("bm-test", wanted, actual)
+            assert sets.read() == {"bm-test": wanted}
             if actual is None:
-                here.iptables(4, "-A", "POSTROUTING", "-m", "set", "--match-set", "bm-4-test", "src", "-j", "RETURN")
+                here.iptables(family, "-A", *rule)
+            counts.append(len(exchanged))
             actual = wanted
+        assert counts == [1, 1, 2, 2, 2, 3]
         with pytest.raises(KernelError, match="in use"):
-            sets.remove("bm-4-test")
-        here.iptables(4, "-D", "POSTROUTING", "-m", "set", "--match-set", "bm-4-test", "src", "-j", "RETURN")
-        sets.remove("bm-4-test")
-        sets.remove("bm-4-test")
+            sets.remove("bm-test")
+        here.iptables(family, "-D", *rule)
+        sets.remove("bm-test")
+        sets.remove("bm-test")
         assert sets.read() == {}
         sets.close()
+
+    world(story)
+
+
+def test_a_set_of_many_is_made_whole_and_found_again(world: Callable[[Story], None]) -> None:
+    """More than the 65,536 that a set has room for by itself; what is as believed is the object believed."""
+
+    async def story(here: World) -> None:
+        del here
+        hosts = frozenset(b"\x80" + (0xFD << 120 | number).to_bytes(16, "big") for number in range(70_000))
+        wanted = {"bm-n": AddressSet(6, hosts), "bm-p": AddressSet(6, ports(65_536), HASH_IP_PORT)}
+        with closing(Sets()) as sets:
+            for name, each in wanted.items():
+                sets.write(name, each, None)
+            assert sets.names() == list(wanted)
+            more = replace(wanted["bm-n"], members=hosts | {b"\x80" + bytes(16)})
+            sets.write("bm-n", more, wanted["bm-n"])
+            read = sets.read(wanted)
+        assert read == wanted | {"bm-n": more}
+        assert read["bm-p"] is wanted["bm-p"]
+
+    world(story)
+
+
+def test_a_set_that_others_made_too_small_is_exchanged(world: Callable[[Story], None]) -> None:
+    """Adding in place finds it full; what fitted is no half of anything. Rules that look into it stay."""
+    if shutil.which("ipset") is None:
+        pytest.skip("needs ipset")
+
+    async def story(here: World) -> None:
+        run("ipset", "create", "bm-test", "hash:net", "maxelem", "4")
+        here.iptables(4, "-A", *RULE.format("src").split())
+        with closing(Sets()) as sets:
+            actual = sets.read()["bm-test"]
+            for count in (4, 7):
+                wanted = AddressSet(4, numbers(count))
+                sets.write("bm-test", wanted, actual)
+                assert sets.read() == {"bm-test": wanted}
+                actual = wanted
+        assert "maxelem 4294967295" in run("ipset", "-t", "list", "bm-test")
+
+    world(story)
+
+
+STRANGE = {
+    "an exception": ("hash:net", ["10.0.0.0/24"], ["10.0.1.0/24", "nomatch"]),
+    "what goes by itself": ("hash:net timeout 600", ["10.0.0.0/24"], ["10.0.1.0/24"]),
+    "what makes room": ("hash:net forceadd", ["10.0.0.0/24"], ["10.0.1.0/24"]),
+    "counters": ("hash:net counters", ["10.0.0.0/24"], ["10.0.1.0/24"]),
+}
+
+
+@pytest.mark.parametrize("what", STRANGE)
+def test_a_set_with_more_to_it_than_members_is_exchanged(world: Callable[[Story], None], what: str) -> None:
+    """It would not hold what ours does, though the members are the same."""
+    if shutil.which("ipset") is None:
+        pytest.skip("needs ipset")
+
+    async def story(here: World) -> None:
+        del here
+        options, *members = STRANGE[what]
+        run("ipset", "create", "bm-test", *options.split())
+        for member in members:
+            run("ipset", "add", "bm-test", *member)
+        wanted = AddressSet(4, numbers(2))
+        with closing(Sets()) as sets:
+            actual = sets.read()["bm-test"]
+            assert actual != wanted
+            sets.write("bm-test", wanted, actual)
+            assert sets.read() == {"bm-test": wanted}
+        assert run("ipset", "save", "bm-test").count("\nadd") == 2
+
+    world(story)
+
+
+def test_a_member_of_another_kind_is_refused(world: Callable[[Story], None]) -> None:
+    """Before anything is sent; a name that is too long is refused by the kernel, by its name."""
+
+    async def story(here: World) -> None:
+        del here
+        with closing(Sets()) as sets:
+            with pytest.raises(ValueError, match="a member of another kind or family"):
+                sets.write("bm-test", AddressSet(4, ports(1)), None)
+            with pytest.raises(KernelError, match=r"set bm-x+: Invalid argument"):
+                sets.write("bm-" + "x" * 40, AddressSet(4, numbers(1)), None)
+            assert sets.read() == {}
 
     world(story)
 
@@ -450,17 +568,31 @@ def test_the_ipset_program_reads_what_we_wrote(world: Callable[[Story], None]) -
 
     async def story(here: World) -> None:
         sets = Sets()
+        protocols = {"tcp": 6, "udp": 17, "sctp": 132, "udplite": 136}
+        hosts = {4: "10.1.0.1", 6: "fd01::1"}
+        for family, host in hosts.items():
+            members = [port_member(ipaddress.ip_address(host), number, 53) for number in protocols.values()]
+            sets.write(f"bm-{family}-ports", AddressSet(family, frozenset(members), HASH_IP_PORT), None)
+            saved = run("ipset", "save", f"bm-{family}-ports")
+            assert {f"{host},{name}:53" for name in protocols} == set(
+                re.findall("^add [^ ]+ (.+)$", saved, re.MULTILINE)
+            )
+            for name in protocols:
+                run("ipset", "test", f"bm-{family}-ports", f"{host},{name}:53")
+            found = sets.read()[f"bm-{family}-ports"]
+            assert found == AddressSet(family, frozenset(members), HASH_IP_PORT)
+            sets.remove(f"bm-{family}-ports")
         both = {4: "10.1.0.0/16", 6: "fd01::/48"}
         for family, network in both.items():
-            sets.write(f"bm-{family}-ours", AddressSet(family, frozenset({ipaddress.ip_network(network)})), None)
+            sets.write(f"bm-{family}-ours", AddressSet(family, frozenset({parse_nlri(network)})), None)
             assert f"\nadd bm-{family}-ours {network}" in run("ipset", "save", f"bm-{family}-ours")
             here.iptables(family, "-A", "POSTROUTING", "-m", "set", "--match-set", f"bm-{family}-ours", "src")
-        run("ipset", "create", "bm-theirs", "hash:net", "family", "inet6", "timeout", "600")
+        run("ipset", "create", "bm-theirs", "hash:net", "family", "inet6")
         run("ipset", "add", "bm-theirs", "fd02::/48")
         run("ipset", "create", "theirs", "hash:ip")
         assert sets.read() == {
-            **{f"bm-{f}-ours": AddressSet(f, frozenset({ipaddress.ip_network(each)})) for f, each in both.items()},
-            "bm-theirs": AddressSet(6, frozenset({ipaddress.ip_network("fd02::/48")})),
+            **{f"bm-{f}-ours": AddressSet(f, frozenset({parse_nlri(each)})) for f, each in both.items()},
+            "bm-theirs": AddressSet(6, frozenset({parse_nlri("fd02::/48")})),
         }
         sets.close()
 

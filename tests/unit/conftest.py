@@ -24,11 +24,12 @@ from bgpmesh.events import (
 )
 from bgpmesh.peering.message import Capabilities, EndOfRib, GracefulRestart, Keepalive, Negotiated, Open
 from bgpmesh.peering.session import Send
+from bgpmesh.policy.store import Store
 from bgpmesh.route.attributes import Asn, AsPath, Origin, PathAttributes, RouterId, SegmentKind
 from bgpmesh.route.nlri import Family, parse_nlri
 from bgpmesh.route.path import HostRoute, HostRouteKind, PeerName
 from bgpmesh.workload.endpoint import Endpoint
-from tests.flat import pairs
+from tests.flat import pairs, protect
 
 FILE = """
 [cluster]
@@ -67,6 +68,7 @@ class Running:
     """What views, pages and metrics see of a daemon, at second 100 of its clock."""
 
     engine: Engine
+    store: Store = field(default_factory=Store)
     started_at: float = 10.0
     generation: int = 3
     problems: list[str] = field(default_factory=list)
@@ -95,6 +97,7 @@ def engine_of_n1() -> Engine:
     engine.handle(
         EndpointAdded(Endpoint("web", "default", (("app", "web"),), address, "bgpmx", "/run/netns/web")), 13.0
     )
+    protect(engine, 13.0)
     pairs(engine.links.take(1, 13.0))
     engine.handle(LinkWritten("bgpmx"), 13.0)
     learnt = PathAttributes(

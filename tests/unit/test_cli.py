@@ -219,6 +219,7 @@ def test_workload_add_opens_the_namespace_and_hands_it_over(run: Run) -> None:
                 "namespace": "shop",
                 "label": ["a=b"],
                 "ip": ["10.0.0.1"],
+                "port": [],
                 "netns": str(Path("netns").absolute()),
             },
             "files": ["a namespace"],

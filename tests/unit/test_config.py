@@ -327,7 +327,7 @@ MISTAKES = [  # (section, lines in it, key, value, reason)
         "a name is 1 to 63 letters, digits, '.', '_' and '-'",
     ),
     ("cluster", "[filter.x]\ndefault = 'reject'", "filter", "{ x }", NOT_BUILT),
-    ("cluster", "[policy]\nrevoke = true", "policy", "{ revoke }", NOT_BUILT),
+    ("cluster", "[policy]\nrevoke = true", "policy.revoke", "true", NOT_BUILT),
     ("cluster", "[node]\naddress = '192.0.2.1'", "node.address", '"192.0.2.1"', "stands outside of a [node.NAME]"),
     (
         "node",

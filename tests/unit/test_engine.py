@@ -53,7 +53,7 @@ from bgpmesh.route.nlri import Family, Nlri, host_nlri, nlri_of, parse_nlri, pre
 from bgpmesh.route.path import Blackhole, HostRoute, HostRouteKind, OnLink, PeerName, Role, Target, Via
 from bgpmesh.workload.endpoint import Endpoint, LinkSpec, interface_name, link_of
 from bgpmesh.workload.pool import Masquerade, Pool
-from tests.flat import pairs
+from tests.flat import pairs, protect
 
 N2, N3 = PeerName("n2"), PeerName("n3")
 FAR = parse_nlri("10.244.2.0/26")
@@ -455,6 +455,7 @@ def test_a_workload_has_its_link_then_its_route_then_its_announcement(is_covered
     world.establish(N2, KEPT)
     world.told(N2)
     world.engine.handle(EndpointAdded(endpoint), world.now)
+    protect(world.engine, world.now)
     world.settle()
     assert world.written() == []
     assert world.engine.endpoint_problem(endpoint.key) == ""
@@ -477,6 +478,7 @@ def test_a_link_that_cannot_be_made_says_why() -> None:
     world.boot({})
     world.written()
     world.engine.handle(EndpointAdded(WEB), world.now)
+    protect(world.engine, world.now)
     world.engine.links.take(9, world.now)
     world.engine.handle(LinkWritten(WEB.interface, "no such namespace"), world.now)
     world.settle()
@@ -490,12 +492,14 @@ def test_links_of_ours_tell_the_workloads_of_a_daemon_that_lost_its_state() -> N
     links: dict[str, LinkSpec] = {WEB.interface: link_of(WEB)}
     world.engine.handle(LinksRead(links), world.now)
     assert world.engine.endpoints == {WEB.key: WEB}
+    protect(world.engine, world.now)
     assert pairs(world.engine.links.take(9, world.now)) == []
 
 
 def attached(world: World, endpoint: Endpoint = WEB) -> World:
     """Bring a workload up, and forget what was told."""
     world.engine.handle(EndpointAdded(endpoint), world.now)
+    protect(world.engine, world.now)
     world.engine.links.take(9, world.now)
     world.engine.handle(LinkWritten(endpoint.interface), world.now)
     world.settle()
@@ -562,6 +566,7 @@ def test_a_workload_that_comes_back_while_its_link_is_leaving_keeps_it() -> None
     """The link is as wanted, and its route is written again."""
     world = leaving()
     world.engine.handle(EndpointAdded(WEB), world.now)
+    protect(world.engine, world.now)
     world.engine.handle(FibWritten([ROUTE], {}), world.now)
     world.settle()
     assert world.links() == []
@@ -574,6 +579,7 @@ def test_a_workload_removed_before_its_link_stands_leaves_nothing() -> None:
     world = World(Engine(configured(), (), lambda: 0.5))
     world.boot({})
     world.engine.handle(EndpointAdded(WEB), world.now)
+    protect(world.engine, world.now)
     world.engine.handle(EndpointRemoved(WEB.key), world.now)
     assert world.links() == []
 
@@ -582,6 +588,7 @@ def test_a_workload_removed_before_this_node_is_in_sync_does_not_wait_for_it() -
     """No route is deleted until then, and the namespace may be wanted for something else."""
     world = World(Engine(configured(), (N2,), lambda: 0.5))
     world.engine.handle(EndpointAdded(WEB), world.now)
+    protect(world.engine, world.now)
     world.engine.handle(LinksRead({WEB.interface: link_of(WEB)}), world.now)
     world.engine.handle(FibRead({**ADOPTED, ROUTE: OnLink(WEB.interface)}, {}), world.now)
     world.settle()
@@ -610,12 +617,14 @@ def test_of_two_links_with_one_address_the_second_is_left_alone() -> None:
         "ip = 10.244.9.9: already in use by shop/web; the link is left as it is until the next start",
         f"name = shop/web: its link is {WEB.interface}; the link is left as it is until the next start",
     ]
+    protect(world.engine, world.now)
     assert world.links() == []
     world.engine.handle(LinkObserved(second.interface, replace(link_of(second), alias="")), world.now)
     world.engine.handle(LinksRead(links), world.now)
     assert world.links() == []
     world.engine.handle(EndpointRemoved(WEB.key), world.now)
     world.engine.handle(EndpointAdded(second), world.now)
+    protect(world.engine, world.now)
     assert world.links() == [(WEB.interface, None), (second.interface, link_of(second))]
 
 
@@ -637,6 +646,7 @@ def test_an_address_of_this_host_is_refused_as_soon_as_the_link_stands() -> None
     own = HostRoute(ROUTE, 2, None, 0, HostRouteKind.LOCAL, 2, 255)
     world.engine.handle(HostRoutesChanged([own], ()), world.now)
     world.engine.handle(EndpointAdded(WEB), world.now)
+    protect(world.engine, world.now)
     world.engine.links.take(9, world.now)
     world.engine.handle(LinkWritten(WEB.interface), world.now)
     world.settle()
@@ -648,6 +658,7 @@ def test_a_link_that_is_refused_is_told_of_by_its_name_and_again_once_it_stands(
     world = World(Engine(configured(), (), lambda: 0.5))
     world.boot({})
     world.engine.handle(EndpointAdded(WEB), world.now)
+    protect(world.engine, world.now)
     for failure in ("no such namespace", "no such namespace", None):
         world.now += 10.0
         assert world.links() == [(WEB.interface, link_of(WEB))]
@@ -662,6 +673,7 @@ def test_drift_is_told_of_by_what_it_is() -> None:
     world = World(Engine(configured(), (), lambda: 0.5))
     world.boot({})
     world.engine.handle(EndpointAdded(WEB), world.now)
+    protect(world.engine, world.now)
     world.engine.handle(FibObserved({OWN: None, FAR: Via((HOP,))}), world.now)
     world.engine.handle(LinkObserved(WEB.interface, None), world.now)
     world.engine.handle(FibRead({}, {}, repaired=3), world.now)
@@ -789,8 +801,10 @@ def test_pools_that_masquerade_are_chains_and_sets_until_they_do_not() -> None:
     """A node that writes no routes writes no chains either; what is refused is told once, and again once it stands."""
     pools = (Pool("p", ipaddress.ip_network("10.244.0.0/16"), Masquerade()),)
     world = World(Engine(configured(pools=pools, kernel_enabled=False), None, lambda: 0.5))
+    world.settle()
     assert (world.engine.chains.wanted, world.engine.sets.wanted) == ({}, {})
     world.engine.handle(configured(pools=pools), world.now)
+    world.settle()
     taken = [key for key, _ in pairs(world.engine.chains.take(9, world.now))]
     assert len(taken) == 3
     world.engine.handle(ChainsWritten(taken[1:], {taken[0]: "no permission"}), world.now)
@@ -802,6 +816,7 @@ def test_pools_that_masquerade_are_chains_and_sets_until_they_do_not() -> None:
     assert world.told_of("chain.refused") == [{"chain": str(taken[0]), "reason": "no permission", "others_count": None}]
     assert world.told_of("chain.recovered") == [{"chain": str(taken[0])}]
     world.engine.handle(configured(), world.now + 2)
+    world.settle()
     assert sorted(pairs(world.engine.chains.take(9, world.now + 2))) == [(key, None) for key in sorted(taken)]
 
 
@@ -809,6 +824,7 @@ def test_chains_that_somebody_changed_are_drift_and_what_was_found_at_start_is_n
     """Each is told by its name; what nobody wants is removed."""
     pools = (Pool("p", ipaddress.ip_network("10.244.0.0/16"), Masquerade()),)
     world = World(Engine(configured(pools=pools), None, lambda: 0.5))
+    world.settle()
     wanted, sets = dict(world.engine.chains.wanted), dict(world.engine.sets.wanted)
     old = ChainKey(4, "nat", "bm-old")
     world.engine.handle(ChainsRead(wanted | {old: ("?",)}, sets), world.now)

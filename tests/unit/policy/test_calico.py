@@ -342,7 +342,7 @@ def test_a_staged_policy_of_kubernetes() -> None:
     spec = {"podSelector": {"matchLabels": {"app": "a"}}, "egress": [{}]}
     policy = lowered(Policy, document("StagedKubernetesNetworkPolicy", spec, namespace="shop"))
     assert (policy.order, policy.types, policy.is_staged) == (1000.0, frozenset({IN, OUT}), True)
-    assert policy.selector == parse(f"{SHOP} && app == 'a'")
+    assert policy.selector == parse(f"{SHOP} && app == 'a' && projectcalico.org/orchestrator == 'k8s'")
     assert policy.egress == (Rule(Action.ALLOW),)
 
 

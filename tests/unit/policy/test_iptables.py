@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 
+from bgpmesh.policy.chains import ChainKey, Rules, restore_text
 from bgpmesh.policy.compile import Compiler
-from bgpmesh.policy.iptables import BIN, Options, diff, hooks, render
+from bgpmesh.policy.iptables import BIN, HOOKS, Options, render
 from bgpmesh.policy.model import Member, Model, Packet
 from bgpmesh.policy.rule import TCP, Action, Direction, Icmp, Policy, PortRange, Profile, Rule, Side
 from bgpmesh.policy.selector import parse
@@ -39,9 +40,14 @@ def policy(name: str, *rules: Rule, selector: str = "all()") -> Policy:
     return Policy(name, selector=parse(selector), types=frozenset({Direction.INGRESS}), ingress=rules)
 
 
-def chains(of: Model, family: int = 4, options: Options = Options()) -> dict[str, tuple[str, ...]]:  # noqa: B008
+def table(found: dict[ChainKey, Rules], name: str = "filter", family: int = 4) -> dict[str, Rules]:
+    """Return the chains of ours in one table."""
+    return {k.chain: rules for k, rules in found.items() if (k.family, k.table) == (family, name) and k.is_ours}
+
+
+def chains(of: Model, family: int = 4, options: Options = Options()) -> dict[str, Rules]:  # noqa: B008  a value
     """Return the filter table."""
-    return render(Compiler().compile(of), options)[family]["filter"]
+    return table(render(Compiler().compile(of), options), family=family)
 
 
 def bare(rules: tuple[str, ...]) -> list[str]:
@@ -96,8 +102,8 @@ def test_the_dispatch_finds_every_workload_and_drops_who_is_none(count: int) -> 
     """However many there are; and no chain asks for more interfaces than characters can follow."""
     found = chains(model(count))
     names = sorted(name[6:] for name in found if name.startswith("bm-fw-"))
-    table = {name: [f"-i {name[6:]} -j ACCEPT"] if name.startswith("bm-fw-") else bare(r) for name, r in found.items()}
-    host = Host(table, {})
+    ends = {name: [f"-i {name[6:]} -j ACCEPT"] if name.startswith("bm-fw-") else bare(r) for name, r in found.items()}
+    host = Host(ends, {})
     packet = Packet(ipaddress.ip_address("10.0.0.1"), ipaddress.ip_address("10.0.0.2"), TCP)
     assert len(names) == count
     assert all(host.run("bm-fd-bgpm", Flow(packet, into=name)) == "ACCEPT" for name in names)
@@ -217,7 +223,7 @@ def test_names_of_people_do_not_reach_the_text() -> None:
         1, replace(policy(evil, Rule(Action.ALLOW, destination=Side(ports=(evil,)))), tier=evil, namespace=evil)
     )
     member = replace(one.members["shop/w0"], profiles=(evil,))
-    text = diff({}, {"filter": chains(replace(one, profiles=(Profile(evil),), members={member.key: member}))})
+    text = restore_text("filter", chains(replace(one, profiles=(Profile(evil),), members={member.key: member})))
     assert "INPUT -j ACCEPT" not in text
     assert "bm-4-" in text
 
@@ -232,37 +238,42 @@ def test_an_id_depends_on_the_chain_and_on_what_stands_before() -> None:
     assert one[chain][1] != two[chain][1]
 
 
-def test_the_hooks_lead_to_our_chains_in_both_families() -> None:
-    """One jump each, with an id."""
-    for tables in hooks().values():
-        assert {f"-j bm-{hook}" for hook in ("INPUT", "FORWARD", "OUTPUT")} == {
-            bare(rules)[0] for rules in tables["filter"].values()
-        }
+@pytest.mark.parametrize("family", [4, 6])
+def test_the_hooks_lead_to_our_chains_in_every_table(family: int) -> None:
+    """One jump each, with an id, to a chain that is there."""
+    found = render(Compiler().compile(model(1)))
+    for name, hooks in HOOKS.items():
+        for hook in hooks:
+            assert [f"-j bm-{hook}"] == bare(found[ChainKey(family, name, hook)])
+            assert ChainKey(family, name, f"bm-{hook}") in found
 
 
-def test_a_difference_writes_what_changed_whole_and_deletes_last() -> None:
-    """Unchanged chains are not in it, and what goes is emptied first."""
-    old = {"filter": {"bm-a": ("-j bm-b",), "bm-b": (), "bm-c": ("-j DROP",)}}
-    new = {"filter": {"bm-a": ("-j bm-d", "-j DROP"), "bm-c": ("-j DROP",), "bm-d": ()}}
-    expected = """\
-*filter
-:bm-a - [0:0]
-:bm-b - [0:0]
-:bm-d - [0:0]
--A bm-a -j bm-d
--A bm-a -j DROP
--X bm-b
-COMMIT
-"""
-    assert expected == diff(old, new)
-    assert "" == diff(new, new)
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize(("into", "out"), [("bgpmaa000000000", "eth0"), ("eth0", "bgpmaa000000000")])
+def test_what_is_forwarded_without_a_verdict_is_dropped_by_the_guard(family: int, into: str, out: str) -> None:
+    """Whatever mark it came with; what has one passes, and so does what is no workload's."""
+    found = render(Compiler().compile(model(2)))
+    guard, verdict = table(found, "mangle", family), table(found, family=family)
+    start = ipaddress.ip_address("10.0.0.0" if family == 4 else "fd00::")
+    packet = Packet(start, start + 1, TCP, 40_000, 80)
+
+    def passes(one: Flow, *tables: tuple[dict[str, Rules], str]) -> bool:
+        return all(run(rules, one, hook) != "DROP" for rules, hook in tables)
+
+    before, after, between = (guard, "bm-FORWARD"), (guard, "bm-POSTROUTING"), (verdict, "bm-FORWARD")
+    assert not passes(Flow(packet, into, out, mark=0x0100_0000), before, after)
+    assert passes(Flow(packet, into, out), before, between, after)
+    assert passes(Flow(packet, "eth0", "eth1", mark=0x0100_0000), before, after)
+    assert passes(Flow(packet, "", out), after)  # the host's own goes by OUTPUT
 
 
 def test_a_difference_makes_the_old_the_new() -> None:
-    """From any model to any other."""
+    """From any model to any other: what changed is written whole, and what goes is deleted last."""
     states = [chains(model(n, *policies)) for n, policies in ((2, ()), (200, (policy("p", HTTP),)), (9, (DENY_ALL,)))]
     for old in states:
         for new in states:
+            wanted: dict[str, Rules | None] = {name: rules for name, rules in new.items() if old.get(name) != rules}
+            wanted |= dict.fromkeys(old.keys() - new.keys())
             was = {"filter": {name: list(rules) for name, rules in old.items()}}
-            result = restore(was, diff({"filter": old}, {"filter": new}))
+            result = restore(was, restore_text("filter", wanted))
             assert {name: list(rules) for name, rules in new.items()} == result["filter"]

@@ -36,12 +36,15 @@ def faults(found: Read) -> list[tuple[str, str]]:
     return [(remark.field, remark.reason) for remark in found.refused]
 
 
+POD = "projectcalico.org/orchestrator == 'k8s'"  # Kubernetes' selectors mean workloads only
+
+
 def side(selector: str | None = None, ports: tuple[Port, ...] = (), nets: str = "", less: str = "") -> Side:
     """Return one end of a packet; prefixes stand with blanks between."""
     return Side(
         tuple(map(ipaddress.ip_network, nets.split())),
         tuple(map(ipaddress.ip_network, less.split())),
-        None if selector is None else parse(selector),
+        None if selector is None else parse(f"{selector} && {POD}"),
         ports=ports,
     )
 
@@ -86,7 +89,7 @@ def test_the_policy_of_the_documentation() -> None:
         "test-network-policy",
         "default",
         order=1000.0,
-        selector=parse(f"{default} && role == 'db'"),
+        selector=parse(f"{default} && role == 'db' && {POD}"),
         types=frozenset({IN, OUT}),
         ingress=(
             allow(TCP, side(nets="172.17.0.0/16", less="172.17.1.0/24"), at),
@@ -119,7 +122,7 @@ def test_defaults(spec: Json, types: set[Direction], ingress: tuple[Rule, ...], 
     """The default policies of the documentation, and what absent and empty mean."""
     policy = lowered(spec)
     assert (policy.types, policy.ingress, policy.egress) == (frozenset(types), ingress, egress)
-    assert show(policy.selector) == SHOP
+    assert show(policy.selector) == f"{SHOP} && {POD}"
 
 
 def test_a_policy_without_a_spec_closes_the_namespace() -> None:
@@ -210,7 +213,7 @@ def test_every_operator_of_a_label_selector() -> None:
     )
     assert show(policy.selector) == (
         f"{SHOP} && a == '1' && b == '2' && empty == '' && tier in {{'x', 'y'}} && tier != 'z'"
-        " && has(example.org/on) && !has(off)"
+        f" && has(example.org/on) && !has(off) && {POD}"
     )
 
 

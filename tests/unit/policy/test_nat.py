@@ -6,7 +6,7 @@ import ipaddress
 
 from bgpmesh.policy.chains import AddressSet, ChainKey, identified, name_hash
 from bgpmesh.policy.nat import outgoing
-from bgpmesh.route.nlri import IPNetwork
+from bgpmesh.route.nlri import parse_nlri
 from bgpmesh.workload.pool import Masquerade, Pool
 
 PLAIN = name_hash("None ")
@@ -16,8 +16,8 @@ def pool(cidr: str, masquerade: Masquerade | None = None) -> Pool:
     return Pool(cidr, ipaddress.ip_network(cidr), masquerade)
 
 
-def networks(*texts: str) -> frozenset[IPNetwork]:
-    return frozenset(map(ipaddress.ip_network, texts))
+def networks(*texts: str) -> frozenset[bytes]:
+    return frozenset(map(parse_nlri, texts))
 
 
 def test_without_a_pool_that_masquerades_there_is_nothing() -> None:

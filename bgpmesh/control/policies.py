@@ -1,0 +1,183 @@
+"""What the commands about packet policy answer: the objects, who is under what, and why a packet passes or does not."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Protocol
+
+from bgpmesh.control.server import RequestError
+from bgpmesh.engine import Engine
+from bgpmesh.policy.explain import explain, why_not
+from bgpmesh.policy.form import Layer, Stack
+from bgpmesh.policy.model import Packet
+from bgpmesh.policy.rule import ICMP, ICMPV6, PROTOCOLS, Action, Icmp
+from bgpmesh.policy.store import Store
+from bgpmesh.route.nlri import IPAddress
+
+JsonObject = dict[str, object]
+
+
+class Running(Protocol):
+    """What these views need of the daemon."""
+
+    @property
+    def engine(self) -> Engine:
+        """The core."""
+
+    @property
+    def store(self) -> Store:
+        """The objects."""
+
+
+def summary(running: Running) -> JsonObject:
+    """Return what `status` says of packet policy."""
+    engine = running.engine
+    errors = [remark._asdict() for remark in running.store.problems()]
+    errors += [{"object": each, "field": "", "reason": reason} for each, reason in engine.unmade().items()]
+    return {"policies": len(engine.protection.policies()), "rules": engine.rules_in_force, "errors": errors}
+
+
+def get(running: Running, args: Mapping[str, object]) -> object:
+    """Return objects in force: all, those of a kind, or one."""
+    kind, name, namespace = (str(args.get(key) or "") for key in ("kind", "name", "namespace"))
+    kept = running.store.kept()
+    chosen = {
+        key: each
+        for key, each in kept.items()
+        if not kind
+        or (
+            key.answers_to(kind, name, namespace or None)
+            if name
+            else key.is_of(kind) and (not namespace or key.namespace == namespace)
+        )
+    }
+    if name and not chosen:
+        raise RequestError("not-found", "no such object on this node", key=kind, value=name)
+    return [
+        {
+            "kind": key.kind.partition(".")[0],
+            "namespace": key.namespace,
+            "name": key.written or key.name,
+            "source": each.source or "applied",
+            "object": each.document,
+        }
+        for key, each in sorted(chosen.items(), key=lambda row: (row[0].kind, row[0].namespace or "", row[0].name))
+    ]
+
+
+def listing(running: Running, _: Mapping[str, object]) -> object:
+    """Return what each workload here is under, in both directions."""
+    compiled = running.engine.protection.compiled
+    return [
+        {
+            "workload": key,
+            "interface": compiled.model.members[key].interface,
+            **{direction.value: _stack(running, compiled.stacks[chain]) for direction, chain in classes.items()},
+        }
+        for key, classes in compiled.classes.items()
+    ]
+
+
+def _stack(running: Running, stack: Stack) -> list[JsonObject]:
+    bodies = running.engine.protection.compiled.bodies
+
+    def row(layer: Layer) -> JsonObject:
+        policies = [bodies[chain].policy for chain in layer.bodies]
+        return {"tier": layer.tier, "policies": policies, "default": layer.default.value, "chain": stack.chain}
+
+    profiles = [bodies[chain].policy for chain in stack.profiles]
+    last: JsonObject = {"tier": None, "policies": profiles, "default": Action.DENY.value, "chain": stack.chain}
+    return [*map(row, stack.layers), last]
+
+
+def explanation(running: Running, args: Mapping[str, object]) -> object:
+    """Return whether a packet from one to another passes, every step to that, and on demand what would turn it."""
+    protection = running.engine.protection
+    source, destination = _ends(running.engine, _word(args, "from"), _word(args, "to"))
+    packet = _packet(source, destination, args)
+    found = explain(protection.compiled, packet, protection.options)
+    answer: JsonObject = {
+        "verdict": found.verdict.value,
+        "from": str(source),
+        "to": str(destination),
+        "steps": [asdict(step) | {"direction": step.direction.value} for step in found.steps],
+        "unknown": list(found.unknown),
+    }
+    if args.get("why_not"):
+        answer["why_not"] = list(why_not(protection.compiled, packet, protection.options))
+    return answer
+
+
+def _packet(source: IPAddress, destination: IPAddress, args: Mapping[str, object]) -> Packet:
+    protocol = _protocol(str(args.get("protocol") or ("icmp" if args.get("icmp") else "tcp")), source.version)
+    icmp = None
+    if args.get("icmp"):
+        kind, _, code = _word(args, "icmp").partition("/")
+        if protocol not in (ICMP, ICMPV6):
+            raise RequestError("bad-request", "goes with protocol icmp", key="icmp", value=_word(args, "icmp"))
+        icmp = Icmp(_number(kind, "icmp", 255), _number(code or "0", "icmp", 255))
+    elif protocol in (ICMP, ICMPV6):
+        icmp = Icmp(8 if protocol == ICMP else 128, 0)  # an echo request
+    ports = {key: None if args.get(key) is None else _number(str(args[key]), key, 65535) for key in _PORTS}
+    return Packet(source, destination, protocol, ports["source_port"], ports["port"], icmp)
+
+
+_PORTS = ("port", "source_port")
+
+
+def _protocol(word: str, version: int) -> int:
+    name = "icmpv6" if word == "icmp" and version == 6 else word
+    return PROTOCOLS[name] if name in PROTOCOLS else _number(word, "protocol", 255)
+
+
+def _number(text: str, key: str, most: int) -> int:
+    if text.isascii() and text.isdigit() and int(text) <= most:
+        return int(text)
+    raise RequestError("bad-request", f"not a number up to {most}", key=key, value=text)
+
+
+def _word(args: Mapping[str, object], key: str) -> str:
+    word = args.get(key)
+    if isinstance(word, str) and word:
+        return word
+    raise RequestError("bad-request", "is missing", key=key)
+
+
+def _ends(engine: Engine, source: str, destination: str) -> tuple[IPAddress, IPAddress]:
+    """Return an address of each end, of one family: IPv4 where both have one."""
+    ends = _addresses(engine, source, "from"), _addresses(engine, destination, "to")
+    for version in (4, 6):
+        pair = [[each for each in addresses if each.version == version] for addresses in ends]
+        if all(pair):
+            return pair[0][0], pair[1][0]
+    shown = ", ".join(map(str, ends[1]))
+    raise RequestError("bad-request", f"{shown}: not of the family of {ends[0][0]}", key="to", value=destination)
+
+
+def _addresses(engine: Engine, word: str, key: str) -> tuple[IPAddress, ...]:
+    """Return the addresses of a workload, a node, or the one that the word is."""
+    try:
+        return (ipaddress.ip_address(word),)
+    except ValueError:
+        pass
+    members = engine.protection.compiled.model.members
+    named = [each for each in members.values() if word in {each.key, each.key.partition("/")[2]}]
+    if word in members:
+        named = [members[word]]
+    if len(named) > 1:
+        choice = ", ".join(sorted(each.key for each in named))
+        raise RequestError("bad-request", f"is more than one: {choice}", key=key, value=word)
+    if named:
+        return named[0].addresses
+    if word == engine.node:
+        return tuple(sorted(engine.configured.around.addresses, key=lambda address: address.version))
+    peers = tuple(peer.address for peer in engine.configured.peers if peer.name == word)
+    if not peers:
+        reason = "neither an address, nor a workload (NAMESPACE/NAME) or node that is known here"
+        raise RequestError("not-found", reason, key=key, value=word)
+    return peers
+
+
+VIEWS = {"get": get, "policy list": listing, "policy explain": explanation}
