@@ -34,7 +34,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from bgpmesh import __version__, config, log, objects
+from bgpmesh import __version__, config, log
 from bgpmesh.config import Config, StateOptions
 from bgpmesh.control import views
 from bgpmesh.control.http import HttpServer
@@ -49,10 +49,10 @@ from bgpmesh.events import (
     FibWritten,
     Level,
     LinksRead,
-    ObjectsChanged,
     Stopping,
     TimerFired,
 )
+from bgpmesh.keeper import Keeper
 from bgpmesh.kernel.chains import ChainsEdge
 from bgpmesh.kernel.fib import FibEdge
 from bgpmesh.kernel.links import LinksEdge
@@ -89,8 +89,6 @@ PREPARE_AGAIN_S = 60.0
 SAVE_AGAIN_S = 1.0
 # Files open at a time: a socket for each peer, and what clients bring.
 DESCRIPTORS = 65_536
-# The policy directory is looked at this often.
-WATCH_S = 2.0
 # A change of policy that is not in force by then is answered all the same, with what is in its way.
 IN_FORCE_S = 30.0
 # What was said last leaves within this long at a stop.
@@ -130,9 +128,6 @@ class Daemon:
             random.random,
             adopt_endpoints=endpoints.value is None,
         )
-        self.store = Store()
-        self._stamps: objects.Stamps | str = {}
-        self._restore_objects()
         self._restored = endpoints.value or ()
         self._saved_held = frozenset(listed.value or ()) if listed.value is not None else None
         self._saved_next_hops: frozenset[IPAddress] = frozenset(next_hops.value or ())
@@ -142,6 +137,8 @@ class Daemon:
         self._inbox: deque[Event] = deque()
         self._waiters: list[Waiter] = []
         self._is_pumping = True  # nothing is handled until `_begin` is through
+        self.keeper = Keeper(state, self.report)
+        self.engine.is_policy_known = self.keeper.restore(self._policy_directory())
         self._timer: asyncio.TimerHandle | None = None
         self._is_timer_due = False  # its event is in the inbox
         self._stop = asyncio.Event()
@@ -183,7 +180,13 @@ class Daemon:
                 if self.http is not None:
                     tasks.append(group.create_task(self.http.run()))
                 await self._begin()
-                edges = (self.chains.run(), self.links.run(), self.fib.run(), self._keep_host_prepared(), self._watch())
+                edges = (
+                    self.chains.run(),
+                    self.links.run(),
+                    self.fib.run(),
+                    self._keep_host_prepared(),
+                    self.keeper.watch(self._policy_directory),
+                )
                 tasks += [group.create_task(edge) for edge in edges]
                 self._tell_supervisor("READY=1")
                 log.info("daemon.started", node=self.node, version=__version__, pid=os.getpid())
@@ -220,66 +223,15 @@ class Daemon:
     async def _begin_chains(self) -> None:
         """Have chains and sets as they are wanted, or refused, before a link comes up or a route is written."""
         await self.chains.start()
-        self._turn()  # the engine hears what was found
+        while self._inbox:
+            self._turn()  # the engine hears what was found
         await self.chains.settle()
-
-    # ── objects of packet policy ─────────────────────────────────────────────
-
-    def _restore_objects(self) -> None:
-        """Have the objects of the last life, and of the directory, before anything else is begun."""
-        kept = self.state.objects()
-        if kept.problem:
-            # Without them a workload would be open to all. They are on disk where nobody but a failing disk, or a
-            # hand, spoils them: the one who knows is asked.
-            self.engine.is_policy_known = False
-            self.problems["objects"] = f"{kept.problem}: policies stay as they stand; mend the file, or remove it"
-            log.error("state.unreadable", file="objects", reason=kept.problem)
-            return
-        for remark in self.store.restore(kept.value or {}):
-            log.error("object.lost", value=remark.object, reason=f"{remark.field} {remark.reason}".strip())
-        self._stamps = found = objects.stamps(self._policy_directory())
-        directory = self._policy_directory()
-        self._take_files(found if isinstance(found, str) else objects.read_all(directory, sorted(found)))
-        self.engine.handle(ObjectsChanged(self.store.objects()), self.started_at)
-
-    def _policy_directory(self) -> Path:
-        return Path(self.config.file).parent / self.config.policy.directory
-
-    async def _watch(self) -> None:
-        """Take what changes in the policy directory; a file is read again when it is not as it was."""
-        while self.engine.is_policy_known:
-            await asyncio.sleep(WATCH_S)
-            directory = self._policy_directory()
-            found = await asyncio.to_thread(objects.stamps, directory)
-            if found == self._stamps:
-                continue
-            self._stamps = found
-            if isinstance(found, str):
-                self._take_files(found)
-            else:
-                self._take_files(await asyncio.to_thread(objects.read_all, directory, sorted(found)))
-
-    def _take_files(self, found: Mapping[str, list[object] | str] | str) -> None:
-        """Put in force what the policy directory has."""
-        before = self.store.problems()
-        if not self.store.files(found):
-            return
-        for remark in self.store.problems():
-            if remark not in before:
-                log.warning("object.refused", value=remark.object, reason=f"{remark.field} {remark.reason}".strip())
-        self._objects_changed()
-
-    def _objects_changed(self) -> None:
-        """Have on disk, and then in force, what the store has."""
-        self._disk("objects", self.state.save_objects(self.store.saved()))
-        self.report(ObjectsChanged(self.store.objects()))
 
     async def _answered(self, answer: Answer, word: str) -> dict[str, object]:
         """Return what became of a request for objects once that is in force here."""
         engine = self.engine
         warnings = [remark._asdict() for remark in answer.warnings]
         if answer.done:
-            self._objects_changed()
             self._pump()
             if not await self._until(lambda: engine.is_policy_in_force, IN_FORCE_S):
                 warnings.append({"object": "", "field": "", "reason": f"not in force within {IN_FORCE_S:g} s"})
@@ -287,9 +239,13 @@ class Daemon:
                 warnings.append({"object": what, "field": "", "reason": f"not in force: {reason}"})
         return {word: answer.done, "refused": [remark._asdict() for remark in answer.refused], "warnings": warnings}
 
-    def _check_policy_is_known(self) -> None:
-        if not self.engine.is_policy_known:
-            raise refused("state.directory", self.config.state.directory, self.problems["objects"])
+    @property
+    def store(self) -> Store:
+        """The objects of packet policy."""
+        return self.keeper.store
+
+    def _policy_directory(self) -> Path:
+        return Path(self.config.file).parent / self.config.policy.directory
 
     async def _keep_host_prepared(self) -> None:
         """Look at the host's sysctls again and again: others write them too, at boot or by an upgrade."""
@@ -398,8 +354,10 @@ class Daemon:
         if engine.endpoints != self._saved_endpoints or "endpoints" in failed:
             self._saved_endpoints = dict(engine.endpoints)
             self._disk("endpoints", state.save_endpoints(engine.endpoints.values()))
-        if "objects" in failed and engine.is_policy_known:
-            self._disk("objects", state.save_objects(self.store.saved()))
+        if problem := self.keeper.save():
+            self._disk("objects", problem)
+        elif "objects" in failed:
+            self._disk("objects", "")
         if self._kept != self._saved_config or "config" in failed:
             self._saved_config = self._kept
             self._disk("config", state.save_config(self._kept))
@@ -533,14 +491,12 @@ class Daemon:
             case "workload label":
                 return await self._label(_key(args), _strings(args, "label"))
             case "apply":
-                self._check_policy_is_known()
-                return await self._answered(self.store.apply(_documents(args)), "applied")
+                return await self._answered(self.keeper.apply(_documents(args)), "applied")
             case "delete":
-                self._check_policy_is_known()
                 if "documents" in args:
-                    return await self._answered(self.store.delete(_documents(args)), "deleted")
+                    return await self._answered(self.keeper.delete(_documents(args)), "deleted")
                 kind, name = _text(args, "kind") or "", _text(args, "name") or ""
-                return await self._answered(self.store.delete_named(kind, name, _text(args, "namespace")), "deleted")
+                return await self._answered(self.keeper.delete_named(kind, name, _text(args, "namespace")), "deleted")
             case _:
                 return views.answer(request.command, args, self)
 
@@ -627,9 +583,7 @@ class Daemon:
         reasons = [f"configuration: {problem}" for problem in self.config_problems]
         reasons += [*self.problems.values(), *self._unprepared]
         reasons += views.unmade(engine)
-        reasons += [
-            f"{remark.object}: {remark.field} {remark.reason}".replace(":  ", ": ") for remark in self.store.problems()
-        ]
+        reasons += self.keeper.problems()
         if not engine.is_in_sync:
             waiting = "; ".join(f"{name}: {why}" for name, why in engine.waiting_for().items())
             reasons.append(f"not in sync after a restart: waiting for {waiting}" if waiting else "starting")

@@ -83,7 +83,7 @@ class Store:
         """Take the objects in the documents, each as a whole or not at all."""
         got = read(documents)
         mine = self._sources[APPLIED]
-        of_files = {key: name for name, source in self._sources.items() if name for key in source.objects}
+        of_files = {key: kept.source for key, kept in self.kept().items() if kept.source != APPLIED}
         refused = list(got.refused)
         done: list[str] = []
         for key, value in got.objects.items():

@@ -837,3 +837,88 @@ def test_chains_that_somebody_changed_are_drift_and_what_was_found_at_start_is_n
     assert world.engine.drift_repaired == 1 + len(sets)
     (keys,) = world.told_of("drift.found")
     assert str(keys["value"]).startswith("chain nat bm-POSTROUTING (IPv4), set bm-4-")
+
+
+CLOSED = replace(link_of(WEB), is_open=False)
+
+
+def test_a_link_is_opened_once_every_chain_and_set_that_protects_it_stands() -> None:
+    """It is made at once, and closed; a table that is refused keeps it so, and the answer says which."""
+    world = World(Engine(configured(), (), lambda: 0.5))
+    world.boot({})
+    world.engine.handle(EndpointAdded(WEB), world.now)
+    world.settle()
+    assert world.links() == [(WEB.interface, CLOSED)]
+    world.engine.handle(LinkWritten(WEB.interface), world.now)
+    keys = [key for key, _ in pairs(world.engine.chains.take(1000, world.now))]
+    refused = [key for key in keys if (key.family, key.table) == (6, "mangle")]
+    done = [key for key in keys if key not in refused]
+    world.engine.handle(ChainsWritten(done, dict.fromkeys(refused, "ip6tables is not installed")), world.now)
+    world.settle()
+    assert world.links() == []
+    assert world.written() == [(prefix_text(OWN), Blackhole())]
+    problem = world.engine.endpoint_problem(WEB.key)
+    assert problem is not None
+    assert problem.endswith(": ip6tables is not installed")
+    world.now += 2
+    protect(world.engine, world.now)
+    assert world.links() == [(WEB.interface, link_of(WEB))]
+    world.engine.handle(LinkWritten(WEB.interface), world.now)
+    world.settle()
+    assert (prefix_text(ROUTE), OnLink(WEB.interface)) in world.written()
+
+
+def test_a_changed_label_closes_no_link() -> None:
+    """The old chains hold until the new ones are in."""
+    world = attached(World(Engine(configured(), (), lambda: 0.5)))
+    world.engine.handle(EndpointAdded(replace(WEB, labels=(("app", "web"),))), world.now)
+    world.settle()
+    assert world.links() == []
+    assert world.engine.endpoint_problem(WEB.key) is None
+
+
+def test_links_are_closed_while_a_hook_of_ours_is_gone_and_cannot_be_had() -> None:
+    """A hook that can be repaired closes nothing; once it stands again the links are opened."""
+    world = attached(World(Engine(configured(), (), lambda: 0.5)))
+    hook = ChainKey(4, "filter", "FORWARD")
+    standing = {key: rules for key, rules in world.engine.chains.wanted.items() if key != hook}
+    world.engine.handle(ChainsRead(standing, dict(world.engine.sets.wanted)), world.now)
+    world.settle()
+    assert world.links() == []
+    assert [key for key, _ in pairs(world.engine.chains.take(9, world.now))] == [hook]
+    world.engine.handle(ChainsWritten([], {hook: "no permission"}), world.now)
+    assert world.links() == [(WEB.interface, CLOSED)]
+    assert world.told_of("endpoint.closed") == [{"endpoint": WEB.key, "reason": f"no hook in {hook}"}]
+    world.engine.handle(LinkWritten(WEB.interface), world.now)
+    world.now += 2
+    protect(world.engine, world.now)
+    assert world.links() == [(WEB.interface, link_of(WEB))]
+
+
+def test_chains_stand_as_long_as_a_link_of_ours_does() -> None:
+    """Also that of a workload which is leaving: they go after it."""
+    world = leaving()
+    assert len(world.engine.chains.wanted) > 0
+    world.engine.handle(FibWritten([ROUTE], {}), world.now)
+    assert world.links() == [(WEB.interface, None)]
+    world.settle()
+    assert len(world.engine.chains.wanted) > 0
+    world.engine.handle(LinkWritten(WEB.interface), world.now)
+    world.settle()
+    assert world.engine.chains.wanted == {}
+
+
+def test_policies_that_are_not_known_leave_packets_as_they_are() -> None:
+    """Chains and sets of the last life stand, who was open stays open, and nobody new is let in."""
+    world = World(Engine(configured(), (), lambda: 0.5))
+    world.engine.is_policy_known = False
+    standing = {ChainKey(4, "filter", "bm-FORWARD"): ("?", "x")}
+    other = replace(WEB, name="db", interface=interface_name("bgpm", "shop/db"), addresses=(HOP,))
+    world.engine.handle(EndpointAdded(WEB), world.now)
+    world.engine.handle(LinksRead({WEB.interface: link_of(WEB)}), world.now)
+    world.engine.handle(ChainsRead(standing, {}), world.now)
+    world.engine.handle(EndpointAdded(other), world.now)
+    world.settle()
+    assert pairs(world.engine.chains.take(9, world.now)) == []
+    assert world.links() == [(other.interface, replace(link_of(other), is_open=False))]
+    assert world.engine.endpoint_problem(other.key) == "which policies are in force is not known"

@@ -282,7 +282,7 @@ def test_one_net_stands_in_the_line_and_several_in_a_set() -> None:
 
 def names(rule: Rule) -> set[object]:
     """Return what sets a rule needs, whatever the family."""
-    return {source.content for source in body(rule).sets}
+    return {source.content for source in body(rule).sets.values()}
 
 
 def test_what_is_unknown_opens_nothing() -> None:
