@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 from containerlab.lab import REPOSITORY, Lab, LabError, until
 
@@ -92,6 +92,8 @@ class Demo:
             self.await_sessions(2)
             self.await_kernels(POD_CIDRS, self.lab.nodes)
             self.ping_all()
+        with self.step("a policy on n2: only web-1 may reach web-2; and why the others may not"):
+            self.show_policy()
         with self.step("what the nodes say"):
             self.show_tables()
 
@@ -175,6 +177,32 @@ class Demo:
         for address in gone.addresses:
             check(not self.ping(first, address, patience_s=1), f"{first.name} cannot reach {gone.name} at {address}")
         check(self.ping(first, second.addresses[0]), f"{first.name} still reaches {second.name}")
+
+    def show_policy(self) -> None:
+        """Close a workload to all but one, ask why another is denied, and open it again."""
+        first, second, third = self.workloads
+        blocks = [{"ipBlock": {"cidr": str(ip_network(address))}} for address in first.addresses]
+        policy = {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": {"name": "only-web-1", "namespace": "default"},
+            "spec": {"podSelector": {}, "ingress": [{"from": blocks}]},
+        }
+        self.lab.write(second.node, "/run/bgpmesh/only-web-1.json", json.dumps(policy))
+        self.show(second.node, ["bgpmesh", "apply", "-f", "/run/bgpmesh/only-web-1.json"])
+        for address in second.addresses:
+            check(self.ping(first, address), f"{first.name} reaches {second.name} at {address}")
+            check(not self.ping(third, address, patience_s=1), f"{third.name} cannot reach {second.name} at {address}")
+        words = ["--from", third.addresses[0], "--to", f"default/{second.name}", "--protocol", "icmp", "--why-not"]
+        self.show(second.node, ["bgpmesh", "policy", "explain", *words], expected=1)
+        self.show(second.node, ["bgpmesh", "delete", "networkpolicy", "only-web-1"])
+        check(self.ping(third, second.addresses[0]), f"{third.name} reaches {second.name} again")
+
+    def show(self, node: str, words: Sequence[str], expected: int = 0) -> None:
+        """Print a command and what it says; its exit status is as expected."""
+        done = self.lab.exec(node, words, check=False)
+        print(f"\n{node}# {' '.join(words)}\n{done.stdout.rstrip()}{done.stderr.rstrip()}\n")
+        check(done.returncode == expected, f"exit status {expected}")
 
     def show_tables(self) -> None:
         """Print what an operator would look at."""

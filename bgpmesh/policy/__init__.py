@@ -15,11 +15,13 @@ Invariants:
  2. A set is filled before a chain looks into it, and goes after it.
  3. A rule of somebody else is never deleted, nor moved but by inserting before it.
 
-What a packet may do is here as far as text, and not reached from the daemon yet (`[policy]` in a file is refused):
+From what people write to what a packet may do:
 
     objects, kubernetes, calico, fields   what people write -> the model; refused by name, and field
+    store                                 which of it is in force: the last good form of each object
     rule                                  the model: policies, rules, tiers, profiles, sets
+    protection                            objects, configuration and workloads -> the model -> chains and sets
     model, index, compile, form           the model and who is known -> stacks, classes, chains in one form
     explain                               that form walked for one packet: the verdict, each step, what would turn it
-    iptables                              that form as rules of the filter table
+    iptables                              that form as rules: verdict, guard, and whose address a source is
 """
