@@ -12,9 +12,14 @@ known members' and follow the same rule. So:
 
 from __future__ import annotations
 
+import functools
 import itertools
+import operator
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import TypeVar
 
 from bgpmesh.policy.chains import WITH_PORTS
 from bgpmesh.policy.form import (
@@ -36,8 +41,8 @@ from bgpmesh.policy.form import (
     canonical,
     digest,
 )
-from bgpmesh.policy.index import Index, Key, Thing
-from bgpmesh.policy.model import Model
+from bgpmesh.policy.index import Addresses, Index, Inherited, Key, Keys, Tally, Thing, tally_of
+from bgpmesh.policy.model import Member, Model
 from bgpmesh.policy.rule import (
     ICMP,
     ICMPV6,
@@ -56,116 +61,235 @@ MULTIPORT = 15  # ports of one multiport match, a range counting two (XT_MULTI_P
 
 Terms = tuple[Term, ...]
 Choice = tuple[Terms, ...]  # one of these must hold; none: the rule can match nothing
-Ordered = list[tuple[Tier, list[tuple[Policy, str]]]]
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True)
+class _Post:
+    """One direction of a policy: where it stands among the others, and on whom. Its chain names tier and policy."""
+
+    tier: str
+    place: tuple[float, float]  # the order of the tier, and its own in there
+    policy: Policy
+    direction: Direction
+    keys: AbstractSet[Key]  # of the workloads here that it selects; follows them
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """What a stack is, by names: who decides, not what they decide. A changed rule moves nobody to another class."""
+
+    direction: Direction
+    layers: tuple[tuple[str, tuple[str, ...]], ...]  # (tier, chains of bodies)
+    profiles: tuple[str, ...]  # chains of bodies
+
+    def bodies(self) -> Iterator[str]:
+        """Yield all the chains of bodies."""
+        for _, chains in self.layers:
+            yield from chains
+        yield from self.profiles
 
 
 class Compiler:
-    """Compiles one model after another. The answer is that of a new Compiler; what did not change costs less."""
+    """Compiles one model after another. The answer is that of a new Compiler; what did not change costs little.
+
+    Level by level, and no further than something differs: members and policies -> the stacks of each workload here ->
+    the stacks in use -> the bodies in those -> the sets that these need -> what is in them.
+    """
 
     def __init__(self) -> None:
-        self._here = Index()  # the workloads of this node, by the policies' selectors
-        self._everyone = Index()  # members and network sets, by the rules' selectors
-        self._bodies: dict[str, tuple[tuple[Rule, ...], Body]] = {}
+        self._last = Compiled(Model(), {}, {}, {}, {})
+        self._here = Index(Keys)  # the workloads of this node, by the policies' selectors
+        self._everyone = Index(Addresses)  # members and network sets, by what sets are about
+        self._profiles: dict[str, tuple[Profile, Direction]] = {}  # by chain
+        self._inherited: Inherited = {}
+        self._posts: dict[str, _Post] = {}  # by chain, in the order in which they decide
+        self._ways: dict[str, _Way] = {}  # of the stacks in use, by chain
+        self._rules: dict[str, tuple[Rule, ...]] = {}  # what the bodies in use are made from, by chain
+        self._tallies: dict[str, Tally] = {}  # of the sets in use, by name
 
-    def compile(self, model: Model) -> Compiled:
-        """Return the compiled form of a model."""
-        inherited = {profile.name: profile.labels for profile in model.profiles if profile.labels}
-        profiles = {profile.name: profile for profile in model.profiles}
+    def compile(self, model: Model, changed: Collection[str] | None = None) -> Compiled:
+        """Return the compiled form of a model.
+
+        `changed`: the keys of all members that came, changed or went since the last call; None: anybody may have, which
+        costs a look at each. The mapping of members may be the one of the last time, changed in place.
+        """
+        last = self._last
+        changes = self._changes(model, changed)
+        affected = self._place_profiles(model.profiles) if model.profiles != last.model.profiles else set()
+        if (model.policies, model.tiers) != (last.model.policies, last.model.tiers):
+            affected |= self._place_policies(model)
+        here = self._here.things
+        moved = {key: thing if _is_here(thing) else None for key, thing in changes.items()}
+        moved = {key: thing for key, thing in moved.items() if thing is not None or key in here}
+        self._here.update(moved, self._inherited)
+        classes = self._classes(affected | moved.keys())
+        stacks, bodies = self._in_use(model, classes)
+        if bodies is not last.bodies or model.space != last.model.space:
+            sources = {name: source for body in bodies.values() for name, source in body.sets.items()}
+            asked = {source.content for source in sources.values() if not isinstance(source.content, tuple)}
+            self._everyone.ask(asked - {Ground.SPACE})
+            self._tallies = {name: tally_of(sources[name], self._everyone, model.space) for name in sorted(sources)}
+        self._everyone.update(changes, self._inherited)
+        sets = _kept({name: tally.made() for name, tally in self._tallies.items()}, last.sets)
+        self._last = Compiled(model, stacks, classes, bodies, sets)
+        return self._last
+
+    def _changes(self, model: Model, changed: Collection[str] | None) -> dict[Key, Thing | None]:
+        """Return the members and network sets that are not as they were."""
+        known, members = self._everyone.things, model.members
+        if changed is None or not known:
+            changed = [key for key, member in members.items() if known.get(key) is not member]
+            changed += [key for key in known if isinstance(key, str) and key not in members]
+        now: dict[Key, Thing | None] = {key: members.get(key) for key in changed}
+        if model.network_sets != self._last.model.network_sets:
+            now |= {(group.namespace, group.name): None for group in self._last.model.network_sets}
+            now |= {(group.namespace, group.name): group for group in model.network_sets}
+        return {key: thing for key, thing in now.items() if known.get(key) != thing}
+
+    def _place_profiles(self, profiles: Collection[Profile]) -> set[Key]:
+        """Take other profiles; return the workloads here whose stacks that may touch."""
+        here, inherited = self._here.things, self._inherited
+        names = {profile.name for profile, _ in self._profiles.values()} ^ {profile.name for profile in profiles}
+        self._profiles = {
+            _body_chain(direction, None, profile.name, ""): (profile, direction)
+            for profile in profiles
+            for direction in Direction
+        }
+        self._inherited = {profile.name: profile.labels for profile in profiles if profile.labels}
+        if self._inherited != inherited:
+            return set(here)
+        return {
+            key for key, thing in here.items() if isinstance(thing, Member) and not names.isdisjoint(thing.profiles)
+        }
+
+    def _place_policies(self, model: Model) -> set[Key]:
+        """Put other policies in their order; return the workloads here whose stacks that may touch."""
         ordered = in_order(model)
-        here = {key: member for key, member in model.members.items() if member.interface is not None}
-        policies = [policy for _, rows in ordered for policy, _ in rows]
-        self._here.update(dict(here.items()), inherited, {policy.selector for policy in policies})
+        self._here.ask({policy.selector for _, policy, _ in ordered})
+        old, self._posts = self._posts, {}
+        for tier, policy, salt in ordered:
+            keys = self._here.groups[policy.selector].keys
+            for direction in sorted(policy.types, key=lambda direction: direction.value):
+                post = _Post(tier.name, (tier.order, policy.order), policy, direction, keys)
+                # A twin that says the same decides nothing that the first has not decided.
+                self._posts.setdefault(_body_chain(direction, tier.name, policy.key, salt), post)
+        affected: set[Key] = set()
+        for chain in old.keys() | self._posts.keys():
+            was, now = old.get(chain), self._posts.get(chain)
+            if was is None or now is None or (was.place, was.policy.selector) != (now.place, now.policy.selector):
+                affected.update(*(post.keys for post in (was, now) if post is not None))
+        return affected
 
-        kept, self._bodies = self._bodies, {}
-        rows: dict[tuple[Key, Direction], list[tuple[Tier, list[str]]]]
+    def _classes(self, affected: AbstractSet[Key]) -> Mapping[str, Mapping[Direction, str]]:
+        """Return the chains of the stacks of each workload here, worked out anew for those that are affected."""
+        last = self._last.classes
+        here = {key: thing for key in affected if isinstance(thing := self._here.things.get(key), Member)}
+        rows: dict[tuple[Key, Direction], list[tuple[str, list[str]]]]
         rows = {(key, direction): [] for key in here for direction in Direction}
-        for tier, policy, salt, direction in _enforced(ordered):
-            chosen = self._here.keys(policy.selector)
-            if not chosen:
-                continue
-            body = self._body(kept, policy, direction, salt)
-            for key in chosen:
-                row = rows[key, direction]
-                if not row or row[-1][0] is not tier:
-                    row.append((tier, []))
-                row[-1][1].append(body.chain)
-
-        stacks: dict[tuple[object, ...], Stack] = {}
-        classes: dict[str, dict[Direction, str]] = {key: {} for key in sorted(here)}
-        for key, own in classes.items():
-            named = [profiles[name] for name in here[key].profiles if name in profiles]
+        for chain, post in self._posts.items():
+            for key in post.keys & affected:
+                row = rows[key, post.direction]
+                if not row or row[-1][0] != post.tier:
+                    row.append((post.tier, []))
+                row[-1][1].append(chain)
+        found: dict[str, dict[Direction, str]] = {}
+        for key, member in here.items():
+            own = found[member.key] = {}
             for direction in Direction:
-                last = tuple(self._body(kept, profile, direction, "").chain for profile in named)
-                way = (direction, tuple((tier.name, tuple(chains)) for tier, chains in rows[key, direction]), last)
-                if way not in stacks:
-                    stacks[way] = self._stack(direction, rows[key, direction], last)
-                own[direction] = stacks[way].chain
+                layers = tuple((tier, tuple(chains)) for tier, chains in rows[key, direction])
+                named = (_body_chain(direction, None, name, "") for name in member.profiles)
+                way = _Way(direction, layers, tuple(chain for chain in named if chain in self._profiles))
+                own[direction] = _stack_chain(way)
+                self._ways[own[direction]] = way
+        gone = {key for key in affected if key not in here and key in last}
+        new = {key: own for key, own in found.items() if last.get(key) != own}
+        if not gone and not new:
+            return last
+        classes = {key: own for key, own in last.items() if key not in gone} | new
+        return classes if new.keys() <= last.keys() else {key: classes[key] for key in sorted(classes)}
 
-        bodies = {chain: self._bodies[chain][1] for chain in sorted(self._bodies)}
-        sources = {source for body in bodies.values() for source in body.sets}
-        things: dict[Key, Thing] = dict(model.members.items())
-        things |= {(group.namespace, group.name): group for group in model.network_sets}
-        selectors = {s.content for s in sources if not isinstance(s.content, (str, tuple, Ground))}
-        self._everyone.update(things, inherited, selectors)
-        needed = {source.name: source for source in sources}
-        sets = {name: self._everyone.contents(needed[name], model.space) for name in sorted(needed)}
-        return Compiled(
-            model,
-            {stack.chain: stack for stack in sorted(stacks.values(), key=lambda stack: stack.chain)},
-            classes,
-            bodies,
-            sets,
-        )
+    def _in_use(
+        self, model: Model, classes: Mapping[str, Mapping[Direction, str]]
+    ) -> tuple[Mapping[str, Stack], Mapping[str, Body]]:
+        """Return the stacks that somebody here goes through, and the bodies in them."""
+        last = self._last
+        used = set(itertools.chain.from_iterable(own.values() for own in classes.values()))
+        of_objects = operator.attrgetter("tiers", "policies", "profiles")
+        if used == last.stacks.keys() and of_objects(model) == of_objects(last.model):
+            return last.stacks, last.bodies
+        self._ways = {chain: self._ways[chain] for chain in sorted(used)}
+        bodies = self._bodies({chain for way in self._ways.values() for chain in way.bodies()})
+        defaults = {tier.name: tier.default for tier in model.tiers}
+        stacks = {chain: _stack(chain, way, bodies, defaults) for chain, way in self._ways.items()}
+        return _kept(stacks, last.stacks), bodies
 
-    def _stack(self, direction: Direction, row: list[tuple[Tier, list[str]]], profiles: tuple[str, ...]) -> Stack:
-        layers = tuple(
-            Layer(tier.name, tier.default, tuple(chains), any(self._bodies[chain][1].can_pass for chain in chains))
-            for tier, chains in row
-        )
-        # The name says who decides, not what they decide: a changed rule does not move anybody to another class.
-        names = canonical((tuple((layer.tier, layer.bodies) for layer in layers), profiles))
-        return Stack(f"bm-c{direction.value[0]}-{digest(names)}", direction, layers, profiles)
-
-    def _body(
-        self, kept: Mapping[str, tuple[tuple[Rule, ...], Body]], of: Policy | Profile, direction: Direction, salt: str
-    ) -> Body:
-        """Return the body of a policy or profile, the one of the last time where its rules are the same."""
-        is_policy = isinstance(of, Policy)
-        rules = of.ingress if direction is Direction.INGRESS else of.egress
-        tier = of.tier if isinstance(of, Policy) else None
-        key = of.key if isinstance(of, Policy) else of.name
-        chain = f"bm-{'p' if is_policy else 'r'}{direction.value[0]}-{digest(tier or '', key, salt)}"
-        if chain not in self._bodies:
-            old = kept.get(chain)
-            same = old is not None and (old[0] is rules or old[0] == rules)
-            self._bodies[chain] = old if same and old else (rules, body_of(chain, direction, tier, key, rules))
-        return self._bodies[chain][1]
+    def _bodies(self, chains: AbstractSet[str]) -> Mapping[str, Body]:
+        """Return the bodies of these chains, those of the last time where their rules are the same."""
+        old, kept = self._last.bodies, self._rules
+        bodies: dict[str, Body] = {}
+        self._rules = {}
+        for chain in sorted(chains):
+            post = self._posts.get(chain)
+            of, direction = self._profiles[chain] if post is None else (post.policy, post.direction)
+            rules = self._rules[chain] = of.ingress if direction is Direction.INGRESS else of.egress
+            if chain in old and kept[chain] == rules:
+                bodies[chain] = old[chain]
+            elif isinstance(of, Policy):
+                bodies[chain] = body_of(chain, direction, of.tier, of.key, rules)
+            else:
+                bodies[chain] = body_of(chain, direction, None, of.name, rules)
+        return _kept(bodies, old)
 
 
-def in_order(model: Model) -> Ordered:
-    """Return the tiers that enforce something on workloads, and their policies, each with what tells twins apart.
+def in_order(model: Model) -> list[tuple[Tier, Policy, str]]:
+    """Return the policies that enforce something on workloads, in order, each with its tier and what tells twins apart.
 
     Two kinds of object may have one namespace and name in one tier: both hold, and each has its chain.
     """
     tiers = {tier.name: tier for tier in model.tiers}
     policies = [p for p in model.policies if not (p.is_staged or p.is_untracked or p.is_pre_dnat)]
     names = Counter((policy.tier, policy.key) for policy in policies)
-    by_tier: dict[str, list[tuple[Policy, str]]] = {}
+    found: list[tuple[Tier, Policy, str]] = []
     for policy in policies:
         is_twin = names[policy.tier, policy.key] > 1
         salt = canonical((policy.selector, policy.types, policy.ingress, policy.egress)) if is_twin else ""
-        by_tier.setdefault(policy.tier, []).append((policy, salt))
-    for rows in by_tier.values():
-        rows.sort(key=lambda row: (row[0].order, row[0].namespace or "", row[0].name, row[1]))
-    used = sorted((tiers.get(name, Tier(name)) for name in by_tier), key=lambda tier: (tier.order, tier.name))
-    return [(tier, by_tier[tier.name]) for tier in used]
+        found.append((tiers.get(policy.tier, Tier(policy.tier)), policy, salt))
+    found.sort(key=lambda row: (row[0].order, row[0].name, row[1].order, row[1].namespace or "", row[1].name, row[2]))
+    return found
 
 
-def _enforced(ordered: Ordered) -> Iterator[tuple[Tier, Policy, str, Direction]]:
-    for tier, rows in ordered:
-        for policy, salt in rows:
-            for direction in sorted(policy.types, key=lambda direction: direction.value):
-                yield tier, policy, salt, direction
+def _is_here(thing: Thing | None) -> bool:
+    return isinstance(thing, Member) and thing.interface is not None
+
+
+@functools.lru_cache(maxsize=65_536)
+def _body_chain(direction: Direction, tier: str | None, key: str, salt: str) -> str:
+    """Return the chain of a policy, or (no tier) of a profile."""
+    return f"bm-{'r' if tier is None else 'p'}{direction.value[0]}-{digest(tier or '', key, salt)}"
+
+
+@functools.lru_cache(maxsize=65_536)
+def _stack_chain(way: _Way) -> str:
+    return f"bm-c{way.direction.value[0]}-{digest(canonical((way.layers, way.profiles)))}"
+
+
+def _stack(chain: str, way: _Way, bodies: Mapping[str, Body], defaults: Mapping[str, Action]) -> Stack:
+    layers = tuple(
+        Layer(tier, defaults.get(tier, Tier(tier).default), chains, any(bodies[each].can_pass for each in chains))
+        for tier, chains in way.layers
+    )
+    return Stack(chain, way.direction, layers, way.profiles)
+
+
+def _kept(now: dict[str, V], last: Mapping[str, V]) -> Mapping[str, V]:
+    """Return what is now, the values of the last time where they are equal, and the whole of it where all are."""
+    for key, value in now.items():
+        old = last.get(key)
+        if old is not None and old is not value and old == value:
+            now[key] = old
+    is_same = len(now) == len(last) and all(map(operator.is_, now.values(), map(last.get, now)))
+    return last if is_same else now
 
 
 def body_of(chain: str, direction: Direction, tier: str | None, key: str, rules: tuple[Rule, ...]) -> Body:
@@ -180,7 +304,7 @@ def body_of(chain: str, direction: Direction, tier: str | None, key: str, rules:
         for family in FAMILIES
     }
     used = {term.name for own in lines.values() for line in own for term in line.terms if isinstance(term, InSet)}
-    return Body(chain, direction, tier, key, lines, frozenset(s for s in sources if s.name in used))
+    return Body(chain, direction, tier, key, lines, {s.name: s for s in sources if s.name in used})
 
 
 def _choices(rule: Rule, family: int, sources: set[SetSource]) -> Iterator[Choice]:

@@ -140,8 +140,8 @@ class Index(Generic[G]):
             old = self.things.pop(key, None)
             was = {} if old is None else _labels(old, self._inherited)
             now = {} if new is None else _labels(new, inherited)
-            before = {} if old is None else self._brought(old, was)
-            after = {} if new is None else self._brought(new, now)
+            before = {} if old is None else self._joined(old, was)
+            after = {} if new is None else self._joined(new, now)
             for group, members in before.items():
                 if group not in after:
                     group.change(key, members, None)
@@ -160,23 +160,29 @@ class Index(Generic[G]):
     def _filled(self, content: Content) -> G:
         """Return the group of a content that nobody asked for before."""
         group = self._new_group(content)
-        pairs = None if isinstance(content, (str, Ground)) else anchors(content)
-        keys = self.things.keys() if pairs is None else set().union(*(self._labelled.get(pair, ()) for pair in pairs))
-        for key in keys:
+        keys = None if isinstance(content, (str, Ground)) else self._candidates(content)
+        for key in self.things if keys is None else keys:
             thing = self.things[key]
-            members: Members | None = None
-            if isinstance(content, str):
-                members = _ports(thing).get(content)
-            elif isinstance(thing, Member) if isinstance(content, Ground) else self._matches(content, thing):
-                members = _nets(thing)
+            members = _brought(content, thing, _labels(thing, self._inherited))
             if members is not None:
                 group.change(key, None, members)
         return group
 
-    def _matches(self, selector: Selector, thing: Thing) -> bool:
-        return matches(selector, _labels(thing, self._inherited))
+    def _candidates(self, selector: Selector) -> set[Key] | None:
+        """Return some that have those among them whom a selector means; None: everybody."""
+        match selector:
+            case OneOf(key, values):
+                return set().union(*(self._labelled.get((key, value), ()) for value in values))
+            case AllOf(terms):
+                some = [keys for term in terms if (keys := self._candidates(term)) is not None]
+                return set.intersection(*sorted(some, key=len)) if some else None
+            case AnyOf(terms):
+                found = [keys for term in terms if (keys := self._candidates(term)) is not None]
+                return set().union(*found) if len(found) == len(terms) else None
+            case _:
+                return None
 
-    def _brought(self, thing: Thing, labels: Mapping[str, str]) -> dict[G, Members]:
+    def _joined(self, thing: Thing, labels: Mapping[str, str]) -> dict[G, Members]:
         """Return the groups that somebody is in, and what it brings into each."""
         found: dict[G, Members] = {}
         nets = _nets(thing)
@@ -221,6 +227,14 @@ def _reach(pairs: Collection[_Pair]) -> tuple[bool, int]:
     return any(key == WORKLOAD_LABEL for key, _ in pairs), len(pairs)
 
 
+def _brought(content: Content, thing: Thing, labels: Mapping[str, str]) -> Members | None:
+    """Return what somebody brings into the group of a content; None: is not meant."""
+    if isinstance(content, str):
+        return _ports(thing).get(content)
+    is_meant = isinstance(thing, Member) if isinstance(content, Ground) else matches(content, labels)
+    return _nets(thing) if is_meant else None
+
+
 def _labels(thing: Thing, inherited: Inherited) -> Mapping[str, str]:
     if isinstance(thing, NetworkSet):
         return thing.labels if thing.namespace is None else {NAMESPACE_LABEL: thing.namespace, **thing.labels}
@@ -241,7 +255,9 @@ def _nets(thing: Thing) -> Members:
 def _ports(thing: Thing) -> dict[str, list[bytes]]:
     """Return somebody's ports by their names."""
     found: dict[str, list[bytes]] = {}
-    for (name, protocol), number in thing.ports.items() if isinstance(thing, Member) else ():
+    if isinstance(thing, NetworkSet):
+        return found
+    for (name, protocol), number in thing.ports.items():
         if protocol in WITH_PORTS:
             found.setdefault(name, []).extend(port_member(address, protocol, number) for address in thing.addresses)
     return found
