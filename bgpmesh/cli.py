@@ -227,7 +227,9 @@ def _uninstall(arguments: Arguments) -> int:
 
 
 _STAYS = " stays: "  # how the kernel's rooms say that something could not be removed
-STATE_FILES = ("peers.json", "next_hops.json", "endpoints.json", "objects.json", "config.json")
+_DOCUMENTS = ("peers.json", "next_hops.json", "endpoints.json", "objects.json", "config.json")
+_JOURNALS = ("journal.gz", "recording.journal", "recording.old.journal")
+STATE_FILES = (*_DOCUMENTS, *_JOURNALS)
 
 
 def _remove_files(directory: Path, socket: str) -> list[str]:

@@ -10,6 +10,7 @@ Who feeds whom:
     engine.chains, engine.sets             ---------->  kernel.chains
     control, the policy directory          ---------->  store   --disk, events-->  inbox
     engine.notes                           ---------->  log
+    all that the engine is told            ---------->  journal
 
 One turn of the pump handles what is in the inbox, lets the engine think for a slice, writes the state
 and kicks the edges; then the loop has its turn, so that keepalives leave on time.
@@ -28,6 +29,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -39,7 +41,6 @@ from bgpmesh.config import Config, StateOptions
 from bgpmesh.control import views
 from bgpmesh.control.http import HttpServer
 from bgpmesh.control.server import ControlServer, Request, RequestError
-from bgpmesh.engine import Engine
 from bgpmesh.errors import ConfigError, refused
 from bgpmesh.events import (
     EndpointAdded,
@@ -49,22 +50,22 @@ from bgpmesh.events import (
     FibWritten,
     Level,
     LinksRead,
+    ObjectsChanged,
     Stopping,
     TimerFired,
 )
+from bgpmesh.journal import Journal
 from bgpmesh.keeper import Keeper
 from bgpmesh.kernel.chains import ChainsEdge
 from bgpmesh.kernel.fib import FibEdge
 from bgpmesh.kernel.links import LinksEdge
 from bgpmesh.kernel.sysctls import prepare_host
 from bgpmesh.metrics import Metrics
-from bgpmesh.peering.message import EndOfRib
 from bgpmesh.policy.chains import WITH_PORTS
 from bgpmesh.policy.fields import BadValueError, label_key, label_value, port_name
 from bgpmesh.policy.protection import OWN_LABELS
 from bgpmesh.policy.rule import NAMESPACE_PREFIX, PROTOCOLS
 from bgpmesh.policy.store import Answer, Store
-from bgpmesh.rib.export import Batch
 from bgpmesh.route.nlri import IPAddress
 from bgpmesh.route.path import PeerName
 from bgpmesh.state import KeptConfig, State
@@ -122,7 +123,15 @@ class Daemon:
         for name, problem in (("peers", listed), ("next_hops", next_hops), ("endpoints", endpoints)):
             if problem.problem:
                 log.warning("state.unreadable", file=name, reason=problem.problem)
-        self.engine = Engine(
+        self.journal = Journal(
+            Path(configuration.state.directory),
+            chosen.node,
+            time.time() - self.started_at,
+            limit=configuration.state.journal_mb * 1_000_000,
+            recorded=configuration.state.record_mb * 1_000_000,
+        )
+        self._journal_asked = asyncio.Event()
+        self.engine = self.journal.engine(
             config.effective(configuration, chosen.node),
             None if listed.value is None else map(PeerName, listed.value),
             random.random,
@@ -138,14 +147,15 @@ class Daemon:
         self._waiters: list[Waiter] = []
         self._is_pumping = True  # nothing is handled until `_begin` is through
         self.keeper = Keeper(state, self.report)
-        self.engine.is_policy_known = self.keeper.restore(self._policy_directory())
+        if not self.keeper.restore(self._policy_directory()):
+            self.engine.handle(ObjectsChanged(None), self.started_at)
         self._timer: asyncio.TimerHandle | None = None
         self._is_timer_due = False  # its event is in the inbox
         self._stop = asyncio.Event()
         self._bug: Exception | None = None  # what a callback raised: the end of this process
         self._loop.set_exception_handler(self._broke)
         rib = self.engine.rib
-        self.speaker = Speaker(self.report, self._take, is_busy=lambda: len(self._inbox) > BUSY)
+        self.speaker = Speaker(self.report, self.engine.take, is_busy=lambda: len(self._inbox) > BUSY)
         self.metrics = Metrics(self, per_peer=configuration.metrics.per_peer)
         self.fib = FibEdge(
             configuration.kernel,
@@ -169,6 +179,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop.set)
         self._loop.add_signal_handler(signal.SIGHUP, self._hang_up_signal)
+        self._loop.add_signal_handler(signal.SIGUSR1, self._journal_asked.set)
         self.control.start()
         await self.http.start()
         self.speaker.configure(self.engine.configured.peers)
@@ -177,6 +188,7 @@ class Daemon:
                 tasks = [
                     group.create_task(edge) for edge in (self.control.run(), self.speaker.run(), self._probe_lag())
                 ]
+                tasks.append(group.create_task(self._write_journal()))
                 if self.http is not None:
                     tasks.append(group.create_task(self.http.run()))
                 await self._begin()
@@ -199,6 +211,9 @@ class Daemon:
                 await self._farewell()
                 for task in tasks:
                     task.cancel()
+        except Exception:
+            self.journal.write(self.journal.pages())
+            raise
         finally:
             if self._timer is not None:
                 self._timer.cancel()
@@ -222,10 +237,15 @@ class Daemon:
 
     async def _begin_chains(self) -> None:
         """Have chains and sets as they are wanted, or refused, before a link comes up or a route is written."""
+        self._hear()  # whom there is to protect, so that what stands is read before anything is written
         await self.chains.start()
-        while self._inbox:
-            self._turn()  # the engine hears what was found
+        self._hear()
         await self.chains.settle()
+
+    def _hear(self) -> None:
+        """Let the engine handle all that was reported."""
+        while self._inbox:
+            self._turn()
 
     async def _answered(self, answer: Answer, word: str) -> dict[str, object]:
         """Return what became of a request for objects once that is in force here."""
@@ -393,8 +413,12 @@ class Daemon:
             if not waiter.done.done():
                 waiter.done.set_result(None)
 
-    def _take(self, peer: PeerName, limit: int) -> list[Batch | EndOfRib]:
-        return self.engine.rib.take(peer, limit)
+    async def _write_journal(self) -> None:
+        """Write the journal each time it is asked for."""
+        while True:
+            await self._journal_asked.wait()
+            self._journal_asked.clear()
+            await asyncio.to_thread(self.journal.write, self.journal.pages())
 
     async def _probe_lag(self) -> None:
         while True:

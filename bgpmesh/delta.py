@@ -15,7 +15,7 @@ Rules:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from itertools import groupby, islice, repeat
 from typing import Generic, TypeVar
@@ -45,7 +45,7 @@ class Delta(Generic[K, V]):
     without a look at the large tables, whose every look is a miss of the processor's caches.
     """
 
-    __slots__ = ("_gap", "_in_flight", "_keep_unwanted", "_touched", "actual", "refused", "wanted")
+    __slots__ = ("_gap", "_in_flight", "_keep_unwanted", "_touched", "actual", "on_take", "refused", "wanted")
 
     def __init__(self) -> None:
         self.wanted: dict[K, V] = {}
@@ -55,6 +55,7 @@ class Delta(Generic[K, V]):
         self._in_flight: dict[K, V | None] = {}
         self._touched: set[K] = set()  # in flight, and wished or observed anew since
         self._keep_unwanted = False
+        self.on_take: Callable[[Collection[K]], None] | None = None  # is told what is put in flight: the journal
 
     @property
     def keep_unwanted(self) -> bool:
@@ -144,6 +145,12 @@ class Delta(Generic[K, V]):
         self._gap.update(later)
         return [key for _, keys in runs.values() for key in keys]
 
+    def take_again(self, keys: Collection[K]) -> list[K]:
+        """Put exactly these keys in flight, as a journal has it; returns those not in its gap, which stay out."""
+        strangers = [key for key in keys if key not in self._gap]
+        self._in_flight.update((key, self._gap.pop(key)) for key in keys if key in self._gap)
+        return strangers
+
     def _hand_out(
         self, some: dict[K, V | None], now: float, runs: dict[int, tuple[V | None, list[K]]], later: dict[K, V | None]
     ) -> int:
@@ -154,6 +161,8 @@ class Delta(Generic[K, V]):
             waiting = {key for key in some if key in self.refused and self.refused[key].retry_at > now}
             later.update((key, some.pop(key)) for key in waiting)
         self._in_flight.update(some)
+        if some and self.on_take is not None:
+            self.on_take(some)
         keys, values, start = list(some), list(some.values()), 0
         for _, alike in groupby(map(id, values)):
             end = start + len(list(alike))

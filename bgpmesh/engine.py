@@ -2,7 +2,7 @@
 
 `handle` notes one fact, `work` thinks in slices, `next_wakeup` names the second at which to send
 `TimerFired`. What should be true stands in five Deltas (`rib.fib`, `rib.next_hops`, `links`, `chains`, `sets`), what
-is to be said to peers in `commands` and in the Rib's batches, what people should know in `notes`,
+is to be said to peers in `commands` and in the batches that `take` pulls, what people should know in `notes`,
 and what must be on disk before anything else is done in `held`.
 
 A restart (RFC 4724 §4.1). At the first read-back of the kernel the engine knows whether it
@@ -79,6 +79,7 @@ from bgpmesh.policy.chains import AddressSet, ChainKey, Rules
 from bgpmesh.policy.nat import outgoing
 from bgpmesh.policy.protection import TABLES, Protection
 from bgpmesh.restart import NEVER, Awaited
+from bgpmesh.rib.export import Batch
 from bgpmesh.rib.rib import Rib
 from bgpmesh.route.nlri import Family, IPAddress, Nlri, host_nlri, nlri_of, prefix_text
 from bgpmesh.route.path import Blackhole, OnLink, PeerName, Target
@@ -221,7 +222,8 @@ class Engine:
             case Configured():
                 self._configure(event, now)
             case ObjectsChanged(objects):
-                self.protection.objects = objects
+                self.is_policy_known = objects is not None
+                self.protection.objects = objects or {}
                 self._is_protection_due = True
             case EndpointAdded(endpoint):
                 self._endpoint_added(endpoint)
@@ -246,6 +248,10 @@ class Engine:
             self._decided(now)
         self._forget_held()
         return False
+
+    def take(self, peer: PeerName, limit: int) -> list[Batch | EndOfRib]:
+        """Return the next batches for a peer, of about `limit` prefixes together; [] when there is none."""
+        return self.rib.take(peer, limit)
 
     def next_wakeup(self) -> float:
         """Return the monotonic second at which to send TimerFired, infinity if never."""

@@ -213,9 +213,9 @@ class Configured:
 
 @dataclass(frozen=True, slots=True)
 class ObjectsChanged:
-    """The objects of packet policy that are in force now, all of them."""
+    """The objects of packet policy that are in force now, all of them; None: which they are is not known."""
 
-    objects: Mapping[Key, Value]
+    objects: Mapping[Key, Value] | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,22 @@ class StateOptions:
         default="/var/lib/bgpmesh",
         metadata={"help": "what must survive a restart", "pattern": (r"/.*", "an absolute path")},
     )
+    journal_mb: int = field(
+        default=4,
+        metadata={
+            "help": "the newest events, in memory, for journal.gz on a bug or SIGUSR1; 0: none",
+            "unit": "MB",
+            "range": (0, 1024),
+        },
+    )
+    record_mb: int = field(
+        default=0,
+        metadata={
+            "help": "every event from the start, in recording.journal, up to this size; 0: none",
+            "unit": "MB",
+            "range": (0, 65_536),
+        },
+    )
 
 
 @dataclass(frozen=True, slots=True)

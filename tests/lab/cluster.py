@@ -119,7 +119,8 @@ class Cluster:
             self.daemons[node].send_signal(number)
         for node in nodes:
             expected = -SIGKILL if number is SIGKILL else 0
-            assert expected == self.daemons[node].stop(number), f"exit status of {node}: {self.daemons[node].output()}"
+            status = self.daemons[node].entry.wait(PATIENCE_S)
+            assert expected == status, f"exit status of {node}: {self.daemons[node].output()}"
 
     @contextmanager
     def frozen(self, node: str) -> Iterator[None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import random
 from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -43,6 +44,8 @@ from tests.flat import pairs
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+MakeEngine = Callable[[Configured, Iterable[PeerName] | None, Callable[[], float]], Engine]
 
 SUBNETS = (ipaddress.ip_network("192.0.2.0/24"), ipaddress.ip_network("2001:db8::/64"))
 
@@ -91,19 +94,20 @@ class Node:
 class Cluster:
     """Nodes joined by in-memory connections, driven in a seeded random order."""
 
-    def __init__(self, configurations: list[Configured], seed: int) -> None:
+    def __init__(self, configurations: list[Configured], seed: int, make_engine: MakeEngine = Engine) -> None:
         self.random = random.Random(seed)
         self.now = 100.0
         self.nodes = {configured.node: Node(configured.node, configured) for configured in configurations}
         self.cut: set[frozenset[str]] = set()  # pairs of nodes that cannot reach each other
         self._connections = 0
+        self._make_engine = make_engine
 
     # ── what a test does ─────────────────────────────────────────────────────
 
     def start(self, name: str) -> None:
         """Start a node's daemon on whatever its kernel and its list hold."""
         node = self.nodes[name]
-        node.engine = Engine(node.configured, node.listed, self.random.random)
+        node.engine = self._make_engine(node.configured, node.listed, self.random.random)
         host = [HostRoute(nlri_of(subnet), 2, None, 0, HostRouteKind.CONNECTED, 2, 254) for subnet in SUBNETS]
         self._tell(node, HostRoutesChanged(host, ()))
         self._tell(node, FibRead(dict(node.kernel.routes), dict(node.kernel.next_hops)))
@@ -168,7 +172,7 @@ class Cluster:
         node.hungry |= engine.rib.stirred()
         for end in list(node.ends.values()):
             if end.is_started and end.is_open and end.peer in node.hungry and self.random.random() < 0.8:
-                taken = engine.rib.take(end.peer, self.random.choice((1, 100)))
+                taken = engine.take(end.peer, self.random.choice((1, 100)))
                 if not taken:
                     node.hungry.discard(end.peer)  # until it is stirred
                 for item in taken:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from bgpmesh.daemon import Daemon, Overrides, choose
+from bgpmesh.journal import Handled, read
 from bgpmesh.state import State
 
 DEADLINE_S = 60.0
@@ -18,31 +22,68 @@ def _break() -> None:
     raise ZeroDivisionError("a bug")
 
 
-def test_a_bug_in_any_callback_ends_the_process(tmp_path: Path) -> None:
-    """A loop that only logged it would leave a daemon that counts as alive and does half of its work."""
+def run(directory: Path, begin: Callable[[Daemon], object]) -> None:
+    """Run a daemon without a kernel to its end; `begin` is called a moment after its start."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    file = tmp_path / "bgpmesh.toml"
+    file = directory / "bgpmesh.toml"
     file.write_text(
         f'[cluster]\nasn = 64512\nport = {port}\n[node.n1]\naddress = "127.0.0.1"\n'
-        '[kernel]\nenabled = false\n[metrics]\nlisten = ""\n',
+        '[kernel]\nenabled = false\n[metrics]\nlisten = ""\n[state]\nrecord_mb = 1\n',
         encoding="utf-8",
     )
 
     async def scenario() -> None:
-        overrides = Overrides(str(tmp_path / "socket"), str(tmp_path / "state"))
+        overrides = Overrides(str(directory / "socket"), str(directory / "state"))
         chosen = choose(str(file), "n1", overrides)
-        state = State(tmp_path / "state")
+        state = State(directory / "state")
         state.open("n1")
         try:
             daemon = Daemon(chosen, overrides, state)
-            asyncio.get_running_loop().call_later(0.1, _break)
+            asyncio.get_running_loop().call_later(0.1, begin, daemon)
             async with asyncio.timeout(DEADLINE_S):
                 await daemon.run()
         finally:
             state.close()
 
-    with pytest.raises(ExceptionGroup) as caught:
-        asyncio.run(scenario())
+    asyncio.run(scenario())
+
+
+def test_a_bug_in_any_callback_ends_the_process(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A loop that only logged it would leave a daemon that counts as alive and does half of its work."""
+    with pytest.raises(ExceptionGroup) as caught, caplog.at_level("INFO", "bgpmesh"):
+        run(tmp_path, lambda _: _break())
     assert [str(bug) for bug in caught.value.exceptions] == ["a bug"]
+    assert f"journal.written file={tmp_path}/state/journal.gz" == caplog.messages[-1]
+    assert ["ObjectsChanged", "LinksRead", "FibRead"] == events_of(tmp_path / "state" / "journal.gz")[:3]
+
+
+def test_an_orderly_life_leaves_a_recording_and_no_journal(tmp_path: Path) -> None:
+    """From the first event to the farewell."""
+    run(tmp_path, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    events = events_of(tmp_path / "state" / "recording.journal")
+    assert ["ObjectsChanged", "LinksRead", "FibRead", "Stopping"] == [*events[:3], events[-1]]
+    assert not (tmp_path / "state" / "journal.gz").exists()
+
+
+def test_the_journal_is_written_when_asked_for(tmp_path: Path) -> None:
+    """SIGUSR1 has it written, and the daemon goes on."""
+
+    def end_when_written() -> None:
+        if (tmp_path / "state" / "journal.gz").exists():
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            asyncio.get_running_loop().call_later(0.01, end_when_written)
+
+    def ask(_: Daemon) -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        end_when_written()
+
+    run(tmp_path, ask)
+    assert ["ObjectsChanged", "LinksRead", "FibRead"] == events_of(tmp_path / "state" / "journal.gz")[:3]
+
+
+def events_of(path: Path) -> list[str]:
+    """Return the names of the events of a journal."""
+    return [type(record.event).__name__ for record in read(path).records if isinstance(record, Handled)]

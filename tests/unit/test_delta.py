@@ -302,3 +302,21 @@ def test_a_delta_is_at_rest_when_only_refused_keys_are_left() -> None:
     delta.acknowledge(["b"])
     seen.append(delta.is_at_rest)
     assert [True, False, False, False, True] == seen
+
+
+def test_what_was_taken_can_be_taken_again_by_its_keys() -> None:
+    """Each taking is told, deletions alone too; another Delta takes the same keys, and no strangers."""
+    told: list[list[str]] = []
+    one, other = written(("a", 1), ("b", 1)), written(("a", 1), ("b", 1))
+    one.on_take = lambda keys: told.append(list(keys))
+    for delta in (one, other):
+        delta.want_many(["c", "d"], 2)
+        delta.want("a", None)
+    one.take_unwanted(0.0)
+    one.take(1, 0.0)
+    one.take(0, 0.0)
+    assert [["a"], ["c"]] == told
+    assert [[], ["x"]] == [other.take_again(["a"]), other.take_again(["c", "x"])]
+    for delta in (one, other):
+        delta.acknowledge(["a", "c"])
+    assert (one.actual, len(one)) == (other.actual, len(other)) == ({"b": 1, "c": 2}, 1)
