@@ -144,6 +144,7 @@ class Engine:
         self._is_protection_due = True  # it is to be worked out anew
         self._closed: set[str] = set()  # links of workloads that chains do not protect yet
         self.endpoints: dict[str, Endpoint] = {}
+        self._specs: dict[str, LinkSpec] = {}  # by interface: what the link of a workload is when it is open
         self.addresses = Addresses()
         self._leaving: dict[str, Endpoint] = {}  # by interface: removed, and the link stands until the routes are gone
         self._disputed: set[str] = set()  # links of ours that no workload can be adopted from
@@ -273,7 +274,7 @@ class Engine:
             return "which policies are in force is not known"
         if endpoint.interface in self._closed and (chains := [k for k in self.chains.refused if k.table in TABLES]):
             return f"chain {chains[0]}: {self.chains.refused[chains[0]].reason}"
-        if self.links.actual.get(endpoint.interface) != link_of(endpoint):
+        if self.links.actual.get(endpoint.interface) != self._specs[endpoint.interface]:
             return ""
         for nlri in map(host_nlri, endpoint.addresses):
             if (refusal := self.rib.fib.refused.get(nlri)) is not None:
@@ -587,7 +588,7 @@ class Engine:
         for network in configured.advertise:
             routes[nlri_of(network)] = _LocalRoute(None, is_advertised=True)
         for endpoint in self.endpoints.values():
-            if self.links.actual.get(endpoint.interface) != link_of(endpoint):
+            if self.links.actual.get(endpoint.interface) != self._specs[endpoint.interface]:
                 continue  # the link comes first
             for address in endpoint.addresses:
                 is_own = not self.addresses.is_covered(address) and _is_pool_advertised(configured.pools, address)
@@ -600,6 +601,7 @@ class Engine:
         is_known = endpoint.key in self.endpoints  # and some of its labels have changed
         self.addresses.claim(endpoint.key, endpoint.addresses)
         self.endpoints[endpoint.key] = endpoint
+        self._specs[endpoint.interface] = link_of(endpoint)
         self._leaving.pop(endpoint.interface, None)
         self._disputed.discard(endpoint.interface)
         if not is_known:
@@ -634,12 +636,13 @@ class Engine:
             if not self._is_routed(endpoint):
                 del self._leaving[interface]
                 self._closed.discard(interface)
+                del self._specs[interface]
                 self.links.want(interface, None)
 
     def _is_routed(self, endpoint: Endpoint) -> bool:
         """Tell whether a removed workload has its link, and a route on it that is about to be deleted."""
         fib, target = self.rib.fib, OnLink(endpoint.interface)
-        is_there = self.links.actual.get(endpoint.interface) == link_of(endpoint)
+        is_there = self.links.actual.get(endpoint.interface) == self._specs[endpoint.interface]
         return (
             is_there  # or it would be made again, to be removed
             and not fib.keep_unwanted  # nothing is deleted before this node is in sync
@@ -785,7 +788,10 @@ class Engine:
             self._want_link(endpoint)
 
     def _want_link(self, endpoint: Endpoint) -> None:
-        self.links.want(endpoint.interface, replace(link_of(endpoint), is_open=endpoint.interface not in self._closed))
+        spec = self._specs[endpoint.interface]
+        self.links.want(
+            endpoint.interface, replace(spec, is_open=False) if endpoint.interface in self._closed else spec
+        )
 
     # ── what the kernel answered ─────────────────────────────────────────────
 
