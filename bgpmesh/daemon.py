@@ -54,7 +54,7 @@ from bgpmesh.events import (
     Stopping,
     TimerFired,
 )
-from bgpmesh.journal import Journal
+from bgpmesh.journal.record import Journal
 from bgpmesh.keeper import Keeper
 from bgpmesh.kernel.chains import ChainsEdge
 from bgpmesh.kernel.fib import FibEdge

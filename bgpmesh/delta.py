@@ -131,19 +131,27 @@ class Delta(Generic[K, V]):
             # A slice at a time: deleting the first key of a dict again and again is quadratic.
             some = dict(islice(gap.items(), limit - taken))
             drop(gap, some)
-            taken += self._hand_out(some, now, runs, later)
+            due = self._launch(some, now, later)
+            taken += len(due)
+            keys, values, start = list(due), list(due.values()), 0
+            for _, alike in groupby(map(id, values)):
+                end = start + len(list(alike))
+                runs.setdefault(id(values[start]), (values[start], []))[1].extend(keys[start:end])
+                start = end
         gap.update(later)
         return list(runs.values())
 
     def take_unwanted(self, now: float) -> list[K]:
         """Return all keys that are to be gone, and put them in flight; what is to be changed stays."""
-        runs: dict[int, tuple[V | None, list[K]]] = {}
         later: dict[K, V | None] = {}
-        some: dict[K, V | None] = {key: value for key, value in self._gap.items() if value is None}
-        drop(self._gap, some)
-        self._hand_out(some, now, runs, later)
+        if any(value is not None for value in self._gap.values()):
+            some: dict[K, V | None] = {key: value for key, value in self._gap.items() if value is None}
+            drop(self._gap, some)
+        else:
+            some, self._gap = self._gap, {}  # a table that all goes is not copied
+        gone = list(self._launch(some, now, later))
         self._gap.update(later)
-        return [key for _, keys in runs.values() for key in keys]
+        return gone
 
     def take_again(self, keys: Collection[K]) -> list[K]:
         """Put exactly these keys in flight, as a journal has it; returns those not in its gap, which stay out."""
@@ -151,24 +159,20 @@ class Delta(Generic[K, V]):
         self._in_flight.update((key, self._gap.pop(key)) for key in keys if key in self._gap)
         return strangers
 
-    def _hand_out(
-        self, some: dict[K, V | None], now: float, runs: dict[int, tuple[V | None, list[K]]], later: dict[K, V | None]
-    ) -> int:
-        """Put those of some keys of the gap that are due in flight and into `runs`, others into `later`; count them."""
+    def _launch(self, some: dict[K, V | None], now: float, later: dict[K, V | None]) -> dict[K, V | None]:
+        """Put those of some keys of the gap that are due in flight and return them; others go into `later`."""
         if self._keep_unwanted:
             some = {key: value for key, value in some.items() if value is not None}  # they come back when it ends
         if self.refused:
             waiting = {key for key in some if key in self.refused and self.refused[key].retry_at > now}
             later.update((key, some.pop(key)) for key in waiting)
-        self._in_flight.update(some)
+        if self._in_flight:
+            self._in_flight.update(some)
+        else:
+            self._in_flight = some
         if some and self.on_take is not None:
             self.on_take(some)
-        keys, values, start = list(some), list(some.values()), 0
-        for _, alike in groupby(map(id, values)):
-            end = start + len(list(alike))
-            runs.setdefault(id(values[start]), (values[start], []))[1].extend(keys[start:end])
-            start = end
-        return len(some)
+        return some
 
     def acknowledge(self, done: Collection[K]) -> None:
         """Record that what was in flight for these keys is now so; a key that is not in flight says nothing."""
@@ -256,6 +260,8 @@ def drop(table: MutableMapping[K, V], keys: Iterable[K]) -> None:
     """Take these keys out of a table, those that are in it; a batch at the speed of the dict's own code."""
     if table:
         deque(map(table.pop, keys, repeat(None)), maxlen=0)
+        if not table:
+            table.clear()  # a dict that was emptied key by key keeps its room: 5 MB for 100,000
 
 
 def _unlike(table: Mapping[K, V], others: Iterable[V | None]) -> Iterator[K]:

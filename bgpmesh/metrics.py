@@ -3,18 +3,18 @@
 Gauges and counters are read from the engine when somebody scrapes, so that they cost nothing otherwise and
 can say nothing else than the commands say; only durations are recorded as they happen. A series
 whose feature is not built is absent, not zero.
+
+prometheus_client is loaded at the first scrape: with the HTTP and TLS of the standard library, which it brings, it
+would be a seventh of what a start costs.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Protocol
-
-import prometheus_client
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from itertools import accumulate
+from typing import TYPE_CHECKING, Protocol, cast
 
 from bgpmesh import __version__
 from bgpmesh.engine import Engine
@@ -22,6 +22,10 @@ from bgpmesh.peering.session import State
 from bgpmesh.route.nlri import Family
 from bgpmesh.route.path import PeerName
 from bgpmesh.workload.usage import usage
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+    from prometheus_client.registry import Collector
 
 # From a burst on an idle host to the full table of a slow one, in seconds.
 _CONVERGENCE_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -58,57 +62,47 @@ class Observed(Protocol):
 
 
 class Metrics:
-    """The series of one daemon, in a registry of their own."""
-
-    def __init__(self, observed: Observed, *, per_peer: bool) -> None:
-        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a series that nobody asks for
-        self._registry = CollectorRegistry()
-        self._convergence = self._histogram(
-            "convergence_seconds", "From an UPDATE read to the kernel's acknowledgement", _CONVERGENCE_S
-        )
-        self._burst = self._histogram("fib_burst_seconds", "Writing one burst of routes to the kernel", _BURST_S)
-        self._lag = self._histogram("loop_lag_seconds", "How late the event loop ran a timer", _LAG_S)
-        self._policy = self._histogram("policy_apply_seconds", "Writing chains and sets to the kernel", _APPLY_S)
-        self._registry.register(_Scrape(observed, per_peer=per_peer))
-
-    def converged(self, updates: Iterable[tuple[float, int]]) -> None:
-        """Record UPDATEs that are in the kernel now: (seconds it took, prefixes); each counts once."""
-        for seconds, _ in updates:
-            self._convergence.observe(seconds)
-
-    def burst_written(self, seconds: float) -> None:
-        """Record one burst written to the kernel."""
-        self._burst.observe(seconds)
-
-    def policy_applied(self, seconds: float) -> None:
-        """Record one round of writing chains and sets."""
-        self._policy.observe(seconds)
-
-    def lagged(self, seconds: float) -> None:
-        """Record how late the loop ran a timer."""
-        self._lag.observe(max(seconds, 0.0))
-
-    def render(self) -> bytes:
-        """Return every series in the text format."""
-        return generate_latest(self._registry)
-
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(f"bgpmesh_{name}", text, buckets=buckets, registry=self._registry)
-
-
-class _Scrape(Collector):
-    """Reads the daemon each time it is asked."""
+    """The series of one daemon."""
 
     def __init__(self, observed: Observed, *, per_peer: bool) -> None:
         self._observed = observed
         self._per_peer = per_peer
+        self._convergence = _Durations(_CONVERGENCE_S)
+        self._burst = _Durations(_BURST_S)
+        self._lag = _Durations(_LAG_S)
+        self._policy = _Durations(_APPLY_S)
 
-    def describe(self) -> Iterable[Metric]:
-        """Return nothing: asking at registration would read a daemon that is only half built."""
-        return ()
+    def converged(self, updates: Iterable[tuple[float, int]]) -> None:
+        """Record UPDATEs that are in the kernel now: (seconds it took, prefixes); each counts once."""
+        for seconds, _ in updates:
+            self._convergence.add(seconds)
+
+    def burst_written(self, seconds: float) -> None:
+        """Record one burst written to the kernel."""
+        self._burst.add(seconds)
+
+    def policy_applied(self, seconds: float) -> None:
+        """Record one round of writing chains and sets."""
+        self._policy.add(seconds)
+
+    def lagged(self, seconds: float) -> None:
+        """Record how late the loop ran a timer."""
+        self._lag.add(max(seconds, 0.0))
+
+    def render(self) -> bytes:
+        """Return every series in the text format."""
+        from prometheus_client import generate_latest  # noqa: PLC0415  see above
+
+        return generate_latest(cast("Collector", self))  # of a registry it asks for `collect` and no more
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every series that is read and not recorded."""
+        """Yield every series."""
+        yield _histogram(
+            "convergence_seconds", "From an UPDATE read to the kernel's acknowledgement", self._convergence
+        )
+        yield _histogram("fib_burst_seconds", "Writing one burst of routes to the kernel", self._burst)
+        yield _histogram("loop_lag_seconds", "How late the event loop ran a timer", self._lag)
+        yield _histogram("policy_apply_seconds", "Writing chains and sets to the kernel", self._policy)
         observed, rib = self._observed, self._observed.engine.rib
         yield _gauge("build_info", "The version that runs", {(__version__,): 1}, "version")
         yield _gauge("ready", "1 if this node is ready", {(): int(not observed.reasons())})
@@ -166,7 +160,34 @@ class _Scrape(Collector):
         return _gauge("pool_addresses", "Addresses of this node's blocks", counted, "pool", "state")
 
 
+class _Durations:
+    """How often something took how long; `bounds` are the upper ends of the buckets, in seconds."""
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)  # by bucket; the last has no end
+        self.sum = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one."""
+        self._counts[bisect_left(self._bounds, seconds)] += 1
+        self.sum += seconds
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Return each bound, as text, and how many took no longer."""
+        bounds = [*map(str, self._bounds), "+Inf"]
+        return list(zip(bounds, accumulate(self._counts), strict=True))
+
+
+def _histogram(name: str, text: str, durations: _Durations) -> Metric:
+    from prometheus_client.core import HistogramMetricFamily  # noqa: PLC0415  see above
+
+    return HistogramMetricFamily(f"bgpmesh_{name}", text, durations.buckets(), durations.sum)
+
+
 def _gauge(name: str, text: str, values: Values, *labels: str) -> Metric:
+    from prometheus_client.core import GaugeMetricFamily  # noqa: PLC0415  see above
+
     family = GaugeMetricFamily(f"bgpmesh_{name}", text, labels=labels)
     for key, value in values.items():
         family.add_metric(key, value)
@@ -174,6 +195,8 @@ def _gauge(name: str, text: str, values: Values, *labels: str) -> Metric:
 
 
 def _counter(name: str, text: str, values: Values, *labels: str) -> Metric:
+    from prometheus_client.core import CounterMetricFamily  # noqa: PLC0415  see above
+
     family = CounterMetricFamily(f"bgpmesh_{name}", text, labels=labels)
     for key, value in values.items():
         family.add_metric(key, value)

@@ -19,9 +19,6 @@ Rules:
  2. What a class keeps out of its repr is a secret. It is written as `secret-1`, `secret-2`, ..: equal or not, no more.
  3. Memory is bounded: the oldest lines go. So is the recording on disk, which ends and says so.
  4. Where a class compares by identity, the journal keeps it: objects that were one are one again.
+
+`record.Journal` keeps it, `story.read` reads it. This module imports nothing: a daemon has no use for the reader.
 """
-
-from bgpmesh.journal.record import Journal
-from bgpmesh.journal.story import Handled, Record, Story, Taken, Took, Worked, read
-
-__all__ = ["Handled", "Journal", "Record", "Story", "Taken", "Took", "Worked", "read"]

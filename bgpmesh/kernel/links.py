@@ -106,8 +106,9 @@ class LinksEdge:
             self.close()
 
     def kick(self) -> None:
-        """Say that the Delta has work."""
-        self._awake.set()
+        """Say that the Delta may have work."""
+        if self._links.has_work(asyncio.get_running_loop().time()):
+            self._awake.set()
 
     def offer(self, interface: str, netns_fd: int) -> None:
         """Take over the descriptor of the namespace that the link of this name leads to (ours to close from now on)."""

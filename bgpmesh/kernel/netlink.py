@@ -16,11 +16,11 @@ What bites:
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import socket
 import struct
+from array import array
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
@@ -307,5 +307,5 @@ def _drop_from(opened: socket.socket, port: int) -> None:
             struct.pack("=HBBI", 0x06, 0, 0, 0xFFFFFFFF),  # keep it whole
         )
     )
-    held = ctypes.create_string_buffer(program, len(program))
-    opened.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", 4, ctypes.addressof(held)))
+    held = array("B", program)
+    opened.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", 4, held.buffer_info()[0]))

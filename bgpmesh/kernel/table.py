@@ -303,7 +303,7 @@ class Table:
         ours = self._now.ours
         going = list(filter(ours.__contains__, keys))
         shapes = list(map(ours.__getitem__, going))
-        going_count, present_count = _count(shapes), _count(list(ours.values()))
+        going_count, present_count = _count(shapes), _count(ours.values())
         in_use = self._used_by_others()
         in_use.update(member for nexthop in self._now.nexthops.values() for member in nexthop.members)
         felled = set()
@@ -326,7 +326,7 @@ class Table:
         if not doomed and not self._is_untidy:
             return []
         self._is_untidy = False
-        used = self._used_by_others().union(shape.nexthop_id for shape in _count(list(self._now.ours.values())))
+        used = self._used_by_others().union(shape.nexthop_id for shape in _count(self._now.ours.values()))
         objects = self._now.objects()
         groups = [nexthop.id for nexthop in objects.values() if nexthop.hop is None and nexthop.id not in used]
         if not may_sweep:
@@ -780,7 +780,7 @@ class Table:
             self._hurry(woken)
 
 
-def _count(shapes: list[Shape]) -> Counter[Shape]:
+def _count(shapes: Collection[Shape]) -> Counter[Shape]:
     """Count equal shapes; most are one object, and hashing each would take longer than all the rest."""
     by_id = dict(zip(map(id, shapes), shapes, strict=True))
     counted: Counter[Shape] = Counter()

@@ -16,8 +16,8 @@ Which sessions there are:
    each of the others with each of them, as its client (RFC 4456 §4). `none`: only `[peer.*]`.
  * Nodes of one AS are iBGP. Nodes of different ASes are external to each other, whatever the topology
    makes of them, and trust each other: they import all and export their own (RFC 8212 §2 leaves that to us).
- * Between two nodes the one with the numerically lower address waits for the call of the other, so that no
-   start-up collides (RFC 4271 §6.8).
+ * Between two nodes the one with the numerically lower address is passive: it calls once, when it starts, and else
+   waits for the call of the other, so that calls collide (RFC 4271 §6.8) only where both start within one round trip.
  * A family is offered where we have an address that can be its next hop.
 """
 

@@ -29,7 +29,7 @@ class Peer:
     port: int = 179  # the peer's, which we call
     listen_address: IPAddress | None = None  # where we accept its calls; None: on `local_address`
     listen_port: int = 179  # ours
-    is_passive: bool = False  # the other side connects (except where a restart waits for it)
+    is_passive: bool = False  # the other side connects (but for the first call of a node, and where a restart waits)
     families: tuple[Family, ...] = (Family.IPV4, Family.IPV6)
     hold_time: int = 9  # seconds; keepalive is a third
     graceful_restart: int = 120  # seconds we ask to be waited for; 0: off

@@ -189,6 +189,7 @@ class Session:
         self._local = local
         self._jitter = jitter
         self._is_started = False
+        self._is_introduced = False  # to a node of the cluster, by the one call of a passive side
         self._is_calling = False
         self._was_established = False
         self._retry_at = NEVER
@@ -203,11 +204,13 @@ class Session:
     def start(self, now: float, *, at_once: bool = False) -> list[Output]:
         """Begin: call the peer, or wait for its call if it is the one that calls.
 
-        `at_once` calls a passive peer too, again and again until `call_passive` is set to False.
+        Of two nodes of the cluster both call once, since either may be the later to start, and then only one of
+        them again. `at_once` calls a passive peer again and again until `call_passive` is set to False.
         """
         self.call_passive = at_once
         if not self._is_started:
             self._is_started = True
+            self._is_introduced = not self.peer.in_cluster
             self._retry_at = now
         return self._settle(self._dial(now))
 
@@ -463,14 +466,16 @@ class Session:
 
         An inbound one in OpenSent does not count, else a caller that says nothing would keep us from calling.
         """
-        if not self._is_started or self._is_calling or (self.peer.is_passive and not self.call_passive):
+        if not self._is_started or self._is_calling:
+            return False
+        if self.peer.is_passive and self._is_introduced and not self.call_passive:
             return False
         return all(c.is_inbound and c.state is State.OPEN_SENT for c in self._connections.values())
 
     def _dial(self, now: float) -> list[Output]:
         if now < self._retry_at or not self._may_call():
             return []
-        self._is_calling = True
+        self._is_calling = self._is_introduced = True
         if self.called_since is None:
             self.called_since = now
         return [Dial(self.peer.name)]

@@ -30,3 +30,9 @@ RFC 7606 §5.3 leaves to choice ends the session.
 RFC 4271 §4 and §6, RFC 2918, RFC 4724 §2 and §3, RFC 4760, RFC 5492, RFC 6286, RFC 6793, RFC 7606,
 RFC 7607, RFC 8092, RFC 9072; for the sockets RFC 2385 and RFC 5082.
 """
+
+from exabgp.util import dns
+
+# ExaBGP asks the resolver for this host's name while it is imported, for a capability that we never offer. Where the
+# resolver does not answer, as when the way to it is a route that we are to learn, a start would wait 10 s for that.
+dns.domain = dns.host

@@ -218,36 +218,11 @@ class Codec:
         return found
 
     def _encode_open(self, ours: Open) -> bytes:
-        offered = ours.capabilities
-        self._neighbor = neighbor = Neighbor()
-        neighbor["router-id"] = RouterID(str(ipaddress.IPv4Address(ours.router_id)))
-        neighbor["local-as"], neighbor["peer-as"] = ASN(ours.asn), ASN(self._peer.asn)
-        neighbor["hold-time"] = HoldTime(ours.hold_time)
-        capability = neighbor["capability"]
-        capability["asn4"] = offered.four_octet_asn
-        capability["route-refresh"] = 2 if offered.route_refresh else 0
-        capability["extended-message"] = False
-        for family in offered.families:
-            neighbor.add_family((AFI.create(family.afi), SAFI.create(family.safi)))
-        capabilities = ExaCapabilities().new(neighbor, restarted=False)
-        # Offer only what is handled: no RFC 7313 yet, and no host name.
-        capabilities.pop(Capability.CODE.ENHANCED_ROUTE_REFRESH, None)
-        capabilities.pop(Capability.CODE.HOSTNAME, None)
-        restart = offered.graceful_restart
-        if restart is not None:
-            capabilities[Capability.CODE.GRACEFUL_RESTART] = Graceful().set(
-                Graceful.RESTART_STATE if restart.is_restarting else 0,
-                restart.restart_time,
-                [
-                    (AFI.create(family.afi), SAFI.create(family.safi), Graceful.FORWARDING_STATE if is_kept else 0)
-                    for family, is_kept in restart.families
-                ],
-            )
-        sent = ExaOpen(Version(4), neighbor["local-as"], neighbor["hold-time"], neighbor["router-id"], capabilities)
-        self._exabgp = ExaNegotiated(neighbor)
+        self._neighbor, sent, encoded = _offer(ours, self._peer.asn)
+        self._exabgp = ExaNegotiated(self._neighbor)
         self._exabgp.sent(sent)
         self._sent = ours
-        return bytes(sent.message())
+        return encoded
 
     # ── in ───────────────────────────────────────────────────────────────────
 
@@ -499,6 +474,38 @@ def _parameters(capabilities: Iterable[tuple[int, bytes]]) -> bytes:
     packed = b"".join(bytes((code, len(value))) + value for code, value in capabilities)
     parameter = struct.pack("!BH", 2, len(packed)) + packed
     return struct.pack("!BBH", 255, 255, len(parameter)) + parameter
+
+
+@functools.lru_cache(maxsize=64)
+def _offer(ours: Open, peer_asn: Asn) -> tuple[Any, Any, bytes]:
+    """Return ExaBGP's neighbor and OPEN that say what ours says, and its bytes; most peers are told the same."""
+    offered = ours.capabilities
+    neighbor = Neighbor()
+    neighbor["router-id"] = RouterID(str(ipaddress.IPv4Address(ours.router_id)))
+    neighbor["local-as"], neighbor["peer-as"] = ASN(ours.asn), ASN(peer_asn)
+    neighbor["hold-time"] = HoldTime(ours.hold_time)
+    capability = neighbor["capability"]
+    capability["asn4"] = offered.four_octet_asn
+    capability["route-refresh"] = 2 if offered.route_refresh else 0
+    capability["extended-message"] = False
+    for family in offered.families:
+        neighbor.add_family((AFI.create(family.afi), SAFI.create(family.safi)))
+    capabilities = ExaCapabilities().new(neighbor, restarted=False)
+    # Offer only what is handled: no RFC 7313 yet, and no host name.
+    capabilities.pop(Capability.CODE.ENHANCED_ROUTE_REFRESH, None)
+    capabilities.pop(Capability.CODE.HOSTNAME, None)
+    restart = offered.graceful_restart
+    if restart is not None:
+        capabilities[Capability.CODE.GRACEFUL_RESTART] = Graceful().set(
+            Graceful.RESTART_STATE if restart.is_restarting else 0,
+            restart.restart_time,
+            [
+                (AFI.create(family.afi), SAFI.create(family.safi), Graceful.FORWARDING_STATE if is_kept else 0)
+                for family, is_kept in restart.families
+            ],
+        )
+    sent = ExaOpen(Version(4), neighbor["local-as"], neighbor["hold-time"], neighbor["router-id"], capabilities)
+    return neighbor, sent, bytes(sent.message())
 
 
 def _open(theirs: Any, router_id: int, capabilities: tuple[tuple[int, bytes], ...]) -> Open:

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from bgpmesh.engine import Engine
 from bgpmesh.events import Command, Configured, Event
-from bgpmesh.journal import Journal, read
 from bgpmesh.journal.forms import Forms, rendered
+from bgpmesh.journal.record import Journal
+from bgpmesh.journal.story import read
 from bgpmesh.route.nlri import IPNetwork, Nlri, nlri_of
 from bgpmesh.route.path import PeerName
 from tests.outcome import outcome

@@ -198,14 +198,15 @@ def run(world: World, script: list[Step]) -> float:  # noqa: C901, PLR0912  one 
 
 
 @settings(max_examples=150)
-@given(steps, st.booleans(), st.sampled_from([0, 120]))
+@given(steps, st.booleans(), st.booleans(), st.sampled_from([0, 120]))
 def test_any_order_of_events(
     script: list[Step],
     is_passive: bool,
+    in_cluster: bool,
     graceful_restart: int,
 ) -> None:
     """Whatever happens whenever: nothing raises, one connection at most is established, outputs make sense."""
-    peer = replace(PEER, is_passive=is_passive, graceful_restart=graceful_restart)
+    peer = replace(PEER, is_passive=is_passive, in_cluster=in_cluster, graceful_restart=graceful_restart)
     run(World(Session(peer, LocalRestart(), lambda: 0.5)), script)
 
 

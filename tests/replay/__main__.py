@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from bgpmesh.journal import read
+from bgpmesh.journal.story import read
 from tests.replay.test_stories import told
 
 print(json.dumps(told(read(Path(sys.argv[1]))), indent=1))  # noqa: T201  this is its purpose

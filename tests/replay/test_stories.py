@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bgpmesh import log
-from bgpmesh.journal import Handled, Story, Took, Worked, read
+from bgpmesh.journal.story import Handled, Story, Took, Worked, read
 from tests.outcome import outcome
 
 HERE = Path(__file__).parent

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bgpmesh.daemon import Daemon, Overrides, choose
-from bgpmesh.journal import Handled, read
+from bgpmesh.journal.story import Handled, read
 from bgpmesh.state import State
 
 DEADLINE_S = 60.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -80,7 +82,7 @@ def test_without_peers_there_are_their_sums(running: Running) -> None:
     """With per_peer = false the peer label goes, and a large cluster stays cheap to scrape."""
     text = Metrics(running, per_peer=False).render()
     assert one(text, "session_up") == 1
-    assert one(text, "session_transitions_total", to="Active") == 2
+    assert one(text, "session_transitions_total", to="Connect") == 2
     assert one(text, "session_routes", family="ipv4", kind="received") == 2
     assert b"peer=" not in text
 
@@ -106,3 +108,10 @@ def test_nothing_of_the_daemon_is_read_before_the_first_scrape(
     """The metrics may be made before the engine is complete."""
     monkeypatch.delattr(running, "engine")
     Metrics(running, per_peer=True)
+
+
+def test_the_library_is_loaded_by_the_first_scrape() -> None:
+    """A start does not pay for prometheus_client, nor for the HTTP and mail of the standard library that it brings."""
+    program = "import sys, bgpmesh.daemon\nprint(*{'prometheus_client', 'http', 'email'}.intersection(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == []

@@ -29,9 +29,9 @@ from bgpmesh.events import (
     RoutesReceived,
     TimerFired,
 )
-from bgpmesh.journal import Handled, Journal, Took, Worked, read
 from bgpmesh.journal.forms import Forms, rendered
-from bgpmesh.journal.record import FILE, FORMER, KEYS, RECORDING, lines_of
+from bgpmesh.journal.record import FILE, FORMER, KEYS, RECORDING, Journal, lines_of
+from bgpmesh.journal.story import Handled, Took, Worked, read
 from bgpmesh.peering.message import Cease, Notification
 from bgpmesh.peering.peer import Peer
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId

@@ -126,6 +126,16 @@ def test_a_passive_peer_is_not_called() -> None:
     assert [Send(1, session.open_message())] == session.connected(1, True, 1e6)
 
 
+def test_the_passive_one_of_two_nodes_calls_once_when_it_starts() -> None:
+    """Whichever node starts later is heard at once; after that the calls come from one side only."""
+    session = make(replace(PEER, is_passive=True, in_cluster=True))
+    assert [Dial(PEER.name)] == session.start(0)
+    session.connect_failed("connection refused", 0)
+    assert (State.ACTIVE, float("inf"), session.tick(1e6)) == (session.state, session.next_wakeup(), [])
+    session.stop(2e6, None)
+    assert [Dial(PEER.name)] == session.start(2e6)
+
+
 def test_a_restart_calls_a_passive_peer_until_told_to_stop() -> None:
     """`at_once` calls the passive peer and tries again; clearing `call_passive` ends that."""
     session = make(replace(PEER, is_passive=True))

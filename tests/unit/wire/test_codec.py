@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -465,3 +467,15 @@ def test_two_octet_peer_gets_as_trans_and_as4_path() -> None:
     (sent,) = established(theirs=old).encode_batch(Batch(Family.IPV4, attributes, [parse_nlri("10.0.0.0/8")]))
     assert bytes.fromhex("40020a" + "0301fc01" + "0202fde95ba0") in sent
     assert bytes.fromhex("c0110a" + "02020000fde900011170") in sent
+
+
+def test_nobody_is_asked_for_our_name() -> None:
+    """ExaBGP would look it up while it is imported, and a start wait for a resolver that does not answer."""
+    program = (
+        "import socket\n"
+        "def ask(*_): raise AssertionError\n"
+        "socket.getfqdn = socket.gethostbyaddr = socket.getaddrinfo = ask\n"
+        "import bgpmesh.wire.codec"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
