@@ -1,0 +1,66 @@
+"""Truth tables: of every case each cell, with real packets, as an oracle has it and as the daemon explains it.
+
+All workloads on one node, and spread over three. Spread, a node knows the labels of its own workloads only, and the
+oracle takes that into account.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.policy.cases import APART, TOGETHER, Case, Layout, Step, kubernetes_cases
+from tests.policy.cases_calico import calico_cases
+from tests.policy.lab import Stage, staged
+
+SOME = 1 if os.environ.get("BGPMESH_SOAK") else 10  # over three nodes, one case of so many
+SHOWN = 20  # differing cells of a step
+
+
+def cases(layout: Layout, step: int = 1) -> list[Case]:
+    """Return one case of `step`."""
+    return [*kubernetes_cases(layout), *calico_cases(layout)][::step]
+
+
+def title(case: Case) -> str:
+    """Return what a case is called."""
+    return f"{case.category}: {case.name}"
+
+
+@pytest.fixture(scope="module")
+def together() -> Iterator[Stage]:
+    """All workloads on one node, after a sweep in which everything passes: a dead server reads as a denial."""
+    with staged(TOGETHER) as stage:
+        show(stage, Step())
+        yield stage
+
+
+@pytest.fixture(scope="module")
+def apart() -> Iterator[Stage]:
+    """Spread them over three nodes, and sweep likewise."""
+    with staged(APART) as stage:
+        show(stage, Step())
+        yield stage
+
+
+def show(stage: Stage, step: Step) -> None:
+    """Go to a step, and fail for any cell that is not as it should be."""
+    stage.become(step)
+    faults = stage.faults(step.world(stage.layout))
+    assert faults == [], f"{len(faults)} cells:\n" + "\n".join(faults[:SHOWN])
+
+
+@pytest.mark.parametrize("case", cases(TOGETHER), ids=title)
+def test_on_one_node(together: Stage, case: Case) -> None:
+    """Each step of a case, on what the case before has left; so policies are made, changed and deleted all the time."""
+    for step in case.steps:
+        show(together, step)
+
+
+@pytest.mark.parametrize("case", cases(APART, SOME), ids=title)
+def test_over_three_nodes(apart: Stage, case: Case) -> None:
+    """The same, where source and destination are mostly two nodes' business."""
+    for step in case.steps:
+        show(apart, step)
