@@ -80,7 +80,12 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
         name: commands.add_parser(name, help=f"{what}: {', '.join(_actions(name))}").add_subparsers(
             metavar="ACTION", required=True
         )
-        for name, what in (("workload", "workloads"), ("pool", "addresses"), ("policy", "packet policy"))
+        for name, what in (
+            ("workload", "workloads"),
+            ("pool", "addresses"),
+            ("policy", "packet policy"),
+            ("floating-ip", "external addresses that lead to workloads"),
+        )
     }
     for command in asked or COMMANDS:
         inside = commands if len(command.words) == 1 else groups[command.words[0]]
@@ -230,7 +235,7 @@ def _uninstall(arguments: Arguments) -> int:
 
 
 _STAYS = " stays: "  # how the kernel's rooms say that something could not be removed
-_DOCUMENTS = ("peers.json", "next_hops.json", "endpoints.json", "objects.json", "config.json")
+_DOCUMENTS = ("peers.json", "next_hops.json", "endpoints.json", "floating_ips.json", "objects.json", "config.json")
 _JOURNALS = ("journal.gz", "recording.journal", "recording.old.journal")
 STATE_FILES = (*_DOCUMENTS, *_JOURNALS)
 
@@ -419,6 +424,25 @@ def _pool_show(arguments: Arguments) -> int:
     return _ask(arguments, "pool show", {}, tables.pools)
 
 
+def _floating_ip_add(arguments: Arguments) -> int:
+    args = {
+        "external": arguments.external,
+        "workload": arguments.workload,
+        "namespace": arguments.namespace,
+        "outbound": arguments.outbound,
+    }
+    return _ask(arguments, "floating-ip add", args, lambda result: tables.floating_ips([result]))
+
+
+def _floating_ip_del(arguments: Arguments) -> int:
+    args = {"external": arguments.external}
+    return _ask(arguments, "floating-ip del", args, lambda _: f"floating address {arguments.external} is gone")
+
+
+def _floating_ip_list(arguments: Arguments) -> int:
+    return _ask(arguments, "floating-ip list", {}, tables.floating_ips)
+
+
 # ── what is printed ──────────────────────────────────────────────────────────
 
 
@@ -545,6 +569,17 @@ def _explain_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--why-not", action="store_true", help="what would turn a denial")
 
 
+def _floating_ip_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("external", metavar="EXTERNAL", help="the address that the outside knows")
+
+
+def _floating_ip_add_arguments(parser: argparse.ArgumentParser) -> None:
+    _floating_ip_arguments(parser)
+    parser.add_argument("workload", metavar="WORKLOAD", help="what it leads to: NAME, or NAMESPACE/NAME")
+    parser.add_argument("-n", "--namespace", metavar="NS", default="default", help="its namespace (default)")
+    parser.add_argument("--outbound", action="store_true", help="the workload's connections to outside leave with it")
+
+
 def _pid(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a process id")
@@ -635,6 +670,21 @@ COMMANDS: tuple[Command, ...] = (
         _explain_arguments,
     ),
     Command(("pool", "show"), "print the addresses in use", "bgpmesh pool show", _pool_show),
+    Command(
+        ("floating-ip", "add"),
+        "have an external address lead to a workload of this node, or move it there",
+        "bgpmesh floating-ip add 203.0.113.10 shop/web --outbound",
+        _floating_ip_add,
+        _floating_ip_add_arguments,
+    ),
+    Command(
+        ("floating-ip", "del"),
+        "take a floating address away from this node",
+        "bgpmesh floating-ip del 203.0.113.10",
+        _floating_ip_del,
+        _floating_ip_arguments,
+    ),
+    Command(("floating-ip", "list"), "list the floating addresses", "bgpmesh floating-ip list", _floating_ip_list),
     Command(
         ("uninstall",),
         "remove every route, rule, link and file of ours; the daemon must be stopped",

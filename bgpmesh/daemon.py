@@ -2,12 +2,13 @@
 
 Who feeds whom:
 
-    speaker, fib, links, chains, control, signals  --events-->  inbox  --handle, work-->  engine
-    engine.held, next hops, endpoints      --state--->  disk   (before anything else of the same turn)
+    speaker, kernel, control, signals  --events-->  inbox  --handle, work-->  engine
+    engine.held, next hops, what commands made  --state--->  disk   (before anything else of the same turn)
     engine.commands, rib.take              ---------->  speaker
     rib.fib, rib.next_hops                 ---------->  kernel.fib
     engine.links                           ---------->  kernel.links
     engine.chains, engine.sets             ---------->  kernel.chains
+    engine.connections                     ---------->  kernel.conntrack
     control, the policy directory          ---------->  store   --disk, events-->  inbox
     engine.notes                           ---------->  log
     all that the engine is told            ---------->  journal
@@ -38,6 +39,7 @@ from typing import Any, TypeGuard
 
 from bgpmesh import __version__, config, log
 from bgpmesh.config import Config, StateOptions
+from bgpmesh.config.checks import announced_by, taken_by_others
 from bgpmesh.control import views
 from bgpmesh.control.http import HttpServer
 from bgpmesh.control.server import ControlServer, Request, RequestError
@@ -48,6 +50,7 @@ from bgpmesh.events import (
     Event,
     FibRead,
     FibWritten,
+    FloatingIpsKept,
     Level,
     LinksRead,
     ObjectsChanged,
@@ -57,6 +60,7 @@ from bgpmesh.events import (
 from bgpmesh.journal.record import Journal
 from bgpmesh.keeper import Keeper
 from bgpmesh.kernel.chains import ChainsEdge
+from bgpmesh.kernel.conntrack import ConnectionsEdge
 from bgpmesh.kernel.fib import FibEdge
 from bgpmesh.kernel.links import LinksEdge
 from bgpmesh.kernel.sysctls import prepare_host
@@ -71,6 +75,7 @@ from bgpmesh.route.path import PeerName
 from bgpmesh.state import KeptConfig, State
 from bgpmesh.wire.speaker import Speaker
 from bgpmesh.workload.endpoint import Endpoint, check_name, interface_name
+from bgpmesh.workload.floating import FloatingIp
 
 # Prefixes the engine decides about before the loop has its turn: some 5 ms.
 SLICE = 20_000
@@ -120,9 +125,16 @@ class Daemon:
         self._kept = chosen.kept
         self._overrides = overrides
         listed, next_hops, endpoints = state.peers(), state.next_hops(), state.endpoints()
-        for name, problem in (("peers", listed), ("next_hops", next_hops), ("endpoints", endpoints)):
-            if problem.problem:
-                log.warning("state.unreadable", file=name, reason=problem.problem)
+        floating = state.floating_ips()
+        unread = {
+            "peers": listed.problem,
+            "next_hops": next_hops.problem,
+            "endpoints": endpoints.problem,
+            "floating_ips": floating.problem,
+        }
+        for name, problem in unread.items():
+            if problem:
+                log.warning("state.unreadable", file=name, reason=problem)
         self.journal = Journal(
             Path(configuration.state.directory),
             chosen.node,
@@ -141,6 +153,7 @@ class Daemon:
         self._saved_held = frozenset(listed.value or ()) if listed.value is not None else None
         self._saved_next_hops: frozenset[IPAddress] = frozenset(next_hops.value or ())
         self._saved_endpoints = {endpoint.key: endpoint for endpoint in self._restored}
+        self._saved_floating = floating.value or ()
         self._saved_config = state.config().value
         self._save_at = 0.0  # not before: the disk has refused
         self._inbox: deque[Event] = deque()
@@ -169,6 +182,7 @@ class Daemon:
         self.chains = ChainsEdge(
             self.engine.chains, self.engine.sets, self.report, on_apply=self.metrics.policy_applied
         )
+        self.connections = ConnectionsEdge(self.engine.connections, self.report)
         self.control = ControlServer(configuration.control.socket, self.answer, self.node)
         self.http = HttpServer(configuration.metrics.listen, self)
 
@@ -194,6 +208,7 @@ class Daemon:
                 await self._begin()
                 edges = (
                     self.chains.run(),
+                    self.connections.run(),
                     self.links.run(),
                     self.fib.run(),
                     self._keep_host_prepared(),
@@ -221,6 +236,8 @@ class Daemon:
 
     async def _begin(self) -> None:
         """Read the kernel back, and let the engine start with what is there."""
+        if self._saved_floating:
+            self.engine.handle(FloatingIpsKept(self._saved_floating), self.now())
         for endpoint in self._restored:
             self.engine.handle(EndpointAdded(endpoint), self.now())
         if self.config.kernel.enabled:
@@ -338,6 +355,7 @@ class Daemon:
         self.speaker.kick(engine.rib.stirred())
         self.fib.kick()
         self.chains.kick()
+        self.connections.kick()
         self.links.kick()
         self._notice()
         if is_left and not self._is_pumping:
@@ -374,6 +392,9 @@ class Daemon:
         if engine.endpoints != self._saved_endpoints or "endpoints" in failed:
             self._saved_endpoints = dict(engine.endpoints)
             self._disk("endpoints", state.save_endpoints(engine.endpoints.values()))
+        if engine.floating.kept != self._saved_floating or "floating_ips" in failed:
+            self._saved_floating = engine.floating.kept
+            self._disk("floating_ips", state.save_floating_ips(engine.floating.kept))
         if problem := self.keeper.save():
             self._disk("objects", problem)
         elif "objects" in failed:
@@ -512,6 +533,10 @@ class Daemon:
                 return await self._attach(request)
             case "workload del":
                 return await self._detach(_key(args))
+            case "floating-ip add":
+                return await self._float(_floating_ip(args))
+            case "floating-ip del":
+                return await self._sink(_address(_text(args, "external") or "", "external"))
             case "workload label":
                 return await self._label(_key(args), _strings(args, "label"))
             case "apply":
@@ -596,6 +621,56 @@ class Daemon:
         if not await self._until(is_gone, ATTACH_S):
             raise refused("workload", key, f"its link {endpoint.interface} is still there after {ATTACH_S:g} s")
         return views.workload(endpoint)
+
+    async def _float(self, new: FloatingIp) -> object:
+        """Have a floating address lead to a workload, whatever it led to; answers once it does.
+
+        Where the packet filter refuses it is as it was before.
+        """
+        engine = self.engine
+        if not self.config.kernel.enabled:
+            raise refused("kernel.enabled", "false", "this node writes no routes, so it has no workloads")
+        self.keeper.check_is_known()
+        taken = taken_by_others(self.config.nodes, self.config.neighbours, ()) | announced_by(self.config.nodes)
+        taken |= engine.floating_taken(new.external)
+        engine.floating.check(new, self.config.pools, engine.configured.around.space, taken)
+        before = engine.floating.kept
+        self._keep_floating((*engine.floating.without(new.external), new))
+
+        def is_over() -> bool:
+            return engine.floating.in_force.get(new.external) != new or engine.floating_problem(new.external) != ""
+
+        await self._until(is_over, ATTACH_S)
+        if engine.floating.in_force.get(new.external) != new:
+            raise refused("external", new.external, "changed meanwhile")
+        problem = engine.floating_problem(new.external)
+        if problem == "" or (problem is not None and engine.lead(new.external) is not None):
+            old = tuple(each for each in before if each.external == new.external)
+            self._keep_floating((*engine.floating.without(new.external), *old))
+            raise refused("external", new.external, problem or f"not in force within {ATTACH_S:g} s")
+        return views.floating_ip(engine, new)
+
+    async def _sink(self, external: IPAddress) -> object:
+        """Have a floating address lead nowhere; answers once nothing of it is left on this node."""
+        engine = self.engine
+        self.keeper.check_is_known()
+        left = engine.floating.without(external)
+        if len(left) == len(engine.floating.kept):
+            reason = "no such floating address on this node"
+            raise RequestError("not-found", reason, key="external", value=str(external))
+        (gone,) = set(engine.floating.kept) - set(left)
+        self._keep_floating(left)
+
+        def is_gone() -> bool:
+            return external in engine.floating.in_force or engine.is_floating_gone(external)  # it may be here again
+
+        if not await self._until(is_gone, ATTACH_S):
+            raise refused("external", external, f"its translation is still there after {ATTACH_S:g} s")
+        return {"external": str(external), "workload": gone.workload, "outbound": gone.outbound}
+
+    def _keep_floating(self, floating: tuple[FloatingIp, ...]) -> None:
+        self.report(FloatingIpsKept(floating))
+        self._pump()  # now: it is on disk, and the next request finds it
 
     def now(self) -> float:
         """Return the monotonic clock of the engine's events, in seconds."""
@@ -767,13 +842,22 @@ def _strings(args: Mapping[str, object], key: str) -> list[str]:
     return values
 
 
-def _address(text: str) -> IPAddress:
+def _floating_ip(args: Mapping[str, object]) -> FloatingIp:
+    outbound = args.get("outbound", False)
+    if not isinstance(outbound, bool):
+        raise refused("outbound", outbound, "not true or false")
+    namespace, slash, name = (_text(args, "workload") or "").partition("/")
+    key = _key({"name": name, "namespace": namespace} if slash else {**args, "name": namespace})
+    return FloatingIp(_address(_text(args, "external") or "", "external"), key, outbound)
+
+
+def _address(text: str, key: str = "ip") -> IPAddress:
     try:
         if "%" in text:
             raise ValueError("scoped (RFC 4007 §11)")
         return ipaddress.ip_address(text)
     except ValueError as error:
-        raise refused("ip", text, "not an IP address (without prefix length or zone)") from error
+        raise refused(key, text, "not an IP address (without prefix length or zone)") from error
 
 
 def _labels(texts: list[str]) -> tuple[tuple[str, str], ...]:

@@ -1,9 +1,9 @@
 """The core as one object: told what happened, it answers what should be true.
 
 `handle` notes one fact, `work` thinks in slices, `next_wakeup` names the second at which to send
-`TimerFired`. What should be true stands in five Deltas (`rib.fib`, `rib.next_hops`, `links`, `chains`, `sets`), what
-is to be said to peers in `commands` and in the batches that `take` pulls, what people should know in `notes`,
-and what must be on disk before anything else is done in `held`.
+`TimerFired`. What should be true stands in six Deltas (`rib.fib`, `rib.next_hops`, `links`, `chains`, `sets`,
+`connections`), what is to be said to peers in `commands` and in the batches that `take` pulls, what people should know
+in `notes`, and what must be on disk before anything else is done in `held`.
 
 A restart (RFC 4724 §4.1). At the first read-back of the kernel the engine knows whether it
 restarted: peers are on the list of those whose paths the node holds *and* routes of ours are in the
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
 from typing import TypeVar, assert_never
 
@@ -36,6 +36,7 @@ from bgpmesh.events import (
     Configured,
     Connected,
     ConnectFailed,
+    ConnectionsCut,
     Disconnected,
     EndpointAdded,
     EndpointRemoved,
@@ -43,6 +44,7 @@ from bgpmesh.events import (
     FibObserved,
     FibRead,
     FibWritten,
+    FloatingIpsKept,
     GarbageReceived,
     HostRoutesChanged,
     Level,
@@ -76,14 +78,17 @@ from bgpmesh.peering.session import (
     restart_agreed,
 )
 from bgpmesh.policy.chains import AddressSet, ChainKey, Rules
-from bgpmesh.policy.nat import outgoing
+from bgpmesh.policy.nat import FAMILIES, external_set, floating_chains, inside_set, translation
 from bgpmesh.policy.protection import TABLES, Protection
 from bgpmesh.restart import NEVER, Awaited
 from bgpmesh.rib.export import Batch
 from bgpmesh.rib.rib import Rib
-from bgpmesh.route.nlri import Family, IPAddress, Nlri, host_nlri, nlri_of, prefix_text
+from bgpmesh.route.attributes import PathAttributes
+from bgpmesh.route.claim import Kind, claim
+from bgpmesh.route.nlri import Family, IPAddress, Nlri, host_nlri, network_of, nlri_of, prefix_text
 from bgpmesh.route.path import Blackhole, OnLink, PeerName, Target
 from bgpmesh.workload.endpoint import Endpoint, LinkSpec, endpoint_of, link_of
+from bgpmesh.workload.floating import FloatingIps, Lead
 from bgpmesh.workload.pool import Addresses, Pool
 
 # UPDATEs whose way to the kernel is remembered for `trace`.
@@ -111,6 +116,20 @@ class _LocalRoute:
 
     target: Target | None
     is_advertised: bool
+    attributes: PathAttributes | None = None
+
+
+@dataclass(slots=True)
+class _Ways:
+    """Where floating addresses lead on this node, and what else is known of them."""
+
+    wanted: dict[IPAddress, Lead] = field(default_factory=dict)
+    made: dict[IPAddress, Lead] = field(default_factory=dict)  # as the packet filter has it
+    waits_for: set[Nlri] = field(default_factory=set)  # routes of workloads, before their addresses are announced
+    found_inside: frozenset[Nlri] = frozenset()  # at start, until this node is in sync and knows them itself
+    attributes: PathAttributes = field(default_factory=PathAttributes)  # what they are announced with
+    said: tuple[object, ...] = ()  # what the chains and sets of address translation were last made from, and they
+    translation: tuple[dict[ChainKey, Rules], dict[str, AddressSet]] = field(default_factory=lambda: ({}, {}))
 
 
 class Engine:
@@ -143,6 +162,10 @@ class Engine:
         self.is_policy_known = True  # False: what stands in the packet filter stays as it is, see `_protect`
         self._is_protection_due = True  # it is to be worked out anew
         self._closed: set[str] = set()  # links of workloads that chains do not protect yet
+        self.connections: Delta[IPAddress, IPAddress] = Delta()  # floating address -> all that its connections lead to
+        self.floating = FloatingIps()
+        self.floating_known: frozenset[IPAddress] = frozenset()  # of the whole cluster
+        self._ways = _Ways()
         self.endpoints: dict[str, Endpoint] = {}
         self._specs: dict[str, LinkSpec] = {}  # by interface: what the link of a workload is when it is open
         self.addresses = Addresses()
@@ -208,6 +231,9 @@ class Engine:
                 self._fib_read(event, now)
             case HostRoutesChanged(added, removed):
                 self.rib.host_routes_changed(added, removed)
+                touched = {route.prefix for route in (*added, *removed)} if self.floating.in_force else set()
+                if any(host_nlri(address) in touched for address in self.floating.in_force):
+                    self._is_protection_due = True
             case LinksRead(links):
                 self._links_read(links)
             case LinkObserved(interface, link):
@@ -220,6 +246,12 @@ class Engine:
                 self._packets_written(self.chains, done, failed, "chain", now)
             case SetsWritten(done, failed):
                 self._packets_written(self.sets, done, failed, "set", now)
+            case ConnectionsCut(done, failed):
+                self._connections_cut(done, failed, now)
+            case FloatingIpsKept(floating):
+                self.floating.keep(floating)
+                self._take_addresses()
+                self._is_protection_due = True
             case Configured():
                 self._configure(event, now)
             case ObjectsChanged(objects):
@@ -248,6 +280,12 @@ class Engine:
         if self._undecided:
             self._decided(now)
         self._forget_held()
+        if self.rib.is_floating_stirred or (self._ways.found_inside and not self.rib.fib.keep_unwanted):
+            self.rib.is_floating_stirred = False
+            if not self.rib.fib.keep_unwanted:
+                self._ways.found_inside = frozenset()
+            self._is_protection_due = True
+            return True
         return False
 
     def take(self, peer: PeerName, limit: int) -> list[Batch | EndOfRib]:
@@ -471,6 +509,8 @@ class Engine:
     def _fib_read(self, event: FibRead, now: float) -> None:
         self.rib.next_hops.observe_all(event.next_hops)
         self.rib.fib.observe_all(event.routes)
+        waiting = self._announce_when_written | self._ways.waits_for
+        self._announce_written({n for n in waiting if self._is_written(n, self._local[n].target)})
         if event.repaired:
             self._drifted(event.repaired, "found otherwise by a read-back", routes_count=event.repaired)
         if self._booted_at is None:
@@ -529,8 +569,11 @@ class Engine:
 
     def _configure(self, new: Configured, now: float) -> None:
         self.configured = new
-        # A peer within our blocks is a workload that speaks BGP: it asks for its address by name.
-        self.addresses.configure(new.pools, new.pod_cidrs, new.taken, {peer.address for peer in new.peers})
+        self.floating.configure(new.floating)
+        saying = claim(new.cluster_asn or new.asn, Kind.FLOATING)
+        if self._ways.attributes.large_communities != (saying,):
+            self._ways.attributes = PathAttributes(large_communities=(saying,))
+        self._take_addresses()
         for address, key in self.addresses.in_use().items():
             self._warn_of_taken(key, address)
         self.rib.configure(new.asn, new.router_id, new.cluster_id, new.ecmp)
@@ -545,6 +588,14 @@ class Engine:
         self._is_protection_due = True
         self._originate()
         self._check_sync(now)
+
+    def _take_addresses(self) -> None:
+        """Have addresses given as configuration and commands say."""
+        new = self.configured
+        taken = {address: f"floating address of {each.workload}" for address, each in self.floating.in_force.items()}
+        # A peer within our blocks is a workload that speaks BGP: it asks for its address by name.
+        promised = {peer.address for peer in new.peers}
+        self.addresses.configure(new.pools, new.pod_cidrs, taken | dict(new.taken), promised)
 
     def _add_session(self, peer: Peer, now: float, *, is_awaited: bool) -> None:
         session = self.sessions[peer.name] = Session(peer, self._local_restart, self._jitter)
@@ -574,7 +625,9 @@ class Engine:
         for nlri, route in wanted.items():
             if self._local.get(nlri) != route:
                 waits = isinstance(route.target, OnLink) and not self._is_written(nlri, route.target)
-                self.rib.originate(nlri, route.target, advertise=route.is_advertised and not waits)
+                waits = waits and route.attributes is None  # a floating address has waited for its workload's route
+                announced = route.is_advertised and not waits
+                self.rib.originate(nlri, route.target, advertise=announced, attributes=route.attributes)
                 if waits and route.is_advertised:
                     self._announce_when_written.add(nlri)
         self._local = wanted
@@ -595,6 +648,14 @@ class Engine:
                 was = routes.get(host_nlri(address))
                 is_advertised = is_own or (was is not None and was.is_advertised)
                 routes[host_nlri(address)] = _LocalRoute(OnLink(endpoint.interface), is_advertised)
+        self._ways.waits_for.clear()
+        for external in self._ways.made.keys() & self._ways.wanted.keys():
+            lead = self._ways.made[external]
+            internal, target = host_nlri(lead.internal), OnLink(lead.interface)
+            if internal in routes and routes[internal].target == target:
+                is_advertised = self._is_written(internal, target)
+                routes[host_nlri(external)] = _LocalRoute(target, is_advertised, self._ways.attributes)
+                self._ways.waits_for.add(internal)
         return routes
 
     def _endpoint_added(self, endpoint: Endpoint) -> None:
@@ -642,11 +703,12 @@ class Engine:
     def _is_routed(self, endpoint: Endpoint) -> bool:
         """Tell whether a removed workload has its link, and a route on it that is about to be deleted."""
         fib, target = self.rib.fib, OnLink(endpoint.interface)
+        addresses = (*endpoint.addresses, *(each.external for each in self.floating.of(endpoint.key)))
         is_there = self.links.actual.get(endpoint.interface) == self._specs[endpoint.interface]
         return (
             is_there  # or it would be made again, to be removed
             and not fib.keep_unwanted  # nothing is deleted before this node is in sync
-            and any(fib.actual.get(n) == target and n not in fib.refused for n in map(host_nlri, endpoint.addresses))
+            and any(fib.actual.get(n) == target and n not in fib.refused for n in map(host_nlri, addresses))
         )
 
     def _links_read(self, links: Mapping[str, LinkSpec]) -> None:
@@ -705,7 +767,7 @@ class Engine:
                 self._note("link.recovered", interface=interface)
         self._originate()
 
-    def _is_written(self, nlri: Nlri, target: Target) -> bool:
+    def _is_written(self, nlri: Nlri, target: Target | None) -> bool:
         return not self.configured.kernel_enabled or self.rib.fib.actual.get(nlri) == target
 
     # ── chains and sets ──────────────────────────────────────────────────────
@@ -718,9 +780,14 @@ class Engine:
     def unmade(self) -> dict[str, str]:
         """Return which chains and sets cannot be made as they are wanted, each with the reason."""
         chains = {f"chain {key}": refusal.reason for key, refusal in self.chains.refused.items()}
-        return chains | {f"set {name}": refusal.reason for name, refusal in self.sets.refused.items()}
+        sets = {f"set {name}": refusal.reason for name, refusal in self.sets.refused.items()}
+        cuts = {f"connections of {each}": refusal.reason for each, refusal in self.connections.refused.items()}
+        return chains | sets | cuts
 
     def _chains_read(self, event: ChainsRead) -> None:
+        if self.rib.is_deferring and not self.sets.actual:
+            self._adopt_floating(event.sets)
+            self._is_protection_due = True
         changed = [f"chain {key}" for key in _changed(self.chains, event.chains)]
         changed += [f"set {name}" for name in _changed(self.sets, event.sets)]
         self.chains.observe_all(event.chains)
@@ -728,6 +795,7 @@ class Engine:
         if changed:
             self._drifted(len(changed), "changed by somebody else", value=", ".join(changed))
         self._open_and_close()
+        self._lead()
 
     def _packets_written(
         self, delta: Delta[K, V], done: Sequence[K], failed: Mapping[K, str], word: str, now: float
@@ -739,26 +807,28 @@ class Engine:
         for key in recovered:
             self._note(f"{word}.recovered", Level.INFO, **{word: str(key)})
         self._open_and_close()
+        self._lead()
 
     def _protect(self) -> None:
         """Want the chains and sets that configuration, objects and workloads come to.
 
-        Where the objects that were in force are not known, nothing is touched: who is protected stays so, and nobody
-        else is let in.
+        Where the objects that were in force are not known, nothing of theirs is touched: who is protected stays so, and
+        nobody else is let in.
         """
         self._is_protection_due = False
         self.chains.keep_unwanted = self.sets.keep_unwanted = not self.is_policy_known
-        if not self.is_policy_known:
-            return
         configured = self.configured
-        chains, sets = outgoing(configured.pools) if configured.kernel_enabled else ({}, {})
-        if configured.kernel_enabled:
+        chains, sets = self._translated()
+        if configured.kernel_enabled and self.is_policy_known:
             is_needed = bool(self.endpoints or self.links.actual or self._disputed)
             own_chains, own_sets = self.protection.wanted(self.endpoints, configured.around, is_needed=is_needed)
-            chains, sets = chains | own_chains, sets | own_sets
+            # Both may have something in a built-in chain.
+            chains = own_chains | {key: rules + own_chains.get(key, ()) for key, rules in chains.items()}
+            sets = sets | own_sets
         _want_all(self.chains, chains)
         _want_all(self.sets, sets)
         self._open_and_close()
+        self._lead()
 
     @property
     def is_policy_in_force(self) -> bool:
@@ -793,6 +863,110 @@ class Engine:
             endpoint.interface, replace(spec, is_open=False) if endpoint.interface in self._closed else spec
         )
 
+    # ── floating addresses ───────────────────────────────────────────────────
+
+    def floating_problem(self, external: IPAddress) -> str | None:
+        """Return why a floating address of this node is not as it was said ("" while it is under way), None once it is.
+
+        As it was said is: packets are led to the workload, connections that led elsewhere are cut, peers hear of it.
+        """
+        problems = [reason for address, reason in self.floating_problems() if address == external]
+        if problems:
+            return problems[0]
+        lead = self._ways.wanted.get(external)
+        if lead is None:
+            return None  # the workload is on another node
+        refusals = [self.chains.refused.get(chain) for chain in floating_chains(external.version)]
+        refusals += [self.sets.refused.get(external_set(external.version)), self.connections.refused.get(external)]
+        if (refusal := next(filter(None, refusals), None)) is not None:
+            return refusal.reason
+        is_led = self._ways.made.get(external) == lead and self.connections.actual.get(external) == lead.internal
+        local = self._local.get(host_nlri(external))
+        return None if is_led and local is not None and local.is_advertised else ""
+
+    def floating_problems(self) -> list[tuple[IPAddress, str]]:
+        """Return which floating addresses cannot be as they were said on this node, each with the reason."""
+        return list(self.floating.problems(self.endpoints, self.floating_taken()))
+
+    def floating_taken(self, *more: IPAddress) -> dict[IPAddress, str]:
+        """Return who on this node has each address that can lead nowhere, being its own; `more` are asked for too."""
+        own = (address for address in (*self.floating.in_force, *more) if self.rib.is_own(host_nlri(address)))
+        return dict.fromkeys(own, "this host") | dict(self.addresses.in_use())
+
+    def is_announced(self, external: IPAddress) -> bool:
+        """Tell whether this node announces a floating address."""
+        local = self._local.get(host_nlri(external))
+        return local is not None and local.is_advertised and local.attributes is self._ways.attributes
+
+    def is_floating_gone(self, external: IPAddress) -> bool:
+        """Tell whether nothing of a floating address is left on this node: no translation, no connection, no route."""
+        nlri = host_nlri(external)
+        return external not in self._ways.made and external not in self.connections.actual and nlri not in self._local
+
+    def lead(self, external: IPAddress) -> Lead | None:
+        """Return what a floating address leads to here."""
+        return self._ways.wanted.get(external)
+
+    def _translated(self) -> tuple[dict[ChainKey, Rules], dict[str, AddressSet]]:
+        """Return the chains and sets of address translation that pools, floating addresses and workloads come to."""
+        new, before = self.configured, self._ways.wanted
+        leads = self.floating.leads(self.endpoints, self.floating_taken())
+        self._ways.wanted = leads if new.kernel_enabled else {}
+        if self._ways.wanted != before:
+            self._originate()
+        others = (network_of(nlri).network_address for nlri in self.rib.floating | self._ways.found_inside)
+        self.floating_known = frozenset((*self.floating.in_force, *others))
+        if not new.kernel_enabled:
+            return {}, {}
+        said = (new.pools, tuple(leads.values()), self.floating_known, new.around.space, new.interface_prefix)
+        if said != self._ways.said:  # a workload that comes or goes has no floating address, most often
+            self._ways.said, self._ways.translation = said, translation(*said)
+        return self._ways.translation
+
+    def _lead(self) -> None:
+        """Follow what the packet filter does with floating addresses.
+
+        Connections are cut after that, so that none comes back the old way. The address is announced from then on, and
+        goes on to be while it moves.
+        """
+        for family in FAMILIES:
+            name = external_set(family)
+            if self.sets.actual.get(name) != self.sets.wanted.get(name) or any(
+                self.chains.actual.get(chain) != self.chains.wanted.get(chain) for chain in floating_chains(family)
+            ):
+                continue
+            new = {address: lead for address, lead in self._ways.wanted.items() if address.version == family}
+            old = {address: lead for address, lead in self._ways.made.items() if address.version == family}
+            for address in old.keys() - new.keys():
+                del self._ways.made[address]
+                self.connections.want(address, None)
+            for address, lead in new.items():
+                self._ways.made[address] = lead
+                if self.connections.wanted.get(address) != lead.internal:
+                    self.connections.want(address, lead.internal)
+            if old != new:
+                self._originate()
+
+    def _adopt_floating(self, sets: Mapping[str, AddressSet]) -> None:
+        """Take what an earlier life has left: what it knew as inside, and which floating addresses led to workloads.
+
+        The first holds until this node is in sync and knows the others' itself. What has become of the second while
+        nobody looked is not known, so their connections count as leading nowhere that is right.
+        """
+        for family in FAMILIES:
+            inside, externals = (sets.get(name) for name in (inside_set(family), external_set(family)))
+            self._ways.found_inside |= _hosts(inside)
+            for nlri in _hosts(externals):
+                address = network_of(nlri).network_address
+                self.connections.observe(address, address)
+
+    def _connections_cut(self, done: Sequence[IPAddress], failed: Mapping[IPAddress, str], now: float) -> None:
+        recovered = [address for address in done if address in self.connections.refused]
+        self.connections.acknowledge(done)
+        self._refused(self.connections, failed, "connections.uncut", now, word="address", show=str)
+        for address in recovered:
+            self._note("connections.cut", address=address)
+
     # ── what the kernel answered ─────────────────────────────────────────────
 
     def _fib_written(self, done: Sequence[Nlri], now: float) -> None:
@@ -800,16 +974,22 @@ class Engine:
         self.rib.fib.acknowledge(done)
         for nlri in recovered:
             self._note("route.recovered", prefix=prefix_text(nlri))
-        if self._announce_when_written:
-            for nlri in self._announce_when_written.intersection(done):
-                self._announce_when_written.discard(nlri)
-                self.rib.originate(nlri, self._local[nlri].target, advertise=True)
+        self._announce_written(done)
         if self._unwritten:
             for nlri in self._unwritten.keys() & done:
                 update = self._unwritten.pop(nlri)
                 update.programmed_at = now
                 self.converged.append((now - update.read_at, len(update.nlris)))
         self._forget_held()
+
+    def _announce_written(self, nlris: Collection[Nlri]) -> None:
+        """Announce what waited for these routes."""
+        if self._announce_when_written:
+            for nlri in self._announce_when_written.intersection(nlris):
+                self._announce_when_written.discard(nlri)
+                self.rib.originate(nlri, self._local[nlri].target, advertise=True)
+        if self._ways.waits_for and not self._ways.waits_for.isdisjoint(nlris):
+            self._originate()
 
     def _fib_observed(self, routes: Mapping[Nlri, Target | None]) -> None:
         for nlri, target in routes.items():
@@ -858,6 +1038,12 @@ def _want_all(delta: Delta[K, V], wanted: Mapping[K, V]) -> None:
     for key, value in wanted.items():
         if delta.wanted.get(key) != value:
             delta.want(key, value)
+
+
+def _hosts(found: AddressSet | None) -> set[Nlri]:
+    """Return the single addresses in a set of prefixes."""
+    members = () if found is None else found.members
+    return {Nlri(member) for member in members if member[0] == 8 * (len(member) - 1)}
 
 
 def _changed(delta: Delta[K, V], found: Mapping[K, V]) -> list[K]:

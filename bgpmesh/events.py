@@ -20,6 +20,7 @@ from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
 from bgpmesh.route.nlri import IPAddress, IPNetwork, Nlri
 from bgpmesh.route.path import HostRoute, PeerName, Resolution, Target
 from bgpmesh.workload.endpoint import Endpoint, LinkSpec
+from bgpmesh.workload.floating import FloatingIp
 from bgpmesh.workload.pool import Pool
 
 # ── from the wire ────────────────────────────────────────────────────────────
@@ -187,6 +188,14 @@ class SetsWritten:
     failed: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class ConnectionsCut:
+    """Of these floating addresses no connection leads elsewhere any more; or it could not be done, and why."""
+
+    done: Sequence[IPAddress]
+    failed: Mapping[IPAddress, str]
+
+
 # ── from operators and the daemon ────────────────────────────────────────────
 
 
@@ -209,6 +218,8 @@ class Configured:
     restart_deferral: float = 10.0  # seconds
     taken: Mapping[IPAddress, str] = field(default_factory=dict)  # no workload's: who has each, in words
     around: Surroundings = field(default_factory=Surroundings)  # what packet policy depends on
+    cluster_asn: Asn | None = None  # in whose name nodes speak of addresses (route/claim.py)
+    floating: tuple[FloatingIp, ...] = ()  # of the whole cluster
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +241,13 @@ class EndpointRemoved:
     """A workload is to go."""
 
     key: str
+
+
+@dataclass(frozen=True, slots=True)
+class FloatingIpsKept:
+    """What commands have made of floating addresses on this node: all of it, at start and after each."""
+
+    floating: tuple[FloatingIp, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,10 +284,12 @@ Event = (
     | ChainsRead
     | ChainsWritten
     | SetsWritten
+    | ConnectionsCut
     | Configured
     | ObjectsChanged
     | EndpointAdded
     | EndpointRemoved
+    | FloatingIpsKept
     | TimerFired
     | Stopping
 )

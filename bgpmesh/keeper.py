@@ -64,17 +64,17 @@ class Keeper:
 
     def apply(self, documents: list[object]) -> Answer:
         """Take the objects in the documents; raises ConfigError where it is not known what is in force."""
-        self._check_is_known()
+        self.check_is_known()
         return self._changed(self.store.apply(documents))
 
     def delete(self, documents: list[object]) -> Answer:
         """Delete the objects in the documents; raises as `apply` does."""
-        self._check_is_known()
+        self.check_is_known()
         return self._changed(self.store.delete(documents))
 
     def delete_named(self, kind: str, name: str, namespace: str | None) -> Answer:
         """Delete the object that these words mean; raises as `apply` does."""
-        self._check_is_known()
+        self.check_is_known()
         return self._changed(self.store.delete_named(kind, name, namespace))
 
     async def watch(self, directory: Callable[[], Path]) -> None:
@@ -106,7 +106,8 @@ class Keeper:
             self._report(ObjectsChanged(self.store.objects()))
         return answer or Answer()
 
-    def _check_is_known(self) -> None:
+    def check_is_known(self) -> None:
+        """Raise ConfigError where it is not known what is in force."""
         if self._unknown:
             raise refused("state.directory", "", self._unknown)
 

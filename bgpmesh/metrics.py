@@ -126,6 +126,9 @@ class Metrics:
         engine = observed.engine
         yield _gauge("policy_rules", "Rules of ours in the packet filter", {(): engine.rules_in_force})
         yield _counter("policy_errors", "Chains and sets that were refused", {(): engine.policy_errors})
+        announced = sum(engine.is_announced(address) for address in engine.floating.in_force)
+        floating: Values = {("announced",): announced, ("other",): len(engine.floating_known) - announced}
+        yield _gauge("floating_ips", "Floating addresses, announced by this node or not", floating, "state")
         yield _gauge("workloads", "Workloads of this node", {(): len(engine.endpoints)})
         yield self._pool_addresses()
 

@@ -1,20 +1,21 @@
 """What must survive a restart of the daemon: a few JSON documents in one directory, each replaced whole.
 
-| document    | says                                                         | lost or garbled, it costs            |
-|-------------|--------------------------------------------------------------|--------------------------------------|
-| `peers`     | the peers whose paths this node holds, established or stale  | every configured peer is waited for  |
-| `next_hops` | the BGP next hops with a nexthop object in the kernel        | objects are recognised when used     |
-| `endpoints` | the workloads attached here                                  | labels; the links' aliases have more |
-| `objects`   | the objects of packet policy, in their last good form        | packets stay as they are, see daemon |
-| `config`    | the configuration in force, and the file it was taken from   | the operator's file decides          |
+| document       | says                                                         | lost or garbled, it costs            |
+|----------------|--------------------------------------------------------------|--------------------------------------|
+| `peers`        | the peers whose paths this node holds, established or stale  | every configured peer is waited for  |
+| `next_hops`    | the BGP next hops with a nexthop object in the kernel        | objects are recognised when used     |
+| `endpoints`    | the workloads attached here                                  | labels; the links' aliases have more |
+| `floating_ips` | the floating addresses that commands made here               | themselves; those of the file stay   |
+| `objects`      | the objects of packet policy, in their last good form        | packets stay as they are, see daemon |
+| `config`       | the configuration in force, and the file it was taken from   | the operator's file decides          |
 
 Rules:
  1. A document that is not there is no problem (a first boot); one that cannot be read or is not what we
     write is a problem in words and no value, never an exception: the daemon starts.
  2. Unknown fields are ignored, so that an older daemon reads what a newer one wrote.
- 3. `config` and `objects` are forced to the disk, because they are obeyed after a power cut. The others are not: what
-    they speak of (sessions, kernel objects, namespaces) is gone then too, and `peers` is written on the way to a
-    session.
+ 3. `config`, `objects` and `floating_ips` are forced to the disk, because they are obeyed after a power cut. The
+    others are not: what they speak of (sessions, kernel objects, namespaces) is gone then too, and `peers` is
+    written on the way to a session.
  4. One daemon at a time: the directory is locked, and the lock says by whom.
 """
 
@@ -34,6 +35,7 @@ from typing import Generic, TypeVar
 from bgpmesh.errors import refused
 from bgpmesh.route.nlri import IPAddress
 from bgpmesh.workload.endpoint import Endpoint
+from bgpmesh.workload.floating import FloatingIp, in_order
 
 T = TypeVar("T")
 
@@ -135,6 +137,18 @@ class State:
     def objects(self) -> Loaded[dict[str, dict[str, list[object]]]]:
         """Return what `save_objects` kept."""
         return self._load("objects", _sources)
+
+    def save_floating_ips(self, floating: Iterable[FloatingIp]) -> str:
+        """Keep the floating addresses that commands have made on this node."""
+        rows = [
+            {"external": str(each.external), "workload": each.workload, "outbound": each.outbound}
+            for each in in_order(floating)
+        ]
+        return self._save("floating_ips", rows, is_forced=True)
+
+    def floating_ips(self) -> Loaded[tuple[FloatingIp, ...]]:
+        """Return the floating addresses that `save_floating_ips` kept."""
+        return self._load("floating_ips", _floating_ips)
 
     def save_config(self, config: KeptConfig) -> str:
         """Keep a configuration to come back to. An unconfirmed one is not kept: that is how it is rolled back."""
@@ -264,6 +278,18 @@ def _endpoint(value: object) -> Endpoint:
         ports=tuple(_port(each) for each in _list(_member(value, "ports"))),
         netns_inode=_inode(value),
     )
+
+
+def _floating_ips(value: object) -> tuple[FloatingIp, ...]:
+    found: dict[IPAddress, FloatingIp] = {}
+    for each in _list(value):
+        external, outbound = _address(_member(each, "external")), _member(each, "outbound")
+        if not isinstance(outbound, bool):
+            raise ValueError(f"{outbound!r:.40} is not true or false")  # noqa: TRY004  one exception for all
+        if external in found:
+            raise ValueError(f"{external} is there twice")
+        found[external] = FloatingIp(external, _field(each, "workload"), outbound)
+    return tuple(found.values())
 
 
 def _consistent(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:

@@ -25,6 +25,7 @@ PROTOCOL = "77"
 ROUTERS_BETWEEN = 2  # the two nodes
 FIRST_TTL = 64
 PINGS = 3
+FLOATING = "203.0.113.10"
 
 POD_CIDRS = {
     "n1": ("10.244.1.0/26", "fd00:10:244:1::/112"),
@@ -94,6 +95,8 @@ class Demo:
             self.ping_all()
         with self.step("a policy on n2: only web-1 may reach web-2; and why the others may not"):
             self.show_policy()
+        with self.step("a floating address leads to web-2, and then to web-3 on another node"):
+            self.show_floating()
         with self.step("what the nodes say"):
             self.show_tables()
 
@@ -197,6 +200,32 @@ class Demo:
         self.show(second.node, ["bgpmesh", "policy", "explain", *words], expected=1)
         self.show(second.node, ["bgpmesh", "delete", "networkpolicy", "only-web-1"])
         check(self.ping(third, second.addresses[0]), f"{third.name} reaches {second.name} again")
+
+    def show_floating(self) -> None:
+        """Give a workload an address of the outside, and move it to another node: there first, then away here."""
+        first, second, third = self.workloads
+        add, remove = ["bgpmesh", "floating-ip", "add", FLOATING], ["bgpmesh", "floating-ip", "del", FLOATING]
+        self.show(second.node, [*add, second.name])
+        self.await_way(first.node, FLOATING, NODE_ADDRESSES[second.node][0])
+        check(self.ping(first, FLOATING), f"{first.name} reaches {second.name} at {FLOATING}")
+        check(self.ping(second, FLOATING), f"{second.name} reaches itself at {FLOATING}")
+        self.show(first.node, ["bgpmesh", "floating-ip", "list"])
+        self.show(third.node, [*add, third.name])
+        self.show(second.node, remove)
+        self.await_way(first.node, FLOATING, NODE_ADDRESSES[third.node][0])
+        check(self.ping(first, FLOATING), f"{first.name} reaches {third.name} at {FLOATING}")
+        self.show(third.node, remove)
+
+    def await_way(self, node: str, address: str, gateway: str) -> None:
+        """Wait until a node sends an address by this gateway alone."""
+
+        def is_so() -> bool:
+            found = self.lab.exec(node, ["ip", "route", "show", address], check=False).stdout
+            ways = self.lab.exec(node, ["ip", "route", "get", address], check=False).stdout
+            return bool(found) and f" via {gateway} " in ways
+
+        until(is_so, f"{node} to send {address} by {gateway}")
+        print(f"   {node} sends {address} by {gateway}")
 
     def show(self, node: str, words: Sequence[str], expected: int = 0) -> None:
         """Print a command and what it says; its exit status is as expected."""

@@ -19,6 +19,7 @@ from bgpmesh.peering.mesh import (
 )
 from bgpmesh.policy import selector
 from bgpmesh.route.nlri import IPAddress, IPNetwork
+from bgpmesh.workload.floating import FloatingIp, why_not_external
 from bgpmesh.workload.pool import Pool
 
 BUILT_IN_FILTERS = ("all", "own", "none")
@@ -114,6 +115,38 @@ def taken_by_others(
         own = (node.address, node.address6, *node.listen)
         taken |= {each: f"node {node.name}" for each in own if each is not None and not each.is_unspecified}
     return taken
+
+
+def check_floating(
+    reader: Reader,
+    floating: Sequence[FloatingIp],
+    pools: Sequence[Pool],
+    nodes: Sequence[NodeOptions],
+    neighbours: Sequence[PeerOptions],
+) -> None:
+    """Refuse floating addresses that somebody else has, and two by which one workload would leave."""
+    taken = taken_by_others(nodes, neighbours, ()) | announced_by(nodes)
+    blocks = [block for node in nodes for block in node.pod_cidrs]
+    leaving: dict[tuple[str, int], IPAddress] = {}
+    for each in floating:
+        where, address = f'floating_ip."{each.external}"', each.external
+        reason = why_not_external(address, pools, blocks)
+        if reason or address in taken:
+            reader.refuse(where, None, reason or f"already in use by {taken[address]}")
+        other = leaving.setdefault((each.workload, address.version), address) if each.outbound else address
+        if other != address:
+            reason = f"connections of {each.workload} leave by {other} already"
+            reader.refuse(f"{where}.outbound", each.outbound, reason)
+
+
+def announced_by(nodes: Sequence[NodeOptions]) -> dict[IPAddress, str]:
+    """Return who announces each single address as its own, in words."""
+    return {
+        network.network_address: f"node {node.name}, which announces it as its own"
+        for node in nodes
+        for network in node.advertise
+        if network.prefixlen == network.max_prefixlen
+    }
 
 
 def _check_router_ids(reader: Reader, nodes: Sequence[NodeOptions]) -> None:

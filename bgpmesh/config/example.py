@@ -7,12 +7,13 @@ from dataclasses import Field
 from bgpmesh.config.options import NAMED, SINGLE
 from bgpmesh.config.values import NOT_BUILT, key_of, knobs, toml
 
-_NAMES = {"pool": "default", "node": "n1", "peer": "tor1", "namespace": "shop"}
+_NAMES = {"pool": "default", "node": "n1", "peer": "tor1", "floating_ip": '"203.0.113.10"', "namespace": "shop"}
 _SECTIONS = (
     "cluster",
     "pool",
     "node",
     "peer",
+    "floating_ip",
     "kernel",
     "workload",
     "namespace",

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from bgpmesh.config.checks import check, selects, taken_by_others
+from bgpmesh.config.checks import check, check_floating, selects, taken_by_others
 from bgpmesh.config.options import (
     NAMED,
     NOT_BUILT_TABLES,
@@ -36,6 +36,7 @@ from bgpmesh.peering.mesh import (
     PeerOptions,
     asn_of,
     cluster_id_of,
+    own_address,
     peers_of,
     router_id_of,
     warnings_of,
@@ -43,6 +44,8 @@ from bgpmesh.peering.mesh import (
 from bgpmesh.policy.iptables import Options as Rendering
 from bgpmesh.policy.protection import Surroundings
 from bgpmesh.route.attributes import Asn
+from bgpmesh.route.nlri import Family, family_of_address
+from bgpmesh.workload.floating import FloatingIp
 from bgpmesh.workload.pool import Pool
 
 T = TypeVar("T", bound=Options)
@@ -118,6 +121,8 @@ def effective(config: Config, name: str) -> Configured:
             namespaces={namespace.name: dict(namespace.labels) for namespace in config.namespaces},
             options=Rendering(prefix=config.workload.prefix, to_host=config.policy.workload_to_host),
         ),
+        cluster_asn=config.cluster.asn,
+        floating=config.floating,
     )
 
 
@@ -133,7 +138,12 @@ def warnings(config: Config, name: str) -> tuple[str, ...]:
         for block in node.pod_cidrs
         if other.name != name and address is not None and address.version == block.version and address in block
     )
-    return (*said, *(f"peer.{name}.nodes selects no node" for name in unused), *discarded)
+    silent = (
+        f"node.{name} has no {family.label} address: it announces no floating address of that family"
+        for family in Family
+        if own_address(node, family) is None and any(family_of_address(f.external) is family for f in config.floating)
+    )
+    return (*said, *(f"peer.{name}.nodes selects no node" for name in unused), *discarded, *silent)
 
 
 def find_node(config: Config, asked: str | None) -> str:
@@ -171,7 +181,9 @@ def _read(reader: Reader, document: Mapping[str, object]) -> Config:
     for part in reader.incomplete:  # what they say of a password is wrong or right all the same
         if isinstance(part, ClusterOptions | PeerOptions):
             reader.password(part, f"peer.{part.name}" if isinstance(part, PeerOptions) else "cluster")
+    floating = reader.by_address(FloatingIp, document.get("floating_ip", {}), "floating_ip", "external")
     check(reader, cluster, pools, nodes, neighbours)
+    check_floating(reader, floating, pools, nodes, neighbours)
     # Where one could not be read a problem says so, and nobody gets to see what stands in for it.
     return Config(
         reader.file,
@@ -179,6 +191,7 @@ def _read(reader: Reader, document: Mapping[str, object]) -> Config:
         tuple(pools),
         tuple(nodes),
         tuple(neighbours),
+        tuple(floating),
         single("kernel", KernelOptions) or KernelOptions(),
         single("kernel", EcmpOptions) or EcmpOptions(),
         single("workload", WorkloadOptions) or WorkloadOptions(),

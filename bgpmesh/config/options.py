@@ -11,6 +11,7 @@ from bgpmesh.control.server import ControlOptions
 from bgpmesh.errors import ConfigError, Problem
 from bgpmesh.kernel.fib import KernelOptions
 from bgpmesh.peering.mesh import ClusterOptions, Labels, NodeOptions, PeerOptions
+from bgpmesh.workload.floating import FloatingIp
 from bgpmesh.workload.pool import Pool
 
 _NO_NODES = "it has no [node.*], and no [peer.*] whose source would be this host's address"
@@ -99,6 +100,7 @@ class Config:
     pools: tuple[Pool, ...] = ()
     nodes: tuple[NodeOptions, ...] = ()
     neighbours: tuple[PeerOptions, ...] = ()
+    floating: tuple[FloatingIp, ...] = ()
     kernel: KernelOptions = field(default_factory=KernelOptions)
     routes: EcmpOptions = field(default_factory=EcmpOptions)
     workload: WorkloadOptions = field(default_factory=WorkloadOptions)
@@ -141,8 +143,9 @@ NAMED: dict[str, type[Options]] = {
     "pool": Pool,
     "node": NodeOptions,
     "peer": PeerOptions,
+    "floating_ip": FloatingIp,
     "namespace": NamespaceOptions,
 }
 
 # Known tables whose feature this version does not have.
-NOT_BUILT_TABLES = ("filter", "floating_ip", "process")
+NOT_BUILT_TABLES = ("filter", "process")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -24,6 +25,7 @@ from bgpmesh.config.values import (
 )
 from bgpmesh.errors import Problem
 from bgpmesh.peering.mesh import ClusterOptions, Password, PeerOptions
+from bgpmesh.route.nlri import IPAddress
 
 # Known keys whose feature this version does not have.
 NOT_BUILT_KEYS: dict[str, tuple[str, ...]] = {
@@ -78,6 +80,24 @@ class Reader:
             else:
                 found.append(self.options(cls, table, f"{section}.{name}", (cls,), name=name))
         return [options for options in found if options is not None]
+
+    def by_address(self, cls: type[T], tables: object, section: str, name: str) -> list[T]:
+        """Return the options of every `[section."ADDRESS"]` that could be read; the field `name` has the address."""
+        if not isinstance(tables, dict):
+            self.refuse(section, tables, f'not a table; write [{section}."ADDRESS"]')
+            return []
+        found: dict[IPAddress, T | None] = {}
+        for text, table in tables.items():
+            where = f"{section}.{json.dumps(text)}"
+            try:
+                address = ipaddress.ip_address(text if "%" not in text else "")
+            except ValueError:
+                self.refuse(where, None, f'its name is not an IP address; write [{section}."ADDRESS"]')
+                continue
+            if address in found:
+                self.refuse(where, None, f"stands here twice: it is {address}")
+            found[address] = self.options(cls, table, where, (cls,), **{name: address})
+        return [options for options in found.values() if options is not None]
 
     def options(
         self, cls: type[T], table: object, where: str, all_of_table: Sequence[type[Options]], **fixed: object

@@ -347,7 +347,7 @@ def toml(value: object) -> str:
 
 def knobs(cls: type[Options]) -> list[Field[object]]:
     """Return the fields that are keys of the table; the name of a named table is none."""
-    return [knob for knob in fields(cls) if knob.name != "name"]
+    return [knob for knob in fields(cls) if knob.name != "name" and not knob.metadata.get("is_name")]
 
 
 def key_of(knob: Field[object]) -> str:

@@ -36,6 +36,8 @@ def summary(running: Running) -> JsonObject:
     engine = running.engine
     errors = [remark._asdict() for remark in running.store.problems()]
     errors += [{"object": each, "field": "", "reason": reason} for each, reason in engine.unmade().items()]
+    floating = engine.floating_problems()
+    errors += [{"object": f"floating_ip {each}", "field": "", "reason": reason} for each, reason in floating]
     return {"policies": len(engine.protection.policies()), "rules": engine.rules_in_force, "errors": errors}
 
 

@@ -318,3 +318,11 @@ def pools(result: object) -> str:
     used = ([row.get(key) for key in ("address", "workload", "block")] for row in each_of(field(result, "addresses")))
     parts = [table(("BLOCK", "POOL", "USED", "FREE"), blocks), "", table(("ADDRESS", "WORKLOAD", "BLOCK"), used)]
     return "\n".join(parts)
+
+
+def floating_ips(result: object) -> str:
+    """Return one line for each floating address."""
+    columns = ("external", "workload", "address", "outbound", "announced", "from", "problem")
+    rows = each_of(result)
+    heads = [column.upper() for column in columns]
+    return table(heads, ([row.get(c) for c in columns] for row in rows)) if rows else "no floating addresses"

@@ -16,9 +16,10 @@ from bgpmesh.engine import Engine
 from bgpmesh.peering.session import Session, State
 from bgpmesh.rib.rib import Candidate, Rib
 from bgpmesh.route.attributes import PathAttributes
-from bgpmesh.route.nlri import Family, Nlri, contains, host_nlri, nlri_of, prefix_text
+from bgpmesh.route.nlri import Family, IPAddress, Nlri, contains, host_nlri, network_of, nlri_of, prefix_text
 from bgpmesh.route.path import Blackhole, OnLink, PeerName, Resolution, Target, Via
 from bgpmesh.workload.endpoint import Endpoint
+from bgpmesh.workload.floating import FloatingIp, in_order
 from bgpmesh.workload.usage import usage
 
 JsonObject = dict[str, object]
@@ -477,6 +478,45 @@ def _pool_show(running: Running, _: Mapping[str, object]) -> object:
     }
 
 
+# ── floating addresses ───────────────────────────────────────────────────────
+
+
+def floating_ip(engine: Engine, floating: FloatingIp) -> JsonObject:
+    """Return one floating address; `address` is what it leads to here, null where its workload is not."""
+    lead = engine.lead(floating.external)
+    is_in_force = engine.floating.in_force.get(floating.external) is floating
+    problem = engine.floating_problem(floating.external) if is_in_force else "the configuration has it"
+    return {
+        "external": str(floating.external),
+        "workload": floating.workload,
+        "outbound": floating.outbound,
+        "from": "configuration" if is_in_force and engine.floating.has_of_file(floating.external) else "command",
+        "address": None if lead is None or not is_in_force else str(lead.internal),
+        "announced": is_in_force and engine.is_announced(floating.external),
+        "problem": "under way" if problem == "" else problem,
+    }
+
+
+def _floating_ips(running: Running, _: Mapping[str, object]) -> object:
+    """Return those of the file, those of commands here, and others that nodes announce, each of these with its peer."""
+    engine = running.engine
+    shadowed = [each for each in engine.floating.kept if engine.floating.in_force[each.external] is not each]
+    known = [floating_ip(engine, each) for each in in_order((*engine.floating.in_force.values(), *shadowed))]
+    others = sorted(nlri for nlri in engine.rib.floating if _host(nlri) not in engine.floating.in_force)
+    return [*known, *(_learnt(engine, nlri) for nlri in others)]
+
+
+def _learnt(engine: Engine, nlri: Nlri) -> JsonObject:
+    best = engine.rib.best(nlri)
+    peer = None if best is None else best.best.peer
+    none: JsonObject = dict.fromkeys(("workload", "outbound", "address", "problem"))
+    return {"external": str(_host(nlri)), **none, "from": f"peer {peer}", "announced": False}
+
+
+def _host(nlri: Nlri) -> IPAddress:
+    return network_of(nlri).network_address
+
+
 _VIEWS: dict[str, Callable[[Running, Mapping[str, object]], object]] = {
     "status": lambda running, _: status(running),
     "peers": _peers,
@@ -485,4 +525,5 @@ _VIEWS: dict[str, Callable[[Running, Mapping[str, object]], object]] = {
     "workload list": _workloads,
     "pool show": _pool_show,
     **policies.VIEWS,
+    "floating-ip list": _floating_ips,
 }

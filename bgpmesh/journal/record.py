@@ -35,13 +35,20 @@ FORMER = "recording.old.journal"  # that of the daemon before
 PAGE = 65_536  # octets that leave the memory together
 
 # What edges take keys of, and what the keys are.
-KEYS: dict[str, object] = {"fib": Nlri, "next_hops": IPAddress, "links": str, "chains": ChainKey, "sets": str}
+KEYS: dict[str, object] = {
+    "fib": Nlri,
+    "next_hops": IPAddress,
+    "links": str,
+    "chains": ChainKey,
+    "sets": str,
+    "connections": IPAddress,
+}
 
 
 def deltas_of(engine: Engine) -> dict[str, Delta[object, object]]:
     """Return the Deltas of an engine, by the names of `KEYS`."""
     rib = engine.rib
-    deltas = (rib.fib, rib.next_hops, engine.links, engine.chains, engine.sets)
+    deltas = (rib.fib, rib.next_hops, engine.links, engine.chains, engine.sets, engine.connections)
     return typing.cast("dict[str, Delta[object, object]]", dict(zip(KEYS, deltas, strict=True)))
 
 

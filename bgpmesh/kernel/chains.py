@@ -39,6 +39,7 @@ from bgpmesh import log
 from bgpmesh.delta import Delta
 from bgpmesh.errors import KernelError
 from bgpmesh.events import ChainsRead, ChainsWritten, Event, SetsWritten
+from bgpmesh.kernel.conntrack import Connections
 from bgpmesh.kernel.netlink import NLM_F_ACK, attribute, message
 from bgpmesh.kernel.sets import Sets
 from bgpmesh.policy.chains import (
@@ -52,6 +53,8 @@ from bgpmesh.policy.chains import (
     restore_text,
     rules_of,
 )
+from bgpmesh.policy.nat import external_set
+from bgpmesh.route.nlri import IPAddress, Nlri, network_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -215,6 +218,7 @@ def _uninstall() -> list[str]:
     try:
         for backend in present_backends():
             said += _remove_chains(backend)
+        said += _cut(host.floating())
         for name in host.set_names():
             try:
                 host.write_set(name, None, None)
@@ -223,6 +227,19 @@ def _uninstall() -> list[str]:
                 said.append(f"set {name} stays: {error.text}")
     finally:
         host.close()
+    return said
+
+
+def _cut(floating: Iterable[IPAddress]) -> list[str]:
+    """Cut the connections of floating addresses, which nothing but the connections themselves translates any more."""
+    said: list[str] = []
+    with contextlib.closing(Connections()) as connections:
+        for address in floating:
+            try:
+                if count := connections.cut(address, None):
+                    said.append(f"{count} connections of {address}")
+            except KernelError as error:
+                said.append(f"connections of {address} stays: {error.text}")
     return said
 
 
@@ -353,6 +370,17 @@ class _Host:
             return sorted(self._sets.names())
         except KernelError:
             return []
+
+    def floating(self) -> list[IPAddress]:
+        """Return the floating addresses that were led to workloads here, as our sets have them."""
+        try:
+            found = self._sets.read()
+        except KernelError:
+            return []
+        members = [
+            member for family in FAMILIES if (each := found.get(external_set(family))) for member in each.members
+        ]
+        return [network_of(Nlri(member)).network_address for member in sorted(members)]
 
     def read(self, tables: Collection[tuple[int, str]], believed: Mapping[str, AddressSet]) -> _Read:
         """Return what there is of ours: the first time wherever it may be, later in these tables.

@@ -25,6 +25,7 @@ class Peer:
     local_asn: Asn
     router_id: RouterId  # ours
     in_cluster: bool = False  # a node of the cluster file, not a [peer.*]
+    cluster_asn: Asn | None = None  # in whose name nodes speak of addresses (route/claim.py)
     reflects_to_us: bool = False  # the reflector of which this node is a client: it speaks for other nodes too
     port: int = 179  # the peer's, which we call
     listen_address: IPAddress | None = None  # where we accept its calls; None: on `local_address`

@@ -1,8 +1,8 @@
 """Who may talk to whom, and by which address: packets, not routes.
 
 Pure up to the text. `selector` is the language that says who is meant. `nat` makes chains and sets out of
-the pools; `chains` makes text out of chains, and recognises chains in a listing. `kernel/chains.py`, with
-`kernel/sets.py`, makes the host's packet filter equal to that; nobody else touches it.
+pools and floating addresses; `chains` makes text out of chains, and recognises chains in a listing.
+`kernel/chains.py`, with `kernel/sets.py`, makes the host's packet filter equal to that; nobody else touches it.
 
 What is ours in there, so that a restarted daemon knows its work without memory:
 

@@ -34,6 +34,7 @@ class Path:
     next_hop: NextHop | None = None
     target: Target | None = None
     is_advertised: bool = True
+    is_floating: bool = False  # a node of the cluster says that its prefixes are floating addresses
     read_at: float = 0.0  # monotonic second of the last UPDATE that carried this set
     alone: Selection = field(init=False)  # what is selected where this is the only candidate
     local_pref: int = field(init=False)

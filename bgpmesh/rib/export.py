@@ -32,6 +32,7 @@ from bgpmesh.peering.peer import Peer
 from bgpmesh.rib import filter as filters
 from bgpmesh.rib.decision import DEFAULT_LOCAL_PREF, Path
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
+from bgpmesh.route.claim import without_claims
 from bgpmesh.route.nlri import Family, IPAddress, Nlri, family_of, host_nlri
 from bgpmesh.route.nlri import contains as nlri_contains
 from bgpmesh.route.path import PeerName, Role, Source
@@ -80,6 +81,7 @@ class View:
     next_hop: str
     cluster_id: RouterId | None
     shared_subnet: Nlri | None  # where a received next hop may be passed on to an external peer
+    silent_on: Asn | None = None  # what nodes of this cluster say of addresses goes no further than the cluster
 
     @property
     def is_external(self) -> bool:
@@ -104,6 +106,7 @@ def view_of(
         peer.next_hop,
         peer.cluster_id,
         subnet if peer.is_external and peer.next_hop == "auto" else None,
+        None if peer.in_cluster else peer.cluster_asn,
     )
 
 
@@ -128,6 +131,8 @@ def rewrite(view: View, source: Source, attributes: PathAttributes, family: Fami
     next_hop = _next_hop(view, source, attributes, family)
     if next_hop is None:
         return None
+    if view.silent_on is not None and attributes.large_communities:
+        attributes = without_claims(attributes, view.silent_on)
     known = tuple((flags | PARTIAL, code, value) for flags, code, value in attributes.other if flags & TRANSITIVE)
     made = replace(attributes, next_hop=next_hop, link_local=None, other=known)
     if view.is_external:

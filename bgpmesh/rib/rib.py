@@ -25,6 +25,7 @@ from bgpmesh.rib.decision import Path, Selection, decide, select
 from bgpmesh.rib.export import Batch, Group, Member, View, end_of_ribs, view_of
 from bgpmesh.rib.nexthop import HostRoutes, NextHop, OwnRoute, Resolver
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
+from bgpmesh.route.claim import Kind, has_kind, without_claims
 from bgpmesh.route.nlri import Family, IPAddress, Nlri
 from bgpmesh.route.path import LOCAL, HostRoute, PeerName, Resolution, Source, Target, Via
 
@@ -73,6 +74,8 @@ class Rib:
     ) -> None:
         self.fib: Delta[Nlri, Target] = Delta()
         self.next_hops: Delta[IPAddress, Resolution] = Delta()
+        self.floating: set[Nlri] = set()  # selected, and said to be floating addresses by the node that has them
+        self.is_floating_stirred = False  # that set has changed; whoever reads it puts this back
         self._asn, self._router_id, self._cluster_id, self._ecmp = asn, router_id, cluster_id, ecmp
         self._kernel_enabled = kernel_enabled
         self._ins: dict[PeerName, AdjRibIn] = {}
@@ -204,6 +207,10 @@ class Rib:
                 if rib_in.stale:
                     rib_in.stale.difference_update(batch)
                 self._insert(path, batch)
+
+    def is_own(self, nlri: Nlri) -> bool:
+        """Tell whether this host has a prefix connected, or as an address of its own."""
+        return self._hosts.is_own(nlri)
 
     def is_over_limit(self, name: PeerName) -> Family | None:
         """Return a family of which the peer announced more than `max_prefixes`, before filters; None: none.
@@ -450,6 +457,9 @@ class Rib:
         attributes = received if answer.attributes is None else answer.attributes
         if rib_in.peer.is_external and answer.attributes is received and received.local_pref is not None:
             attributes = replace(received, local_pref=None)  # not the neighbour's to say (RFC 4271 §5.1.5)
+        peer = rib_in.peer
+        if not peer.in_cluster and attributes.large_communities:
+            attributes = without_claims(attributes, peer.cluster_asn)
         refusal = f"import filter {answer.stopped_by}" if answer.attributes is None else ""
         next_hop = None
         if attributes.next_hop is not None:
@@ -458,9 +468,10 @@ class Rib:
             rib_in.source,
             received,
             attributes,
-            refusal or self._refusal(rib_in.peer, attributes),
+            refusal or self._refusal(peer, attributes),
             next_hop,
             None if next_hop is None else next_hop.target,
+            is_floating=peer.in_cluster and has_kind(attributes.large_communities, peer.cluster_asn, Kind.FLOATING),
         )
         rib_in.paths[key] = path
         return path
@@ -586,11 +597,23 @@ class Rib:
             if old is None:
                 self._sizes[len(nlris[0])] += len(nlris)
         self._program(batch, None if old is None else old.target, None if new is None else new.target)
+        if (old is not None and old.best.is_floating) or (new is not None and new.best.is_floating):
+            self._mark_floating(nlris, is_floating=new is not None and new.best.is_floating)
         for prefix in self._covers.keys() & batch.keys():
             self._in_doubt.update(self._covers[prefix])
         if old is None or new is None or old.best is not new.best:
             for group in self._groups.values():
                 group.offer(None if new is None else new.best, nlris)
+
+    def _mark_floating(self, nlris: Sequence[Nlri], *, is_floating: bool) -> None:
+        """Note which prefixes are floating addresses by what was selected for them; a longer range is none."""
+        hosts = [nlri for nlri in nlris if nlri[0] == 8 * (len(nlri) - 1)]
+        before = len(self.floating)
+        if is_floating:
+            self.floating.update(hosts)
+        else:
+            self.floating.difference_update(hosts)
+        self.is_floating_stirred |= len(self.floating) != before
 
     def _program(self, batch: Mapping[Nlri, object], old: Target | None, new: Target | None) -> None:
         """Move prefixes, the keys, from one kernel route to another, and count the next hops in use."""

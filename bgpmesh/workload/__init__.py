@@ -8,6 +8,9 @@ people read. `link_of` says what link it needs. The alias in that spec is the wh
 that has lost its state reads it back from the host (`parse_alias`) and knows the workload (`endpoint_of`),
 all but its labels, its ports and which namespace its path led to.
 
+**FloatingIps** (`floating.py`). Which external addresses lead to which workloads: the file's before those of
+commands; to the first address of its family that the workload has here.
+
 **Addresses** (`pool.py`). Who has which address on this node. Invariants:
 
  1. An address has one owner on this node, whatever the configuration says today.

@@ -41,6 +41,19 @@ class Pool:
     )
 
 
+def is_unicast(address: IPAddress) -> bool:
+    """Tell whether an address is one host's, and can be routed to it."""
+    number = int(address)
+    return not (
+        address.is_unspecified
+        or address.is_loopback
+        or address.is_multicast
+        or address.is_link_local
+        or (address.version == 4 and (number < 1 << 24 or number >= 0xF0 << 24))
+        or (address.version == 6 and address in _MAPPED)
+    )
+
+
 class Addresses:
     """Who has which address on this node (the package's prose has the rules).
 
@@ -136,16 +149,7 @@ class Addresses:
 
     def _check(self, address: IPAddress) -> None:
         """Raise ConfigError where a workload that asks for this very address cannot have it."""
-        number = int(address)
-        is_usable = not (
-            address.is_unspecified
-            or address.is_loopback
-            or address.is_multicast
-            or address.is_link_local
-            or (address.version == 4 and (number < 1 << 24 or number >= 0xF0 << 24))
-            or (address.version == 6 and address in _MAPPED)
-        )
-        if not is_usable:
+        if not is_unicast(address):
             raise refused("ip", address, "is not a unicast address that can be routed to a workload")
         owner = self._owner.get(address) or self._taken.get(address)
         if owner is not None:

@@ -21,13 +21,14 @@ import pytest
 from bgpmesh import config
 from bgpmesh.engine import Engine
 from bgpmesh.errors import KernelError
-from bgpmesh.events import ChainsRead, ChainsWritten, Event, SetsWritten
+from bgpmesh.events import ChainsRead, ChainsWritten, EndpointAdded, Event, SetsWritten
 from bgpmesh.kernel import chains as kernel_chains
 from bgpmesh.kernel import sets as kernel_sets
 from bgpmesh.kernel.chains import ChainsEdge, uninstall
 from bgpmesh.kernel.sets import IN_PLACE, Sets
 from bgpmesh.policy.chains import HASH_IP_PORT, HASH_NET, AddressSet, ChainKey, identified, member_text, port_member
 from bgpmesh.route.nlri import parse_nlri
+from bgpmesh.workload.endpoint import Endpoint
 
 DEADLINE_S = 30.0
 _CLONE_NEWNS, _CLONE_NEWNET = 0x00020000, 0x40000000
@@ -85,6 +86,7 @@ class World:
 
     backend: str
     text: str = ON
+    attached: tuple[Endpoint, ...] = ()  # workloads that the daemon knows from the beginning
     events: list[Event] = field(default_factory=list)
     applied: list[float] = field(default_factory=list)
     engine: Engine = field(init=False)
@@ -117,6 +119,8 @@ class World:
     async def running(self) -> AsyncIterator[None]:
         """Live one life of a daemon: a new engine, a new edge, over what is in the kernel."""
         self.engine = Engine(config.effective(config.parse(self.text, "f.toml"), "n1"), (), lambda: 0.0)
+        for endpoint in self.attached:
+            self.engine.handle(EndpointAdded(endpoint), time.monotonic())
         self.engine.work(1000, time.monotonic())
         self.events.clear()
         self.applied.clear()

@@ -180,6 +180,10 @@ def test_without_a_daemon_the_exit_code_is_3(run: Run) -> None:
         (["routes"], {"result": []}, 0),
         (["reload"], {"error": {"kind": "config", "problems": [{"file": "f", "key": "k", "reason": "r"}]}}, 2),
         (["reload"], {"result": {"generation": 2, "warnings": []}}, 0),
+        (["floating-ip", "list"], {"result": []}, 0),
+        (["floating-ip", "add", "1.2.3.4", "web"], {"result": {"external": "1.2.3.4"}}, 0),
+        (["floating-ip", "add", "x", "web"], {"error": {"kind": "config", "problems": [{"reason": "no address"}]}}, 2),
+        (["floating-ip", "del", "1.2.3.4"], {"error": {"kind": "not-found", "problems": [{"reason": "none"}]}}, 1),
     ],
 )
 def test_exit_codes(argv: list[str], answer: object, code: int, run: Run) -> None:
@@ -199,6 +203,28 @@ def test_reload_hands_the_content_over(run: Run) -> None:
     assert [request["args"] for request in asked] == [{"text": "[cluster]\nasn = 1\n", "file": file}, {}]
     code, _, err = run("reload", "absent.toml", "--socket", "s")
     assert (code, err) == (2, "bgpmesh: absent.toml: No such file or directory\n")
+
+
+def test_floating_ip_commands_say_what_is_meant(run: Run) -> None:
+    """The namespace by its option or before the name; JSON is what the daemon answers."""
+    row = {"external": "203.0.113.10", "workload": "shop/web", "outbound": True, "from": "command", "problem": None}
+    with daemon("s", {"result": row}) as asked:
+        words = ("floating-ip", "add", "203.0.113.10", "shop/web", "--outbound", "--socket", "s")
+        assert run(*words)[1].split() == [
+            *("EXTERNAL", "WORKLOAD", "OUTBOUND", "FROM"),
+            *("203.0.113.10", "shop/web", "yes", "command"),
+        ]
+        assert json.loads(run(*words, "--json")[1]) == row
+        run("floating-ip", "add", "203.0.113.10", "web", "-n", "shop", "--socket", "s")
+        _, out, _ = run("floating-ip", "del", "203.0.113.10", "--socket", "s")
+    assert out == "floating address 203.0.113.10 is gone\n"
+    first = {"external": "203.0.113.10", "workload": "shop/web", "namespace": "default", "outbound": True}
+    assert [request["args"] for request in asked] == [
+        first,
+        first,
+        first | {"workload": "web", "namespace": "shop", "outbound": False},
+        {"external": "203.0.113.10"},
+    ]
 
 
 def test_workload_add_opens_the_namespace_and_hands_it_over(run: Run) -> None:

@@ -224,7 +224,32 @@ def test_a_pool_is_masqueraded_where_it_says_so(said: str, expected: Masquerade 
     assert loaded.pools[0].masquerade == expected
 
 
+def test_floating_addresses_are_known_on_every_node() -> None:
+    """Several of one workload, one of each family for what it sends."""
+    tables = """
+[floating_ip."203.0.113.10"]
+workload = "shop/web"
+outbound = true
+[floating_ip."203.0.113.11"]
+workload = "shop/web"
+[floating_ip."2001:DB8:f::10"]
+workload = "shop/web"
+outbound = true
+"""
+    loaded = config.parse(THREE_NODES + tables, "f.toml")
+    assert [(str(each.external), each.workload, each.outbound) for each in loaded.floating] == [
+        ("203.0.113.10", "shop/web", True),
+        ("203.0.113.11", "shop/web", False),
+        ("2001:db8:f::10", "shop/web", True),
+    ]
+    for node in ("n1", "n2", "n3"):
+        assert config.effective(loaded, node).floating == loaded.floating
+    silent = "node.n2 has no ipv6 address: it announces no floating address of that family"
+    assert [silent in config.warnings(loaded, node) for node in ("n1", "n2")] == [False, True]
+
+
 NOT_BUILT = "not built yet in this version"
+NO_ADDRESS = 'its name is not an IP address; write [floating_ip."ADDRESS"]'
 MISTAKES = [  # (section, lines in it, key, value, reason)
     ("cluster", "hold_time = '9'", "cluster.hold_time", '"9"', "not a whole number"),
     ("cluster", "hold_time = true", "cluster.hold_time", "true", "not a whole number"),
@@ -325,6 +350,67 @@ MISTAKES = [  # (section, lines in it, key, value, reason)
         'peer."x@y"',
         "",
         "a name is 1 to 63 letters, digits, '.', '_' and '-'",
+    ),
+    ("node", "[floating_ip.x]\nworkload='a/b'", 'floating_ip."x"', "", NO_ADDRESS),
+    ("node", "[floating_ip]\nworkload='a/b'", 'floating_ip."workload"', "", NO_ADDRESS),
+    (
+        "node",
+        "[floating_ip.'1.2.3.4']\nworkload='web'",
+        'floating_ip."1.2.3.4".workload',
+        '"web"',
+        "not NAMESPACE/NAME",
+    ),
+    (
+        "node",
+        "[floating_ip.'1.2.3.4']",
+        'floating_ip."1.2.3.4".workload',
+        "",
+        "missing: the workload it leads to, NAMESPACE/NAME; its node announces the address",
+    ),
+    ("node", "[floating_ip.'1.2.3.4']\nworkload='a/b'\nport=1", 'floating_ip."1.2.3.4".port', "1", "unknown key"),
+    (
+        "node",
+        "[floating_ip.'127.0.0.1']\nworkload='a/b'",
+        'floating_ip."127.0.0.1"',
+        "",
+        "is not a unicast address that can be routed to a node",
+    ),
+    ("node", "[floating_ip.'192.0.2.1']\nworkload='a/b'", 'floating_ip."192.0.2.1"', "", "already in use by node a"),
+    ("peer", "[floating_ip.'192.0.2.9']\nworkload='a/b'", 'floating_ip."192.0.2.9"', "", "already in use by peer p"),
+    (
+        "node",
+        "advertise=['1.2.3.4/32']\n[floating_ip.'1.2.3.4']\nworkload='a/b'",
+        'floating_ip."1.2.3.4"',
+        "",
+        "already in use by node a, which announces it as its own",
+    ),
+    (
+        "pool.p",
+        "cidr='1.2.0.0/16'\n[floating_ip.'1.2.3.4']\nworkload='a/b'",
+        'floating_ip."1.2.3.4"',
+        "",
+        "lies in pool p (1.2.0.0/16), whose addresses are the workloads' own",
+    ),
+    (
+        "node",
+        "pod_cidrs=['1.2.3.0/24']\n[floating_ip.'1.2.3.4']\nworkload='a/b'",
+        'floating_ip."1.2.3.4"',
+        "",
+        "lies in pod CIDR 1.2.3.0/24, whose addresses are the workloads' own",
+    ),
+    (
+        "node",
+        "[floating_ip.'2001:db8::a']\nworkload='a/b'\n[floating_ip.'2001:DB8::A']\nworkload='a/c'",
+        'floating_ip."2001:DB8::A"',
+        "",
+        "stands here twice: it is 2001:db8::a",
+    ),
+    (
+        "node",
+        "[floating_ip.'1.2.3.4']\nworkload='a/b'\noutbound=true\n[floating_ip.'1.2.3.5']\nworkload='a/b'\noutbound=true",
+        'floating_ip."1.2.3.5".outbound',
+        "true",
+        "connections of a/b leave by 1.2.3.4 already",
     ),
     ("cluster", "[filter.x]\ndefault = 'reject'", "filter", "{ x }", NOT_BUILT),
     ("cluster", "[policy]\nrevoke = true", "policy.revoke", "true", NOT_BUILT),

@@ -472,6 +472,19 @@ def test_a_workload_has_its_link_then_its_route_then_its_announcement(is_covered
     assert world.written() == [(f"{address}/32", None)]
 
 
+def test_a_workload_that_is_found_at_start_as_it_should_be_is_announced() -> None:
+    """Nothing is written then, so nothing is acknowledged: what was read is as good."""
+    world = World(Engine(configured(), (N2,), lambda: 0.5))
+    world.engine.handle(EndpointAdded(WEB), world.now)
+    world.engine.handle(HostRoutesChanged([LAN], ()), world.now)
+    world.engine.handle(LinksRead({WEB.interface: link_of(WEB)}), world.now)
+    world.engine.handle(FibRead({OWN: Blackhole(), ROUTE: OnLink(WEB.interface)}, {}), world.now)
+    world.settle()
+    assert world.written() == []
+    world.establish(N2, KEPT)
+    assert world.told(N2) == ["10.244.1.0/26", "10.244.9.9/32"]
+
+
 def test_a_link_that_cannot_be_made_says_why() -> None:
     """The reason of the kernel edge is the workload's, and no route is wanted."""
     world = World(Engine(configured(), (), lambda: 0.5))

@@ -45,6 +45,7 @@ def test_the_series_are_those_of_the_contract(running: Running) -> None:
         "fib_burst_seconds",
         "fib_drift_repaired_total",
         "fib_routes",
+        "floating_ips",
         "loop_lag_seconds",
         "messages_total",
         "policy_apply_seconds",

@@ -15,6 +15,7 @@ import pytest
 from bgpmesh.errors import ConfigError
 from bgpmesh.state import KeptConfig, Loaded, State
 from bgpmesh.workload.endpoint import Endpoint
+from bgpmesh.workload.floating import FloatingIp
 
 WEB = Endpoint(
     "web",
@@ -26,6 +27,10 @@ WEB = Endpoint(
     (("http", "tcp", 8080),),
     (4, 4026532200),
 )
+FLOATING = (
+    FloatingIp(ipaddress.ip_address("203.0.113.10"), "shop/web", outbound=True),
+    FloatingIp(ipaddress.ip_address("2001:db8:f::10"), "shop/web"),
+)
 CONFIG = KeptConfig('[cluster]\nasn = 64512 # "é"\n', "/etc/bgpmesh/bgpmesh.toml", "ab" * 32)
 
 
@@ -35,19 +40,36 @@ def state(tmp_path: Path) -> State:
 
 
 def test_every_document_comes_back_as_it_was_kept(state: State) -> None:
-    """Round trip of all four."""
+    """Round trip of all five."""
     hops = (ipaddress.ip_address("192.0.2.1"), ipaddress.ip_address("2001:db8::1"))
     said = [
         state.save_peers(["n3", "n2"]),
         state.save_next_hops(hops),
         state.save_endpoints([WEB]),
+        state.save_floating_ips(FLOATING),
         state.save_config(CONFIG),
     ]
-    assert said == [""] * 4
+    assert said == [""] * 5
     assert state.peers() == Loaded(("n2", "n3"))
     assert state.next_hops() == Loaded(hops)
     assert state.endpoints() == Loaded((WEB,))
+    assert state.floating_ips() == Loaded(FLOATING)
     assert state.config() == Loaded(CONFIG)
+
+
+ROW: dict[str, object] = {"external": "1.2.3.4", "workload": "a/b", "outbound": True}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [[{"external": "1.2.3.4"}], [ROW | {"external": 1}], [ROW | {"outbound": 1}], [ROW, ROW | {"workload": "b"}]],
+)
+def test_floating_addresses_that_are_garbled_are_none(state: State, tmp_path: Path, rows: object) -> None:
+    """Half of them would be announced and the others not."""
+    (tmp_path / "floating_ips.json").write_text(json.dumps({"floating_ips": rows}), encoding="utf-8")
+    read = state.floating_ips()
+    assert read.value is None
+    assert "garbled" in read.problem
 
 
 def test_what_was_never_kept_is_no_problem(state: State) -> None:
@@ -55,6 +77,7 @@ def test_what_was_never_kept_is_no_problem(state: State) -> None:
     assert state.peers() == Loaded(None, "")
     assert state.next_hops() == Loaded(None, "")
     assert state.endpoints() == Loaded(None, "")
+    assert state.floating_ips() == Loaded(None, "")
     assert state.config() == Loaded(None, "")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,8 +12,13 @@ import pytest
 
 from bgpmesh.control import tables, views
 from bgpmesh.control.server import RequestError
-from bgpmesh.events import ChainsWritten
+from bgpmesh.events import ChainsWritten, ConnectionsCut, FloatingIpsKept, RoutesReceived
 from bgpmesh.policy.chains import ChainKey
+from bgpmesh.route.attributes import Asn, PathAttributes
+from bgpmesh.route.claim import Kind, claim
+from bgpmesh.route.nlri import parse_nlri
+from bgpmesh.workload.floating import FloatingIp
+from tests.flat import pairs, protect
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Running
@@ -71,6 +77,51 @@ def test_the_keys_of_status_are_those_of_the_contract(running: Running) -> None:
     assert {"wanted", "installed", "failed", "drift_repaired"} == status["fib"].keys()
     peer = {"name", "address", "asn", "state", "uptime_s", "received", "accepted", "advertised", "last_error"}
     assert peer | {"treated_as_withdraw", "attributes_discarded", "bfd"} <= status["peers"][0].keys()
+
+
+def test_floating_addresses_are_listed_with_what_they_lead_to_or_why_not(running: Running) -> None:
+    """Also the peer's that says so; what cannot be is an error of the packet filter in `status`, and no reason."""
+    engine = running.engine
+    assert (asked(running, "floating-ip list", {}), tables.floating_ips([])) == ([], "no floating addresses")
+    kept = (
+        FloatingIp(ipaddress.ip_address("203.0.113.10"), "default/web", outbound=True),
+        FloatingIp(ipaddress.ip_address("203.0.113.11"), "default/db"),
+        FloatingIp(ipaddress.ip_address("2001:db8:f::10"), "default/web"),
+    )
+    engine.handle(FloatingIpsKept(kept), 24.0)
+    said = PathAttributes(
+        next_hop=ipaddress.ip_address("192.0.2.2"), large_communities=(claim(Asn(64512), Kind.FLOATING),)
+    )
+    engine.handle(RoutesReceived(1, said, [parse_nlri("203.0.113.12/32")], [], 24.0), 24.0)
+    protect(engine, 24.0)
+    engine.work(1000, 24.0)
+    shown = asked(running, "floating-ip list", {})
+    assert tables.floating_ips(shown).splitlines() == [
+        "EXTERNAL        WORKLOAD     ADDRESS     OUTBOUND  ANNOUNCED  FROM     PROBLEM",
+        "203.0.113.10    default/web  10.244.1.5  yes       yes        command  under way",
+        "203.0.113.11    default/db               no        no         command  no workload default/db on this node",
+        "2001:db8:f::10  default/web              no        no         command  default/web has no IPv6 address",
+        "203.0.113.12                                       no         peer n2",
+    ]
+    cut = [address for address, _ in pairs(engine.connections.take(9, 25.0))]
+    engine.handle(ConnectionsCut(cut, {}), 25.0)
+    first = asked(running, "floating-ip list", {})
+    assert isinstance(first, list)
+    assert first[0] == {
+        "external": "203.0.113.10",
+        "workload": "default/web",
+        "outbound": True,
+        "from": "command",
+        "address": "10.244.1.5",
+        "announced": True,
+        "problem": None,
+    }
+    status = asked(running, "status", {})
+    assert isinstance(status, dict)
+    assert [(row["object"], row["reason"]) for row in status["policy"]["errors"]] == [
+        ("floating_ip 203.0.113.11", "no workload default/db on this node"),
+        ("floating_ip 2001:db8:f::10", "default/web has no IPv6 address"),
+    ]
 
 
 def test_a_node_with_reasons_is_not_ready(running: Running) -> None:

@@ -147,6 +147,15 @@ def test_two_policies_of_one_name_in_one_tier_both_hold() -> None:
     assert [("default", ["p"])] == stack(one, "shop/db")
 
 
+def test_two_policies_that_say_the_same_are_one() -> None:
+    """Where the first of them stands; the second would decide nothing."""
+    twins = (policy("p", "all()", Rule(Action.ALLOW), order=3), policy("p", "all()", Rule(Action.ALLOW), order=1))
+    between = policy("q", order=2)
+    for order in (twins, twins[::-1]):
+        compiled = Compiler().compile(replace(MODEL, policies=(*order, between)))
+        assert [("default", ["p", "q"])] == stack(compiled, "shop/web")
+
+
 def members(compiled: Compiled, content: object) -> set[str]:
     """Return what is in the IPv4 set of this content."""
     found = compiled.sets[SetSource(4, content).name]  # type: ignore[arg-type]

@@ -1,0 +1,254 @@
+"""Connections that the kernel tracks (ctnetlink): those of an address found and deleted, over netlink.
+
+The constants are of linux/netfilter/nfnetlink_conntrack.h. What bites:
+ * A dump is no snapshot: what moves in the table meanwhile may be missed, so it is asked again until nothing is found.
+ * An entry is deleted by its tuple *and* id, or a younger one with the same tuple would go in its place.
+ * Kernels before 5.8 do not heed the filter of a dump, so what comes is looked at here all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from bgpmesh.delta import Delta
+from bgpmesh.errors import KernelError
+from bgpmesh.events import ConnectionsCut, Event
+from bgpmesh.kernel.netlink import (
+    NLM_F_ACK,
+    NLM_F_DUMP,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    attribute,
+    attributes,
+    message,
+    number,
+    walk,
+)
+from bgpmesh.route.nlri import IPAddress
+
+MOST = 1 << 16  # addresses of one round
+PASSES = 5  # dumps of one address, at most
+BURST = 500  # messages of one send
+TICK_S = 1.0  # between looks at what was refused
+
+_NETLINK_NETFILTER, _SUBSYSTEM = 12, 1  # NFNL_SUBSYS_CTNETLINK
+_GET, _DELETE = 1, 2
+_TUPLE_ORIG, _TUPLE_REPLY, _ID, _ZONE, _FILTER = 1, 2, 12, 18, 25
+_T_IP, _V4_SRC, _V4_DST, _V6_SRC, _V6_DST = 1, 1, 2, 3, 4
+_FILTER_ORIG_FLAGS, _FILTER_REPLY_FLAGS, _BY_DST = 1, 2, 1 << 1
+_NESTED = 0x8000
+_GENERIC = struct.Struct(">BBH")  # nfgenmsg: family, version, resource
+_READ_BYTES = 256 * 1024
+_PATIENCE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """One tracked connection: both directions as the kernel expects their packets, and what names it there."""
+
+    source: IPAddress
+    destination: IPAddress  # as called
+    reply_source: IPAddress  # who answers: another than was called where that was translated
+    reply_destination: IPAddress  # who is answered: another than the source where that was translated
+    name: bytes  # attributes that name it in a request
+
+
+class Connections:
+    """The connection tracking of the network namespace that the calling thread is in; used by one thread."""
+
+    def __init__(self) -> None:
+        self._socket: socket.socket | None = None
+        self._sequence = 0
+
+    def close(self) -> None:
+        """Let go of the socket."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def cut(self, address: IPAddress, leads_to: IPAddress | None) -> int:
+        """Delete the connections that call an address, or leave with it, unless they are of `leads_to`; count them.
+
+        Raises KernelError.
+        """
+        count = 0
+        for _ in range(PASSES):
+            found = [each for each in self.of(address) if leads_to is None or not _is_of(each, address, leads_to)]
+            if not found:
+                break
+            self.delete(found)
+            count += len(found)
+        return count
+
+    def of(self, address: IPAddress) -> list[Connection]:
+        """Return the connections that were made to an address, and those whose answers are sent to it."""
+        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        called = attribute(_T_IP | _NESTED, attribute(_V4_DST if address.version == 4 else _V6_DST, address.packed))
+        found: dict[bytes, Connection] = {}
+        for tuple_kind, flags in ((_TUPLE_ORIG, _FILTER_ORIG_FLAGS), (_TUPLE_REPLY, _FILTER_REPLY_FLAGS)):
+            body = attribute(tuple_kind | _NESTED, called)
+            body += attribute(_FILTER | _NESTED, number(flags, _BY_DST))
+            for each in self._dump(str(address), family, body):
+                if address in (each.destination, each.reply_destination):
+                    found[each.name] = each
+        return list(found.values())
+
+    def delete(self, connections: list[Connection]) -> None:
+        """Delete these; one that has ended meanwhile is no fault. Raises KernelError."""
+        for start in range(0, len(connections), BURST):
+            some = connections[start : start + BURST]
+            first = self._sequence + 1
+            self._sequence += len(some)
+            last = first + len(some) - 1
+            burst = b"".join(
+                _request(_DELETE, NLM_F_ACK if sequence == last else 0, sequence, _family(each), each.name)
+                for sequence, each in enumerate(some, start=first)
+            )
+            for kind, sequence, error, _ in self._exchange("connections", burst):
+                if kind == NLMSG_ERROR and sequence >= first:
+                    if error not in (0, errno.ENOENT):
+                        raise KernelError("connections", error, os.strerror(error))
+                    if sequence == last:
+                        break
+
+    # ── messages ─────────────────────────────────────────────────────────────
+
+    def _dump(self, what: str, family: int, body: bytes) -> Iterator[Connection]:
+        self._sequence += 1
+        asked = self._sequence
+        for kind, sequence, error, found in self._exchange(what, _request(_GET, NLM_F_DUMP, asked, family, body)):
+            if sequence != asked:
+                continue
+            if kind in (NLMSG_ERROR, NLMSG_DONE):
+                if error:
+                    raise KernelError(what, error, _words(error))
+                return
+            if (connection := _connection(found)) is not None:
+                yield connection
+
+    def _exchange(self, what: str, burst: bytes) -> Iterator[tuple[int, int, int, dict[int, bytes]]]:
+        """Send, and yield (type, sequence, errno, attributes) of what comes back until the caller has enough."""
+        try:
+            if self._socket is None:
+                self._socket = socket.socket(
+                    socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
+                )
+                self._socket.settimeout(_PATIENCE_S)
+                self._socket.bind((0, 0))
+            self._socket.send(burst)
+            while True:
+                data = self._socket.recv(_READ_BYTES)
+                for kind, _, sequence, start, end in walk(data):
+                    if kind in (NLMSG_ERROR, NLMSG_DONE):
+                        value: int = struct.unpack_from("=i", data, start)[0] if end - start >= 4 else 0
+                        yield kind, sequence, max(-value, 0), {}
+                    else:
+                        yield kind, sequence, 0, attributes(data, start + _GENERIC.size, end)
+        except OSError as error:
+            self.close()  # what is still on its way belongs to nobody
+            text = "the kernel does not answer" if isinstance(error, TimeoutError) else error.strerror or str(error)
+            raise KernelError(what, error.errno or errno.ETIMEDOUT, text) from error
+
+
+def _is_of(connection: Connection, address: IPAddress, leads_to: IPAddress) -> bool:
+    """Tell whether an address was translated to this one, or from it, in a connection."""
+    is_right = connection.reply_source == leads_to if connection.destination == address else True
+    if connection.reply_destination == address:
+        is_right = is_right and connection.source == leads_to
+    return is_right
+
+
+def _connection(found: dict[int, bytes]) -> Connection | None:
+    """Return one entry of a dump, None where it has not what every entry has."""
+    ends = [_ends(found.get(kind, b"")) for kind in (_TUPLE_ORIG, _TUPLE_REPLY)]
+    if ends[0] is None or ends[1] is None:
+        return None
+    name = attribute(_TUPLE_ORIG | _NESTED, found[_TUPLE_ORIG])
+    name += b"".join(attribute(kind, found[kind]) for kind in (_ID, _ZONE) if kind in found)
+    return Connection(*ends[0], *ends[1], name)
+
+
+def _ends(data: bytes) -> tuple[IPAddress, IPAddress] | None:
+    """Return source and destination of a tuple."""
+    nested = attributes(data, 0, len(data)).get(_T_IP, b"")
+    found = attributes(nested, 0, len(nested))
+    source, destination = found.get(_V4_SRC, found.get(_V6_SRC)), found.get(_V4_DST, found.get(_V6_DST))
+    if source is None or destination is None or {len(source), len(destination)} - {4, 16}:
+        return None
+    return ipaddress.ip_address(source), ipaddress.ip_address(destination)
+
+
+def _family(connection: Connection) -> int:
+    return socket.AF_INET if connection.source.version == 4 else socket.AF_INET6
+
+
+def _request(command: int, flags: int, sequence: int, family: int, body: bytes) -> bytes:
+    return message(_SUBSYSTEM << 8 | command, flags, sequence, _GENERIC.pack(family, 0, 0) + body)
+
+
+def _words(error: int) -> str:
+    if error in (errno.EINVAL, errno.EOPNOTSUPP):
+        return "this kernel does not tell of its connections (module nf_conntrack_netlink)"
+    return os.strerror(error)
+
+
+class ConnectionsEdge:
+    """Has connections of addresses lead where a Delta wants them to, by deleting those that lead elsewhere.
+
+    An address that is no longer wanted keeps none. Lives on the loop, works in a thread.
+    """
+
+    def __init__(self, wanted: Delta[IPAddress, IPAddress], report: Callable[[Event], None]) -> None:
+        self._delta = wanted
+        self._report = report
+        self._connections = Connections()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="conntrack")
+        self._awake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Do so until cancelled."""
+        try:
+            while True:
+                self._awake.clear()
+                await self.settle()
+                patience_s = TICK_S if len(self._delta) else None
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(patience_s):
+                        await self._awake.wait()
+        finally:
+            self.close()
+
+    async def settle(self) -> None:
+        """Cut what is due, once; the outcome is reported."""
+        loop = asyncio.get_running_loop()
+        done: list[IPAddress] = []
+        failed: dict[IPAddress, str] = {}
+        for leads_to, some in self._delta.take(MOST, loop.time()):
+            for address in some:
+                try:
+                    await loop.run_in_executor(self._thread, self._connections.cut, address, leads_to)
+                    done.append(address)
+                except KernelError as error:
+                    failed[address] = error.text
+        if done or failed:
+            self._report(ConnectionsCut(done, failed))
+
+    def kick(self) -> None:
+        """Say that the Delta may have work."""
+        if self._delta.has_work(asyncio.get_running_loop().time()):
+            self._awake.set()
+
+    def close(self) -> None:
+        """Let the thread end; what it is doing is done first."""
+        with contextlib.suppress(RuntimeError):  # it has ended
+            self._thread.submit(self._connections.close)
+        self._thread.shutdown()

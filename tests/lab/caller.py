@@ -1,0 +1,129 @@
+"""Who answers at an address, asked again and again, and for how long nobody does. Standard library only.
+
+caller.py serve NAME PORT ADDRESS...   answers with NAME, UDP and TCP, until killed; says "listening"
+caller.py poll ADDRESS PORT            asks by UDP every few ms until SIGTERM, once by one connection and once by a
+                                       new one each time; says who answered, in order, and the longest gap in ms
+caller.py hold ADDRESS PORT            a TCP connection that is written to until it breaks; says who answered and why
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import sys
+import threading
+import time
+
+EVERY_S = 0.004
+
+
+def family_of(address: str) -> socket.AddressFamily:
+    """Return the family of an address in text."""
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def serve(name: str, port: str, *addresses: str) -> None:
+    """Answer with a name."""
+    said = name.encode()
+
+    def datagrams(opened: socket.socket) -> None:
+        while True:
+            asked, asker = opened.recvfrom(64)
+            opened.sendto(asked + said, asker)
+
+    def stream(connection: socket.socket) -> None:
+        with connection:
+            connection.sendall(said)
+            while connection.recv(1024):
+                pass
+
+    def streams(listener: socket.socket) -> None:
+        while True:
+            threading.Thread(target=stream, args=(listener.accept()[0],), daemon=True).start()
+
+    for address in addresses:
+        opened = socket.socket(family_of(address), socket.SOCK_DGRAM)
+        opened.bind((address, int(port)))
+        threading.Thread(target=datagrams, args=(opened,), daemon=True).start()
+        listener = socket.create_server((address, int(port)), family=family_of(address))
+        threading.Thread(target=streams, args=(listener,), daemon=True).start()
+    print("listening", flush=True)  # noqa: T201  a program's output
+    signal.pause()
+
+
+class Answers:
+    """Who has answered in order, and the longest time in which nobody did."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.longest_s = 0.0
+        self.last: float | None = None
+
+    def came(self, name: str, at: float) -> bool:
+        """Note an answer; True if it is the first of another than before."""
+        if self.last is not None:
+            self.longest_s = max(self.longest_s, at - self.last)
+        self.last = at
+        is_new = self.names[-1:] != [name]
+        if is_new:
+            self.names.append(name)
+        return is_new
+
+
+def poll(address: str, port: str) -> None:
+    """Ask until SIGTERM."""
+    is_over = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: is_over.set())
+    kept, fresh = Answers(), Answers()
+    with socket.socket(family_of(address), socket.SOCK_DGRAM) as one:
+        one.connect((address, int(port)))
+        one.setblocking(False)
+        waiting: list[socket.socket] = []
+        while not is_over.wait(EVERY_S):
+            another = socket.socket(family_of(address), socket.SOCK_DGRAM)
+            another.setblocking(False)
+            waiting.append(another)
+            for opened in (one, another):
+                try:
+                    if opened is another:  # once: a socket that connects again takes another way of several
+                        opened.connect((address, int(port)))
+                    opened.send(b"?")
+                except OSError:
+                    continue  # unreachable for the moment
+            for opened, answers in ((one, kept), *((each, fresh) for each in waiting)):
+                try:
+                    while answer := opened.recv(64):
+                        if answers.came(answer.decode()[1:], time.monotonic()) and answers is fresh:
+                            print(f"answered {fresh.names[-1]}", flush=True)  # noqa: T201
+                except OSError:
+                    continue
+            while len(waiting) > 50:
+                waiting.pop(0).close()
+    print(  # noqa: T201
+        json.dumps(
+            {
+                word: {"names": answers.names, "gap_ms": round(1000 * answers.longest_s)}
+                for word, answers in (("kept", kept), ("fresh", fresh))
+            }
+        ),
+        flush=True,
+    )
+
+
+def hold(address: str, port: str) -> None:
+    """Write to a TCP connection until it breaks."""
+    with socket.create_connection((address, int(port)), timeout=30) as connection:
+        print(f"connected {connection.recv(64).decode()}", flush=True)  # noqa: T201
+        try:
+            while True:
+                connection.sendall(b"x")
+                time.sleep(0.05)
+        except OSError as error:
+            print(f"broken {error.strerror}", flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    {"serve": lambda: serve(*sys.argv[2:]), "poll": lambda: poll(*sys.argv[2:]), "hold": lambda: hold(*sys.argv[2:])}[
+        sys.argv[1]
+    ]()
