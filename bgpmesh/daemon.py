@@ -43,8 +43,9 @@ from bgpmesh.config.checks import announced_by, taken_by_others
 from bgpmesh.control import views
 from bgpmesh.control.http import HttpServer
 from bgpmesh.control.server import ControlServer, Request, RequestError
-from bgpmesh.errors import ConfigError, refused
+from bgpmesh.errors import ConfigError, KernelError, refused
 from bgpmesh.events import (
+    ConnectionsReviewed,
     EndpointAdded,
     EndpointRemoved,
     Event,
@@ -66,6 +67,7 @@ from bgpmesh.kernel.links import LinksEdge
 from bgpmesh.kernel.sysctls import prepare_host
 from bgpmesh.metrics import Metrics
 from bgpmesh.policy.chains import WITH_PORTS
+from bgpmesh.policy.explain import judge
 from bgpmesh.policy.fields import BadValueError, label_key, label_value, port_name
 from bgpmesh.policy.protection import OWN_LABELS
 from bgpmesh.policy.rule import NAMESPACE_PREFIX, PROTOCOLS
@@ -95,6 +97,8 @@ PREPARE_AGAIN_S = 60.0
 SAVE_AGAIN_S = 1.0
 # Files open at a time: a socket for each peer, and what clients bring.
 DESCRIPTORS = 65_536
+# Where connections cannot be looked at, it is tried again after this.
+REVIEW_AGAIN_S = 5.0
 # A change of policy that is not in force by then is answered all the same, with what is in its way.
 IN_FORCE_S = 30.0
 # What was said last leaves within this long at a stop.
@@ -143,6 +147,7 @@ class Daemon:
             recorded=configuration.state.record_mb * 1_000_000,
         )
         self._journal_asked = asyncio.Event()
+        self._review_asked = asyncio.Event()
         self.engine = self.journal.engine(
             config.effective(configuration, chosen.node),
             None if listed.value is None else map(PeerName, listed.value),
@@ -209,6 +214,7 @@ class Daemon:
                 edges = (
                     self.chains.run(),
                     self.connections.run(),
+                    self._review(),
                     self.links.run(),
                     self.fib.run(),
                     self._keep_host_prepared(),
@@ -264,13 +270,36 @@ class Daemon:
         while self._inbox:
             self._turn()
 
+    async def _review(self) -> None:
+        """Have the connections cut that what is in force no longer allows, each time that changes."""
+        engine = self.engine
+        while True:
+            await self._review_asked.wait()
+            self._review_asked.clear()
+            if not engine.is_review_due:
+                continue
+            generation, protection, counts, problem = engine.review.generation, engine.protection, (0, 0), ""
+            may_pass = judge(protection.compiled, protection.options)
+            try:
+                counts = await self.connections.review(may_pass, protection.options.revoked)
+            except KernelError as error:
+                problem = error.text
+            self.report(ConnectionsReviewed(generation, *counts, problem))
+            if problem:
+                await asyncio.sleep(REVIEW_AGAIN_S)
+
+    def _is_policy_settled(self) -> bool:
+        """Tell whether all that was said of packets is in force, and connections were looked at, or cannot be."""
+        engine = self.engine
+        return engine.is_policy_in_force and (not engine.is_review_due or bool(engine.review.problem))
+
     async def _answered(self, answer: Answer, word: str) -> dict[str, object]:
         """Return what became of a request for objects once that is in force here."""
         engine = self.engine
         warnings = [remark._asdict() for remark in answer.warnings]
         if answer.done:
             self._pump()
-            if not await self._until(lambda: engine.is_policy_in_force, IN_FORCE_S):
+            if not await self._until(self._is_policy_settled, IN_FORCE_S):
                 warnings.append({"object": "", "field": "", "reason": f"not in force within {IN_FORCE_S:g} s"})
             for what, reason in engine.unmade().items():
                 warnings.append({"object": what, "field": "", "reason": f"not in force: {reason}"})
@@ -356,6 +385,8 @@ class Daemon:
         self.fib.kick()
         self.chains.kick()
         self.connections.kick()
+        if engine.is_review_due:
+            self._review_asked.set()
         self.links.kick()
         self._notice()
         if is_left and not self._is_pumping:
@@ -604,7 +635,7 @@ class Daemon:
         endpoint = replace(endpoint, labels=tuple(sorted(labels.items())))
         self.report(EndpointAdded(endpoint))
         self._pump()
-        if not await self._until(lambda: engine.is_policy_in_force, IN_FORCE_S):
+        if not await self._until(self._is_policy_settled, IN_FORCE_S):
             raise refused("workload", key, f"its labels are not in force within {IN_FORCE_S:g} s")
         return views.workload(endpoint)
 

@@ -37,6 +37,7 @@ from bgpmesh.events import (
     Connected,
     ConnectFailed,
     ConnectionsCut,
+    ConnectionsReviewed,
     Disconnected,
     EndpointAdded,
     EndpointRemoved,
@@ -132,6 +133,16 @@ class _Ways:
     translation: tuple[dict[ChainKey, Rules], dict[str, AddressSet]] = field(default_factory=lambda: ({}, {}))
 
 
+@dataclass(slots=True)
+class Review:
+    """What is known of connections that stand, and may no longer be allowed."""
+
+    generation: int = 0  # grows with what they may do
+    reviewed: int = 0  # under which of them they were looked at last
+    problem: str = ""  # why that cannot be done
+    is_called_for: bool = False  # something has changed that they may depend on: not a workload that comes or goes
+
+
 class Engine:
     """Sessions, RIB and workloads of one node; owned by one task, without clock, socket or thread.
 
@@ -161,6 +172,7 @@ class Engine:
         self.protection = Protection()
         self.is_policy_known = True  # False: what stands in the packet filter stays as it is, see `_protect`
         self._is_protection_due = True  # it is to be worked out anew
+        self.review = Review()
         self._closed: set[str] = set()  # links of workloads that chains do not protect yet
         self.connections: Delta[IPAddress, IPAddress] = Delta()  # floating address -> all that its connections lead to
         self.floating = FloatingIps()
@@ -248,6 +260,8 @@ class Engine:
                 self._packets_written(self.sets, done, failed, "set", now)
             case ConnectionsCut(done, failed):
                 self._connections_cut(done, failed, now)
+            case ConnectionsReviewed():
+                self._connections_reviewed(event)
             case FloatingIpsKept(floating):
                 self.floating.keep(floating)
                 self._take_addresses()
@@ -257,7 +271,7 @@ class Engine:
             case ObjectsChanged(objects):
                 self.is_policy_known = objects is not None
                 self.protection.objects = objects or {}
-                self._is_protection_due = True
+                self._is_protection_due = self.review.is_called_for = True
             case EndpointAdded(endpoint):
                 self._endpoint_added(endpoint)
             case EndpointRemoved(key):
@@ -585,7 +599,7 @@ class Engine:
         for name, peer in wanted.items():
             if name not in self.sessions:
                 self._add_session(peer, now, is_awaited=name in awaited)
-        self._is_protection_due = True
+        self._is_protection_due = self.review.is_called_for = True
         self._originate()
         self._check_sync(now)
 
@@ -667,6 +681,7 @@ class Engine:
         self._disputed.discard(endpoint.interface)
         if not is_known:
             self._closed.add(endpoint.interface)
+        self.review.is_called_for = self.review.is_called_for or is_known
         self._is_protection_due = True
         self._want_link(endpoint)
         for address in endpoint.addresses:
@@ -782,7 +797,8 @@ class Engine:
         chains = {f"chain {key}": refusal.reason for key, refusal in self.chains.refused.items()}
         sets = {f"set {name}": refusal.reason for name, refusal in self.sets.refused.items()}
         cuts = {f"connections of {each}": refusal.reason for each, refusal in self.connections.refused.items()}
-        return chains | sets | cuts
+        unreviewed = {"connections that are no longer allowed": self.review.problem} if self.review.problem else {}
+        return chains | sets | cuts | unreviewed
 
     def _chains_read(self, event: ChainsRead) -> None:
         if self.rib.is_deferring and not self.sets.actual:
@@ -821,7 +837,11 @@ class Engine:
         chains, sets = self._translated()
         if configured.kernel_enabled and self.is_policy_known:
             is_needed = bool(self.endpoints or self.links.actual or self._disputed)
+            before = self.protection.compiled
             own_chains, own_sets = self.protection.wanted(self.endpoints, configured.around, is_needed=is_needed)
+            if self.review.is_called_for and not self.protection.compiled.is_like(before):
+                self.review.generation += 1
+            self.review.is_called_for = False
             # Both may have something in a built-in chain.
             chains = own_chains | {key: rules + own_chains.get(key, ()) for key, rules in chains.items()}
             sets = sets | own_sets
@@ -834,6 +854,26 @@ class Engine:
     def is_policy_in_force(self) -> bool:
         """Whether chains and sets are what objects and workloads say, but for what is refused."""
         return not self._is_protection_due and self.chains.is_at_rest and self.sets.is_at_rest
+
+    @property
+    def is_review_due(self) -> bool:
+        """Whether connections are to be looked at: what is in force is not what they were let in under."""
+        return (
+            self.review.reviewed != self.review.generation
+            and self.configured.around.is_revoking
+            and bool(self.endpoints)
+            and self.is_policy_in_force
+        )
+
+    def _connections_reviewed(self, event: ConnectionsReviewed) -> None:
+        if not event.problem:
+            self.review.reviewed = event.generation
+        if event.problem != self.review.problem:
+            self.review.problem = event.problem
+            name = "connections.unreviewed" if event.problem else "connections.reviewed"
+            self._note(name, Level.WARNING if event.problem else Level.INFO, reason=event.problem or None)
+        if event.revoked or event.restored:
+            self._note("connections.revoked", revoked_count=event.revoked, restored_count=event.restored or None)
 
     def _open_and_close(self) -> None:
         """Open the links of workloads that are protected by now; close all where our hooks cannot be had (rule 2)."""

@@ -196,6 +196,16 @@ class ConnectionsCut:
     failed: Mapping[IPAddress, str]
 
 
+@dataclass(frozen=True, slots=True)
+class ConnectionsReviewed:
+    """Connections were looked at under the policies of a generation; or could not be, and why ("": they were)."""
+
+    generation: int
+    revoked: int  # that may not pass any more
+    restored: int  # that may pass again
+    problem: str = ""
+
+
 # ── from operators and the daemon ────────────────────────────────────────────
 
 
@@ -285,6 +295,7 @@ Event = (
     | ChainsWritten
     | SetsWritten
     | ConnectionsCut
+    | ConnectionsReviewed
     | Configured
     | ObjectsChanged
     | EndpointAdded

@@ -120,6 +120,7 @@ def effective(config: Config, name: str) -> Configured:
             addresses=frozenset(each for each in (node.address, node.address6) if each is not None),
             namespaces={namespace.name: dict(namespace.labels) for namespace in config.namespaces},
             options=Rendering(prefix=config.workload.prefix, to_host=config.policy.workload_to_host),
+            is_revoking=config.policy.revoke,
         ),
         cluster_asn=config.cluster.asn,
         floating=config.floating,

@@ -49,6 +49,10 @@ class NamespaceOptions:
 class PolicyOptions:
     """`[policy]`."""
 
+    revoke: bool = field(
+        default=True, metadata={"help": "a change cuts the connections that it no longer allows; false: they go on"}
+    )
+
     directory: str = field(
         default="policies.d",
         metadata={

@@ -1,8 +1,10 @@
-"""Connections that the kernel tracks (ctnetlink): those of an address found and deleted, over netlink.
+"""Connections that the kernel tracks (ctnetlink): those of an address are deleted, those that are revoked marked.
 
 The constants are of linux/netfilter/nfnetlink_conntrack.h. What bites:
  * A dump is no snapshot: what moves in the table meanwhile may be missed, so it is asked again until nothing is found.
  * An entry is deleted by its tuple *and* id, or a younger one with the same tuple would go in its place.
+ * A deleted entry comes back with the next packet that the rules let through, so what is revoked is marked instead, for
+   a rule to drop it in both directions (nf_conntrack_tcp_loose).
  * Kernels before 5.8 do not heed the filter of a dump, so what comes is looked at here all the same.
 """
 
@@ -15,7 +17,7 @@ import ipaddress
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -33,6 +35,8 @@ from bgpmesh.kernel.netlink import (
     number,
     walk,
 )
+from bgpmesh.policy.model import Packet
+from bgpmesh.policy.rule import Icmp
 from bgpmesh.route.nlri import IPAddress
 
 MOST = 1 << 16  # addresses of one round
@@ -41,9 +45,11 @@ BURST = 500  # messages of one send
 TICK_S = 1.0  # between looks at what was refused
 
 _NETLINK_NETFILTER, _SUBSYSTEM = 12, 1  # NFNL_SUBSYS_CTNETLINK
-_GET, _DELETE = 1, 2
-_TUPLE_ORIG, _TUPLE_REPLY, _ID, _ZONE, _FILTER = 1, 2, 12, 18, 25
-_T_IP, _V4_SRC, _V4_DST, _V6_SRC, _V6_DST = 1, 1, 2, 3, 4
+_NEW, _GET, _DELETE = 0, 1, 2
+_TUPLE_ORIG, _TUPLE_REPLY, _MARK, _ID, _ZONE, _MARK_MASK, _FILTER = 1, 2, 8, 12, 18, 21, 25
+_T_IP, _T_PROTO, _V4_SRC, _V4_DST, _V6_SRC, _V6_DST = 1, 2, 1, 2, 3, 4
+_P_NUMBER, _P_SRC_PORT, _P_DST_PORT = 1, 2, 3
+_P_ICMP = ((5, 6), (8, 9))  # type and code, of ICMP and of ICMPv6
 _FILTER_ORIG_FLAGS, _FILTER_REPLY_FLAGS, _BY_DST = 1, 2, 1 << 1
 _NESTED = 0x8000
 _GENERIC = struct.Struct(">BBH")  # nfgenmsg: family, version, resource
@@ -60,6 +66,8 @@ class Connection:
     reply_source: IPAddress  # who answers: another than was called where that was translated
     reply_destination: IPAddress  # who is answered: another than the source where that was translated
     name: bytes  # attributes that name it in a request
+    packet: Packet | None = None  # its first, behind the translation of its destination, as filters have seen it
+    mark: int = 0
 
 
 class Connections:
@@ -104,14 +112,17 @@ class Connections:
 
     def delete(self, connections: list[Connection]) -> None:
         """Delete these; one that has ended meanwhile is no fault. Raises KernelError."""
-        for start in range(0, len(connections), BURST):
-            some = connections[start : start + BURST]
+        self._send_all(_DELETE, [(each, each.name) for each in connections])
+
+    def _send_all(self, command: int, bodies: Sequence[tuple[Connection, bytes]]) -> None:
+        for start in range(0, len(bodies), BURST):
+            some = bodies[start : start + BURST]
             first = self._sequence + 1
             self._sequence += len(some)
             last = first + len(some) - 1
             burst = b"".join(
-                _request(_DELETE, NLM_F_ACK if sequence == last else 0, sequence, _family(each), each.name)
-                for sequence, each in enumerate(some, start=first)
+                _request(command, NLM_F_ACK if sequence == last else 0, sequence, _family(each), body)
+                for sequence, (each, body) in enumerate(some, start=first)
             )
             for kind, sequence, error, _ in self._exchange("connections", burst):
                 if kind == NLMSG_ERROR and sequence >= first:
@@ -119,6 +130,29 @@ class Connections:
                         raise KernelError("connections", error, os.strerror(error))
                     if sequence == last:
                         break
+
+    def review(self, may_pass: Callable[[Packet], bool | None], revoked: int) -> tuple[int, int]:
+        """Set the bits of the connection mark that say `revoked` where a connection may not pass, clear them elsewhere.
+
+        None: it is nobody's business. Returns how many were marked, and how many are cleared. Raises KernelError.
+        """
+        changes: list[tuple[Connection, int]] = []
+        counts = [0, 0]
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for each in self._dump("connections", family, b""):
+                allowed = None if each.packet is None else may_pass(each.packet)
+                if allowed is not None and bool(each.mark & revoked) is allowed:
+                    changes.append((each, 0 if allowed else revoked))
+                    counts[allowed] += 1
+        mask = struct.pack(">I", revoked)
+        self._send_all(
+            _NEW,
+            [
+                (each, each.name + attribute(_MARK, struct.pack(">I", mark)) + attribute(_MARK_MASK, mask))
+                for each, mark in changes
+            ],
+        )
+        return counts[0], counts[1]
 
     # ── messages ─────────────────────────────────────────────────────────────
 
@@ -174,7 +208,23 @@ def _connection(found: dict[int, bytes]) -> Connection | None:
         return None
     name = attribute(_TUPLE_ORIG | _NESTED, found[_TUPLE_ORIG])
     name += b"".join(attribute(kind, found[kind]) for kind in (_ID, _ZONE) if kind in found)
-    return Connection(*ends[0], *ends[1], name)
+    mark: int = struct.unpack(">I", found[_MARK])[0] if _MARK in found else 0
+    packet = _packet(ends[0][0], ends[1][0], found[_TUPLE_ORIG], found[_TUPLE_REPLY])
+    return Connection(*ends[0], *ends[1], name, packet, mark)
+
+
+def _packet(source: IPAddress, destination: IPAddress, original: bytes, reply: bytes) -> Packet | None:
+    """Return the first packet of a connection from the protocol parts of its two tuples."""
+    called, answered = (
+        attributes(part, 0, len(part))
+        for part in (attributes(d, 0, len(d)).get(_T_PROTO, b"") for d in (original, reply))
+    )
+    if _P_NUMBER not in called:
+        return None
+    icmp = next((Icmp(called[t][0], called[c][0]) for t, c in _P_ICMP if t in called and c in called), None)
+    ports = (called.get(_P_SRC_PORT), answered.get(_P_SRC_PORT))
+    numbers = [None if port is None else int.from_bytes(port, "big") for port in ports]
+    return Packet(source, destination, called[_P_NUMBER][0], numbers[0], numbers[1], icmp)
 
 
 def _ends(data: bytes) -> tuple[IPAddress, IPAddress] | None:
@@ -241,6 +291,11 @@ class ConnectionsEdge:
                     failed[address] = error.text
         if done or failed:
             self._report(ConnectionsCut(done, failed))
+
+    async def review(self, may_pass: Callable[[Packet], bool | None], revoked: int) -> tuple[int, int]:
+        """Mark the connections that may not pass any more; see `Connections.review`."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._connections.review, may_pass, revoked)
 
     def kick(self) -> None:
         """Say that the Delta may have work."""

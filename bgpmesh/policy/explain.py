@@ -7,7 +7,7 @@ said, and it is listed.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import assert_never
 
@@ -111,6 +111,28 @@ def why_not(compiled: Compiled, packet: Packet, options: Options = Options()) ->
         else:
             found.append(f"{where}: {_nearest(passage, packet, last.tier)}")
     return tuple(found)
+
+
+def judge(compiled: Compiled, options: Options = Options()) -> Callable[[Packet], bool | None]:  # noqa: B008  a value
+    """Return a function that tells whether the chains here let the first packet of a connection pass.
+
+    None: it is no workload's of this node. It may be asked from another thread: a compiled form does not change.
+    """
+    here = {
+        address: member
+        for member in compiled.model.members.values()
+        if member.interface is not None
+        for address in member.addresses
+    }
+
+    def may_pass(packet: Packet) -> bool | None:
+        ends = (Direction.EGRESS, here.get(packet.source)), (Direction.INGRESS, here.get(packet.destination))
+        passages = [_Passage(direction, member, compiled) for direction, member in ends if member is not None]
+        if not passages:
+            return None
+        return not any(_is_denied(list(_steps(passage, packet, options))) for passage in passages)
+
+    return may_pass
 
 
 def _passages(compiled: Compiled, packet: Packet) -> Iterator[_Passage]:

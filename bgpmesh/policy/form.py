@@ -166,6 +166,11 @@ class Compiled:
     bodies: Mapping[str, Body]  # by chain
     sets: Mapping[str, AddressSet]  # by name
 
+    def is_like(self, other: Compiled) -> bool:
+        """Tell whether both say the same of every packet, as far as equal parts are the same objects."""
+        parts = ((self.stacks, other.stacks), (self.classes, other.classes), (self.bodies, other.bodies))
+        return all(one is two for one, two in (*parts, (self.sets, other.sets)))
+
 
 def digest(*parts: str) -> str:
     """Return 20 characters of a hash, in the alphabet of names (100 bits: nobody makes two of the same)."""

@@ -49,6 +49,7 @@ class Surroundings:
     addresses: frozenset[IPAddress] = frozenset()  # this node's own
     namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     options: Options = field(default_factory=Options)
+    is_revoking: bool = True  # a change cuts the connections that it no longer allows
 
 
 class Protection:

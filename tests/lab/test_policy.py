@@ -19,6 +19,7 @@ import pytest
 from tests.lab.nodes import BLOCKS, Node, file_of, pair
 
 SOURCE = str(Path(__file__).with_name("source.py"))
+STREAM = str(Path(__file__).with_name("stream.py"))
 PORT = "5005"
 FOREIGN = "-A FORWARD -s 172.17.0.0/16 -j ACCEPT"
 FILE = file_of()
@@ -95,6 +96,15 @@ def network_policy(name: str, **spec: object) -> JsonObject:
     }
 
 
+def allowing(name: str) -> JsonObject:
+    """Return a policy that lets a workload reach the others."""
+    source = {"podSelector": {"matchLabels": {"app": name}}}
+    return network_policy(f"from-{name}", ingress=[{"from": [source]}])
+
+
+FROM_WEB, FROM_DB = allowing("web"), allowing("db")
+
+
 def test_a_policy_closes_and_opens(node: Node) -> None:
     """From apply to delete, over a crash and a restart; explain says the same."""
     web, db = addresses(node, "web"), addresses(node, "db")
@@ -110,8 +120,7 @@ def test_a_policy_closes_and_opens(node: Node) -> None:
         assert passes(node, "n1", target), "a node reaches its own workloads"
     told = node.command("policy", "explain", "--from", "shop/web", "--to", "shop/db", "--port", PORT, "--json")
     assert (told.returncode, json.loads(told.stdout)["verdict"]) == (1, "deny")
-    opened = network_policy("web", ingress=[{"from": [{"podSelector": {"matchLabels": {"app": "web"}}}]}])
-    apply(node, opened)
+    apply(node, FROM_WEB)
     assert all(passes(node, "web", target) for target in db)
     assert not any(passes(node, "db", target, tries=2) for target in web)
 
@@ -129,6 +138,79 @@ def test_a_policy_closes_and_opens(node: Node) -> None:
     node.command("workload", "label", "web", "-n", "shop", "app=web")
     assert passes(node, "web", db[0])
     assert node.command("delete", "networkpolicy", "closed", "-n", "shop").returncode == 0
-    assert node.command("delete", "networkpolicy", "web", "-n", "shop").returncode == 0
-    assert node.command("delete", "networkpolicy", "web", "-n", "shop").returncode == 1
+    assert node.command("delete", "networkpolicy", "from-web", "-n", "shop").returncode == 0
+    assert node.command("delete", "networkpolicy", "from-web", "-n", "shop").returncode == 1
     assert all(passes(node, "db", target) for target in web)
+
+
+class Stream:
+    """A server of one workload that goes on sending, and another workload that hears it."""
+
+    def __init__(self, node: Node, server: str, client: str, address: str, port: str) -> None:
+        """Begin, and wait until it flows."""
+        inside = ["ip", "netns", "exec"]
+        python = [sys.executable, "-ISE", STREAM]
+        self._server = node.lab.start("n1", [*inside, server, *python, "serve", address, port])
+        self._server.until(lambda: "listening" in self._server.output(), "a server")
+        self._client = node.lab.start("n1", [*inside, client, *python, "hear", address, port])
+        self.await_heard(5)
+
+    @property
+    def sent(self) -> int:
+        """How much the server has given to TCP."""
+        return int(self._server.output().splitlines()[-1])
+
+    @property
+    def heard(self) -> int:
+        """How much has arrived."""
+        return int(([*self._client.output().splitlines(), "0"])[-2 if self._client.output() else -1])
+
+    def await_heard(self, more: int) -> None:
+        """Wait until more has arrived."""
+        wanted = self.heard + more
+        self._client.until(lambda: self.heard >= wanted, f"{wanted} octets")
+
+    def await_sent(self, more: int) -> None:
+        """Wait until the server has sent more."""
+        wanted = self.sent + more
+        self._server.until(lambda: self.sent >= wanted, f"{wanted} octets sent")
+
+    def stop(self) -> None:
+        """End it."""
+        for process in (self._client, self._server):
+            process.kill()
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_change_cuts_the_connections_that_it_no_longer_allows(node: Node, family: int) -> None:
+    """While the server goes on sending; what is allowed goes on, and what is allowed again comes back."""
+    web, db = (addresses(node, name)[family == 6] for name in ("web", "db"))
+    apply(node, network_policy("closed", policyTypes=["Ingress"]), FROM_WEB, FROM_DB)
+    to_db, to_web = Stream(node, "db", "web", db, "5006"), Stream(node, "web", "db", web, "5007")
+    assert node.command("delete", "networkpolicy", "from-web", "-n", "shop").returncode == 0
+    to_db.await_sent(25)  # what had arrived before has been heard by then
+    heard = to_db.heard
+    to_db.await_sent(50)
+    assert heard == to_db.heard
+    to_web.await_heard(20)
+    apply(node, FROM_WEB)
+    to_db.await_heard(20)
+    to_db.stop()
+    to_web.stop()
+    for name in ("closed", "from-web", "from-db"):
+        node.command("delete", "networkpolicy", name, "-n", "shop")
+
+
+def test_connections_go_on_where_that_is_asked_for(node: Node) -> None:
+    """[policy] revoke = false; a new connection is refused all the same."""
+    node.configure(f"{FILE}\n[policy]\nrevoke = false\n")
+    assert node.command("reload").returncode == 0
+    db = addresses(node, "db")[0]
+    stream = Stream(node, "db", "web", db, "5008")
+    apply(node, network_policy("closed", policyTypes=["Ingress"]))
+    stream.await_heard(50)
+    assert not passes(node, "web", db, tries=2)
+    stream.stop()
+    node.command("delete", "networkpolicy", "closed", "-n", "shop")
+    node.configure(FILE)
+    assert node.command("reload").returncode == 0

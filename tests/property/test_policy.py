@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bgpmesh.policy.chains import ChainKey, Rules, restore_text
 from bgpmesh.policy.compile import Compiler
-from bgpmesh.policy.explain import explain, why_not
+from bgpmesh.policy.explain import explain, judge, why_not
 from bgpmesh.policy.form import Compiled
 from bgpmesh.policy.iptables import Options, render
 from bgpmesh.policy.model import Member, Model, Packet
@@ -210,13 +210,14 @@ def test_the_oracle_the_explanation_and_the_chains_agree(model: Model, first: in
     """One verdict for a packet, three ways to it; and who asks why not is answered when, and only when, it is no."""
     compiled = Compiler().compile(model)
     tables = restored(EMPTY, {}, render(compiled, options))
-    to_host = options.to_host != "deny"
+    to_host, may_pass = options.to_host != "deny", judge(compiled, options)
     for packet in PACKETS[first::7]:
         expected = passes(model, packet, to_host=to_host)
         assert expected is (explain(compiled, packet, options).verdict is Action.ALLOW)
         assert expected is not bool(why_not(compiled, packet, options))
         here = passes(model, packet, to_host=to_host, only_here=True)
         assert here is verdict(model, compiled, tables, packet)
+        assert may_pass(packet) is here
 
 
 def mixed(model: Model) -> Model:

@@ -413,7 +413,7 @@ MISTAKES = [  # (section, lines in it, key, value, reason)
         "connections of a/b leave by 1.2.3.4 already",
     ),
     ("cluster", "[filter.x]\ndefault = 'reject'", "filter", "{ x }", NOT_BUILT),
-    ("cluster", "[policy]\nrevoke = true", "policy.revoke", "true", NOT_BUILT),
+    ("cluster", "[policy]\nfailsafe_inbound = []", "policy.failsafe_inbound", "[]", NOT_BUILT),
     ("cluster", "[node]\naddress = '192.0.2.1'", "node.address", '"192.0.2.1"', "stands outside of a [node.NAME]"),
     (
         "node",

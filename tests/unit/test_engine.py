@@ -17,6 +17,7 @@ from bgpmesh.events import (
     Configured,
     Connected,
     ConnectFailed,
+    ConnectionsReviewed,
     Disconnected,
     EndpointAdded,
     EndpointRemoved,
@@ -28,6 +29,7 @@ from bgpmesh.events import (
     LinksRead,
     LinkWritten,
     MessageReceived,
+    ObjectsChanged,
     OpenReceived,
     RoutesReceived,
     Stopping,
@@ -47,6 +49,7 @@ from bgpmesh.peering.message import (
 from bgpmesh.peering.peer import Peer
 from bgpmesh.peering.session import Dial, Hangup, Send, State
 from bgpmesh.policy.chains import ChainKey
+from bgpmesh.policy.objects import read
 from bgpmesh.rib.export import Batch
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
 from bgpmesh.route.nlri import Family, Nlri, host_nlri, nlri_of, parse_nlri, prefix_text
@@ -935,3 +938,30 @@ def test_policies_that_are_not_known_leave_packets_as_they_are() -> None:
     assert pairs(world.engine.chains.take(9, world.now)) == []
     assert world.links() == [(other.interface, replace(link_of(other), is_open=False))]
     assert world.engine.endpoint_problem(other.key) == "which policies are in force is not known"
+
+
+def test_connections_are_looked_at_when_what_they_may_do_has_changed_and_is_in_force() -> None:
+    """Not when a workload comes or goes; until it can be done `unmade` says that it cannot."""
+    world = attached(World(Engine(configured(), (), lambda: 0.5)))
+    engine, now = world.engine, world.now
+    assert engine.is_review_due  # after a start: nobody knows what was let in before
+    engine.handle(ConnectionsReviewed(engine.review.generation, 0, 0), now)
+    attached(world, replace(WEB, name="db", interface=interface_name("bgpm", "shop/db"), addresses=(HOP,)))
+    assert not engine.is_review_due
+    closed = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "spec": {}}
+    objects = read([{**closed, "metadata": {"name": "closed", "namespace": "shop"}}]).objects
+    engine.handle(ObjectsChanged(objects), now)
+    engine.work(1000, now)
+    assert not engine.is_review_due  # the chains come first
+    protect(engine, now)
+    assert engine.is_review_due
+    engine.handle(ConnectionsReviewed(engine.review.generation, 0, 0, "none here"), now)
+    assert engine.is_review_due
+    assert engine.unmade() == {"connections that are no longer allowed": "none here"}
+    engine.handle(ConnectionsReviewed(engine.review.generation, 2, 1), now)
+    assert (engine.is_review_due, engine.unmade()) == (False, {})
+    assert world.told_of("connections.revoked") == [{"revoked_count": 2, "restored_count": 1}]
+    engine.handle(EndpointAdded(replace(WEB, labels=(("app", "web"),))), now)
+    engine.handle(ObjectsChanged(dict(objects)), now)
+    protect(engine, now)
+    assert not engine.is_review_due  # nothing has come of it
