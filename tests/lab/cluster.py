@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from signal import SIGCONT, SIGINT, SIGKILL, SIGSTOP, SIGTERM, Signals
+from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM, Signals
 from typing import cast
 
 from bgpmesh.control import client
@@ -365,7 +365,7 @@ class Watch:
         It waits for a mark, so a monitor that is deaf never says that all was quiet.
         """
         self._until_marked(3)
-        self._monitor.stop(SIGINT)
+        self._monitor.stop()
         return [line for line in self.so_far() if not _is_mark(line, 3)]
 
     def so_far(self) -> list[str]:
