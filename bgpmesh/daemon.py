@@ -69,6 +69,7 @@ from bgpmesh.metrics import Metrics
 from bgpmesh.policy.chains import WITH_PORTS
 from bgpmesh.policy.explain import judge
 from bgpmesh.policy.fields import BadValueError, label_key, label_value, port_name
+from bgpmesh.policy.objects import Remark
 from bgpmesh.policy.protection import OWN_LABELS
 from bgpmesh.policy.rule import NAMESPACE_PREFIX, PROTOCOLS
 from bgpmesh.policy.store import Answer, Store
@@ -299,6 +300,9 @@ class Daemon:
         warnings = [remark._asdict() for remark in answer.warnings]
         if answer.done:
             self._pump()
+            if word == "applied" and not engine.configured.has_identity:  # with it, whoever read them has said so
+                found = [Remark(*each)._asdict() for each in engine.unknowable()]
+                warnings += [each for each in found if each["object"] in answer.done]
             if not await self._until(self._is_policy_settled, IN_FORCE_S):
                 warnings.append({"object": "", "field": "", "reason": f"not in force within {IN_FORCE_S:g} s"})
             for what, reason in engine.unmade().items():
@@ -600,7 +604,7 @@ class Daemon:
         except OSError as error:
             raise refused("netns", netns, f"the daemon cannot keep it open: {error.strerror}") from error
         try:
-            addresses = engine.addresses.request(key, wanted)
+            addresses = engine.addresses.request(key, wanted, self.now())
         except ConfigError:
             os.close(descriptor)
             raise

@@ -17,10 +17,13 @@ What may not happen here:
     before its route. Its link is not open before the chains are acknowledged that protect it, and is closed while a
     hook of ours is gone and cannot be had again.
  3. End-of-RIB leaves while a prefix still waits for a decision.
+ 4. A workload of another node leaves a set that was found at start before this node is in sync and has taken in what
+    the others say.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -79,9 +82,11 @@ from bgpmesh.peering.session import (
     restart_agreed,
 )
 from bgpmesh.policy.chains import AddressSet, ChainKey, Rules
+from bgpmesh.policy.identity import Sayings
 from bgpmesh.policy.nat import FAMILIES, external_set, floating_chains, inside_set, translation
-from bgpmesh.policy.protection import TABLES, Protection
+from bgpmesh.policy.protection import TABLES, Protection, members_within
 from bgpmesh.restart import NEVER, Awaited
+from bgpmesh.rib.claimants import Claimants
 from bgpmesh.rib.export import Batch
 from bgpmesh.rib.rib import Rib
 from bgpmesh.route.attributes import PathAttributes
@@ -94,6 +99,10 @@ from bgpmesh.workload.pool import Addresses, Pool
 
 # UPDATEs whose way to the kernel is remembered for `trace`.
 REMEMBERED_UPDATES = 1024
+# What other nodes say of their workloads is taken up so many seconds after the last time: when the sets are as they
+# were wanted (or twice as long as that took), and at the latest.
+LESSON_S, LAST_LESSON_S = 0.01, 1.0
+NEVER_YET = float("-inf")
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -111,6 +120,18 @@ class Update:
     programmed_at: float | None = None
 
 
+@dataclass(slots=True)
+class Identity:
+    """What other nodes hear of the workloads here, and what is heard of theirs."""
+
+    sayings: Sayings = field(default_factory=Sayings)
+    refused: Counter[PeerName] = field(default_factory=Counter)  # prefixes of which a peer said what it may not say
+    problem: dict[PeerName, str] = field(default_factory=dict)  # the first of them in words; of a session
+    held: dict[str, frozenset[bytes]] = field(default_factory=dict)  # other nodes' members of the sets found at start
+    learnt_at: float = NEVER_YET  # when the sets were last made to follow what other nodes say
+    pause_s: float = LESSON_S  # and how long they are left alone then
+
+
 @dataclass(frozen=True, slots=True)
 class _LocalRoute:
     """A prefix of this node: what the kernel does with it and whether peers hear of it."""
@@ -118,6 +139,8 @@ class _LocalRoute:
     target: Target | None
     is_advertised: bool
     attributes: PathAttributes | None = None
+    is_for_cluster: bool = False  # it is announced to the nodes of the cluster only
+    has_waited: bool = False  # it needs no route of its own in the kernel to be announced
 
 
 @dataclass(slots=True)
@@ -177,7 +200,7 @@ class Engine:
         self.connections: Delta[IPAddress, IPAddress] = Delta()  # floating address -> all that its connections lead to
         self.floating = FloatingIps()
         self.floating_known: frozenset[IPAddress] = frozenset()  # of the whole cluster
-        self._ways = _Ways()
+        self._ways, self.identity = _Ways(), Identity()
         self.endpoints: dict[str, Endpoint] = {}
         self._specs: dict[str, LinkSpec] = {}  # by interface: what the link of a workload is when it is open
         self.addresses = Addresses()
@@ -258,6 +281,8 @@ class Engine:
                 self._packets_written(self.chains, done, failed, "chain", now)
             case SetsWritten(done, failed):
                 self._packets_written(self.sets, done, failed, "set", now)
+                if self.sets.is_at_rest:
+                    self.identity.pause_s = min(max(LESSON_S, 2 * (now - self.identity.learnt_at)), LAST_LESSON_S)
             case ConnectionsCut(done, failed):
                 self._connections_cut(done, failed, now)
             case ConnectionsReviewed():
@@ -272,10 +297,12 @@ class Engine:
                 self.is_policy_known = objects is not None
                 self.protection.objects = objects or {}
                 self._is_protection_due = self.review.is_called_for = True
+                self._say(self.endpoints.values())
+                self._originate()
             case EndpointAdded(endpoint):
                 self._endpoint_added(endpoint)
             case EndpointRemoved(key):
-                self._endpoint_removed(key)
+                self._endpoint_removed(key, now)
             case TimerFired(unheard):
                 self._timer_fired(unheard, now)
             case Stopping():
@@ -289,7 +316,9 @@ class Engine:
         """Decide about up to `limit` prefixes that changed, and who is protected how; True if more remains."""
         if self._is_protection_due:
             self._protect()
-        if self.rib.work(limit):
+        is_left = self.rib.work(limit)
+        self._learn(now, is_busy=is_left)
+        if is_left:
             return True
         if self._undecided:
             self._decided(now)
@@ -309,6 +338,8 @@ class Engine:
     def next_wakeup(self) -> float:
         """Return the monotonic second at which to send TimerFired, infinity if never."""
         earliest = self._next_due()
+        if self.rib.said:
+            earliest = min(earliest, self._next_lesson())
         if self._booted_at is not None and not self.is_in_sync:
             earliest = min(earliest, self._awaited.next_check())
         return earliest
@@ -447,15 +478,27 @@ class Engine:
                 update = Update(name, event.read_at, nlris, is_withdrawal)
                 self.updates.append(update)
                 self._undecided.append(update)
-        if (family := self.rib.is_over_limit(name)) is not None:
-            self._over_limit(session, family, now)
+        self._hear_of_refusals()
+        if (over := self.rib.is_over_limit(name)) is not None:
+            self._over_limit(session, *over, now)
 
-    def _over_limit(self, session: Session, family: Family, now: float) -> None:
+    def _hear_of_refusals(self) -> None:
+        """Count what peers said of addresses and may not say; tell of the first of a session."""
+        for refused_claim in self.rib.refused_claims:
+            name, nlri, count, reason = refused_claim
+            self.identity.refused[name] += count
+            if name not in self.identity.problem:
+                self.identity.problem[name] = reason
+                self._note("identity.refused", Level.WARNING, peer=name, prefix=prefix_text(nlri), reason=reason)
+        self.rib.refused_claims.clear()
+
+    def _over_limit(self, session: Session, family: Family, limit: str, now: float) -> None:
         peer = session.peer
-        afi_safi = family.afi.to_bytes(2, "big") + bytes((family.safi,)) + peer.max_prefixes.to_bytes(4, "big")
+        most = peer.max_identities if limit == "max_identities" else peer.max_prefixes
+        afi_safi = family.afi.to_bytes(2, "big") + bytes((family.safi,)) + most.to_bytes(4, "big")
         notification = Notification(6, Cease.MAX_PREFIXES, afi_safi)  # RFC 4486 §4
         self._apply(peer.name, session.stop(now, notification), now)
-        session.last_error = f"sent more than max_prefixes = {peer.max_prefixes} {family.label} prefixes"
+        session.last_error = f"sent more than {limit} = {most} {family.label} prefixes"
         self._resume_at[peer.name] = now + peer.max_prefixes_restart
         self._wake_at(peer.name, self._resume_at[peer.name])
         self._awaited.discard(peer.name)  # it is we who do not want to hear it
@@ -488,6 +531,7 @@ class Engine:
         self.held |= {name}
         self._away.discard(name)
         self.update_problem.pop(name, None)
+        self.identity.problem.pop(name, None)
         self.rib.peer_up(session.peer, up.negotiated, up.keep)
         self.commands.append(StartRoutes(up.connection, name))
         if self.is_in_sync:
@@ -591,6 +635,8 @@ class Engine:
         for address, key in self.addresses.in_use().items():
             self._warn_of_taken(key, address)
         self.rib.configure(new.asn, new.router_id, new.cluster_id, new.ecmp)
+        self.rib.believe(Claimants(new.owners) if new.has_identity else None)
+        self._hear_of_refusals()
         wanted = {peer.name: peer for peer in new.peers}
         awaited = wanted.keys() & self._awaited.names
         for name, session in list(self.sessions.items()):
@@ -600,6 +646,7 @@ class Engine:
             if name not in self.sessions:
                 self._add_session(peer, now, is_awaited=name in awaited)
         self._is_protection_due = self.review.is_called_for = True
+        self._say(self.endpoints.values())
         self._originate()
         self._check_sync(now)
 
@@ -623,7 +670,7 @@ class Engine:
         cause = Cease.PEER_DECONFIGURED if is_gone else Cease.OTHER_CONFIGURATION_CHANGE
         self._apply(name, session.stop(now, Notification.cease(cause)), now)
         self._awaited.discard(name)
-        for of_peer in (self._wakeups, self._resume_at, self.update_problem):
+        for of_peer in (self._wakeups, self._resume_at, self.update_problem, self.identity.problem):
             of_peer.pop(name, None)
         for connection in [c for c, n in self._peer_of.items() if n == name]:
             del self._peer_of[connection]
@@ -639,12 +686,26 @@ class Engine:
         for nlri, route in wanted.items():
             if self._local.get(nlri) != route:
                 waits = isinstance(route.target, OnLink) and not self._is_written(nlri, route.target)
-                waits = waits and route.attributes is None  # a floating address has waited for its workload's route
-                announced = route.is_advertised and not waits
-                self.rib.originate(nlri, route.target, advertise=announced, attributes=route.attributes)
+                waits = waits and not route.has_waited  # a floating address: for its workload's route
+                self._originate_one(nlri, route, advertise=route.is_advertised and not waits)
                 if waits and route.is_advertised:
                     self._announce_when_written.add(nlri)
         self._local = wanted
+
+    def _originate_one(self, nlri: Nlri, route: _LocalRoute, *, advertise: bool) -> None:
+        self.rib.originate(
+            nlri, route.target, advertise=advertise, attributes=route.attributes, is_for_cluster=route.is_for_cluster
+        )
+
+    def _say(self, endpoints: Iterable[Endpoint]) -> None:
+        """Have at hand what the nodes of the cluster are to hear of some workloads of this one."""
+        configured = self.configured
+        if not configured.has_identity or not self.is_policy_known:  # labels of namespaces are objects' matter
+            self.identity.sayings = Sayings()
+            return
+        claims = self.protection.claims(endpoints, configured.around)
+        for key in self.identity.sayings.take(claims, configured.cluster_asn or configured.asn):
+            self._note("identity.too-long", Level.WARNING, endpoint=key, reason=self.identity.sayings.too_long[key])
 
     def _local_routes(self) -> dict[Nlri, _LocalRoute]:
         configured = self.configured
@@ -658,17 +719,26 @@ class Engine:
             if self.links.actual.get(endpoint.interface) != self._specs[endpoint.interface]:
                 continue  # the link comes first
             for address in endpoint.addresses:
-                is_own = not self.addresses.is_covered(address) and _is_pool_advertised(configured.pools, address)
+                is_covered = self.addresses.is_covered(address)
+                is_own = not is_covered and _is_pool_advertised(configured.pools, address)
                 was = routes.get(host_nlri(address))
                 is_advertised = is_own or (was is not None and was.is_advertised)
-                routes[host_nlri(address)] = _LocalRoute(OnLink(endpoint.interface), is_advertised)
+                # Other nodes believe what is said of an address in a block of ours that is more than the address.
+                is_block = was is not None and isinstance(was.target, Blackhole)
+                saying = self.identity.sayings.by_key.get(endpoint.key) if is_covered and not is_block else None
+                routes[host_nlri(address)] = _LocalRoute(
+                    OnLink(endpoint.interface),
+                    is_advertised or saying is not None,
+                    saying,
+                    is_for_cluster=saying is not None and not is_advertised,
+                )
         self._ways.waits_for.clear()
         for external in self._ways.made.keys() & self._ways.wanted.keys():
             lead = self._ways.made[external]
             internal, target = host_nlri(lead.internal), OnLink(lead.interface)
             if internal in routes and routes[internal].target == target:
                 is_advertised = self._is_written(internal, target)
-                routes[host_nlri(external)] = _LocalRoute(target, is_advertised, self._ways.attributes)
+                routes[host_nlri(external)] = _LocalRoute(target, is_advertised, self._ways.attributes, has_waited=True)
                 self._ways.waits_for.add(internal)
         return routes
 
@@ -683,6 +753,7 @@ class Engine:
             self._closed.add(endpoint.interface)
         self.review.is_called_for = self.review.is_called_for or is_known
         self._is_protection_due = True
+        self._say((endpoint,))
         self._want_link(endpoint)
         for address in endpoint.addresses:
             self._warn_of_taken(endpoint.key, address)
@@ -693,14 +764,23 @@ class Engine:
         if (holder := self.configured.taken.get(address)) is not None:
             self._note("endpoint.address-taken", Level.WARNING, endpoint=key, address=address, reason=f"also {holder}")
 
-    def _endpoint_removed(self, key: str) -> None:
+    def _endpoint_removed(self, key: str, now: float) -> None:
         endpoint = self.endpoints.pop(key, None)
         if endpoint is None:
             return  # two removed it at once, or a removal and an addition that failed
-        self.addresses.release(key)
+        self.addresses.release(key, self._believed_until(endpoint, now))
+        self.identity.sayings.forget(key)
         self._originate()
         self._leaving[endpoint.interface] = endpoint
         self._is_protection_due = True
+
+    def _believed_until(self, endpoint: Endpoint, now: float) -> float:
+        """Return how long a node that does not hear us may take the addresses for this workload's (RFC 4724 §4.2)."""
+        said = (route for nlri in map(host_nlri, endpoint.addresses) if (route := self._local.get(nlri)) is not None)
+        if not self.configured.has_identity or not any(route.attributes is not None for route in said):
+            return now
+        peers = [peer for peer in self.configured.peers if peer.in_cluster]
+        return now + max((peer.hold_time + peer.graceful_restart for peer in peers), default=0)
 
     def _remove_links(self) -> None:
         """Want the links of removed workloads gone, each once its host routes are (rule 2).
@@ -804,6 +884,10 @@ class Engine:
         if self.rib.is_deferring and not self.sets.actual:
             self._adopt_floating(event.sets)
             self._is_protection_due = True
+        if self._booted_at is None and self.configured.has_identity:
+            others = [owner.blocks for owner in self.configured.owners if owner.name != self.node]
+            self.identity.held = members_within(event.sets, itertools.chain.from_iterable(others))
+            self._is_protection_due = True
         changed = [f"chain {key}" for key in _changed(self.chains, event.chains)]
         changed += [f"set {name}" for name in _changed(self.sets, event.sets)]
         self.chains.observe_all(event.chains)
@@ -812,6 +896,24 @@ class Engine:
             self._drifted(len(changed), "changed by somebody else", value=", ".join(changed))
         self._open_and_close()
         self._lead()
+
+    def unknowable(self) -> list[tuple[str, str, str]]:
+        """Return (object, field, reason) of what asks for more than is known here, and of whom others know nothing.
+
+        Where this is the only node there is nothing to be known.
+        """
+        configured = self.configured
+        if {owner.name for owner in configured.owners} == {self.node}:
+            return []
+        found = self.protection.unanswered(has_identity=configured.has_identity)
+        found += [(f"workload {key}", "", reason) for key, reason in sorted(self.identity.sayings.too_long.items())]
+        if configured.has_identity:
+            found += [
+                (f"workload {key}", "ip", f"{address} is in no block of this node: other nodes know nothing of it")
+                for address, key in sorted(self.addresses.in_use().items(), key=lambda row: row[1])
+                if key in self.endpoints and not self.addresses.is_covered(address)
+            ]
+        return found
 
     def _packets_written(
         self, delta: Delta[K, V], done: Sequence[K], failed: Mapping[K, str], word: str, now: float
@@ -838,7 +940,9 @@ class Engine:
         if configured.kernel_enabled and self.is_policy_known:
             is_needed = bool(self.endpoints or self.links.actual or self._disputed)
             before = self.protection.compiled
-            own_chains, own_sets = self.protection.wanted(self.endpoints, configured.around, is_needed=is_needed)
+            own_chains, own_sets = self.protection.wanted(
+                self.endpoints, configured.around, is_needed=is_needed, held=self.identity.held
+            )
             if self.review.is_called_for and not self.protection.compiled.is_like(before):
                 self.review.generation += 1
             self.review.is_called_for = False
@@ -849,6 +953,33 @@ class Engine:
         _want_all(self.sets, sets)
         self._open_and_close()
         self._lead()
+
+    def _learn(self, now: float, *, is_busy: bool) -> None:
+        """Make the sets follow what other nodes say of their workloads, in batches.
+
+        The next batch waits until the one before is written, so many small changes cost no more than a large one, and
+        there are moments at which everything is as it is wanted. What was found at start is held until this node
+        is in sync and has taken in all that it was told.
+        """
+        said = self.rib.said
+        if not self.configured.kernel_enabled:
+            said.clear()  # it has no workloads
+            return
+        is_over = bool(self.identity.held) and not self.rib.fib.keep_unwanted
+        if not is_over and (
+            not said or (is_busy and now < self.identity.learnt_at + LAST_LESSON_S) or now < self._next_lesson()
+        ):
+            return
+        self.identity.learnt_at = now
+        if self.protection.learn(said):
+            self.review.is_called_for = True
+        said.clear()
+        if is_over:
+            self.identity.held = {}
+        self._protect()
+
+    def _next_lesson(self) -> float:
+        return self.identity.learnt_at + (self.identity.pause_s if self.sets.is_at_rest else LAST_LESSON_S)
 
     @property
     def is_policy_in_force(self) -> bool:
@@ -861,6 +992,7 @@ class Engine:
         return (
             self.review.reviewed != self.review.generation
             and self.configured.around.is_revoking
+            and not (self.configured.has_identity and self.rib.fib.keep_unwanted)  # others have not said yet who is who
             and bool(self.endpoints)
             and self.is_policy_in_force
         )
@@ -1027,7 +1159,7 @@ class Engine:
         if self._announce_when_written:
             for nlri in self._announce_when_written.intersection(nlris):
                 self._announce_when_written.discard(nlri)
-                self.rib.originate(nlri, self._local[nlri].target, advertise=True)
+                self._originate_one(nlri, self._local[nlri], advertise=True)
         if self._ways.waits_for and not self._ways.waits_for.isdisjoint(nlris):
             self._originate()
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bgpmesh.peering.message import EndOfRib, Keepalive, Negotiated, Notification, RouteRefresh
-from bgpmesh.peering.peer import Peer
+from bgpmesh.peering.peer import Owner, Peer
 from bgpmesh.peering.session import Dial, Hangup, Send
 from bgpmesh.policy.chains import AddressSet, ChainKey, Rules
 from bgpmesh.policy.objects import Key, Value
@@ -230,6 +230,8 @@ class Configured:
     around: Surroundings = field(default_factory=Surroundings)  # what packet policy depends on
     cluster_asn: Asn | None = None  # in whose name nodes speak of addresses (route/claim.py)
     floating: tuple[FloatingIp, ...] = ()  # of the whole cluster
+    has_identity: bool = False  # nodes say of their workloads' addresses who has them
+    owners: tuple[Owner, ...] = ()  # every node of the file
 
 
 @dataclass(frozen=True, slots=True)

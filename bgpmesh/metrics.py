@@ -129,6 +129,9 @@ class Metrics:
         announced = sum(engine.is_announced(address) for address in engine.floating.in_force)
         floating: Values = {("announced",): announced, ("other",): len(engine.floating_known) - announced}
         yield _gauge("floating_ips", "Floating addresses, announced by this node or not", floating, "state")
+        yield _gauge(
+            "identities", "Addresses of other nodes' workloads known by labels", {(): engine.protection.remote_count}
+        )
         yield _gauge("workloads", "Workloads of this node", {(): len(engine.endpoints)})
         yield self._pool_addresses()
 
@@ -137,9 +140,11 @@ class Metrics:
         up: Counter[tuple[str, ...]] = Counter()
         transitions: Counter[tuple[str, ...]] = Counter()
         routes: Counter[tuple[str, ...]] = Counter()
+        refused: Counter[tuple[str, ...]] = Counter()
         engine = self._observed.engine
         for name, session in engine.sessions.items():
             peer = (name,) if self._per_peer else ()
+            refused[peer] += engine.identity.refused[name]
             up[peer] += int(session.state is State.ESTABLISHED)
             for state, count in session.transitions.items():
                 transitions[*peer, state.value] += count
@@ -149,6 +154,7 @@ class Metrics:
         labels = ("peer",) if self._per_peer else ()
         yield _gauge("session_up", "1 if the session is established", up, *labels)
         yield _counter("session_transitions", "States that sessions entered", transitions, *labels, "to")
+        yield _counter("claims_refused", "Prefixes of which a peer said what it may not say", refused, *labels)
         yield _gauge("session_routes", "Prefixes of the session", routes, *labels, "family", "kind")
 
     def _pool_addresses(self) -> Metric:

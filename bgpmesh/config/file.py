@@ -37,6 +37,7 @@ from bgpmesh.peering.mesh import (
     asn_of,
     cluster_id_of,
     own_address,
+    owners_of,
     peers_of,
     router_id_of,
     warnings_of,
@@ -115,6 +116,8 @@ def effective(config: Config, name: str) -> Configured:
         graceful_restart=config.cluster.graceful_restart,
         restart_deferral=config.cluster.restart_deferral,
         taken=taken_by_others(config.nodes, config.neighbours, node.pod_cidrs),
+        has_identity=config.cluster.identity,
+        owners=owners_of(config.nodes),
         around=Surroundings(
             space=(*(p.cidr for p in config.pools), *(cidr for each in config.nodes for cidr in each.pod_cidrs)),
             addresses=frozenset(each for each in (node.address, node.address6) if each is not None),

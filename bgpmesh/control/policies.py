@@ -38,7 +38,13 @@ def summary(running: Running) -> JsonObject:
     errors += [{"object": each, "field": "", "reason": reason} for each, reason in engine.unmade().items()]
     floating = engine.floating_problems()
     errors += [{"object": f"floating_ip {each}", "field": "", "reason": reason} for each, reason in floating]
-    return {"policies": len(engine.protection.policies()), "rules": engine.rules_in_force, "errors": errors}
+    return {
+        "policies": len(engine.protection.policies()),
+        "rules": engine.rules_in_force,
+        "errors": errors,
+        "warnings": [dict(zip(("object", "field", "reason"), each, strict=True)) for each in engine.unknowable()],
+        "identities": engine.protection.remote_count,
+    }
 
 
 def get(running: Running, args: Mapping[str, object]) -> object:

@@ -117,6 +117,8 @@ def status(result: object) -> str:
     ready = "ready" if field(result, "ready") else "not ready"
     lines = [f"{_words(field(result, 'node'))}: {ready}, up {duration(field(result, 'uptime_s'))}"]
     lines += [f"  - {_words(reason)}" for reason in _list(result, "reasons")]
+    warnings = each_of(_list(field(result, "policy"), "warnings"))
+    lines += [f"  - {' '.join(filter(None, map(_words, map(row.get, _WARNING))))}" for row in warnings]
     rib, fib = field(result, "rib"), field(result, "fib")
     counts = [("RIB", f"{field(rib, 'ipv4')} IPv4, {field(rib, 'ipv6')} IPv6")]
     words = (
@@ -130,10 +132,14 @@ def status(result: object) -> str:
     return "\n".join([*lines, "", pairs(counts), "", peers(_list(result, "peers"))])
 
 
+_WARNING = ("object", "field", "reason")
+
+
 def _policy(policy: object) -> str:
-    rules, errors = field(policy, "rules"), _list(policy, "errors")
+    rules, errors, warnings = field(policy, "rules"), _list(policy, "errors"), _list(policy, "warnings")
     count = field(policy, "policies")
-    return f"{count} policies, {rules} rules, {len(errors)} errors" if count or rules or errors else ""
+    warned = f", {len(warnings)} warnings" if warnings else ""
+    return f"{count} policies, {rules} rules, {len(errors)} errors{warned}" if count or rules or errors else ""
 
 
 _PEER_COLUMNS = ("received", "accepted", "advertised")
@@ -184,6 +190,7 @@ def peer(result: object) -> str:
                 "malformed",
                 _malformed(peer),
             ),
+            ("claims", _claims(peer)),
             ("next hops", _RESOLUTION.get(str(peer.get("next_hop_resolution")))),
         ]
     )
@@ -203,6 +210,14 @@ def _malformed(peer: Row) -> str:
         return ""
     latest = f"; the latest of this session: {peer.get('update_problem')}" if peer.get("update_problem") else ""
     return f"{withdrawn} UPDATEs treated as withdraw, {discarded} attributes discarded{latest}"
+
+
+def _claims(peer: Row) -> str:
+    heard, count = peer.get("identities"), peer.get("claims_refused")
+    if not heard and not count:
+        return ""
+    first = f"; the first of this session: {peer.get('claims_problem')}" if peer.get("claims_problem") else ""
+    return f"labels of {heard} addresses, {count} prefixes refused{first}"
 
 
 def _seconds(value: object) -> str:

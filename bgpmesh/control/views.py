@@ -99,6 +99,7 @@ def peer(engine: Engine, name: PeerName, now: float) -> JsonObject:
         "last_error": session.last_error,
         "treated_as_withdraw": engine.treated_as_withdraw[name],
         "attributes_discarded": engine.attributes_discarded[name],
+        "claims_refused": engine.identity.refused[name],
         "bfd": None,
     }
 
@@ -116,6 +117,7 @@ def peer_in_full(engine: Engine, name: PeerName, now: float) -> JsonObject:
         "import": list(options.imports),
         "export": list(options.exports),
         "update_problem": engine.update_problem.get(name, ""),
+        "claims_problem": engine.identity.problem.get(name, ""),
         "next_hop_resolution": "connected" if options.is_single_hop else "any route",
         "router_id": None if negotiated is None else dotted(negotiated.received.router_id),
         "hold_time": options.hold_time if negotiated is None else negotiated.hold_time,
@@ -124,6 +126,7 @@ def peer_in_full(engine: Engine, name: PeerName, now: float) -> JsonObject:
             family.label: dict(zip(("received", "accepted", "advertised"), counted, strict=True))
             for family, counted in counts.items()
         },
+        "identities": engine.rib.identities(name),
         "stale": engine.rib.stale_count(name),
         "transitions": {state.value: count for state, count in sorted(session.transitions.items(), key=_state_order)},
     }

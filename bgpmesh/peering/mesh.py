@@ -27,7 +27,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NewType
 
-from bgpmesh.peering.peer import Peer
+from bgpmesh.peering.peer import Owner, Peer
 from bgpmesh.route.attributes import Asn, RouterId
 from bgpmesh.route.nlri import Family, IPAddress, IPNetwork, family_of_address
 from bgpmesh.route.path import PeerName, Role
@@ -61,7 +61,14 @@ class ClusterOptions:
     """What holds for every node: `[cluster]`."""
 
     asn: Asn = field(metadata={"help": "AS number of the cluster", **_ASN, "shown": "64512"})
-    identity: bool = field(default=False, metadata={"help": "carry workload labels in BGP", "only": False})
+    identity: bool = field(default=False, metadata={"help": "carry workload labels in BGP"})
+    max_identities: int = field(
+        default=250_000,
+        metadata={
+            "help": "addresses with labels a node or reflector may send in each family",
+            "range": (1, 100_000_000),
+        },
+    )
     topology: str = field(
         default="mesh",
         metadata={
@@ -260,6 +267,12 @@ def peers_of(
     return tuple(sorted((peer for peer in made if peer is not None), key=lambda peer: peer.name))
 
 
+def owners_of(nodes: Iterable[NodeOptions]) -> tuple[Owner, ...]:
+    """Return who may speak of which addresses: each node of those in its own blocks."""
+    found = ((node, router_id_of(node)) for node in nodes)
+    return tuple(Owner(PeerName(n.name), router_id, n.pod_cidrs) for n, router_id in found if router_id is not None)
+
+
 def has_session(node: NodeOptions, other: NodeOptions, cluster: ClusterOptions) -> bool:
     """Tell whether the topology joins two nodes."""
     match cluster.topology:
@@ -292,6 +305,7 @@ def _node_peer(
         router_id=router_id,
         cluster_asn=cluster.asn,
         in_cluster=True,
+        is_reflector=cluster.topology == "reflectors" and other.reflector,
         reflects_to_us=cluster.topology == "reflectors" and other.reflector and not node.reflector,
         port=cluster.port,
         listen_address=_listen_address(node, local),
@@ -302,6 +316,7 @@ def _node_peer(
         graceful_restart=cluster.graceful_restart,
         password=cluster.password,
         max_prefixes=cluster.max_prefixes,
+        max_identities=cluster.max_identities,
         enforce_first_as=role is Role.EXTERNAL,
         imports=("all",),
         exports=("own",) if role is Role.EXTERNAL else ("all",),
@@ -383,6 +398,10 @@ def warnings_of(
         said.append("cluster.topology is reflectors, and no node has reflector = true: there is no session")
     if cluster.topology != "reflectors" and node.reflector:
         said.append(f"node.{node.name}.reflector does nothing with cluster.topology = {cluster.topology}")
+    if cluster.identity and cluster.topology == "none":
+        said.append("cluster.identity does nothing with cluster.topology = none: there are no sessions between nodes")
+    if cluster.identity and cluster.topology == "reflectors" and asn_of(node, cluster) != cluster.asn:
+        said.append(f"node.{node.name}.asn is not the cluster's: no reflector passes on who its workloads are")
     if any(n.version == 6 for n in (*node.pod_cidrs, *node.advertise)) and own_address(node, Family.IPV6) is None:
         said.append(f"node.{node.name} has IPv6 prefixes and no address6: they are announced to nobody")
     if any(n.version == 4 for n in (*node.pod_cidrs, *node.advertise)) and own_address(node, Family.IPV4) is None:

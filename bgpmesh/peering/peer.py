@@ -5,8 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bgpmesh.route.attributes import Asn, RouterId
-from bgpmesh.route.nlri import Family, IPAddress
+from bgpmesh.route.nlri import Family, IPAddress, IPNetwork
 from bgpmesh.route.path import PeerName, Role
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A node of the cluster file, as one that may say who has the addresses of its own blocks."""
+
+    name: PeerName
+    router_id: RouterId
+    blocks: tuple[IPNetwork, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +35,7 @@ class Peer:
     router_id: RouterId  # ours
     in_cluster: bool = False  # a node of the cluster file, not a [peer.*]
     cluster_asn: Asn | None = None  # in whose name nodes speak of addresses (route/claim.py)
+    is_reflector: bool = False  # what it passes on may be other nodes', by ORIGINATOR_ID
     reflects_to_us: bool = False  # the reflector of which this node is a client: it speaks for other nodes too
     port: int = 179  # the peer's, which we call
     listen_address: IPAddress | None = None  # where we accept its calls; None: on `local_address`
@@ -38,6 +48,7 @@ class Peer:
     ttl_security: int = 0  # hops away at most (RFC 5082); 0: off
     multihop: int = 0  # TTL of our packets for eBGP beyond one hop; 0: single hop
     max_prefixes: int = 100_000  # for each family
+    max_identities: int = 250_000  # the same for addresses of which something is said
     max_prefixes_restart: int = 60  # seconds until we try again
     enforce_first_as: bool = False  # eBGP: the first AS must be the peer's (RFC 4271 §6.3)
     imports: tuple[str, ...] = ("all",)  # filters, in order

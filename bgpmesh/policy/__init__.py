@@ -22,6 +22,7 @@ From what people write to what a packet may do:
     rule                                  the model: policies, rules, tiers, profiles, sets
     protection                            objects, configuration and workloads -> the model -> chains and sets
     model, index, compile, form           the model and who is known -> stacks, classes, chains in one form
+    identity, crowds                      who workloads are to other nodes, in hashes; theirs in the sets
     explain                               that form walked for one packet: the verdict, each step, what would turn it
     iptables                              that form as rules: verdict, guard, and whose address a source is
 """

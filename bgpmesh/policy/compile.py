@@ -3,7 +3,8 @@
 What "unknown" means is decided here, once. An address in the space that no known member holds may be anybody: no
 selector of an allow, pass or log rule matches it, negated or not, and every one of a deny rule does. A network
 set that has the address is known all the same: that it is in the group is certain. Ports by name are the
-known members' and follow the same rule. So:
+known members' and follow the same rule. A workload of another node is known by hashes of its labels; where a selector
+asks for more than those answer (a part of a value), KNOWN is the workloads of this node alone. So:
 
     allow  selector      in S                       deny  selector      in S, or in SPACE and not in KNOWN
     allow  not selector  not in S and in KNOWN,     deny  not selector  not in S
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from bgpmesh.policy.chains import WITH_PORTS
+from bgpmesh.policy.crowds import Crowds
 from bgpmesh.policy.form import (
     FAMILIES,
     Body,
@@ -55,7 +57,9 @@ from bgpmesh.policy.rule import (
     Side,
     Tier,
 )
-from bgpmesh.policy.selector import Selector
+from bgpmesh.policy.selector import Selector, is_remote_capable
+from bgpmesh.route.claim import Claims
+from bgpmesh.route.nlri import Nlri
 
 MULTIPORT = 15  # ports of one multiport match, a range counting two (XT_MULTI_PORTS)
 
@@ -101,6 +105,7 @@ class Compiler:
         self._last = Compiled(Model(), {}, {}, {}, {})
         self._here = Index(Keys)  # the workloads of this node, by the policies' selectors
         self._everyone = Index(Addresses)  # members and network sets, by what sets are about
+        self._crowds = Crowds()  # the workloads of other nodes, in the same sets
         self._profiles: dict[str, tuple[Profile, Direction]] = {}  # by chain
         self._inherited: Inherited = {}
         self._posts: dict[str, _Post] = {}  # by chain, in the order in which they decide
@@ -129,11 +134,24 @@ class Compiler:
             sources = {name: source for body in bodies.values() for name, source in body.sets.items()}
             asked = {source.content for source in sources.values() if not isinstance(source.content, tuple)}
             self._everyone.ask(asked - {Ground.SPACE})
+            self._crowds.ask(self._everyone.groups)
             self._tallies = {name: tally_of(sources[name], self._everyone, model.space) for name in sorted(sources)}
         self._everyone.update(changes, self._inherited)
         sets = _kept({name: tally.made() for name, tally in self._tallies.items()}, last.sets)
         self._last = Compiled(model, stacks, classes, bodies, sets)
         return self._last
+
+    @property
+    def remote(self) -> Mapping[Nlri, Claims]:
+        """The addresses of other nodes' workloads with what is said of each; follows `learn`."""
+        return self._crowds.said
+
+    def learn(self, changes: Mapping[Nlri, Claims | None]) -> bool:
+        """Take in what is said of addresses of other nodes' workloads (None: nothing any more), for the next call.
+
+        Tell whether it is of some another thing than before, beside those that come and go.
+        """
+        return self._crowds.learn(changes)
 
     def _changes(self, model: Model, changed: Collection[str] | None) -> dict[Key, Thing | None]:
         """Return the members and network sets that are not as they were."""
@@ -353,9 +371,9 @@ class _Side:
         if own:
             yield ((self._in(own, is_negated=True),),)
         if side.selector is not None:
-            yield ((self._in(side.selector),), *self._unknown())
+            yield ((self._in(side.selector),), *self._unknown(_ground(side.selector)))
         if side.not_selector is not None:
-            yield self._outside(self._in(side.not_selector, is_negated=True))
+            yield self._outside(self._in(side.not_selector, is_negated=True), _ground(side.not_selector))
         yield from self._ports()
 
     def _ports(self) -> Iterator[Choice]:
@@ -380,12 +398,17 @@ class _Side:
         self._sources.add(source)
         return InSet(self._end, source.name, is_negated, with_port=isinstance(content, str))
 
-    def _unknown(self) -> Choice:
-        """Return the further choice that a deny rule has: an address we know nothing of."""
-        return ((self._in(Ground.SPACE), self._in(Ground.KNOWN, is_negated=True)),) if self._is_deny else ()
+    def _unknown(self, known: Ground = Ground.KNOWN) -> Choice:
+        """Return the further choice that a deny rule has: an address we know too little of."""
+        return ((self._in(Ground.SPACE), self._in(known, is_negated=True)),) if self._is_deny else ()
 
-    def _outside(self, not_in: InSet) -> Choice:
+    def _outside(self, not_in: InSet, known: Ground = Ground.KNOWN) -> Choice:
         """Return who is outside a group: for a deny rule whoever is not in it, else only who is known not to be."""
         if self._is_deny:
             return ((not_in,),)
-        return ((not_in, self._in(Ground.KNOWN)), (not_in, self._in(Ground.SPACE, is_negated=True)))
+        return ((not_in, self._in(known)), (not_in, self._in(Ground.SPACE, is_negated=True)))
+
+
+def _ground(selector: Selector) -> Ground:
+    """Return who is known well enough for a selector."""
+    return Ground.KNOWN if is_remote_capable(selector) else Ground.HERE

@@ -27,8 +27,9 @@ from bgpmesh.policy.form import (
 from bgpmesh.policy.iptables import ICMPV6_ALLOWED, Options
 from bgpmesh.policy.model import Member, Packet
 from bgpmesh.policy.rule import ICMPV6, Action, Direction, Profile
-from bgpmesh.route.nlri import IPAddress
+from bgpmesh.route.nlri import IPAddress, host_nlri
 
+_ELSEWHERE = "a workload of another node, known by its address and hashes of its labels; its own side is decided there"
 OPEN = Profile("(open before a policy selects it)")  # for a workload elsewhere, whose profiles are not known here
 
 
@@ -78,9 +79,9 @@ def explain(compiled: Compiled, packet: Packet, options: Options = Options()) ->
     """
     model = compiled.model
     unknown = [
-        f"{address}: no workload known here"
+        f"{address}: {_ELSEWHERE if model.is_remote(address) else 'no workload known here'}"
         for address in (packet.source, packet.destination)
-        if model.is_unknown(address)
+        if model.is_remote(address) or model.is_unknown(address)
     ]
     steps: list[Step] = []
     for passage in _passages(compiled, packet):
@@ -151,7 +152,10 @@ def _passages(compiled: Compiled, packet: Packet) -> Iterator[_Passage]:
         # Not of this node: compiled for the purpose, with nobody but the two ends, whom alone the packet is about.
         moved = replace(member, interface="-", profiles=member.profiles or (OPEN.name,))
         alone = replace(model, members=ends | {member.key: moved}, profiles=(*model.profiles, OPEN))
-        yield _Passage(direction, member, Compiler().compile(alone))
+        compiler = Compiler()
+        ends_elsewhere = map(host_nlri, (packet.source, packet.destination))
+        compiler.learn({nlri: model.remote[nlri] for nlri in ends_elsewhere if nlri in model.remote})
+        yield _Passage(direction, member, compiler.compile(alone))
 
 
 def _is_denied(steps: list[Step]) -> bool:

@@ -88,10 +88,11 @@ class Line:
 
 
 class Ground(Enum):
-    """The two sets that tell who is unknown: in the space and not known."""
+    """The sets that tell who is unknown: in the space and not known, or not known by the text of its labels."""
 
     SPACE = "space"
     KNOWN = "known"
+    HERE = "here"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ Key = str | tuple[str | None, str]  # of a member; (namespace, name) of a networ
 Thing = Member | NetworkSet
 Changes = Mapping[Key, Thing | None]  # what is new, or otherwise than before; None: gone
 Inherited = Mapping[str, Mapping[str, str]]  # profile -> the labels it gives, where it gives any
-Content = Selector | str | Ground  # whom a selector means, who has a port of that name, who is known (Ground.KNOWN)
+Content = Selector | str | Ground  # whom a selector means, who has a port of that name, who is known (KNOWN, HERE)
 Members = Collection[bytes]  # of sets: what somebody brings into them
 _Pair = tuple[str, str]  # a label and its value
 
@@ -76,6 +76,20 @@ class Tally:
             del self._counts[member]
             self._is_stale = True
 
+    def come(self, members: Members) -> None:
+        """Count one more for each of many, all different."""
+        if self._counts.keys().isdisjoint(members):
+            self._counts.update(dict.fromkeys(members, 1))
+            self._is_stale = self._is_stale or bool(members)
+        else:
+            for member in members:
+                self.add(member)
+
+    def go(self, members: Members) -> None:
+        """Count one less for each of many."""
+        for member in members:
+            self.drop(member)
+
     def made(self) -> AddressSet:
         """Return it as a set; O(members) where it has changed: 100,000 take 1 to 3 ms."""
         if self._is_stale:
@@ -116,18 +130,18 @@ class Index(Generic[G]):
         self._labelled: dict[_Pair, set[Key]] = {}  # label -> who has it
         self._anchored: dict[_Pair | None, list[tuple[Selector, G]]] = {}  # None: those without anchors
         self._ports: dict[str, G] = {}
-        self._known: G | None = None
+        self._known: list[G] = []  # of members alone: of KNOWN, to which others add (`crowds`), and of HERE
 
     def ask(self, contents: Iterable[Content]) -> None:
         """Have a group for each of these contents, and for no other; one that was there stays the object it was."""
         old, self.groups = self.groups, {}
-        self._anchored, self._ports, self._known = {}, {}, None
+        self._anchored, self._ports, self._known = {}, {}, []
         for content in contents:
             group = self.groups[content] = old[content] if content in old else self._filled(content)
             if isinstance(content, str):
                 self._ports[content] = group
             elif isinstance(content, Ground):
-                self._known = group
+                self._known.append(group)
             else:
                 for anchor in anchors(content) or (None,):
                     self._anchored.setdefault(anchor, []).append((content, group))
@@ -190,8 +204,8 @@ class Index(Generic[G]):
             for selector, group in self._anchored.get(pair, ()):
                 if group not in found and matches(selector, labels):
                     found[group] = nets
-        if self._known is not None and isinstance(thing, Member):
-            found[self._known] = nets
+        if isinstance(thing, Member):
+            found |= dict.fromkeys(self._known, nets)
         if self._ports:
             found |= {self._ports[name]: members for name, members in _ports(thing).items() if name in self._ports}
         return found

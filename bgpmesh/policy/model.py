@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bgpmesh.policy.rule import Icmp, IPNetwork, NetworkSet, Policy, Profile, Tier
-from bgpmesh.route.nlri import IPAddress
+from bgpmesh.route.claim import Claims
+from bgpmesh.route.nlri import IPAddress, Nlri, host_nlri
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +37,19 @@ class Model:
     members: Mapping[str, Member] = field(default_factory=dict)  # by key
     space: tuple[IPNetwork, ...] = ()
     addresses: frozenset[IPAddress] = frozenset()  # this node's own
+    remote: Mapping[Nlri, Claims] = field(default_factory=dict)  # of other nodes' workloads; filled by `Compiler.learn`
 
     def owner(self, address: IPAddress) -> Member | None:
         """Return who holds the address; O(members)."""
         return next((member for member in self.members.values() if address in member.addresses), None)
 
+    def is_remote(self, address: IPAddress) -> bool:
+        """Tell whether a workload of another node has the address, of which hashes of its labels are known."""
+        return host_nlri(address) in self.remote
+
     def is_unknown(self, address: IPAddress) -> bool:
         """Tell whether the address may be that of a workload we know nothing of; O(members)."""
-        if self.owner(address) is not None:
+        if self.is_remote(address) or self.owner(address) is not None:
             return False
         return not self.space or any(address in net for net in self.space)
 

@@ -10,12 +10,16 @@ as Kubernetes gives it and as Calico does.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 
 from bgpmesh.policy.calico import OWN_TIERS
 from bgpmesh.policy.chains import AddressSet, ChainKey, Rules
 from bgpmesh.policy.compile import Compiler
+from bgpmesh.policy.form import FAMILIES, Ground
+from bgpmesh.policy.identity import WORKLOAD, encode, unanswered
 from bgpmesh.policy.iptables import HOOKS, Options, render
 from bgpmesh.policy.kubernetes import CALICO_NAME_LABEL, NAME_LABEL, Namespace
 from bgpmesh.policy.model import Member, Model
@@ -31,7 +35,8 @@ from bgpmesh.policy.rule import (
     Profile,
     Tier,
 )
-from bgpmesh.route.nlri import IPAddress
+from bgpmesh.route.claim import Claims
+from bgpmesh.route.nlri import IPAddress, Nlri
 from bgpmesh.workload.endpoint import Endpoint
 
 TABLES = frozenset(HOOKS)  # that have a say in what passes
@@ -53,7 +58,7 @@ class Surroundings:
 
 
 class Protection:
-    """The objects in force on this node, and what they come to for the workloads here."""
+    """The objects in force on this node, what they come to for the workloads here, and what others hear of those."""
 
     def __init__(self) -> None:
         self.objects: Mapping[Key, Value] = {}
@@ -63,14 +68,68 @@ class Protection:
         self._members: dict[str, tuple[Endpoint, Mapping[str, str], Member]] = {}  # to know again who did not change
 
     def wanted(
-        self, endpoints: Mapping[str, Endpoint], around: Surroundings, *, is_needed: bool
+        self,
+        endpoints: Mapping[str, Endpoint],
+        around: Surroundings,
+        *,
+        is_needed: bool,
+        held: Mapping[str, frozenset[bytes]] | None = None,
     ) -> tuple[dict[ChainKey, Rules], dict[str, AddressSet]]:
-        """Return the chains and the sets by their names; nothing where it is not needed: no link of ours is there."""
+        """Return the chains and the sets by their names; nothing where it is not needed: no link of ours is there.
+
+        `held`: other nodes' members of the sets that an earlier life has left, while this one knows nothing of them.
+        """
         self.compiled = self._compiler.compile(self._model(endpoints.values(), around))
         self.options = around.options
         if not is_needed:
             return {}, {}
-        return render(self.compiled, around.options), dict(self.compiled.sets)
+        return render(self.compiled, around.options), self._with_held(held) if held else dict(self.compiled.sets)
+
+    def _with_held(self, held: Mapping[str, frozenset[bytes]]) -> dict[str, AddressSet]:
+        """Return the sets with what is held in those that other nodes' workloads may be in.
+
+        Who is known is held only where each of those sets is: who is known and in no new set would be known not to be.
+        """
+        sources = {name: source for body in self.compiled.bodies.values() for name, source in body.sets.items()}
+        asked = {name: s for name, s in sources.items() if not isinstance(s.content, (tuple, Ground))}
+        are_whole = {family for family in FAMILIES if all(n in held for n, s in asked.items() if s.family == family)}
+        found = dict(self.compiled.sets)
+        for name, source in sources.items():
+            if name in held and (name in asked or (source.content is Ground.KNOWN and source.family in are_whole)):
+                found[name] = replace(found[name], members=found[name].members | held[name])
+        return found
+
+    def learn(self, changes: Mapping[Nlri, Claims | None]) -> bool:
+        """Take in what is said of addresses of other nodes' workloads (None: nothing any more).
+
+        Tell whether it is of some another thing than before, beside those that come and go.
+        """
+        return self._compiler.learn(changes)
+
+    @property
+    def remote_count(self) -> int:
+        """Of how many addresses of other nodes' workloads something is said."""
+        return len(self._compiler.remote)
+
+    def claims(self, endpoints: Iterable[Endpoint], around: Surroundings) -> dict[str, Claims]:
+        """Return what other nodes are to hear of each of these workloads, by key."""
+        namespaces = self._namespaces(around)
+        given = {value.name: value.labels for value in self.objects.values() if isinstance(value, Profile)}
+        found: dict[str, Claims] = {}
+        for endpoint in endpoints:
+            member = self._member(endpoint, namespaces)
+            labels = {key: value for name in member.profiles for key, value in given.get(name, {}).items()}
+            found[endpoint.key] = encode(labels | dict(member.labels), member.ports)
+        return found
+
+    def unanswered(self, *, has_identity: bool) -> list[tuple[str, str, str]]:
+        """Return (object, field, reason) for each rule that asks for more than is known of other nodes' workloads."""
+        return [
+            (str(key), field, reason)
+            for key, value in self.objects.items()
+            if isinstance(value, Policy)
+            for field, reason in unanswered(value, has_identity=has_identity)
+        ]
 
     def policies(self) -> list[Policy]:
         """Return the policies in force, staged ones among them."""
@@ -78,8 +137,7 @@ class Protection:
 
     def _model(self, endpoints: Iterable[Endpoint], around: Surroundings) -> Model:
         values = list(self.objects.values())
-        namespaces = {name: dict(labels) for name, labels in around.namespaces.items()}
-        namespaces |= {value.name: dict(value.labels) for value in values if isinstance(value, Namespace)}
+        namespaces = self._namespaces(around)
         members = {endpoint.key: self._member(endpoint, namespaces) for endpoint in endpoints}
         self._members = {key: self._members[key] for key in members}
         tiers = {value.name: value for value in values if isinstance(value, Tier)}
@@ -94,7 +152,13 @@ class Protection:
             members,
             around.space,
             around.addresses,
+            self._compiler.remote,
         )
+
+    def _namespaces(self, around: Surroundings) -> dict[str, dict[str, str]]:
+        namespaces = {name: dict(labels) for name, labels in around.namespaces.items()}
+        objects = (value for value in self.objects.values() if isinstance(value, Namespace))
+        return namespaces | {value.name: dict(value.labels) for value in objects}
 
     def _all(self) -> Iterable[tuple[Endpoint, Mapping[str, str], Member]]:
         return self._members.values()
@@ -103,12 +167,30 @@ class Protection:
         of_namespace = namespaces.get(endpoint.namespace, {})
         known = self._members.get(endpoint.key)
         if known is None or known[0] is not endpoint or known[1] != of_namespace:
-            labels = labels_in(endpoint.namespace, dict(endpoint.labels), namespaces) | {WORKLOAD_LABEL: "k8s"}
+            labels = labels_in(endpoint.namespace, dict(endpoint.labels), namespaces) | {WORKLOAD_LABEL: WORKLOAD}
             ports = {(name, PROTOCOLS[protocol]): number for name, protocol, number in endpoint.ports}
             profiles = (profile_of(endpoint.namespace),)
             member = Member(endpoint.key, labels, endpoint.addresses, ports, endpoint.interface, profiles)
             known = self._members[endpoint.key] = endpoint, dict(of_namespace), member
         return known[2]
+
+
+def members_within(sets: Mapping[str, AddressSet], blocks: Iterable[IPNetwork]) -> dict[str, frozenset[bytes]]:
+    """Return the members of each set that are single addresses, or ports of such, in one of these blocks."""
+    ends: dict[int, list[tuple[bytes, bytes]]] = {4: [], 16: []}  # by octets of an address
+    for first, last in sorted((block[0].packed, block[-1].packed) for block in blocks):
+        ends[len(first)].append((first, last))
+
+    def is_within(member: bytes) -> bool:
+        is_net = len(member) in {5, 17}
+        address = member[1:] if is_net else member[:-3]
+        if is_net and member[0] != 8 * len(address):
+            return False
+        ranges = ends[len(address)]
+        at = bisect_right(ranges, address, key=itemgetter(0)) - 1
+        return at >= 0 and address <= ranges[at][1]
+
+    return {name: frozenset(filter(is_within, each.members)) for name, each in sets.items()}
 
 
 def labels_in(

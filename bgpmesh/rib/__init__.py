@@ -5,6 +5,7 @@ The door is `rib.Rib`; `export.Batch` is what it hands to the wire, and its two 
 
     rib.py        the tables: AdjRibIn (a dict for each peer), candidates and selection, the Deltas
     decision.py   which path is best: a table of steps, and the name of the step that put each other out
+    claimants.py  who may say of an address which workload has it
     nexthop.py    whether a next hop can be reached, by what link and gateway, at what cost, and why not
     filter.py     which routes pass on import and export; a filter sees one attribute set and its batch
     export.py     update groups: what a peer may hear, as what, and what it has been told
@@ -20,6 +21,8 @@ Invariants, each with a property test (`tests/property/test_rib.py`):
  3. `next_hops` wants exactly the next hops of what `fib` wants, and of nothing else.
  4. Nothing is written for a prefix that this host has connected.
  5. Resolution never goes through a route that needs the next hop in question, however far along.
+ 6. What is said of an address is in `said` only from the node in whose block it is, and goes to nodes alone
+    (`tests/property/test_identity.py`).
 
 What costs what: a prefix is held once in its peer's table, once in the candidates, once in the
 selection, once in the Fib and once for each update group, always the same key object; an attribute set

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from bgpmesh.rib.nexthop import NextHop
 from bgpmesh.route.attributes import PathAttributes, RouterId
+from bgpmesh.route.claim import Claims
 from bgpmesh.route.nlri import IPAddress
 from bgpmesh.route.path import PeerName, Source, Target, Via
 
@@ -35,6 +36,8 @@ class Path:
     target: Target | None = None
     is_advertised: bool = True
     is_floating: bool = False  # a node of the cluster says that its prefixes are floating addresses
+    claims: Claims | None = None  # of one received: what its node says of who has the address, and may say
+    is_for_cluster: bool = False  # a single address in a block of its node: nobody outside needs it
     read_at: float = 0.0  # monotonic second of the last UPDATE that carried this set
     alone: Selection = field(init=False)  # what is selected where this is the only candidate
     local_pref: int = field(init=False)
@@ -106,6 +109,7 @@ def _address_rank(address: IPAddress | None) -> tuple[int, int]:
 # The order of these tables *is* the decision process. What is still in after UP_TO_COST is equal for ECMP.
 UP_TO_COST: tuple[tuple[str, Step], ...] = (
     ("local", _lowest(lambda p: not p.source.is_local)),
+    ("own-block", _lowest(lambda p: p.claims is None)),  # its node says who has it, and nobody else's word counts
     ("local-pref", _lowest(lambda p: -p.local_pref)),
     ("as-path-length", _lowest(lambda p: p.as_path_length)),
     ("origin", _lowest(lambda p: p.attributes.origin)),
@@ -157,7 +161,7 @@ def select(paths: Sequence[Path], ecmp: int) -> Selection | None:
         return None
     decision = decide(eligible)
     best = decision.best
-    if len(decision.equal) == 1 or best.source.is_local:
+    if len(decision.equal) == 1 or best.source.is_local or best.claims is not None:
         return best.alone
     hops: dict[IPAddress, None] = {}
     chosen: list[Path] = []

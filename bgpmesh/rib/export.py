@@ -119,6 +119,8 @@ def may_hear(view: View, path: Path) -> bool:
         or (view.is_external and (NO_EXPORT in communities or NO_EXPORT_SUBCONFED in communities))
     ):
         return False
+    if path.is_for_cluster and (source.is_external or not view.in_cluster):
+        return False  # whoever hears of a node's address from a third one that does not reflect would not believe it
     if source.is_local:
         return path.is_advertised
     if source.is_external or view.is_external:

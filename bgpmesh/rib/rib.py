@@ -21,11 +21,12 @@ from bgpmesh.delta import Delta, drop
 from bgpmesh.peering.message import EndOfRib, Negotiated
 from bgpmesh.peering.peer import Peer
 from bgpmesh.rib import filter as filters
+from bgpmesh.rib.claimants import Claimants, Refused
 from bgpmesh.rib.decision import Path, Selection, decide, select
 from bgpmesh.rib.export import Batch, Group, Member, View, end_of_ribs, view_of
 from bgpmesh.rib.nexthop import HostRoutes, NextHop, OwnRoute, Resolver
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
-from bgpmesh.route.claim import Kind, has_kind, without_claims
+from bgpmesh.route.claim import IDENTITY, Claims, Kind, has_kind, identity_of, without_claims
 from bgpmesh.route.nlri import Family, IPAddress, Nlri
 from bgpmesh.route.path import LOCAL, HostRoute, PeerName, Resolution, Source, Target, Via
 
@@ -61,7 +62,8 @@ class AdjRibIn:
     table: dict[Nlri, Path] = field(default_factory=dict)
     stale: set[Nlri] = field(default_factory=set)
     sizes: Counter[int] = field(default_factory=Counter)  # prefixes by the width of their key
-    paths: dict[tuple[PathAttributes, PathAttributes | None], Path] = field(default_factory=dict)
+    paths: dict[tuple[PathAttributes, PathAttributes | None, bool], Path] = field(default_factory=dict)
+    identities: Counter[int] = field(default_factory=Counter)  # those among them of which something is said
     member: Member | None = None  # None: the session is down
     swept_at: int = 0  # len(paths) after the last sweep
 
@@ -76,11 +78,16 @@ class Rib:
         self.next_hops: Delta[IPAddress, Resolution] = Delta()
         self.floating: set[Nlri] = set()  # selected, and said to be floating addresses by the node that has them
         self.is_floating_stirred = False  # that set has changed; whoever reads it puts this back
+        self.said: dict[Nlri, Claims | None] = {}  # what is said of addresses since whoever reads this emptied it
+        self.refused_claims: list[Refused] = []  # the same
+        self._claimants: Claimants | None = None  # None: nothing that is said of addresses is heard
+        self._interned: dict[Claims, Claims] = {}
+        self._interned_live = 0  # after the last sweep
         self._asn, self._router_id, self._cluster_id, self._ecmp = asn, router_id, cluster_id, ecmp
         self._kernel_enabled = kernel_enabled
         self._ins: dict[PeerName, AdjRibIn] = {}
         self._local: dict[Nlri, Path] = {}
-        self._local_paths: dict[tuple[PathAttributes, Target | None, bool], Path] = {}
+        self._local_paths: dict[tuple[PathAttributes, Target | None, bool, bool], Path] = {}
         self._local_attributes = PathAttributes()
         self._candidates: dict[Nlri, Candidates] = {}
         self._selected: dict[Nlri, Selection] = {}
@@ -130,6 +137,20 @@ class Rib:
                     path.refusal = self._refusal(rib_in.peer, path.attributes)
         self._is_recursion_in_doubt = True
         self._decide_all_again()
+
+    def believe(self, claimants: Claimants | None) -> None:
+        """Take who may say what of addresses (None: nothing is heard); what was heard is judged again."""
+        if claimants == self._claimants:
+            return
+        self._claimants = claimants
+        for rib_in in self._ins.values():
+            heard: dict[PathAttributes, list[Nlri]] = {}
+            for nlri, path in rib_in.table.items() if rib_in.peer.in_cluster else ():
+                if path.received.large_communities:
+                    heard.setdefault(path.received, []).append(nlri)
+            rib_in.paths = {key: path for key, path in rib_in.paths.items() if not key[0].large_communities}
+            for attributes, nlris in heard.items():
+                self._store(rib_in, attributes, nlris, rib_in.table[nlris[0]].read_at)
 
     # ── peers come and go ────────────────────────────────────────────────────
 
@@ -193,46 +214,64 @@ class Rib:
             return  # what was still on its way when the session ended
         if withdrawn:
             self._withdraw(rib_in, withdrawn)
-        if not announced or attributes is None:
-            return
+        if announced and attributes is not None:
+            if rib_in.stale:
+                rib_in.stale.difference_update(announced)
+            self._store(rib_in, attributes, announced, read_at)
+
+    def _store(self, rib_in: AdjRibIn, attributes: PathAttributes, announced: Sequence[Nlri], read_at: float) -> None:
         for nlris in _by_width(announced):
             width = len(nlris[0])
             for answer in filters.run(rib_in.peer.imports, rib_in.source, attributes, nlris):
-                path = self._path(rib_in, attributes, answer)
-                path.read_at = read_at
-                before = len(rib_in.table)
-                batch: dict[Nlri, Path] = dict.fromkeys(answer.nlris, path)
-                rib_in.table.update(batch)
-                rib_in.sizes[width] += len(rib_in.table) - before
-                if rib_in.stale:
-                    rib_in.stale.difference_update(batch)
-                self._insert(path, batch)
+                for part, is_believed in self._judged(rib_in, answer):
+                    path = self._path(rib_in, attributes, answer, is_believed=is_believed)
+                    path.read_at = read_at
+                    before = len(rib_in.table)
+                    batch: dict[Nlri, Path] = dict.fromkeys(part, path)
+                    if is_believed or rib_in.identities[width]:
+                        were = sum(_is_identity(old) for old in map(rib_in.table.get, batch))
+                        rib_in.identities[width] += len(batch) * is_believed - were
+                    rib_in.table.update(batch)
+                    rib_in.sizes[width] += len(rib_in.table) - before
+                    self._insert(path, batch)
 
     def is_own(self, nlri: Nlri) -> bool:
         """Tell whether this host has a prefix connected, or as an address of its own."""
         return self._hosts.is_own(nlri)
 
-    def is_over_limit(self, name: PeerName) -> Family | None:
-        """Return a family of which the peer announced more than `max_prefixes`, before filters; None: none.
+    def is_over_limit(self, name: PeerName) -> tuple[Family, str] | None:
+        """Return a family of which the peer announced more than it may, before filters, and the limit's name.
 
-        What is still stale does not count: it may never say that again.
+        What is still stale does not count: it may never say that again. None: it is within its limits.
         """
         rib_in = self._ins.get(name)
-        if rib_in is not None:
-            for family, width in _WIDTHS.items():
-                excess = rib_in.sizes[width] - rib_in.peer.max_prefixes
-                if excess > 0 and excess > sum(len(nlri) == width for nlri in rib_in.stale):
-                    return family
+        if rib_in is None:
+            return None
+        for family, width in _WIDTHS.items():
+            for limit in ("max_prefixes", "max_identities"):
+                is_identity = limit == "max_identities"
+                count = rib_in.identities[width] if is_identity else rib_in.sizes[width] - rib_in.identities[width]
+                excess = count - (rib_in.peer.max_identities if is_identity else rib_in.peer.max_prefixes)
+                if excess > 0 and excess > sum(
+                    len(nlri) == width and _is_identity(rib_in.table[nlri]) is is_identity for nlri in rib_in.stale
+                ):
+                    return family, limit
         return None
 
     def originate(
-        self, nlri: Nlri, target: Target | None, *, advertise: bool, attributes: PathAttributes | None = None
+        self,
+        nlri: Nlri,
+        target: Target | None,
+        *,
+        advertise: bool,
+        attributes: PathAttributes | None = None,
+        is_for_cluster: bool = False,
     ) -> None:
         """Make a prefix this node's own: `target` is its kernel route (None: none of ours)."""
-        key = (self._local_attributes if attributes is None else attributes, target, advertise)
+        key = (self._local_attributes if attributes is None else attributes, target, advertise, is_for_cluster)
         path = self._local_paths.get(key)
         if path is None:
-            path = Path(LOCAL, key[0], key[0], target=target, is_advertised=advertise)
+            path = Path(LOCAL, key[0], key[0], target=target, is_advertised=advertise, is_for_cluster=is_for_cluster)
             self._local_paths[key] = path
         if self._local.get(nlri) is not path:
             self._local[nlri] = path
@@ -416,6 +455,11 @@ class Rib:
             counted[family] = (received, received - refused[width], told)
         return counted
 
+    def identities(self, name: PeerName) -> int:
+        """Count the prefixes of which a peer said who has the address, and was believed."""
+        rib_in = self._ins.get(name)
+        return 0 if rib_in is None else rib_in.identities.total()
+
     def stale_count(self, name: PeerName) -> int:
         """Count the stale prefixes of a peer."""
         rib_in = self._ins.get(name)
@@ -436,6 +480,8 @@ class Rib:
             return "none: connected on this host"
         if nlri in self.fib.refused:
             return f"failed: {self.fib.refused[nlri].reason}"
+        if selection is not None and selection.best.claims is not None:
+            return "none: it lies in a block of its node, which leads there"
         wanted = self.fib.wanted.get(nlri)
         actual = self.fib.actual.get(nlri)
         if wanted is None:
@@ -444,8 +490,22 @@ class Rib:
 
     # ── candidates ───────────────────────────────────────────────────────────
 
-    def _path(self, rib_in: AdjRibIn, received: PathAttributes, answer: filters.Answer) -> Path:
-        key = (received, answer.attributes)
+    def _judged(self, rib_in: AdjRibIn, answer: filters.Answer) -> Sequence[tuple[Sequence[Nlri], bool]]:
+        """Return the prefixes of an answer of whose claims all are believed, and those of which none is."""
+        attributes, claimants = answer.attributes, self._claimants
+        if attributes is None or claimants is None or not attributes.large_communities or not rib_in.peer.in_cluster:
+            return ((answer.nlris, False),)
+        if identity_of(attributes.large_communities, rib_in.peer.cluster_asn) is None:
+            return ((answer.nlris, False),)
+        believed, others, reason = claimants.judge(rib_in.peer, attributes.originator_id, answer.nlris)
+        if others:
+            self.refused_claims.append(Refused(rib_in.peer.name, others[0], len(others), reason))
+        return [(part, is_believed) for part, is_believed in ((believed, True), (others, False)) if part]
+
+    def _path(
+        self, rib_in: AdjRibIn, received: PathAttributes, answer: filters.Answer, *, is_believed: bool = False
+    ) -> Path:
+        key = (received, answer.attributes, is_believed)
         path = rib_in.paths.get(key)
         if path is not None:
             return path
@@ -457,10 +517,14 @@ class Rib:
         attributes = received if answer.attributes is None else answer.attributes
         if rib_in.peer.is_external and answer.attributes is received and received.local_pref is not None:
             attributes = replace(received, local_pref=None)  # not the neighbour's to say (RFC 4271 §5.1.5)
-        peer = rib_in.peer
-        if not peer.in_cluster and attributes.large_communities:
-            attributes = without_claims(attributes, peer.cluster_asn)
         refusal = f"import filter {answer.stopped_by}" if answer.attributes is None else ""
+        peer, claims = rib_in.peer, None
+        if attributes.large_communities and not peer.in_cluster:
+            attributes = without_claims(attributes, peer.cluster_asn)
+        elif is_believed:
+            claims = self._intern(identity_of(attributes.large_communities, peer.cluster_asn))
+        elif attributes.large_communities and self._claimants is not None:
+            attributes = without_claims(attributes, peer.cluster_asn, IDENTITY)
         next_hop = None
         if attributes.next_hop is not None:
             next_hop = self._hop(attributes.next_hop, is_single_hop=rib_in.source.is_single_hop)
@@ -470,11 +534,24 @@ class Rib:
             attributes,
             refusal or self._refusal(peer, attributes),
             next_hop,
-            None if next_hop is None else next_hop.target,
+            # The aggregate of its node leads to an address of which something is said.
+            None if next_hop is None or claims is not None else next_hop.target,
             is_floating=peer.in_cluster and has_kind(attributes.large_communities, peer.cluster_asn, Kind.FLOATING),
+            claims=claims,
+            is_for_cluster=claims is not None,
         )
         rib_in.paths[key] = path
         return path
+
+    def _intern(self, claims: Claims | None) -> Claims | None:
+        """Return the one object for equal claims."""
+        if claims is None:
+            return None
+        if len(self._interned) > MEMO_ENTRIES + 2 * self._interned_live:
+            live = {path.claims for rib_in in self._ins.values() for path in rib_in.paths.values()}
+            self._interned = {each: each for each in live if each is not None}
+            self._interned_live = len(self._interned)
+        return self._interned.setdefault(claims, claims)
 
     def _refusal(self, peer: Peer, attributes: PathAttributes) -> str:
         """Return why no path with these attributes from this peer can be selected; "" where it can."""
@@ -506,6 +583,8 @@ class Rib:
         gone = list(dict.fromkeys(filter(table.__contains__, nlris)))
         if not gone:
             return
+        if any(rib_in.identities.values()):
+            rib_in.identities.subtract(Counter(len(nlri) for nlri in gone if _is_identity(table[nlri])))
         drop(table, gone)
         rib_in.sizes.subtract(Counter(map(len, gone)))
         rib_in.stale.difference_update(gone)
@@ -599,6 +678,9 @@ class Rib:
         self._program(batch, None if old is None else old.target, None if new is None else new.target)
         if (old is not None and old.best.is_floating) or (new is not None and new.best.is_floating):
             self._mark_floating(nlris, is_floating=new is not None and new.best.is_floating)
+        was, now = None if old is None else old.best.claims, None if new is None else new.best.claims
+        if was is not now:
+            self.said.update(dict.fromkeys(nlris, now))
         for prefix in self._covers.keys() & batch.keys():
             self._in_doubt.update(self._covers[prefix])
         if old is None or new is None or old.best is not new.best:
@@ -674,7 +756,8 @@ class Rib:
         selection = self._selected.get(prefix)
         possible: tuple[NextHop, ...] = ()
         if not any(path.source.is_local for path in paths):
-            possible = tuple(path.next_hop for path in paths if path.next_hop is not None and not path.refusal)
+            ways = (path for path in paths if not path.refusal and path.claims is None)
+            possible = tuple(path.next_hop for path in ways if path.next_hop is not None)
         if selection is None:
             return OwnRoute(None, None, possible)
         return OwnRoute(selection.target, selection.best.next_hop, possible)
@@ -774,6 +857,10 @@ class Rib:
             self._group(view).transfer(member)
             self._stirred.add(member.name)
             self._drop_if_left(old)
+
+
+def _is_identity(path: Path | None) -> bool:
+    return path is not None and path.claims is not None
 
 
 def _as_tuple(candidates: Candidates | None) -> tuple[Path, ...]:

@@ -10,12 +10,13 @@ both ways.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from bgpmesh.route.attributes import Asn, PathAttributes
 
 LargeCommunity = tuple[int, int, int]
+Claims = frozenset[int]  # what is said of a workload, each as its 64 bits; see `policy.identity`
 
 _HASH_BITS = 60
 
@@ -23,9 +24,16 @@ _HASH_BITS = 60
 class Kind(enum.IntEnum):
     """What is said of the prefix, by the first 4 bits."""
 
+    LABEL = 1  # the workload with this address has this label with this value
+    LABEL_KEY = 2  # it has this label
+    NAMESPACE_LABEL = 3  # the same two of its namespace
+    NAMESPACE_LABEL_KEY = 4
+    NAMESPACE = 5  # the name of its namespace
+    PORT = 6  # a port of this name; see `policy.identity`
     FLOATING = 15  # it is a floating address; hash 0
 
 
+IDENTITY = frozenset(kind.value for kind in Kind if kind is not Kind.FLOATING)  # what is said of a workload
 _KINDS = frozenset(kind.value for kind in Kind)
 
 
@@ -40,7 +48,13 @@ def has_kind(communities: Iterable[LargeCommunity], asn: Asn | None, kind: Kind)
     return any(first == asn and second >> 28 == kind for first, second, _ in communities)
 
 
-def without_claims(attributes: PathAttributes, asn: Asn | None) -> PathAttributes:
+def identity_of(communities: Iterable[LargeCommunity], asn: Asn | None) -> Claims | None:
+    """Return what is said of a workload in the name of that cluster, None where nothing is."""
+    found = frozenset(x << 32 | y for first, x, y in communities if first == asn and x >> 28 in IDENTITY)
+    return found or None
+
+
+def without_claims(attributes: PathAttributes, asn: Asn | None, kinds: Collection[int] = _KINDS) -> PathAttributes:
     """Return the attributes without what is said in the name of that cluster; the same ones where nothing is."""
-    left = tuple(each for each in attributes.large_communities if each[0] != asn or each[1] >> 28 not in _KINDS)
+    left = tuple(each for each in attributes.large_communities if each[0] != asn or each[1] >> 28 not in kinds)
     return attributes if len(left) == len(attributes.large_communities) else replace(attributes, large_communities=left)

@@ -18,8 +18,9 @@ commands; to the first address of its family that the workload has here.
     of a block is used: the links are routed, so an IPv4 block has no network or broadcast address. The
     first address of an IPv6 block is passed over, being the Subnet-Router anycast address (RFC 4291 §2.6.1).
  3. A released address comes back last: giving goes round the block, so a peer, a firewall or a cache that
-    still remembers the old owner is not sent to a new one at once. No choice is random: the same requests give
-    the same addresses.
+    still remembers the old owner is not sent to a new one at once. Where other nodes hear who has an address
+    (`cluster.identity`) nobody else gets it as long as one of them may believe the old. No choice is random: the same
+    requests give the same addresses.
  4. What is asked for by name may lie outside the node's `pod_cidrs`, also outside every pool (a file need not
     have pools): it is then announced as its own /32 or /128, which wins over the block it was borrowed from by
     its length. The address of a node or of a peer cannot be asked for, but for that of a peer within this node's

@@ -61,7 +61,7 @@ class Addresses:
     Rule 2. Configuration decides what is given from now on; what is in use stays with its owner.
     """
 
-    __slots__ = ("_cursor", "_held", "_owner", "_pod_cidrs", "_pools", "_promised", "_taken")
+    __slots__ = ("_cursor", "_held", "_owner", "_pod_cidrs", "_pools", "_promised", "_resting", "_taken")
 
     def __init__(self) -> None:
         self._pools: tuple[Pool, ...] = ()
@@ -70,6 +70,7 @@ class Addresses:
         self._promised: frozenset[IPAddress] = frozenset()
         self._owner: dict[IPAddress, str] = {}
         self._held: dict[str, tuple[IPAddress, ...]] = {}
+        self._resting: dict[IPAddress, tuple[str, float]] = {}  # who had each, and until when nobody else gets it
         self._cursor = {4: -1, 6: -1}  # the last address given, as a number
 
     def configure(
@@ -89,20 +90,26 @@ class Addresses:
         self._taken = dict(taken or {})
         self._promised = frozenset(promised)
 
-    def request(self, key: str, wanted: tuple[IPAddress, ...] = ()) -> tuple[IPAddress, ...]:
+    def request(self, key: str, wanted: tuple[IPAddress, ...] = (), now: float = float("inf")) -> tuple[IPAddress, ...]:
         """Return the addresses of workload `key` from now on, IPv4 first.
 
         They are `wanted`, and for each family that is not in it one from this node's blocks, where it has such.
-        A repeated request is answered as before. Raises ConfigError naming the address and what stands against it.
+        A repeated request is answered as before. `now` is a second as `release` has it. Raises ConfigError naming the
+        address and what stands against it.
         """
         if key in self._held:
             if set(wanted) <= set(self._held[key]):
                 return self._held[key]
             raise refused("ip", _listed(wanted), f"{key} already has {_listed(self._held[key])}")
+        self._resting = {address: row for address, row in self._resting.items() if row[1] > now}
         for index, address in enumerate(wanted):
             if address in wanted[:index]:
                 raise refused("ip", address, "is asked for twice")
             self._check(address)
+            owner, until = self._resting.get(address, (key, now))
+            if owner != key:
+                reason = f"other nodes may take it for {owner}, which had it, for {until - now:.0f} s more"
+                raise refused("ip", address, reason)
         drawn: list[IPAddress] = []
         for version in (4, 6):
             if all(address.version != version for address in wanted):
@@ -130,10 +137,11 @@ class Addresses:
             if self.is_covered(address):
                 self._cursor[address.version] = max(self._cursor[address.version], int(address))
 
-    def release(self, key: str) -> None:
-        """Free the addresses of a workload; nothing happens where it has none."""
+    def release(self, key: str, until: float = float("-inf")) -> None:
+        """Free the addresses of a workload, from some second on for others too; nothing happens where it has none."""
         for address in self._held.pop(key, ()):
             del self._owner[address]
+            self._resting[address] = key, until
 
     def in_use(self) -> Mapping[IPAddress, str]:
         """Return who has each address (to read, not to change)."""
@@ -179,7 +187,7 @@ class Addresses:
                 end = max((last for start, last in kept if start <= number <= last), default=None)
                 if end is not None:
                     number = end + 1
-                elif address in self._owner or address in self._taken or address in self._promised:
+                elif any(address in held for held in (self._owner, self._taken, self._promised, self._resting)):
                     number += 1
                 else:
                     return address
@@ -190,10 +198,12 @@ class Addresses:
 
     def _exhausted(self, blocks: list[IPNetwork]) -> Exception:
         held = self._owner.keys() | self._taken.keys() | self._promised
-        used = sum(any(a.version == b.version and a in b for b in blocks) for a in held)
+        resting = self._resting.keys() - held
+        used, rests = (sum(any(a.version == b.version and a in b for b in blocks) for a in s) for s in (held, resting))
         verb = "has" if len(blocks) == 1 else "have"
-        reserved = sum(block.num_addresses for block in blocks) - used
-        rest = f" and {reserved} reserved" if reserved else ""
+        reserved = sum(block.num_addresses for block in blocks) - used - rests
+        rest = f", {rests} that others may take for who had them" if rests else ""
+        rest += f" and {reserved} reserved" if reserved else ""
         return refused("pod_cidrs", "", f"{_listed(blocks)} {verb} no address left, {used} in use{rest}")
 
 

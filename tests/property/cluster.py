@@ -15,31 +15,42 @@ from typing import TypeVar
 
 from bgpmesh.engine import Engine
 from bgpmesh.events import (
+    ChainsRead,
+    ChainsWritten,
     Command,
     Configured,
     Connected,
     ConnectFailed,
     Disconnected,
+    EndpointAdded,
+    EndpointRemoved,
     Event,
     FibRead,
     FibWritten,
     GarbageReceived,
     HostRoutesChanged,
+    LinksRead,
+    LinkWritten,
     MessageReceived,
     NextHopsWritten,
+    ObjectsChanged,
     OpenReceived,
     RoutesReceived,
+    SetsWritten,
     StartRoutes,
     Stopping,
     TimerFired,
 )
 from bgpmesh.peering.message import EndOfRib, Negotiated
 from bgpmesh.peering.session import Dial, Hangup, Send, State
+from bgpmesh.policy.chains import AddressSet, ChainKey, Rules
+from bgpmesh.policy.objects import Key, Value
 from bgpmesh.rib.export import Batch
 from bgpmesh.route.nlri import IPAddress, Nlri, nlri_of, prefix_text
 from bgpmesh.route.path import HostRoute, HostRouteKind, PeerName, Resolution, Target
 from bgpmesh.wire.codec import Codec, Garbage
 from bgpmesh.wire.fastpath import Routes
+from bgpmesh.workload.endpoint import Endpoint, LinkSpec
 from tests.flat import pairs
 
 K = TypeVar("K")
@@ -71,6 +82,10 @@ class Kernel:
     routes: dict[Nlri, Target] = field(default_factory=dict)
     next_hops: dict[IPAddress, Resolution] = field(default_factory=dict)
     writes: int = 0  # routes written or deleted, ever
+    links: dict[str, LinkSpec] = field(default_factory=dict)
+    chains: dict[ChainKey, Rules] = field(default_factory=dict)
+    sets: dict[str, AddressSet] = field(default_factory=dict)
+    set_writes: list[tuple[str, AddressSet | None, AddressSet | None]] = field(default_factory=list)  # before, after
 
 
 @dataclass(eq=False)
@@ -85,6 +100,8 @@ class Node:
     ends: dict[int, End] = field(default_factory=dict)
     heard: list[tuple[PeerName, str]] = field(default_factory=list)
     hungry: set[PeerName] = field(default_factory=set)  # for whom there may be routes
+    endpoints: dict[str, Endpoint] = field(default_factory=dict)  # on disk
+    objects: dict[Key, Value] = field(default_factory=dict)  # the same
 
     def routes(self) -> dict[str, Target]:
         """Return the kernel's routes, readable."""
@@ -108,6 +125,14 @@ class Cluster:
         """Start a node's daemon on whatever its kernel and its list hold."""
         node = self.nodes[name]
         node.engine = self._make_engine(node.configured, node.listed, self.random.random)
+        if node.objects:
+            self._tell(node, ObjectsChanged(dict(node.objects)))
+        for endpoint in node.endpoints.values():
+            self._tell(node, EndpointAdded(endpoint))
+        self._tell(node, LinksRead(dict(node.kernel.links)))
+        self._tell(node, ChainsRead(dict(node.kernel.chains), dict(node.kernel.sets)))
+        if node.endpoints:
+            self._turn(node)
         host = [HostRoute(nlri_of(subnet), 2, None, 0, HostRouteKind.CONNECTED, 2, 254) for subnet in SUBNETS]
         self._tell(node, HostRoutesChanged(host, ()))
         self._tell(node, FibRead(dict(node.kernel.routes), dict(node.kernel.next_hops)))
@@ -129,6 +154,25 @@ class Cluster:
         """Reload a node."""
         self.nodes[name].configured = configured
         self._tell(self.nodes[name], configured)
+
+    def attach(self, name: str, endpoint: Endpoint) -> None:
+        """Have a workload on a node, or the same with other labels."""
+        self.nodes[name].endpoints[endpoint.key] = endpoint
+        self._tell_if_up(name, EndpointAdded(endpoint))
+
+    def detach(self, name: str, key: str) -> None:
+        """Have a workload no longer."""
+        del self.nodes[name].endpoints[key]
+        self._tell_if_up(name, EndpointRemoved(key))
+
+    def apply(self, name: str, objects: dict[Key, Value]) -> None:
+        """Have these objects of packet policy in force on a node, and no other."""
+        self.nodes[name].objects = objects
+        self._tell_if_up(name, ObjectsChanged(dict(objects)))
+
+    def _tell_if_up(self, name: str, event: Event) -> None:
+        if self.nodes[name].engine is not None:
+            self._tell(self.nodes[name], event)
 
     def settle(self, seconds: float = 20.0) -> None:
         """Let everything happen that will within so many seconds, in a random order."""
@@ -194,7 +238,30 @@ class Cluster:
             self._tell(node, NextHopsWritten([address for address, _ in hops], {}))
         if routes:
             self._tell(node, FibWritten([nlri for nlri, _ in routes], {}))
-        return bool(hops or routes)
+        return self._protect(node) or bool(hops or routes)
+
+    def _protect(self, node: Node) -> bool:
+        engine, kernel = node.engine, node.kernel
+        assert engine is not None
+        if self.random.random() < 0.3:
+            return len(engine.sets) + len(engine.chains) + len(engine.links) > 0  # it is busy
+        sets = pairs(engine.sets.take(self.random.choice((1, 100)), self.now))
+        for name, wanted in sets:
+            kernel.set_writes.append((name, kernel.sets.get(name), wanted))
+            _put(kernel.sets, name, wanted)
+        chains = pairs(engine.chains.take(100, self.now))
+        for key, rules in chains:
+            _put(kernel.chains, key, rules)
+        links = pairs(engine.links.take(self.random.choice((1, 100)), self.now))
+        for interface, link in links:
+            _put(kernel.links, interface, link)
+        if sets:
+            self._tell(node, SetsWritten([name for name, _ in sets], {}))
+        if chains:
+            self._tell(node, ChainsWritten([key for key, _ in chains], {}))
+        for interface, _ in links:
+            self._tell(node, LinkWritten(interface))
+        return bool(sets or chains or links)
 
     def _execute(self, node: Node, command: Command) -> None:
         match command:

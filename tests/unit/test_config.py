@@ -256,7 +256,6 @@ MISTAKES = [  # (section, lines in it, key, value, reason)
     ("cluster", "hold_time = 1", "cluster.hold_time", "1", "1 and 2 are below the minimum of 3 s (RFC 4271 §4.2)"),
     ("cluster", "graceful_restart = 4096", "cluster.graceful_restart", "4096", "not between 0 and 4095 s"),
     ("cluster", "restart_deferral = nan", "cluster.restart_deferral", "nan", "not a number"),
-    ("cluster", "identity = true", "cluster.identity", "true", NOT_BUILT),
     ("cluster", "bfd = { multiplier = 3 }", "cluster.bfd", "{ multiplier }", NOT_BUILT),
     ("cluster", "bfd = 'yes'", "cluster.bfd", '"yes"', "not true or false"),
     ("pool.a", "masquerade = 1\ncidr='10.0.0.0/8'", "pool.a.masquerade", "1", "not true, false or { exclude, source }"),

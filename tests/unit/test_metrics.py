@@ -40,12 +40,14 @@ def test_the_series_are_those_of_the_contract(running: Running) -> None:
     names = {next((name.removesuffix(s) for s in suffixes if name.endswith(s)), name) for name in names}
     assert names == {
         "build_info",
+        "claims_refused_total",
         "config_generation",
         "convergence_seconds",
         "fib_burst_seconds",
         "fib_drift_repaired_total",
         "fib_routes",
         "floating_ips",
+        "identities",
         "loop_lag_seconds",
         "messages_total",
         "policy_apply_seconds",

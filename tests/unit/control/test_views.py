@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,22 @@ import pytest
 
 from bgpmesh.control import tables, views
 from bgpmesh.control.server import RequestError
-from bgpmesh.events import ChainsWritten, ConnectionsCut, FloatingIpsKept, RoutesReceived
+from bgpmesh.events import (
+    ChainsWritten,
+    ConnectionsCut,
+    EndpointAdded,
+    FloatingIpsKept,
+    ObjectsChanged,
+    RoutesReceived,
+)
 from bgpmesh.policy.chains import ChainKey
+from bgpmesh.policy.objects import Key
+from bgpmesh.policy.rule import Action, Direction, Policy, Rule, Side
+from bgpmesh.policy.selector import parse
 from bgpmesh.route.attributes import Asn, PathAttributes
 from bgpmesh.route.claim import Kind, claim
 from bgpmesh.route.nlri import parse_nlri
+from bgpmesh.workload.endpoint import Endpoint
 from bgpmesh.workload.floating import FloatingIp
 from tests.flat import pairs, protect
 
@@ -218,6 +230,34 @@ def test_what_the_packet_filter_refuses_is_in_status(running: Running) -> None:
             {"object": "chain nat POSTROUTING (IPv6)", "field": "", "reason": "none here"},
             {"object": "chain nat bm-POSTROUTING (IPv6)", "field": "", "reason": "none here"},
         ],
+        "warnings": [],
+        "identities": 0,
     }
     assert views.unmade(engine) == ["chain nat POSTROUTING (IPv6) and 1 more: none here"]
     assert f"packet filter  0 policies, {before + 1} rules, 2 errors" in tables.status(status)
+
+
+def test_status_names_policies_that_ask_for_more_than_is_known(running: Running) -> None:
+    """By object and rule; with identity only those that ask for a part of a value, and workloads nobody hears of."""
+    engine = running.engine
+    selectors = [parse("app == 'web'"), parse("app contains 'w'")]
+    rules = tuple(Rule(Action.ALLOW, source=Side(selector=each)) for each in selectors)
+    policy = Policy("p", "default", types=frozenset({Direction.INGRESS}), ingress=rules)
+    engine.handle(ObjectsChanged({Key("NetworkPolicy", "default", "p"): policy}), 90.0)
+    engine.work(1000, 90.0)
+
+    def warned() -> list[tuple[str, str]]:
+        status = asked(running, "status", {})
+        assert isinstance(status, dict)
+        shown = tables.status(status)
+        assert all(row["reason"] in shown for row in status["policy"]["warnings"])
+        return [(row["object"], row["field"]) for row in status["policy"]["warnings"]]
+
+    assert [("NetworkPolicy default/p", "ingress[0]"), ("NetworkPolicy default/p", "ingress[1]")] == warned()
+    engine.handle(replace(engine.configured, has_identity=True), 91.0)
+    assert [("NetworkPolicy default/p", "ingress[1]")] == warned()
+    elsewhere = engine.addresses.request("default/far", (ipaddress.ip_address("10.250.0.1"),))
+    engine.handle(EndpointAdded(Endpoint("far", "default", (), elsewhere, "bgpmy", "/run/netns/far")), 92.0)
+    assert ("workload default/far", "ip") in warned()
+    engine.handle(replace(engine.configured, owners=engine.configured.owners[:1]), 93.0)
+    assert [] == warned(), "it is the only node"

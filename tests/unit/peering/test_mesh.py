@@ -214,6 +214,18 @@ def test_source_and_listen_override_the_nodes_address() -> None:
             replace(TOR, asn=Asn(64512)),
             ["cluster.topology is reflectors, and no node has reflector = true: there is no session"],
         ),
+        (
+            N1,
+            replace(CLUSTER, topology="none", identity=True),
+            replace(TOR, asn=Asn(64512)),
+            ["cluster.identity does nothing with cluster.topology = none: there are no sessions between nodes"],
+        ),
+        (
+            replace(RR, asn=Asn(64513)),
+            replace(CLUSTER, topology="reflectors", identity=True),
+            replace(TOR, asn=Asn(64513)),
+            ["node.rr.asn is not the cluster's: no reflector passes on who its workloads are"],
+        ),
     ],
 )
 def test_what_is_probably_not_meant_is_said(

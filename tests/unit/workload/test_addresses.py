@@ -163,3 +163,20 @@ def test_a_block_of_2_to_the_64_costs_no_more_than_a_small_one() -> None:
     pool = Pool("six", ipaddress.ip_network("fd00:10:244::/48"), reserved=(half,))
     addresses.configure((pool,), (ipaddress.ip_network("fd00:10:244:1::/64"),))
     assert addresses.request("a/b") == (ip("fd00:10:244:1:8000::"),)
+
+
+def test_an_address_rests_until_nobody_takes_it_for_who_had_it() -> None:
+    """It is neither drawn nor had by asking but by who had it; when the time is over it is one like any other."""
+    addresses = Addresses()
+    addresses.configure((), (ipaddress.ip_network("10.244.1.0/31"),))
+    one, two = ipaddress.ip_address("10.244.1.0"), ipaddress.ip_address("10.244.1.1")
+    assert addresses.request("a/web", (), 10.0) == (one,)
+    addresses.release("a/web", 100.0)
+    with pytest.raises(ConfigError, match="may take it for a/web, which had it, for 50 s more"):
+        addresses.request("a/new", (one,), 50.0)
+    assert addresses.request("a/new", (), 50.0) == (two,)
+    with pytest.raises(ConfigError, match="no address left, 1 in use, 1 that others may take for who had them"):
+        addresses.request("a/more", (), 50.0)
+    assert addresses.request("a/web", (one,), 50.0) == (one,)
+    addresses.release("a/web", 100.0)
+    assert addresses.request("a/more", (), 100.0) == (one,)
