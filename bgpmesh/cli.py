@@ -408,12 +408,29 @@ def _policy_explain(arguments: Arguments) -> int:
         "source_port": arguments.source_port,
         "icmp": arguments.icmp,
         "why_not": arguments.why_not,
+        "live": arguments.live,
     }
 
     def judge(result: object) -> int:
         return DONE if tables.field(result, "verdict") == "allow" else NO
 
     return _ask(arguments, "policy explain", args, tables.explanation, judge=judge)
+
+
+def _policy_drops(arguments: Arguments) -> int:
+    if not arguments.follow:
+        return _ask(arguments, "policy drops", {"staged": arguments.staged}, tables.drops)
+    try:
+        for number, told in enumerate(client.follow(arguments.socket, "policy drops", {"follow": True})):
+            if number:  # the first says that it has begun
+                print(json.dumps(told) if arguments.json else tables.drop(told), flush=True)  # noqa: T201  what it is for
+            else:
+                print("following; Ctrl-C ends it", file=sys.stderr)  # noqa: T201  the same
+    except client.NoDaemonError as error:
+        return _failed(arguments, str(error), NO_DAEMON)
+    except client.RefusedError as error:
+        return _refused(arguments, error.problems)
+    return DONE
 
 
 def _workload_list(arguments: Arguments) -> int:
@@ -567,6 +584,13 @@ def _explain_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source-port", metavar="N", help="the source's")
     parser.add_argument("--icmp", metavar="TYPE[/CODE]", help="with --protocol icmp (an echo request)")
     parser.add_argument("--why-not", action="store_true", help="what would turn a denial")
+    parser.add_argument("--live", action="store_true", help="how many packets the rule of each step has seen")
+
+
+def _drops_arguments(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--follow", action="store_true", help="each packet, one a line; with --json one object a line")
+    which.add_argument("--staged", action="store_true", help="what staged policies would allow and deny instead")
 
 
 def _floating_ip_arguments(parser: argparse.ArgumentParser) -> None:
@@ -668,6 +692,13 @@ COMMANDS: tuple[Command, ...] = (
         "bgpmesh policy explain --from shop/web --to shop/db --port 5432",
         _policy_explain,
         _explain_arguments,
+    ),
+    Command(
+        ("policy", "drops"),
+        "print what dropped how many packets, or with --follow each as it is dropped",
+        "bgpmesh policy drops --follow",
+        _policy_drops,
+        _drops_arguments,
     ),
     Command(("pool", "show"), "print the addresses in use", "bgpmesh pool show", _pool_show),
     Command(

@@ -10,6 +10,8 @@ Who feeds whom:
     engine.chains, engine.sets             ---------->  kernel.chains
     engine.connections                     ---------->  kernel.conntrack
     control, the policy directory          ---------->  store   --disk, events-->  inbox
+    kernel.chains                          --counts-->  counters
+    kernel.nflog                           ---------->  drops   --who follows-->  inbox
     engine.notes                           ---------->  log
     all that the engine is told            ---------->  journal
 
@@ -42,7 +44,8 @@ from bgpmesh.config import Config, StateOptions
 from bgpmesh.config.checks import announced_by, taken_by_others
 from bgpmesh.control import views
 from bgpmesh.control.http import HttpServer
-from bgpmesh.control.server import ControlServer, Request, RequestError
+from bgpmesh.control.server import ControlServer, Request, RequestError, Stream
+from bgpmesh.drops import Drops
 from bgpmesh.errors import ConfigError, KernelError, refused
 from bgpmesh.events import (
     ConnectionsReviewed,
@@ -66,6 +69,7 @@ from bgpmesh.kernel.fib import FibEdge
 from bgpmesh.kernel.links import LinksEdge
 from bgpmesh.kernel.sysctls import prepare_host
 from bgpmesh.metrics import Metrics
+from bgpmesh.policy.attribution import Counters
 from bgpmesh.policy.chains import WITH_PORTS
 from bgpmesh.policy.explain import judge
 from bgpmesh.policy.fields import BadValueError, label_key, label_value, port_name
@@ -102,6 +106,8 @@ DESCRIPTORS = 65_536
 REVIEW_AGAIN_S = 5.0
 # A change of policy that is not in force by then is answered all the same, with what is in its way.
 IN_FORCE_S = 30.0
+# What policies have counted is not read again sooner for a scrape, and nobody waits longer for it.
+COUNTS_S = 5.0
 # What was said last leaves within this long at a stop.
 FAREWELL_S = 1.0
 
@@ -161,6 +167,8 @@ class Daemon:
         self._saved_endpoints = {endpoint.key: endpoint for endpoint in self._restored}
         self._saved_floating = floating.value or ()
         self._saved_config = state.config().value
+        self.counters = Counters()
+        self.drops = Drops(self.report, lambda: self.counters.told, lambda: self.engine.endpoints)
         self._save_at = 0.0  # not before: the disk has refused
         self._inbox: deque[Event] = deque()
         self._waiters: list[Waiter] = []
@@ -186,7 +194,11 @@ class Daemon:
         )
         self.links = LinksEdge(self.engine.links, configuration.workload.prefix, self.report)
         self.chains = ChainsEdge(
-            self.engine.chains, self.engine.sets, self.report, on_apply=self.metrics.policy_applied
+            self.engine.chains,
+            self.engine.sets,
+            self.report,
+            counters=self.counters,
+            on_apply=self.metrics.policy_applied,
         )
         self.connections = ConnectionsEdge(self.engine.connections, self.report)
         self.control = ControlServer(configuration.control.socket, self.answer, self.node)
@@ -383,6 +395,7 @@ class Daemon:
             if isinstance(event, FibWritten) or self.now() > now + TURN_S:
                 break  # an acknowledged burst is followed by the next one, not by more reading
         is_left = engine.work(SLICE, now) or bool(self._inbox)
+        self.counters.know(engine.chains.wanted, engine.protection.compiled)
         self._save()
         self._execute()
         self.speaker.kick(engine.rib.stirred())
@@ -582,7 +595,40 @@ class Daemon:
                 kind, name = _text(args, "kind") or "", _text(args, "name") or ""
                 return await self._answered(self.keeper.delete_named(kind, name, _text(args, "namespace")), "deleted")
             case _:
-                return views.answer(request.command, args, self)
+                return await self._shown(request.command, args)
+
+    async def _shown(self, command: str, args: Mapping[str, object]) -> object:
+        """Answer a request that only looks, with counters that are fresh where it shows some."""
+        if command == "policy drops" and args.get("follow"):
+            return await self._follow_drops()
+        if command == "policy drops" or args.get("live"):
+            await self.freshen(0.0)
+        return views.answer(command, args, self)
+
+    async def _follow_drops(self) -> Stream:
+        """Answer once the rules tell of what they drop."""
+        if not self.config.kernel.enabled:
+            raise refused("kernel.enabled", "false", "this node has no chains that drop")
+        group = self.config.policy.nflog_group
+        chains = self.engine.chains
+        before = set(chains.refused)
+        follower = self.drops.join(group)
+        try:
+            self._pump()
+            if not await self._until(lambda: self.engine.is_policy_in_force, IN_FORCE_S):
+                raise refused("policy.nflog_group", str(group), f"no rule tells of drops within {IN_FORCE_S:g} s")
+            for chain in chains.refused.keys() - before:
+                raise refused("policy.nflog_group", str(group), f"{chain}: {chains.refused[chain].reason}")
+        except BaseException:
+            await follower.aclose()
+            raise
+        return Stream({"following": "drops", "group": group}, follower)
+
+    async def freshen(self, oldest_s: float = COUNTS_S) -> None:
+        """Have read what policies have counted, if that is older; what cannot be read soon is as it was."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(COUNTS_S):
+                await self.chains.count(oldest_s)
 
     async def _attach(self, request: Request) -> object:
         """Give a workload its addresses, link and routes; answers once it is connected."""

@@ -42,6 +42,7 @@ from bgpmesh.events import (
     ConnectionsCut,
     ConnectionsReviewed,
     Disconnected,
+    DropsFollowed,
     EndpointAdded,
     EndpointRemoved,
     Event,
@@ -299,6 +300,9 @@ class Engine:
                 self._is_protection_due = self.review.is_called_for = True
                 self._say(self.endpoints.values())
                 self._originate()
+            case DropsFollowed(group):
+                self.protection.log_group = group
+                self._is_protection_due = True
             case EndpointAdded(endpoint):
                 self._endpoint_added(endpoint)
             case EndpointRemoved(key):

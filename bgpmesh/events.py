@@ -242,6 +242,13 @@ class ObjectsChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class DropsFollowed:
+    """Somebody listens to an NFLOG group for what is dropped; 0: nobody does any longer."""
+
+    group: int
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointAdded:
     """A workload was attached (its address is already taken from the pool)."""
 
@@ -300,6 +307,7 @@ Event = (
     | ConnectionsReviewed
     | Configured
     | ObjectsChanged
+    | DropsFollowed
     | EndpointAdded
     | EndpointRemoved
     | FloatingIpsKept

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from bgpmesh import __version__
 from bgpmesh.engine import Engine
 from bgpmesh.peering.session import State
+from bgpmesh.policy.attribution import Counters
 from bgpmesh.route.nlri import Family
 from bgpmesh.route.path import PeerName
 from bgpmesh.workload.usage import usage
@@ -32,6 +33,8 @@ _CONVERGENCE_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 
 _BURST_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 _LAG_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _APPLY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+_STAGED = ("policy", "verdict")
 
 Values = Mapping[tuple[str, ...], int]  # by the values of the labels
 
@@ -52,6 +55,10 @@ class Observed(Protocol):
     @property
     def engine(self) -> Engine:
         """The core."""
+
+    @property
+    def counters(self) -> Counters:
+        """What policies have counted."""
 
     @property
     def speaker(self) -> Talks:
@@ -132,6 +139,15 @@ class Metrics:
         yield _gauge(
             "identities", "Addresses of other nodes' workloads known by labels", {(): engine.protection.remote_count}
         )
+        counters = observed.counters
+        verdicts: Values = {(verdict,): count for verdict, count in counters.by_verdict.items()}
+        yield _counter(
+            "policy_packets", "Packets of workloads: new connections, established, denied", verdicts, "verdict"
+        )
+        drops: Values = {(name,): count for name, count in counters.drops().items()}
+        yield _counter("policy_drops", "Packets that were dropped, by the policy that did it", drops, "policy")
+        staged: Values = {(name, action): count for (name, action), count in counters.staged().items()}
+        yield _counter("policy_staged_packets", "New connections, by what a staged policy would do", staged, *_STAGED)
         yield _gauge("workloads", "Workloads of this node", {(): len(engine.endpoints)})
         yield self._pool_addresses()
 

@@ -67,6 +67,13 @@ class PolicyOptions:
             "choices": ("deny", "allow", "return"),
         },
     )
+    nflog_group: int = field(
+        default=7077,
+        metadata={
+            "help": "NFLOG group that drops go to while `policy drops --follow` runs; Calico has 1 and 2",
+            "range": (1, 65_535),
+        },
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 DEFAULT_SOCKET = "/run/bgpmesh/bgpmesh.sock"
 TIMEOUT_S = 60.0
@@ -38,6 +38,26 @@ def call(
         except OSError as error:
             raise NoDaemonError(f"the daemon at {path} did not answer: {error.strerror or error}") from error
     return _result(answer, path)
+
+
+def follow(path: str, command: str, args: Mapping[str, object]) -> Iterator[object]:
+    """Yield the daemon's result, and then all that it goes on to tell; raises as `call` does, also when it ends.
+
+    The result has `TIMEOUT_S`; what follows may take as long as it takes.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(TIMEOUT_S)
+        try:
+            connection.connect(path)
+            connection.sendall(json.dumps({"command": command, "args": args}).encode() + b"\n")
+            with connection.makefile("rb") as lines:
+                yield _result(lines.readline(), path)
+                connection.settimeout(None)
+                for line in lines:
+                    yield json.loads(line)["next"]
+        except OSError as error:
+            raise NoDaemonError(f"no daemon at {path}: {error.strerror or error}") from error
+    raise NoDaemonError(f"the daemon at {path} has ended")
 
 
 def _exchange(connection: socket.socket, request: bytes, descriptors: Sequence[int]) -> bytes:

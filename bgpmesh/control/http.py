@@ -82,6 +82,9 @@ class Pages(views.Running, Protocol):
     def metrics(self) -> Renders:
         """The series."""
 
+    async def freshen(self) -> None:
+        """Have read what costs something to read, and is shown: in a moment at most."""
+
 
 class HttpServer:
     """Serves the pages at `listen` ("": nowhere); `start` first, then `run` in a task of the daemon's group."""
@@ -157,7 +160,10 @@ class HttpServer:
         method, target, _ = words
         if method not in {"GET", "HEAD"}:
             return False, _said(405, "only GET and HEAD")
-        return method == "HEAD", self._page(target.partition("?")[0])
+        path = target.partition("?")[0]
+        if path == "/metrics":
+            await self._pages.freshen()
+        return method == "HEAD", self._page(path)
 
     def _page(self, path: str) -> Answer:
         match path:

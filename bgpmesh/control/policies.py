@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Protocol
 
 from bgpmesh.control.server import RequestError
 from bgpmesh.engine import Engine
-from bgpmesh.policy.explain import explain, why_not
-from bgpmesh.policy.form import Layer, Stack
+from bgpmesh.policy.attribution import Cause, Counters
+from bgpmesh.policy.explain import Step, explain, why_not
+from bgpmesh.policy.form import Layer, Stack, runs_of
 from bgpmesh.policy.model import Packet
 from bgpmesh.policy.rule import ICMP, ICMPV6, PROTOCOLS, Action, Icmp
 from bgpmesh.policy.store import Store
@@ -25,6 +27,10 @@ class Running(Protocol):
     @property
     def engine(self) -> Engine:
         """The core."""
+
+    @property
+    def counters(self) -> Counters:
+        """What policies have counted."""
 
     @property
     def store(self) -> Store:
@@ -93,10 +99,18 @@ def _stack(running: Running, stack: Stack) -> list[JsonObject]:
 
     def row(layer: Layer) -> JsonObject:
         policies = [bodies[chain].policy for chain in layer.bodies]
-        return {"tier": layer.tier, "policies": policies, "default": layer.default.value, "chain": stack.chain}
+        staged = [bodies[chain].policy for run in layer.runs for chain in run.bodies]
+        default = None if layer.is_absent else layer.default.value
+        return {"tier": layer.tier, "policies": policies, "staged": staged, "default": default, "chain": stack.chain}
 
     profiles = [bodies[chain].policy for chain in stack.profiles]
-    last: JsonObject = {"tier": None, "policies": profiles, "default": Action.DENY.value, "chain": stack.chain}
+    last: JsonObject = {
+        "tier": None,
+        "policies": profiles,
+        "staged": [],
+        "default": Action.DENY.value,
+        "chain": stack.chain,
+    }
     return [*map(row, stack.layers), last]
 
 
@@ -110,12 +124,61 @@ def explanation(running: Running, args: Mapping[str, object]) -> object:
         "verdict": found.verdict.value,
         "from": str(source),
         "to": str(destination),
-        "steps": [asdict(step) | {"direction": step.direction.value} for step in found.steps],
+        "steps": [_step(running, step, packet, is_live=bool(args.get("live"))) for step in found.steps],
         "unknown": list(found.unknown),
     }
     if args.get("why_not"):
         answer["why_not"] = list(why_not(protection.compiled, packet, protection.options))
     return answer
+
+
+def _step(running: Running, step: Step, packet: Packet, *, is_live: bool) -> JsonObject:
+    row: JsonObject = asdict(step) | {"direction": step.direction.value}
+    row["staged"] = row.pop("is_staged")
+    if is_live:
+        place = (step.chain, step.action, step.tier, step.policy, step.rule)
+        row["packets"], row["bytes"] = running.counters.of(packet.family, place) or (None, None)
+    return row
+
+
+def drops(running: Running, args: Mapping[str, object]) -> object:
+    """Return what was dropped by which rule, the most first; with the workload where it can only be one.
+
+    With `staged` what staged policies would do, whatever that is.
+    """
+    is_staged = bool(args.get("staged"))
+    compiled = running.engine.protection.compiled
+    through: dict[str, list[str]] = {}  # chain of a class or a body -> the workloads that go through it
+    for key, classes in compiled.classes.items():
+        for chain in classes.values():
+            stack = compiled.stacks[chain]
+            bodies = (body for layer in stack.layers for body in layer.bodies)
+            runs = (run.chain for run in runs_of(stack))
+            for each in (chain, *bodies, *runs, *stack.profiles):
+                through.setdefault(each, []).append(key)
+    packets: Counter[Cause] = Counter()
+    sizes: Counter[Cause] = Counter()
+    for (_family, cause), (count, size) in running.counters.sums.items():
+        is_drop = cause.is_final and cause.action == Action.DENY.value
+        if count and (cause.is_staged if is_staged else is_drop):
+            packets[cause] += count
+            sizes[cause] += size
+    return [
+        {
+            "policy": cause.name,
+            "tier": cause.tier,
+            "rule": cause.rule,
+            "action": cause.action,
+            "direction": None if cause.direction is None else cause.direction.value,
+            "workload": own[0] if len(own) == 1 else None,
+            "workloads": len(own),
+            "packets": count,
+            "bytes": sizes[cause],
+            "chain": cause.chain,
+        }
+        for cause, count in packets.most_common()
+        for own in (through.get(cause.chain, []),)
+    ]
 
 
 def _packet(source: IPAddress, destination: IPAddress, args: Mapping[str, object]) -> Packet:
@@ -188,4 +251,4 @@ def _addresses(engine: Engine, word: str, key: str) -> tuple[IPAddress, ...]:
     return peers
 
 
-VIEWS = {"get": get, "policy list": listing, "policy explain": explanation}
+VIEWS = {"get": get, "policy list": listing, "policy explain": explanation, "policy drops": drops}

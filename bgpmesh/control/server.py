@@ -3,12 +3,17 @@
     -> {"command": "peers", "args": {"name": "n2"}}
     <- {"result": [..]}            or  {"error": {"kind": "config", "problems": [{"file", "key", "value", "reason"}]}}
 
+A command that follows something answers like any other, and goes on with a line for each thing that happens:
+
+    <- {"result": {..}}
+    <- {"next": {..}}              again and again, until the client hangs up, or asks for something else
+
 Descriptors (a workload's network namespace) come with the line as SCM_RIGHTS. A result that is an iterator
 is sent as a JSON array piece by piece, so that a large table holds up neither the loop nor the memory.
 
 What may happen and must harm nobody: a client that sends no newline, half a line, or a line without end;
-one that never reads; hundreds of clients; more descriptors than asked for; a socket file left by a
-daemon that was killed; two daemons starting in the same moment (a lock beside the socket decides).
+one that never reads; one that follows and is gone; hundreds of clients; more descriptors than asked for; a socket
+file left by a daemon that was killed; two daemons starting in the same moment (a lock beside the socket decides).
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ import stat
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from bgpmesh import log
 from bgpmesh.control.client import DEFAULT_SOCKET
@@ -66,6 +72,24 @@ class RequestError(Exception):
         super().__init__(reason)
         self.kind = kind
         self.problem = Problem("", key, value, reason)
+
+
+class Following(Protocol):
+    """What goes on after the answer. Closed however it ends."""
+
+    async def __anext__(self) -> object:
+        """Wait for the next thing to send."""
+
+    async def aclose(self) -> None:
+        """Hear that nobody wants it any longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """An answer with more to come."""
+
+    result: object
+    following: Following
 
 
 Handler = Callable[[Request], Awaitable[object]]
@@ -172,7 +196,9 @@ class ControlServer:
         except RequestError as error:
             await _send(connection, _error(error.kind, (error.problem,)))
         else:
-            if isinstance(result, Iterator):
+            if isinstance(result, Stream):
+                await _send_stream(connection, result)
+            elif isinstance(result, Iterator):
                 await _send_array(connection, result)
             else:
                 await _send(connection, json.dumps({"result": result}).encode() + b"\n")
@@ -245,6 +271,24 @@ async def _send_array(connection: socket.socket, members: Iterator[object]) -> N
             piece.clear()
             await asyncio.sleep(0)
     await _send(connection, bytes(piece) + b"]}\n")
+
+
+async def _send_stream(connection: socket.socket, stream: Stream) -> None:
+    """Send the answer, and what follows until the client says or closes something."""
+    async with contextlib.aclosing(stream.following):
+        await _send(connection, json.dumps({"result": stream.result}).encode() + b"\n")
+        heard = asyncio.ensure_future(_readable(connection))
+        try:
+            while not heard.done():
+                coming = asyncio.ensure_future(anext(stream.following))
+                try:
+                    await asyncio.wait((heard, coming), return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    coming.cancel()
+                if coming.done() and not coming.cancelled():
+                    await _send(connection, json.dumps({"next": coming.result()}).encode() + b"\n")
+        finally:
+            heard.cancel()
 
 
 class _TooMuchError(Exception):

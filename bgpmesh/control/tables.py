@@ -6,6 +6,7 @@ of control characters, which terminals obey.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 
 Row = Mapping[str, object]
@@ -308,23 +309,59 @@ def changed(result: object) -> str:
 def policies(result: object) -> str:
     """Return what each workload is under: a line for each tier of each direction."""
     rows = [
-        (row.get("workload"), direction, layer.get("tier") or "(profiles)", layer.get("policies"), layer.get("default"))
+        (row.get("workload"), direction, layer.get("tier") or "(profiles)", *(layer.get(key) for key in _OF_A_TIER))
         for row in each_of(result)
         for direction in ("ingress", "egress")
         for layer in each_of(row.get(direction))
     ]
-    return table(("WORKLOAD", "DIRECTION", "TIER", "POLICIES", "ELSE"), rows) if rows else "no workloads"
+    return table(("WORKLOAD", "DIRECTION", "TIER", "POLICIES", "STAGED", "ELSE"), rows) if rows else "no workloads"
+
+
+_OF_A_TIER = ("policies", "staged", "default")
 
 
 def explanation(result: object) -> str:
     """Return the verdict, and the steps to it."""
     head = f"{_words(field(result, 'verdict'))}: {_words(field(result, 'from'))} to {_words(field(result, 'to'))}"
-    heads = ("DIRECTION", "WORKLOAD", "TIER", "POLICY", "RULE", "ACTION", "CHAIN")
-    rows = each_of(field(result, "steps"))
+    heads = ("DIRECTION", "WORKLOAD", "TIER", "POLICY", "RULE", "ACTION", "PACKETS", "BYTES", "CHAIN")
+    rows = [
+        {**row, "action": f"{row.get('action')} (staged)"} if row.get("staged") else row
+        for row in each_of(field(result, "steps"))
+    ]
     steps = [table(heads, ([row.get(key.lower()) for key in heads] for row in rows))] if rows else ["nothing is asked"]
     notes = [f"not known here: {_words(each)}" for each in _list(result, "unknown")]
     notes += [f"why not: {_words(each)}" for each in _list(result, "why_not")]
     return "\n".join([head, "", *steps, *([""] if notes else []), *notes])
+
+
+def drops(result: object) -> str:
+    """Return one line for each rule that has dropped something."""
+    columns = ("policy", "tier", "rule", "action", "direction", "workload", "workloads", "packets", "bytes")
+    rows = each_of(result)
+    heads = [column.upper() for column in columns]
+    return table(heads, ([row.get(c) for c in columns] for row in rows)) if rows else "nothing was dropped"
+
+
+def drop(result: object) -> str:
+    """Return one dropped packet on one line."""
+    lost = field(result, "lost")
+    if lost is not None:
+        return f"({_words(lost)} or more were too fast to be shown)"
+    seconds, rule, own = (field(result, key) for key in ("time", "rule", "workload"))
+    at = time.strftime("%H:%M:%S", time.localtime(seconds)) if isinstance(seconds, int | float) else "-"
+    which = f"rule {_words(rule)}" if rule else "default" if field(result, "tier") else None
+    ends = [
+        _end(field(result, address), field(result, port), field(result, name))
+        for address, port, name in (("source", "source_port", "from"), ("destination", "port", "to"))
+    ]
+    parts = [at, field(result, "policy"), which, field(result, "direction"), f"of {_words(own)}:" if own else None]
+    parts += [field(result, "protocol"), field(result, "icmp"), " > ".join(ends)]
+    return " ".join(_words(part) for part in parts if part is not None)
+
+
+def _end(address: object, port: object, name: object) -> str:
+    shown = f"[{_words(address)}]" if ":" in str(address) and port is not None else _words(address)
+    return f"{shown}{'' if port is None else f':{_words(port)}'}{'' if name is None else f' ({_words(name)})'}"
 
 
 def pools(result: object) -> str:

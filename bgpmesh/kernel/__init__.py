@@ -2,7 +2,8 @@
 
 The door: `fib.FibEdge` makes the routes of this network namespace equal to two Deltas, one of routes
 (prefix to `Target`) and one of next hops (BGP next hop to `Resolution`); `links.LinksEdge` does the
-same for the workloads' links, and `chains.ChainsEdge` for iptables' chains and the sets (`sets`) that they look into;
+same for the workloads' links, and `chains.ChainsEdge` for iptables' chains and the sets (`sets`) that they look into,
+whose rules' counters `counters` reads; `nflog.NflogDoor` hears of what some of those rules drop;
 `conntrack.ConnectionsEdge` deletes tracked connections that lead elsewhere than they should;
 `uninstall` of each takes away what is ours. Inside, `netlink` is the
 socket, `routes` the bytes, `mirror` what the kernel has as far as we know, `table` the thread's part:

@@ -10,6 +10,7 @@ Rules:
  3. Nothing is read before a write but the built-in chain that is about to change. Hooks are looked at every few
     seconds, since others insert and flush there; where one is not as we left it, and each minute, and
     after a refusal, everything is read back. Repairs are the engine's business: it hears what there is.
+    What policies have counted is read with it, when somebody asks, and before their chains are written anew.
  4. Where nothing is wanted and no set of ours is found, iptables is never called.
  5. All of it happens in one thread, so what was read is older than what is written next.
 
@@ -40,15 +41,19 @@ from bgpmesh.delta import Delta
 from bgpmesh.errors import KernelError
 from bgpmesh.events import ChainsRead, ChainsWritten, Event, SetsWritten
 from bgpmesh.kernel.conntrack import Connections
+from bgpmesh.kernel.counters import counts_of
 from bgpmesh.kernel.netlink import NLM_F_ACK, attribute, message
 from bgpmesh.kernel.sets import Sets
+from bgpmesh.policy.attribution import Counters, is_counted
 from bgpmesh.policy.chains import (
     AddressSet,
     ChainKey,
+    Count,
     Rules,
     Standing,
     foreign_rules,
     is_as,
+    parse_counts,
     parse_listing,
     restore_text,
     rules_of,
@@ -79,7 +84,7 @@ _PATH = ":".join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
 class ChainsEdge:
     """Keeps our chains and sets as the two Deltas want them; lives on the loop, works in a thread.
 
-    `on_apply` hears how long each round of writing took, in seconds.
+    `counters` take what is counted. `on_apply` hears how long each round of writing took, in seconds.
     """
 
     def __init__(
@@ -88,9 +93,11 @@ class ChainsEdge:
         sets: Delta[str, AddressSet],
         report: Callable[[Event], None],
         *,
+        counters: Counters | None = None,
         on_apply: Callable[[float], None] | None = None,
     ) -> None:
         self._chains = chains
+        self._counters = Counters() if counters is None else counters
         self._sets = sets
         self._report = report
         self._on_apply = on_apply
@@ -99,6 +106,9 @@ class ChainsEdge:
         self._awake = asyncio.Event()
         self._read_at = 0.0
         self._looked_at = 0.0
+        self._counted_at = -math.inf
+        self._counting = asyncio.Lock()
+        self._is_closed = False
         self._problem = ""  # of the last read-back
 
     async def start(self) -> None:
@@ -117,6 +127,7 @@ class ChainsEdge:
         if not sets and not tables:
             return
         await self._write_sets([(name, wanted) for name, wanted in sets if wanted is not None])
+        await self._count({key for own in tables.values() for key in own})
         for (family, table), wanted in tables.items():
             failed: dict[ChainKey, str] = {}
             try:
@@ -126,7 +137,9 @@ class ChainsEdge:
             except KernelError as error:
                 failed = dict.fromkeys(wanted, str(error))
                 self._read_at = -math.inf  # it is not as we think
-            self._report(ChainsWritten([key for key in wanted if key not in failed], failed))
+            done = [key for key in wanted if key not in failed]
+            self._counters.written(done)
+            self._report(ChainsWritten(done, failed))
         await self._write_sets([(name, wanted) for name, wanted in sets if wanted is None])
         if self._on_apply is not None:
             self._on_apply(asyncio.get_running_loop().time() - now)
@@ -147,6 +160,14 @@ class ChainsEdge:
         finally:
             self.close()
 
+    async def count(self, oldest_s: float) -> None:
+        """Read what policies have counted, unless that was read within so many seconds."""
+        loop = asyncio.get_running_loop()
+        async with self._counting:
+            if not self._is_closed and loop.time() >= self._counted_at + oldest_s:
+                await self._count(self._chains.actual.keys())
+                self._counted_at = loop.time()
+
     def kick(self) -> None:
         """Say that the Deltas may have work."""
         now = asyncio.get_running_loop().time()
@@ -155,6 +176,7 @@ class ChainsEdge:
 
     def close(self) -> None:
         """Let the thread end; what it is doing is done first."""
+        self._is_closed = True
         with contextlib.suppress(RuntimeError):  # it has ended
             self._thread.submit(self._host.close)
         self._thread.shutdown()
@@ -172,6 +194,16 @@ class ChainsEdge:
                 self._read_at = -math.inf
         if sets:
             self._report(SetsWritten([name for name, _ in sets if name not in failed], failed))
+
+    async def _count(self, keys: Collection[ChainKey]) -> None:
+        """Read what those of some chains that stand have counted, as far as that can be had."""
+        standing = [key for key in keys if is_counted(key) and key in self._chains.actual]
+        if not standing:
+            return
+        try:
+            self._counters.read(await self._in_thread(self._host.counts, standing))
+        except KernelError as error:
+            log.debug("chains.uncounted", reason=str(error))
 
     async def _look_after(self, now: float) -> None:
         """Look at the hooks, or at everything, when that is due."""
@@ -195,6 +227,7 @@ class ChainsEdge:
         for key, standing in read.chains.items():
             chains[key] = rules_of(key, standing, (believed.get(key), self._chains.wanted.get(key)))
         self._report(ChainsRead(chains, dict(self._sets.actual) if read.sets is None else read.sets))
+        self._counters.read(read.counts)
         if read.problem != self._problem:
             self._problem = read.problem
             if read.problem:
@@ -348,6 +381,7 @@ class _Read:
     """What a read-back found; `families` could be read; `sets` is None where those could not."""
 
     chains: dict[ChainKey, Standing] = field(default_factory=dict)
+    counts: dict[ChainKey, dict[str, Count]] = field(default_factory=dict)
     families: set[int] = field(default_factory=set)
     sets: dict[str, AddressSet] | None = None
     problem: str = ""  # why something could not be read
@@ -401,13 +435,24 @@ class _Host:
         for family, names in by_family.items():
             try:
                 for name in names or [""]:
-                    listing = _run(family, backend, "save", *(("-t", name) if name else ()))
+                    listing = _run(family, backend, "save", "-c", *(("-t", name) if name else ()))
                     read.chains |= parse_listing(listing, family)
+                    read.counts |= parse_counts(listing, family)
                 read.families.add(family)
             except KernelError as error:
                 if any(family == wanted for wanted, _ in tables) and not read.problem:
                     read.problem = str(error)
         return read
+
+    def counts(self, keys: Collection[ChainKey]) -> dict[ChainKey, dict[str, Count]]:
+        """Return what the rules of some chains, and perhaps of others, have counted."""
+        backend = self._used()
+        if backend == "nft":
+            return counts_of(keys)
+        found: dict[ChainKey, dict[str, Count]] = {}
+        for family, table in sorted({(key.family, key.table) for key in keys}):
+            found |= parse_counts(_run(family, backend, "save", "-c", "-t", table), family)
+        return found
 
     def are_as(self, hooks: Mapping[ChainKey, Rules]) -> bool:
         """Tell whether these built-in chains stand as we left them."""

@@ -25,4 +25,5 @@ From what people write to what a packet may do:
     identity, crowds                      who workloads are to other nodes, in hashes; theirs in the sets
     explain                               that form walked for one packet: the verdict, each step, what would turn it
     iptables                              that form as rules: verdict, guard, and whose address a source is
+    attribution                           those rules told back to policies, with what they have counted
 """

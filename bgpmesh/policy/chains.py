@@ -33,6 +33,10 @@ WITH_PORTS = frozenset({TCP, UDP, SCTP, UDPLITE})  # of any other a hash:ip,port
 _SAFE = re.compile(r'[A-Za-z0-9 _.,:/+!"\[\]*-]+')
 _ID = re.compile(r'--comment "?bm:([A-Za-z0-9_-]{16})"?(?= |$)')
 
+_COUNTED = re.compile(r'^\[(\d+):(\d+)\] -A (bm-\S+) (?:.* )?--comment "?bm:([A-Za-z0-9_-]{16})"?(?= |$)', re.MULTILINE)
+
+Count = tuple[int, int]  # packets, bytes
+Counts = Mapping[str, Count]  # of one chain, by the ids of its rules
 Rules = tuple[str, ...]  # each as it stands after `-A CHAIN`, with its id as comment: what `identified` returns
 
 
@@ -167,12 +171,15 @@ def restore_text(table: str, wanted: Mapping[str, Rules | None], standing: Mappi
 def parse_listing(text: str, family: int, table: str = "") -> dict[ChainKey, Standing]:
     """Return our chains, and built-in ones with rules of ours, out of `iptables-save` or `iptables -S` (one table).
 
-    Everything else in it is somebody else's.
+    Everything else in it is somebody else's; counters (`iptables-save -c`) are passed over.
     """
     ids: dict[ChainKey, list[str]] = {}
     lines: dict[ChainKey, list[str]] = {}
     for line in text.splitlines():
         word, _, rest = line.partition(" ")
+        if word.startswith("["):
+            line = rest  # noqa: PLW2901  without its counters
+            word, _, rest = line.partition(" ")
         if word.startswith("*"):
             table = word[1:]
         elif word.startswith(":") and word[1:].startswith(PREFIX):
@@ -190,6 +197,16 @@ def parse_listing(text: str, family: int, table: str = "") -> dict[ChainKey, Sta
         for key, found in ids.items()
         if key.is_ours or key in lines
     }
+
+
+def parse_counts(text: str, family: int) -> dict[ChainKey, dict[str, Count]]:
+    """Return what the rules in chains of ours have counted, out of `iptables-save -c`."""
+    found: dict[ChainKey, dict[str, Count]] = {}
+    for part in re.split(r"^\*", text, flags=re.MULTILINE)[1:]:
+        table = part.partition("\n")[0]
+        for packets, size, chain, rule in _COUNTED.findall(part):
+            found.setdefault(ChainKey(family, table, chain), {})[rule] = (int(packets), int(size))
+    return found
 
 
 def foreign_rules(text: str) -> int:

@@ -19,7 +19,7 @@ import operator
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from bgpmesh.policy.chains import WITH_PORTS
@@ -37,6 +37,7 @@ from bgpmesh.policy.form import (
     IsProtocol,
     Layer,
     Line,
+    Run,
     SetSource,
     Stack,
     Term,
@@ -191,7 +192,8 @@ class Compiler:
             for direction in sorted(policy.types, key=lambda direction: direction.value):
                 post = _Post(tier.name, (tier.order, policy.order), policy, direction, keys)
                 # A twin that says the same decides nothing that the first has not decided.
-                self._posts.setdefault(_body_chain(direction, tier.name, policy.key, salt), post)
+                chain = _body_chain(direction, tier.name, policy.key, salt, is_staged=policy.is_staged)
+                self._posts.setdefault(chain, post)
         affected: set[Key] = set()
         for chain in old.keys() | self._posts.keys():
             was, now = old.get(chain), self._posts.get(chain)
@@ -254,23 +256,23 @@ class Compiler:
             if chain in old and kept[chain] == rules:
                 bodies[chain] = old[chain]
             elif isinstance(of, Policy):
-                bodies[chain] = body_of(chain, direction, of.tier, of.key, rules)
+                bodies[chain] = replace(body_of(chain, direction, of.tier, of.key, rules), is_staged=of.is_staged)
             else:
                 bodies[chain] = body_of(chain, direction, None, of.name, rules)
         return _kept(bodies, old)
 
 
 def in_order(model: Model) -> list[tuple[Tier, Policy, str]]:
-    """Return the policies that enforce something on workloads, in order, each with its tier and what tells twins apart.
+    """Return the policies on workloads, in order, each with its tier and what tells twins apart; staged ones too.
 
     Two kinds of object may have one namespace and name in one tier: both hold, and each has its chain.
     """
     tiers = {tier.name: tier for tier in model.tiers}
-    policies = [p for p in model.policies if not (p.is_staged or p.is_untracked or p.is_pre_dnat)]
-    names = Counter((policy.tier, policy.key) for policy in policies)
+    policies = [p for p in model.policies if not (p.is_untracked or p.is_pre_dnat)]
+    names = Counter((policy.tier, policy.key, policy.is_staged) for policy in policies)
     found: list[tuple[Tier, Policy, str]] = []
     for policy in policies:
-        is_twin = names[policy.tier, policy.key] > 1
+        is_twin = names[policy.tier, policy.key, policy.is_staged] > 1
         salt = canonical((policy.selector, policy.types, policy.ingress, policy.egress)) if is_twin else ""
         found.append((tiers.get(policy.tier, Tier(policy.tier)), policy, salt))
     found.sort(key=lambda row: (row[0].order, row[0].name, row[1].order, row[1].namespace or "", row[1].name, row[2]))
@@ -282,9 +284,10 @@ def _is_here(thing: Thing | None) -> bool:
 
 
 @functools.lru_cache(maxsize=65_536)
-def _body_chain(direction: Direction, tier: str | None, key: str, salt: str) -> str:
-    """Return the chain of a policy, or (no tier) of a profile."""
-    return f"bm-{'r' if tier is None else 'p'}{direction.value[0]}-{digest(tier or '', key, salt)}"
+def _body_chain(direction: Direction, tier: str | None, key: str, salt: str, *, is_staged: bool = False) -> str:
+    """Return the chain of a policy, or (no tier) of a profile; of a staged policy the name that stands for it."""
+    kind = "r" if tier is None else "s" if is_staged else "p"
+    return f"bm-{kind}{direction.value[0]}-{digest(tier or '', key, salt)}"
 
 
 @functools.lru_cache(maxsize=65_536)
@@ -294,10 +297,23 @@ def _stack_chain(way: _Way) -> str:
 
 def _stack(chain: str, way: _Way, bodies: Mapping[str, Body], defaults: Mapping[str, Action]) -> Stack:
     layers = tuple(
-        Layer(tier, defaults.get(tier, Tier(tier).default), chains, any(bodies[each].can_pass for each in chains))
+        _layer(way.direction, tier, defaults.get(tier, Tier(tier).default), [bodies[each] for each in chains])
         for tier, chains in way.layers
     )
     return Stack(chain, way.direction, layers, way.profiles)
+
+
+def _layer(direction: Direction, tier: str, default: Action, bodies: list[Body]) -> Layer:
+    enforced = [body for body in bodies if not body.is_staged]
+    parts: list[str | Run] = []
+    for is_staged, group in itertools.groupby(bodies, key=lambda body: body.is_staged):
+        chains = tuple(body.chain for body in group)
+        if is_staged:
+            last = None if enforced else default
+            parts.append(Run(f"bm-u{direction.value[0]}-{digest(canonical((chains, last)))}", chains, last))
+        else:
+            parts += chains
+    return Layer(tier, default, tuple(parts), any(body.can_pass for body in enforced))
 
 
 def _kept(now: dict[str, V], last: Mapping[str, V]) -> Mapping[str, V]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import assert_never
 
+from bgpmesh.policy.attribution import NEIGHBOURS
 from bgpmesh.policy.compile import Compiler
 from bgpmesh.policy.form import (
     Body,
@@ -21,8 +22,10 @@ from bgpmesh.policy.form import (
     IsIcmp,
     IsIn,
     IsProtocol,
+    Run,
     Stack,
     Term,
+    lines_of,
 )
 from bgpmesh.policy.iptables import ICMPV6_ALLOWED, Options
 from bgpmesh.policy.model import Member, Packet
@@ -44,6 +47,7 @@ class Step:
     rule: int | None  # counted from 1
     action: str  # of Action, or "return": the host's own rules go on
     chain: str
+    is_staged: bool = False  # what would be; it decides nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +176,7 @@ def _steps(passage: _Passage, packet: Packet, options: Options) -> Iterator[Step
         yield from _through(passage, packet)
         return
     if packet.family == 6 and packet.protocol == ICMPV6 and packet.icmp and packet.icmp.type in ICMPV6_ALLOWED:
-        yield passage.step(Action.ALLOW.value, "bm-to-host")
+        yield replace(passage.step(Action.ALLOW.value, "bm-to-host"), policy=NEIGHBOURS)
         return
     steps = list(_through(passage, packet))
     yield from steps
@@ -185,10 +189,15 @@ def _through(passage: _Passage, packet: Packet) -> Iterator[Step]:
     stack, bodies = passage.stack, passage.compiled.bodies
     for layer in stack.layers:
         action: Action | None = None
-        for chain in layer.bodies:
-            action = yield from _lines(passage, bodies[chain], packet)
+        for part in layer.parts:
+            if isinstance(part, Run):
+                yield from _would_be(passage, part, layer.tier, packet)
+                continue
+            action = yield from _lines(passage, bodies[part], packet)
             if action is not None:
                 break
+        if layer.is_absent:
+            continue
         if action is None:
             action = layer.default
             yield passage.step(action.value, stack.chain, layer.tier)
@@ -209,6 +218,17 @@ def _lines(passage: _Passage, body: Body, packet: Packet) -> Generator[Step, Non
             if action is not Action.LOG:
                 return action
     return None
+
+
+def _would_be(passage: _Passage, run: Run, tier: str, packet: Packet) -> Iterator[Step]:
+    """Yield what staged policies would do, if that is anything."""
+    for body, line in lines_of(run, passage.compiled.bodies, packet.family):
+        if all(_holds(term, packet, passage.compiled) for term in line.terms):
+            step = passage.step(line.action.value, run.chain, tier)
+            yield replace(step, policy=body.policy, rule=line.rule, is_staged=True)
+            return
+    if run.default is not None:
+        yield replace(passage.step(run.default.value, run.chain, tier), is_staged=True)
 
 
 def _nearest(passage: _Passage, packet: Packet, tier: str | None) -> str:

@@ -1,5 +1,7 @@
 """The compiled form: sets, chains of lines, and who goes through which. What the renderer writes and `explain` walks.
 
+Staged policies are in it too, as runs: lines that decide nothing. A packet is counted by the first that matches.
+
 A policy or profile is a **body** in each direction it has, a chain of lines. A **stack** is all that one direction of
 a workload goes through: layers (tiers) of bodies, then profiles. Workloads with the same stack share its chain:
 they are one class. A line is all-of: what a rule says with "or" has become several lines with the rule's
@@ -13,7 +15,7 @@ import base64
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -126,6 +128,7 @@ class Body:
     policy: str  # the key people know
     lines: Mapping[int, tuple[Line, ...]]
     sets: Mapping[str, SetSource]  # by name
+    is_staged: bool = False
 
     @property
     def can_pass(self) -> bool:
@@ -134,13 +137,43 @@ class Body:
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """Staged policies that stand one after the other in a tier; one chain, which returns whatever it has found.
+
+    `default`: what would become of the rest, of a tier in which nothing is enforced; None: others decide it.
+    """
+
+    chain: str
+    bodies: tuple[str, ...]
+    default: Action | None
+
+
+@dataclass(frozen=True, slots=True)
 class Layer:
-    """A tier as one stack has it: the chains of bodies in order, and what happens where none matches."""
+    """A tier as one stack has it: the chains of bodies in order, and what happens where none matches.
+
+    Runs of staged policies stand where they would be asked. A tier that has nothing else counts as absent.
+    """
 
     tier: str
     default: Action
-    bodies: tuple[str, ...]
+    parts: tuple[str | Run, ...]
     can_pass: bool
+
+    @property
+    def bodies(self) -> tuple[str, ...]:
+        """The chains of what is enforced, in order."""
+        return tuple(part for part in self.parts if isinstance(part, str))
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """What is staged, in order."""
+        return tuple(part for part in self.parts if isinstance(part, Run))
+
+    @property
+    def is_absent(self) -> bool:
+        """Tell whether nothing of it is enforced."""
+        return not self.bodies
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,3 +221,17 @@ def canonical(value: object) -> str:
         inner = tuple(getattr(value, part.name) for part in dataclasses.fields(value))
         return type(value).__name__ + canonical(inner)
     return repr(value)
+
+
+def runs_of(stack: Stack) -> Iterator[Run]:
+    """Yield what is staged in a stack."""
+    for layer in stack.layers:
+        yield from layer.runs
+
+
+def lines_of(run: Run, bodies: Mapping[str, Body], family: int) -> Iterator[tuple[Body, Line]]:
+    """Yield the lines of a run that would decide, each with the body it comes from."""
+    for chain in run.bodies:
+        for line in bodies[chain].lines[family]:
+            if line.action is not Action.LOG:
+                yield bodies[chain], line

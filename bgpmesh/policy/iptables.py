@@ -40,8 +40,11 @@ from bgpmesh.policy.form import (
     IsIn,
     IsProtocol,
     Line,
+    Run,
     Stack,
     Term,
+    lines_of,
+    runs_of,
 )
 from bgpmesh.policy.rule import Action, Direction
 
@@ -52,6 +55,10 @@ BIN = 8  # interfaces that one dispatch chain asks for one after the other; more
 # Neighbour discovery and multicast listeners (RFC 4861 §4, RFC 2710 §3): without them a workload has no way to the
 # host's link. Not 134: a workload advertises no router.
 ICMPV6_ALLOWED = (130, 131, 132, 133, 135, 136)
+
+LOGGED_OCTETS = 128  # of a dropped packet, for who follows: its headers
+# For each rule that drops, so that a flood is shown and does not become one of messages.
+_LOG_LIMIT = "-m limit --limit 10/second --limit-burst 20"
 
 _INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}")  # IFNAMSIZ less one
 _MARK = r"0x[0-9a-f]{1,8}/0x[0-9a-f]{1,8}"
@@ -67,9 +74,12 @@ _MATCHES = "|".join(
         rf"-m (?:conn)?mark --mark {_MARK}",
         r"-m conntrack --ctstate [A-Z,]{3,30}",
         r"-m rpfilter --invert",
+        r"-m limit --limit [0-9]{1,3}/second --limit-burst [0-9]{1,3}",
     ]
 )
-_TARGET = rf"-[jg] [A-Za-z0-9._-]{{2,28}}|-j MARK --set-xmark {_MARK}|-j LOG --log-prefix bm-[a-z0-9-]{{1,25}}:"
+_NFLOG = r"-j NFLOG --nflog-group [0-9]{1,5} --nflog-prefix bm-[A-Za-z0-9._-]{1,25}:[0-9]{1,5} --nflog-size [0-9]{1,3}"
+_LOG = r"-j LOG --log-prefix bm-[a-z0-9-]{1,25}:"
+_TARGET = rf"-[jg] [A-Za-z0-9._-]{{2,28}}|-j MARK --set-xmark {_MARK}|{_LOG}|{_NFLOG}"
 _RULE = re.compile(rf"-m comment --comment bm:[A-Za-z0-9_-]{{16}}(?: (?:{_MATCHES}))* (?:{_TARGET})")
 
 
@@ -85,6 +95,7 @@ class Options:
     passed: int = 0x0200_0000
     guarded: int = 0x0400_0000
     revoked: int = 0x0100_0000  # of the connection mark: no longer allowed
+    log_group: int = 0  # of NFLOG, which hears of drops; 0: none does
 
 
 def render(compiled: Compiled, options: Options = Options()) -> dict[ChainKey, Rules]:
@@ -95,7 +106,7 @@ def render(compiled: Compiled, options: Options = Options()) -> dict[ChainKey, R
         found |= {ChainKey(family, "filter", chain): rules for chain, rules in ways.items()}
         found |= {ChainKey(family, "filter", chain): rules for chain, rules in _verdicts(compiled, family, options)}
         for (table, chain), rules in _fixed(family, options):
-            found[ChainKey(family, table, chain)] = _identified(chain, tuple(rules))
+            found[ChainKey(family, table, chain)] = _identified(chain, tuple(rules), options.log_group)
         for table, hooks in HOOKS.items():
             found |= {ChainKey(family, table, hook): _identified(hook, (f"-j bm-{hook}",)) for hook in hooks}
     return found
@@ -115,16 +126,20 @@ def _ways(compiled: Compiled, options: Options) -> _Chains:
     for direction, to_class in places.items():
         chains |= _dispatch(direction, sorted(to_class), options.prefix)
         chains |= {_own_chain(direction, name): [clear, f"-g {chain}"] for name, chain in to_class.items()}
-    return {chain: _identified(chain, tuple(rules)) for chain, rules in chains.items()}
+    return {chain: _identified(chain, tuple(rules), options.log_group) for chain, rules in chains.items()}
 
 
 def _verdicts(compiled: Compiled, family: int, options: Options) -> Iterator[tuple[str, Rules]]:
     """Yield the chains of classes, policies and profiles."""
     for chain, stack in compiled.stacks.items():
-        yield chain, _identified(chain, tuple(_stack(stack, compiled.bodies, family, options)))
+        yield chain, _identified(chain, tuple(_stack(stack, compiled.bodies, family, options)), options.log_group)
+    for run in {run.chain: run for stack in compiled.stacks.values() for run in runs_of(stack)}.values():
+        if rules := tuple(_counting(run, compiled.bodies, family)):
+            yield run.chain, _identified(run.chain, rules)
     for chain, body in compiled.bodies.items():
-        if body.lines[family]:
-            yield chain, _identified(chain, tuple(_line(line, body, family) for line in body.lines[family]))
+        if body.lines[family] and not body.is_staged:
+            lines = tuple(_line(line, body, family) for line in body.lines[family])
+            yield chain, _identified(chain, lines, options.log_group)
 
 
 def _fixed(family: int, options: Options) -> Iterator[tuple[tuple[str, str], list[str]]]:
@@ -182,17 +197,28 @@ def _stack(stack: Stack, bodies: Mapping[str, Body], family: int, options: Optio
         still = f"{_unmarked(options.passed)} " if layer.can_pass else ""
         if still:
             yield _clear(options.passed)
-        for chain in layer.bodies:
-            if bodies[chain].lines[family]:
-                yield f"{still}-j {chain}"
+        for part in layer.parts:
+            if isinstance(part, Run):
+                if any(_counting(part, bodies, family)):
+                    yield f"{still}-j {part.chain}"
+            elif bodies[part].lines[family]:
+                yield f"{still}-j {part}"
                 yield back
-        if layer.default is not Action.PASS:
+        if layer.default is not Action.PASS and not layer.is_absent:
             yield f"{still}-j DROP"
     for chain in stack.profiles:
         if bodies[chain].lines[family]:
             yield f"-j {chain}"
             yield back
     yield "-j DROP"
+
+
+def _counting(run: Run, bodies: Mapping[str, Body], family: int) -> Iterator[str]:
+    """Yield a rule for each line of staged policies that would decide, and one for the rest; none of them does."""
+    for _, line in lines_of(run, bodies, family):
+        yield " ".join([*(_term(term, family) for term in line.terms), "-j RETURN"])
+    if run.default is not None:
+        yield "-j RETURN"
 
 
 def _line(line: Line, body: Body, family: int) -> str:
@@ -221,6 +247,15 @@ def _term(term: Term, family: int) -> str:
             numbers = (f"{r.first}" if r.first == r.last else f"{r.first}:{r.last}" for r in ranges)
             return f"-m multiport {_not(is_negated)}--{end.value[0]}ports {','.join(numbers)}"
     assert_never(term)
+
+
+def _telling(chain: str, rules: tuple[str, ...], group: int) -> Iterator[str]:
+    """Yield the rules, and before each that drops one that sends its packets to a group; the prefix says whose."""
+    for place, rule in enumerate(rules):
+        if rule.endswith("-j DROP"):
+            target = f"-j NFLOG --nflog-group {group} --nflog-prefix {chain}:{place} --nflog-size {LOGGED_OCTETS}"
+            yield f"{rule.removesuffix('-j DROP')}{_LOG_LIMIT} {target}"
+        yield rule
 
 
 def _not(is_negated: bool) -> str:
@@ -252,9 +287,9 @@ def _own_chain(direction: Direction, interface: str) -> str:
 
 
 @functools.lru_cache(maxsize=65_536)
-def _identified(chain: str, rules: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the rules with their ids, each looked at."""
-    found = identified(chain, rules)
+def _identified(chain: str, rules: tuple[str, ...], log_group: int = 0) -> tuple[str, ...]:
+    """Return the rules with their ids, each looked at; where drops are followed, each with one before that tells."""
+    found = identified(chain, _telling(chain, rules, log_group) if log_group else rules)
     for text in found:
         if not _RULE.fullmatch(text):
             raise ValueError(f"{chain}: {text!r} is no rule that we write")

@@ -64,6 +64,7 @@ class Protection:
         self.objects: Mapping[Key, Value] = {}
         self.compiled = Compiler().compile(Model())
         self.options = Options()
+        self.log_group = 0  # of NFLOG, while somebody follows what is dropped
         self._compiler = Compiler()
         self._members: dict[str, tuple[Endpoint, Mapping[str, str], Member]] = {}  # to know again who did not change
 
@@ -83,7 +84,8 @@ class Protection:
         self.options = around.options
         if not is_needed:
             return {}, {}
-        return render(self.compiled, around.options), self._with_held(held) if held else dict(self.compiled.sets)
+        options = replace(around.options, log_group=self.log_group)
+        return render(self.compiled, options), self._with_held(held) if held else dict(self.compiled.sets)
 
     def _with_held(self, held: Mapping[str, frozenset[bytes]]) -> dict[str, AddressSet]:
         """Return the sets with what is held in those that other nodes' workloads may be in.

@@ -8,6 +8,7 @@ The lab is containerlab/pair.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import cast
 
 import pytest
 
+from containerlab.lab import until
 from tests.lab.nodes import BLOCKS, Node, file_of, pair
 
 SOURCE = str(Path(__file__).with_name("source.py"))
@@ -214,3 +216,88 @@ def test_connections_go_on_where_that_is_asked_for(node: Node) -> None:
     node.command("delete", "networkpolicy", "closed", "-n", "shop")
     node.configure(FILE)
     assert node.command("reload").returncode == 0
+
+
+def dropped_by(node: Node, name: str) -> float:
+    """Return what the metrics say that a policy has dropped; a reading may be some seconds old."""
+    return node.metric(rf'bgpmesh_policy_drops_total\{{policy="{re.escape(name)}"\}}')
+
+
+def test_drops_are_told_by_policy(node: Node) -> None:
+    """In the metrics, by `policy drops`, and in the steps of `explain --live`: the same packets."""
+    web, db = addresses(node, "web"), addresses(node, "db")
+    apply(node, network_policy("closed", policyTypes=["Ingress"]))
+    denied = node.metric(r'bgpmesh_policy_packets_total\{verdict="deny"\}')
+    assert dropped_by(node, "shop/closed") == 0
+    assert not passes(node, "web", db[0], tries=3)
+    node.until(lambda: dropped_by(node, "shop/closed") == 3, "the drops in the metrics")
+    assert node.metric(r'bgpmesh_policy_packets_total\{verdict="deny"\}') >= denied + 3
+
+    (row,) = (row for row in each_of(node, "policy drops") if row["policy"] == "shop/closed")
+    assert (row["tier"], row["rule"], row["direction"], row["packets"]) == ("default", None, "ingress", 3)
+    told = node.command("policy", "explain", "--from", web[0], "--to", db[0], "--protocol", "udp", "--live", "--json")
+    (*_, last) = json.loads(told.stdout)["steps"]
+    assert (last["action"], last["packets"]) == ("deny", 3)
+
+    apply(node, network_policy("web", ingress=[{"from": [{"podSelector": {"matchLabels": {"app": "web"}}}]}]))
+    assert passes(node, "web", db[0])
+    assert dropped_by(node, "shop/closed") == 3, "chains are written anew, sums go on"
+    for name in ("closed", "web"):
+        assert node.command("delete", "networkpolicy", name, "-n", "shop").returncode == 0
+
+
+def test_a_staged_policy_says_what_it_would_do(node: Node) -> None:
+    """In the metrics, by `policy drops --staged`, in `policy list` and in the explanation, and does nothing."""
+    db = addresses(node, "db")[0]
+    apply(node, network_policy("soon", policyTypes=["Ingress"]) | {"staged": True})
+    assert passes(node, "web", db)
+    would = r'bgpmesh_policy_staged_packets_total\{policy="shop/soon",verdict="deny"\}'
+    node.until(lambda: node.metric(would) == 1, "what it would have denied")
+    assert dropped_by(node, "(guard)") == 0
+    (row,) = each_of(node, "policy drops", staged=True)
+    assert (row["policy"], row["action"], row["packets"]) == ("shop/soon", "deny", 1)
+    assert any("shop/soon" in str(row["ingress"]) for row in each_of(node, "policy list"))
+    told = node.command("policy", "explain", "--from", "shop/web", "--to", "shop/db", "--json")
+    answer = json.loads(told.stdout)
+    assert (told.returncode, answer["verdict"]) == (0, "allow")
+    assert [step["action"] for step in answer["steps"] if step["staged"]] == ["deny"]
+    assert node.command("delete", "networkpolicy", "soon", "-n", "shop").returncode == 0
+
+
+def test_drops_are_followed_as_they_happen(node: Node) -> None:
+    """By two at once, over a crash of one; the rules that tell of drops are there as long as somebody looks."""
+    db = addresses(node, "db")
+    apply(node, network_policy("closed", policyTypes=["Ingress"]))
+    before = saved(node)
+    one, other = (node.lab.start("n1", ["bgpmesh", "policy", "drops", "--follow", *json]) for json in (["--json"], []))
+    for each in (one, other):
+        each.until(lambda each=each: "following" in each.output(), "the follower")  # type: ignore[misc]
+    assert before != saved(node)
+    assert not any(passes(node, "web", target, tries=1) for target in db)
+    for each in (one, other):
+        each.until(lambda each=each: each.output().count("shop/closed") == 2, "two drops")  # type: ignore[misc]
+    other.kill()
+    told = [json.loads(line) for line in one.output().splitlines() if line.startswith("{")]
+    assert [(drop["policy"], drop["rule"], drop["from"], drop["to"]) for drop in told] == [
+        ("shop/closed", None, "shop/web", "shop/db")
+    ] * 2
+    assert [drop["destination"] for drop in told] == db
+    assert {(drop["protocol"], str(drop["port"])) for drop in told} == {("udp", PORT)}
+    assert before != saved(node)
+    one.kill()
+    node.until(lambda: before == saved(node), "chains that tell of nothing")
+    one = node.lab.start("n1", ["bgpmesh", "policy", "drops", "--follow"])
+    one.until(lambda: "following" in one.output(), "the follower")
+    assert before != saved(node)
+    node.stop(SIGKILL)
+    until(lambda: not one.is_running, "the end of what was followed")
+    assert "has ended" in one.output()
+    node.start()
+    node.until(lambda: before == saved(node), "chains that tell of nothing, after a crash")
+    assert "drift" not in node.daemon.output()
+    assert node.command("delete", "networkpolicy", "closed", "-n", "shop").returncode == 0
+
+
+def each_of(node: Node, command: str, **args: object) -> list[JsonObject]:
+    """Return the rows of an answer."""
+    return cast("list[JsonObject]", node.ask(command, **args))

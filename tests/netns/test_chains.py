@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import pytest
 
@@ -26,6 +27,7 @@ from bgpmesh.kernel import chains as kernel_chains
 from bgpmesh.kernel import sets as kernel_sets
 from bgpmesh.kernel.chains import ChainsEdge, uninstall
 from bgpmesh.kernel.sets import IN_PLACE, Sets
+from bgpmesh.policy.attribution import Counters
 from bgpmesh.policy.chains import HASH_IP_PORT, HASH_NET, AddressSet, ChainKey, identified, member_text, port_member
 from bgpmesh.route.nlri import parse_nlri
 from bgpmesh.workload.endpoint import Endpoint
@@ -89,6 +91,8 @@ class World:
     attached: tuple[Endpoint, ...] = ()  # workloads that the daemon knows from the beginning
     events: list[Event] = field(default_factory=list)
     applied: list[float] = field(default_factory=list)
+    known: tuple[Event, ...] = ()  # what the engine hears before it looks at anything
+    counters: Counters = field(default_factory=Counters)
     engine: Engine = field(init=False)
     edge: ChainsEdge = field(init=False)
 
@@ -102,11 +106,18 @@ class World:
         lines = run(program).splitlines()
         return [line.partition(" [")[0] for line in lines if not line.startswith("#")]
 
+    def filters(self) -> list[str]:
+        """Return all rules of the tables that decide, both families, without counters."""
+        tables = [(family, table) for family in ("iptables", "ip6tables") for table in ("filter", "mangle", "raw")]
+        saved = [run(f"{family}-{self.backend}-save", "-t", table).splitlines() for family, table in tables]
+        return [line for lines in saved for line in lines if line.startswith("-A")]
+
     def report(self, event: Event) -> None:
         """Let the engine hear it."""
         self.events.append(event)
         self.engine.handle(event, time.monotonic())
         self.engine.work(1000, time.monotonic())
+        self.counters.know(self.engine.chains.wanted, self.engine.protection.compiled)
         self.edge.kick()
 
     def reload(self, text: str) -> None:
@@ -121,10 +132,13 @@ class World:
         self.engine = Engine(config.effective(config.parse(self.text, "f.toml"), "n1"), (), lambda: 0.0)
         for endpoint in self.attached:
             self.engine.handle(EndpointAdded(endpoint), time.monotonic())
+        for event in self.known:
+            self.engine.handle(event, time.monotonic())
         self.engine.work(1000, time.monotonic())
         self.events.clear()
         self.applied.clear()
-        self.edge = ChainsEdge(self.engine.chains, self.engine.sets, self.report, on_apply=self.applied.append)
+        edge = partial(ChainsEdge, counters=self.counters, on_apply=self.applied.append)
+        self.edge = edge(self.engine.chains, self.engine.sets, self.report)
         await self.edge.start()
         await self.edge.settle()
         task = asyncio.create_task(self.edge.run())

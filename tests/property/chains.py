@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import ipaddress
 import struct
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bgpmesh.policy.chains import AddressSet
+from bgpmesh.policy.chains import AddressSet, ids_of
 from bgpmesh.policy.model import Packet
 from bgpmesh.route.nlri import IPAddress, Nlri, network_of
 
@@ -53,19 +54,24 @@ class Flow:
     mark: int = 0
     connmark: int = 0
     logged: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
 
 
 class Host:
-    """One family's filter table and its sets."""
+    """One family's filter table and its sets; `seen` counts for each chain and id of a rule what the rule matched."""
 
     def __init__(self, chains: Mapping[str, list[str]], sets: Mapping[str, AddressSet]) -> None:
         self._chains, self._sets = chains, sets
+        self.seen: Counter[tuple[str, str]] = Counter()
 
     def run(self, chain: str, flow: Flow) -> str | None:
         """Return ACCEPT, DROP, or None where the chain is left without a verdict."""
         position = 0
         while position < len(self._chains[chain]):
-            target = self._target(self._chains[chain][position].split(), flow)
+            rule = self._chains[chain][position]
+            target = self._target(rule.split(), flow)
+            if target is not None:
+                self.seen[chain, ids_of([rule])[0]] += 1
             position += 1
             match target:
                 case ["-j", "ACCEPT" | "DROP" as verdict]:
@@ -75,8 +81,9 @@ class Host:
                 case ["-j", "MARK", "--set-xmark", bits]:
                     value, mask = (int(part, 16) for part in bits.split("/"))
                     flow.mark = (flow.mark & ~mask) ^ value
-                case ["-j", "LOG", "--log-prefix", prefix]:
-                    flow.logged.append(prefix)
+                case ["-j", "LOG" | "NFLOG" as how, *words]:
+                    prefix = words[words.index(f"--{how.lower()}-prefix") + 1]
+                    (flow.logged if how == "LOG" else flow.told).append(prefix)
                 case ["-j", other]:
                     verdict_there = self.run(other, flow)
                     if verdict_there is not None:
@@ -128,7 +135,7 @@ class Host:
 def _matches(option: str, value: str, flow: Flow) -> bool:
     packet = flow.packet
     match option:
-        case "--comment":
+        case "--comment" | "--limit" | "--limit-burst":
             return True
         case "-i" | "-o":
             name = flow.into if option == "-i" else flow.out

@@ -78,9 +78,9 @@ def direction_allows(model: Model, packet: Packet, member: Member, direction: Di
     return False
 
 
-def selects(policy: Policy, labels: Mapping[str, str], direction: Direction) -> bool:
-    """Tell whether the policy is in force on who has these labels."""
-    is_off = policy.is_staged or policy.is_untracked or policy.is_pre_dnat
+def selects(policy: Policy, labels: Mapping[str, str], direction: Direction, *, staged: bool = False) -> bool:
+    """Tell whether the policy is in force on who has these labels; with `staged`, or would be."""
+    is_off = (policy.is_staged and not staged) or policy.is_untracked or policy.is_pre_dnat
     return not is_off and direction in policy.types and matches(policy.selector, labels)
 
 

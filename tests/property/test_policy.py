@@ -10,9 +10,10 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bgpmesh.policy.attribution import Counters
 from bgpmesh.policy.chains import ChainKey, Rules, restore_text
 from bgpmesh.policy.compile import Compiler
-from bgpmesh.policy.explain import explain, judge, why_not
+from bgpmesh.policy.explain import Step, explain, judge, why_not
 from bgpmesh.policy.form import Compiled
 from bgpmesh.policy.iptables import Options, render
 from bgpmesh.policy.model import Member, Model, Packet
@@ -32,7 +33,7 @@ from bgpmesh.policy.rule import (
 )
 from bgpmesh.policy.selector import parse
 from tests.property.chains import Flow, Host, Tables, restore
-from tests.property.oracle import holder, passes
+from tests.property.oracle import first_match, holder, labels_of, passes, selects
 
 HERE_1, HERE_2, THERE, NOBODY_KNOWS, OUTSIDE, HOST = range(6)
 PLACES = {
@@ -190,8 +191,8 @@ def restored(tables: dict[int, Tables], old: dict[ChainKey, Rules], new: dict[Ch
 EMPTY: dict[int, Tables] = {4: {}, 6: {}}
 
 
-def verdict(model: Model, compiled: Compiled, tables: dict[int, Tables], packet: Packet) -> bool:
-    """Return what the chains do with a packet, at the hook where it comes by."""
+def met(model: Model, packet: Packet) -> tuple[str, Flow]:
+    """Return the hook where a packet comes by, and the packet on its way."""
     source, destination = holder(model, packet.source), holder(model, packet.destination)
     flow = Flow(packet, (source and source.interface) or "eth0", (destination and destination.interface) or "eth0")
     hook = "bm-FORWARD"
@@ -199,6 +200,12 @@ def verdict(model: Model, compiled: Compiled, tables: dict[int, Tables], packet:
         hook, flow.out = "bm-INPUT", ""
     elif packet.source in model.addresses:
         hook, flow.into = "bm-OUTPUT", ""
+    return hook, flow
+
+
+def verdict(model: Model, compiled: Compiled, tables: dict[int, Tables], packet: Packet) -> bool:
+    """Return what the chains do with a packet, at the hook where it comes by."""
+    hook, flow = met(model, packet)
     answer = Host(tables[packet.family]["filter"], compiled.sets).run(hook, flow)
     assert hook != "bm-FORWARD" or answer is not None
     return answer != "DROP"
@@ -218,6 +225,79 @@ def test_the_oracle_the_explanation_and_the_chains_agree(model: Model, first: in
         here = passes(model, packet, to_host=to_host, only_here=True)
         assert here is verdict(model, compiled, tables, packet)
         assert may_pass(packet) is here
+
+
+@settings(max_examples=100)
+@given(models(), st.integers(0, 6), TO_HOST, st.sampled_from([0, 7077]))
+def test_what_the_rules_count_is_put_down_to_the_steps_of_the_explanation(
+    model: Model, first: int, options: Options, group: int
+) -> None:
+    """Each step here that has rules of its own has counted the packet, and one thing is held to account for a drop.
+
+    Who follows hears of that one, and of no other; and following changes no verdict.
+    """
+    options = replace(options, log_group=group)
+    compiled = Compiler().compile(model)
+    rendered = render(compiled, options)
+    tables = restored(EMPTY, {}, rendered)
+    for packet in PACKETS[first::7]:
+        counters = Counters()
+        counters.know(rendered, compiled)
+        host = Host(tables[packet.family]["filter"], compiled.sets)
+        hook, flow = met(model, packet)
+        is_dropped = host.run(hook, flow) == "DROP"
+        counts: dict[ChainKey, dict[str, tuple[int, int]]] = {}
+        for (chain, rule), count in host.seen.items():
+            counts.setdefault(ChainKey(packet.family, "filter", chain), {})[rule] = (count, 100 * count)
+        counters.read(counts)
+        here = passes(model, packet, to_host=options.to_host != "deny", only_here=True)
+        assert here is not is_dropped
+        assert counters.by_verdict["deny"] == is_dropped == sum(counters.drops().values())
+        told = [counters.told[packet.family, prefix] for prefix in flow.told]
+        assert len(told) == (1 if group and is_dropped else 0)
+        assert all(counters.drops()[cause.name] == 1 for cause in told)
+        steps = explain(compiled, packet, options).steps
+        for step in steps:
+            found = counters.of(packet.family, (step.chain, step.action, step.tier, step.policy, step.rule))
+            if model.members[step.workload].interface is not None and found is not None:
+                count = steps.count(step)  # more than one of a log rule that is several lines
+                assert found == (count, 100 * count), step
+
+
+def enforced(model: Model) -> Model:
+    """Return the model without what is staged."""
+    return replace(model, policies=tuple(policy for policy in model.policies if not policy.is_staged))
+
+
+@settings(max_examples=150)
+@given(models(), st.integers(0, 6), st.sets(st.integers(0, 3), min_size=1))
+def test_staged_policies_change_no_verdict_and_say_what_they_would_do(
+    model: Model, first: int, chosen: set[int]
+) -> None:
+    """In the explanation and in the chains; of a tier that has no other, that is what the oracle says of it."""
+    policies = [replace(policy, is_staged=n in chosen) for n, policy in enumerate(model.policies)]
+    model = replace(model, policies=tuple(policies))
+    compiled, without = Compiler().compile(model), Compiler().compile(enforced(model))
+    tables = restored(EMPTY, {}, render(compiled))
+    tiers = {tier.name: tier for tier in model.tiers}
+    for packet in PACKETS[first::7]:
+        found, plain = explain(compiled, packet), explain(without, packet)
+        assert (found.verdict, found.unknown) == (plain.verdict, plain.unknown)
+        assert [place(step) for step in found.steps if not step.is_staged] == [place(step) for step in plain.steps]
+        here = passes(model, packet, to_host=False, only_here=True)
+        assert here is verdict(model, compiled, tables, packet)
+        for step in found.steps:
+            labels = labels_of(model, model.members[step.workload])
+            own = [p for p in model.policies if p.tier == step.tier and selects(p, labels, step.direction, staged=True)]
+            if step.is_staged and all(policy.is_staged for policy in own):
+                own.sort(key=lambda policy: (policy.order, policy.namespace or "", policy.name))
+                action = first_match(model, packet, [rule for policy in own for rule in policy.rules(step.direction)])
+                assert step.action == (action or tiers[step.tier or ""].default).value
+
+
+def place(step: Step) -> tuple[object, ...]:
+    """Return a step without the chain of a class, which has another name where something is staged."""
+    return step.direction, step.workload, step.tier, step.policy, step.rule, step.action
 
 
 def mixed(model: Model) -> Model:

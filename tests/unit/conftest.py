@@ -24,6 +24,7 @@ from bgpmesh.events import (
 )
 from bgpmesh.peering.message import Capabilities, EndOfRib, GracefulRestart, Keepalive, Negotiated, Open
 from bgpmesh.peering.session import Send
+from bgpmesh.policy.attribution import Counters
 from bgpmesh.policy.store import Store
 from bgpmesh.route.attributes import Asn, AsPath, Origin, PathAttributes, RouterId, SegmentKind
 from bgpmesh.route.nlri import Family, parse_nlri
@@ -69,6 +70,7 @@ class Running:
 
     engine: Engine
     store: Store = field(default_factory=Store)
+    counters: Counters = field(default_factory=Counters)
     started_at: float = 10.0
     generation: int = 3
     problems: list[str] = field(default_factory=list)
@@ -78,6 +80,9 @@ class Running:
     def reasons(self) -> list[str]:
         """Return why it is not ready."""
         return self.problems
+
+    async def freshen(self) -> None:
+        """Read nothing."""
 
     def now(self) -> float:
         """Return the second."""

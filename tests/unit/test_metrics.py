@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bgpmesh import __version__
 from bgpmesh.metrics import Metrics
 from bgpmesh.route.path import PeerName
+from tests.unit.policy.test_attribution import BAD, WEB, made, policy, rule_of
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Running
@@ -51,7 +53,9 @@ def test_the_series_are_those_of_the_contract(running: Running) -> None:
         "loop_lag_seconds",
         "messages_total",
         "policy_apply_seconds",
+        "policy_drops_total",
         "policy_errors_total",
+        "policy_packets_total",
         "policy_rules",
         "pool_addresses",
         "ready",
@@ -118,3 +122,19 @@ def test_the_library_is_loaded_by_the_first_scrape() -> None:
     program = "import sys, bgpmesh.daemon\nprint(*{'prometheus_client', 'http', 'email'}.intersection(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout.split() == []
+
+
+def test_drops_are_there_by_policy_before_there_are_any(running: Running) -> None:
+    """And so is what is fixed, so that the first drop is an increase; a staged policy has a series of its own."""
+    chains, compiled = made(policy("web", BAD), replace(policy("next", WEB), is_staged=True))
+    running.counters.know(chains, compiled)
+    metrics = Metrics(running, per_peer=True)
+    assert one(metrics.render(), "policy_drops_total", policy="shop/web") == 0
+    assert one(metrics.render(), "policy_drops_total", policy="(spoofed)") == 0
+    key, rule = rule_of(chains, compiled, "shop/web")
+    running.counters.read({key: {rule: (3, 300)}})
+    text = metrics.render()
+    assert one(text, "policy_drops_total", policy="shop/web") == 3
+    assert one(text, "policy_packets_total", verdict="deny") == 3
+    assert one(text, "policy_packets_total", verdict="established") == 0
+    assert one(text, "policy_staged_packets_total", policy="shop/next", verdict="allow") == 0

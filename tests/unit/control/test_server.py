@@ -9,6 +9,7 @@ import resource
 import select
 import socket
 import stat
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,10 +17,31 @@ from pathlib import Path
 import pytest
 
 from bgpmesh.control import client, server
-from bgpmesh.control.server import ControlServer, Request, RequestError
+from bgpmesh.control.server import ControlServer, Request, RequestError, Stream
 from bgpmesh.errors import ConfigError, Problem, refused
 
 PATIENCE_S = 60.0
+
+
+class Numbers:
+    """Something to follow: numbers as fast as they are taken, or one and then silence."""
+
+    closed = 0
+
+    def __init__(self, *, is_endless: bool) -> None:
+        self._number = 0
+        self._is_endless = is_endless
+
+    async def __anext__(self) -> object:
+        """Return the next."""
+        if self._number and not self._is_endless:
+            await asyncio.Event().wait()
+        self._number += 1
+        return [self._number, "x" * 1000]
+
+    async def aclose(self) -> None:
+        """Count those that have ended."""
+        Numbers.closed += 1
 
 
 async def echo(request: Request) -> object:
@@ -33,6 +55,8 @@ async def echo(request: Request) -> object:
             return [os.read(descriptor, 100).decode() for descriptor in request.descriptors]
         case "large":
             return (["x" * 1000, number] for number in range(2000))
+        case "follow":
+            return Stream("go", Numbers(is_endless=bool(request.args.get("endless"))))
         case _:
             return {"command": request.command, "args": request.args}
 
@@ -294,3 +318,93 @@ def test_the_client_says_that_nobody_is_there(path: str, listener: socket.socket
     Path(path).unlink()
     with pytest.raises(client.NoDaemonError, match="No such file"):
         client.call(path, "status", {})
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Poll until something is so."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+async def closed(count: int) -> None:
+    """Wait until so many have ended that were followed."""
+    await until(lambda: Numbers.closed >= count)
+
+
+def test_what_is_followed_goes_on_line_by_line(path: str) -> None:
+    """And ends when the client hangs up, also while nothing comes; others are answered meanwhile."""
+
+    def follow(count: int, **args: object) -> list[object]:
+        found = []
+        for told in client.follow(path, "follow", args):
+            found.append(told)
+            if len(found) == count:
+                break
+        return found
+
+    async def scenario() -> None:
+        before = Numbers.closed
+        told = await asyncio.to_thread(follow, 4, endless=True)
+        assert told == ["go", *([number, "x" * 1000] for number in (1, 2, 3))]
+        await closed(before + 1)
+        silent = asyncio.create_task(asyncio.to_thread(follow, 2))
+        assert await ask(path, "peers", {}) == {"command": "peers", "args": {}}
+        assert len(await silent) == 2
+        await closed(before + 2)
+
+    served(path, scenario)
+
+
+def test_who_follows_may_ask_for_something_else(path: str) -> None:
+    """Then no more of it comes, and the answer does."""
+
+    async def scenario() -> None:
+        before = Numbers.closed
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(b'{"command": "follow"}\n')
+        assert json.loads(await reader.readline()) == {"result": "go"}
+        assert "next" in json.loads(await reader.readline())
+        writer.write(b'{"command": "peers"}\n')
+        assert json.loads(await reader.readline())["result"]["command"] == "peers"
+        assert Numbers.closed == before + 1
+        writer.close()
+
+    served(path, scenario)
+
+
+def test_who_follows_and_does_not_read_is_left(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As any client that takes no piece of its answer."""
+    monkeypatch.setattr(server, "SEND_TIMEOUT_S", 0.2)
+
+    async def scenario() -> None:
+        before = Numbers.closed
+        _, writer = await asyncio.open_unix_connection(path, limit=1)
+        writer.write(b'{"command": "follow", "args": {"endless": true}}\n')
+        await closed(before + 1)
+        writer.close()
+
+    served(path, scenario)
+
+
+def test_the_end_of_the_daemon_ends_what_is_followed(path: str) -> None:
+    """The client hears that nobody is there any more."""
+    told: list[object] = []
+
+    def follow() -> None:
+        told.extend(client.follow(path, "follow", {}))
+
+    async def whole() -> None:
+        control = ControlServer(path, echo, "n1")
+        control.start()
+        running = asyncio.create_task(control.run())
+        following = asyncio.create_task(asyncio.to_thread(follow))
+        await until(lambda: len(told) == 2)
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+        with pytest.raises(client.NoDaemonError, match="has ended"):
+            await following
+
+    asyncio.run(whole())

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -31,6 +31,7 @@ from bgpmesh.route.nlri import parse_nlri
 from bgpmesh.workload.endpoint import Endpoint
 from bgpmesh.workload.floating import FloatingIp
 from tests.flat import pairs, protect
+from tests.unit.policy.test_attribution import BAD, WEB, made, policy, rule_of
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Running
@@ -261,3 +262,66 @@ def test_status_names_policies_that_ask_for_more_than_is_known(running: Running)
     assert ("workload default/far", "ip") in warned()
     engine.handle(replace(engine.configured, owners=engine.configured.owners[:1]), 93.0)
     assert [] == warned(), "it is the only node"
+
+
+def test_drops_and_steps_carry_what_the_rules_have_seen(running: Running) -> None:
+    """By rule, the most first, with the workload where it can only be one; zero is a number and no rule is none."""
+    chains, compiled = made(policy("web", BAD, WEB), replace(policy("next", WEB), is_staged=True))
+    running.counters.know(chains, compiled)
+    running.engine.protection.compiled = compiled
+    for name, number, count in (("shop/web", 1, 3), ("(invalid)", None, 5)):
+        key, rule = rule_of(chains, compiled, name, number)
+        running.counters.read({key: {rule: (count, 100 * count)}})
+    first, second = cast("list[dict[str, object]]", asked(running, "policy drops", {}))
+    assert (first["policy"], first["packets"], first["workload"]) == ("(invalid)", 5, None)
+    shown = {"policy": "shop/web", "tier": "default", "rule": 1, "action": "deny", "direction": "ingress"}
+    assert shown | {"workload": "shop/db", "workloads": 1, "packets": 3, "bytes": 300} == {
+        key: value for key, value in second.items() if key != "chain"
+    }
+    assert tables.drops([first, second]).splitlines()[2].split()[0] == "shop/web"
+    assert tables.drops([]) == "nothing was dropped"
+    assert asked(running, "policy drops", {"staged": True}) == []
+    question: dict[str, object] = {"from": "192.0.2.7", "to": "shop/db", "port": "80", "live": True}
+    told = cast("dict[str, list[dict[str, object]]]", asked(running, "policy explain", question))
+    keys = ("policy", "rule", "action", "packets", "bytes", "staged")
+    assert [tuple(step[key] for key in keys) for step in told["steps"]] == [
+        ("shop/next", 1, "allow", 0, 0, True),
+        ("shop/web", 1, "deny", 3, 300, False),
+    ]
+    assert "allow (staged)" in tables.explanation(told)
+    question["from"] = "198.51.100.7"
+    told = cast("dict[str, list[dict[str, object]]]", asked(running, "policy explain", question))
+    assert [(step["policy"], step["packets"]) for step in told["steps"]] == [("shop/next", 0), ("shop/web", 0)]
+    (row,) = cast("list[dict[str, list[dict[str, object]]]]", asked(running, "policy list", {}))
+    assert (row["ingress"][0]["policies"], row["ingress"][0]["staged"]) == (["shop/web"], ["shop/next"])
+
+
+DROP: dict[str, object] = {
+    "time": None,
+    "policy": "shop/db",
+    "tier": "default",
+    "rule": 2,
+    "direction": "ingress",
+    "workload": "shop/db",
+    "from": "shop/web",
+    "to": "shop/db",
+    "source": "fd00::1",
+    "destination": "fd00::2",
+    "protocol": "udp",
+    "source_port": 4000,
+    "port": 53,
+    "icmp": None,
+}
+
+
+def test_a_drop_is_a_line() -> None:
+    """Who dropped it, whose it was, and its ends; control characters are nobody's to send."""
+    assert tables.drop(DROP) == (
+        "- shop/db rule 2 ingress of shop/db: udp [fd00::1]:4000 (shop/web) > [fd00::2]:53 (shop/db)"
+    )
+    echo = DROP | {"rule": None, "protocol": "icmp", "icmp": "8/0", "source": "10.0.0.1", "destination": "10.0.0.2"}
+    echo |= dict.fromkeys(("source_port", "port", "from"))
+    assert tables.drop(echo) == "- shop/db default ingress of shop/db: icmp 8/0 10.0.0.1 > 10.0.0.2 (shop/db)"
+    spoofed = DROP | {"policy": "(spoofed)\x1b[2J"} | dict.fromkeys(("tier", "rule", "direction", "to"))
+    assert tables.drop(spoofed).startswith("- (spoofed)?[2J of shop/db: udp [fd00::1]:4000")
+    assert tables.drop({"lost": 3}) == "(3 or more were too fast to be shown)"

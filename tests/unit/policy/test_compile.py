@@ -98,9 +98,9 @@ def test_tiers_and_policies_stand_in_order() -> None:
 
 
 def test_what_is_not_enforced_on_workloads_is_in_no_stack() -> None:
-    """Staged policies are left out, and those of hosts before connection tracking or address translation."""
+    """Those of hosts before connection tracking or address translation are left out."""
     any_ = policy("any")
-    policies = (replace(any_, is_staged=True), replace(any_, is_untracked=True), replace(any_, is_pre_dnat=True))
+    policies = (replace(any_, is_untracked=True), replace(any_, is_pre_dnat=True))
     assert [] == stack(Compiler().compile(replace(MODEL, policies=policies)), "shop/web")
 
 
