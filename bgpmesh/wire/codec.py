@@ -735,7 +735,7 @@ class _Reading:
             ext_communities=tuple(
                 sorted(c for (c,) in set(struct.iter_unpack("8s", arrays.get(EXT_COMMUNITIES, b""))))
             ),
-            large_communities=tuple(sorted(set(struct.iter_unpack("!III", arrays.get(LARGE_COMMUNITIES, b""))))),
+            large_communities=_large_communities(arrays.get(LARGE_COMMUNITIES, b"")),
             other=tuple(self._other),
         )
 
@@ -753,6 +753,12 @@ class _Reading:
             if self._is_external and kind in {SegmentKind.CONFED_SEQUENCE, SegmentKind.CONFED_SET}:
                 raise _TreatAsWithdraw("as_path has a confederation segment from outside (RFC 5065 §5)")
         return read
+
+
+@functools.lru_cache(maxsize=4_096)
+def _large_communities(packed: bytes) -> tuple[tuple[int, int, int], ...]:
+    """Return them sorted, each once; one object for the same, which many nodes say of workloads (`policy.identity`)."""
+    return tuple(sorted(set(struct.iter_unpack("!III", packed))))
 
 
 def _aggregator_malformation(item: _Item) -> str:

@@ -9,10 +9,12 @@ import pytest
 
 from bgpmesh.policy.compile import Compiler
 from bgpmesh.policy.explain import Explanation, explain, why_not
+from bgpmesh.policy.identity import encode
 from bgpmesh.policy.iptables import Options
 from bgpmesh.policy.model import Member, Model, Packet
 from bgpmesh.policy.rule import TCP, Action, Direction, Icmp, Policy, PortRange, Profile, Rule, Side, Tier
 from bgpmesh.policy.selector import parse
+from bgpmesh.route.nlri import host_nlri
 
 MISSES = "rule 2 of shop/db would allow it but for"
 HOST, OUTSIDE = "192.0.2.1", "198.51.100.7"
@@ -180,3 +182,32 @@ def test_why_not_names_the_rule_that_denies_and_every_direction_that_does() -> N
     out = Policy("out", None, types=frozenset({Direction.EGRESS}), egress=(Rule(Action.DENY),))
     found = why_not(Compiler().compile(replace(MODEL, policies=(DB_POLICY, out))), packet("10.0.1.1", "10.0.1.2", 80))
     assert ("egress of shop/web: rule 1 of out denies it", "ingress of shop/db") == (found[0], found[1].split(":")[0])
+
+
+@pytest.mark.parametrize(
+    ("action", "side", "verdict"),
+    [
+        (Action.ALLOW, Side(selector=parse("app == 'web'")), Action.ALLOW),
+        (Action.ALLOW, Side(selector=parse("app == 'db'")), Action.DENY),
+        (Action.ALLOW, Side(not_selector=parse("app == 'db'")), Action.ALLOW),
+        (Action.ALLOW, Side(not_selector=parse("app == 'web'")), Action.DENY),
+        (Action.ALLOW, Side(selector=parse("app contains 'w'")), Action.DENY),
+        (Action.ALLOW, Side(not_selector=parse("app contains 'x'")), Action.DENY),
+        (Action.DENY, Side(selector=parse("app == 'db'")), Action.ALLOW),
+        (Action.DENY, Side(not_selector=parse("app == 'web'")), Action.ALLOW),
+        (Action.DENY, Side(selector=parse("app contains 'x'")), Action.DENY),
+        (Action.DENY, Side(not_selector=parse("app contains 'w'")), Action.DENY),
+    ],
+)
+def test_a_workload_known_by_hashes_is_unknown_to_what_they_do_not_answer(
+    action: Action, side: Side, verdict: Action
+) -> None:
+    """No rule that allows means it there, negated or not, and every one that denies does; it is listed as known so."""
+    rules = (Rule(action, source=side), *([Rule(Action.ALLOW)] if action is Action.DENY else []))
+    compiler = Compiler()
+    far = host_nlri(ipaddress.ip_address("10.0.9.9"))
+    compiler.learn({far: encode({"projectcalico.org/namespace": "shop", "app": "web"})})
+    model = replace(MODEL, policies=(replace(DB_POLICY, ingress=rules),), remote=compiler.remote)
+    found = explain(compiler.compile(model), packet("10.0.9.9", "10.0.1.2"))
+    assert verdict is found.verdict
+    assert "a workload of another node, known by its address and hashes" in found.unknown[0]
