@@ -90,8 +90,8 @@ SLICE = 20_000
 TURN_S = 0.005
 # Events waiting for the engine from which on sockets are not read: the peers' TCP holds the rest.
 BUSY = 64
-# A workload that is not connected by then is given up.
-ATTACH_S = 10.0
+# A workload that is not connected by then is given up: longer than chains wait for others (kernel/chains.py).
+ATTACH_S = 30.0
 # What a daemon is built with, so that a reload cannot change it.
 FIXED_SECTIONS = ("kernel", "workload", "metrics", "control", "state")
 # The lag of the loop is measured this often.

@@ -898,6 +898,7 @@ class Engine:
         self.sets.observe_all(event.sets)
         if changed:
             self._drifted(len(changed), "changed by somebody else", value=", ".join(changed))
+            self.review.generation += 1  # something may have begun meanwhile that nothing allows
         self._open_and_close()
         self._lead()
 

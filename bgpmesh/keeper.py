@@ -17,7 +17,7 @@ from bgpmesh.policy.objects import Remark
 from bgpmesh.policy.store import Answer, Store
 from bgpmesh.state import State
 
-WATCH_S = 2.0  # the policy directory is looked at this often
+WATCH_S = 1.0  # the policy directory is looked at this often; a change counts when it is as old
 
 
 class Keeper:
@@ -44,8 +44,8 @@ class Keeper:
             return False
         for remark in self.store.restore(kept.value or {}):
             log.error("object.lost", value=remark.object, reason=_words(remark))
-        self._stamps = found = objects.stamps(directory)
-        self._take(found if isinstance(found, str) else objects.read_all(directory, sorted(found)))
+        self._stamps, found = objects.snapshot(directory)
+        self._take(found)
         self._report(ObjectsChanged(self.store.objects()))
         return True
 
@@ -78,18 +78,22 @@ class Keeper:
         return self._changed(self.store.delete_named(kind, name, namespace))
 
     async def watch(self, directory: Callable[[], Path]) -> None:
-        """Take what changes in the policy directory, until cancelled."""
+        """Take what changes in the policy directory, until cancelled.
+
+        Nothing is taken as long as it goes on changing: a file that is being written is empty at first, and an empty
+        one deletes what stood in it.
+        """
+        seen = self._stamps
         while not self._unknown:
             await asyncio.sleep(WATCH_S)
             place = directory()
-            found = await asyncio.to_thread(objects.stamps, place)
-            if found == self._stamps:
+            before, seen = seen, await asyncio.to_thread(objects.stamps, place)
+            if seen != before or seen == self._stamps:
                 continue
-            self._stamps = found
-            if isinstance(found, str):
+            stamps, found = await asyncio.to_thread(objects.snapshot, place)
+            if stamps == seen:
+                self._stamps = stamps
                 self._take(found)
-            else:
-                self._take(await asyncio.to_thread(objects.read_all, place, sorted(found)))
 
     def _take(self, found: Mapping[str, list[object] | str] | str) -> None:
         before = self.store.problems()

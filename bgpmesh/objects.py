@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 LARGEST = 16 << 20  # octets of one file
+TRIES = 5  # to find a directory at rest
 _SUFFIXES = {".json": "json", ".toml": "toml", ".yaml": "yaml", ".yml": "yaml"}
 
 Stamp = tuple[int, ...]
@@ -70,7 +71,10 @@ def read(path: Path) -> list[object]:
 
 
 def stamps(directory: Path) -> Stamps | str:
-    """Return when each file of objects in a directory was changed (inode, time, size), or why that cannot be told."""
+    """Return when each file of objects in a directory was changed (inode, time, size), or why that cannot be told.
+
+    The time is that of the last change of any kind: one that may be read again has not been written to.
+    """
     found: dict[str, Stamp] = {}
     try:
         with os.scandir(directory) as entries:
@@ -78,12 +82,28 @@ def stamps(directory: Path) -> Stamps | str:
                 if not entry.name.startswith(".") and Path(entry.name).suffix.lower() in _SUFFIXES:
                     try:
                         stat = entry.stat()  # of what a symbolic link leads to: a ConfigMap is made of them
-                        found[entry.name] = (stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size)
+                        found[entry.name] = (stat.st_dev, stat.st_ino, stat.st_ctime_ns, stat.st_size)
                     except OSError as error:
                         found[entry.name] = (error.errno or 0,)
     except OSError as error:
         return f"{directory} cannot be read: {error.strerror}"
     return found
+
+
+def snapshot(directory: Path) -> tuple[Stamps | str, dict[str, list[object] | str] | str]:
+    """Return the stamps, and the documents of each file or why it cannot be read, as they were at one moment.
+
+    Where somebody is about to change the files it takes a few tries; if he never stops, it is what was read last.
+    """
+    found = stamps(directory)
+    for _ in range(TRIES):
+        if isinstance(found, str):
+            return found, found
+        before, documents = found, read_all(directory, sorted(found))
+        found = stamps(directory)
+        if found == before:
+            break
+    return before, documents
 
 
 def read_all(directory: Path, names: Sequence[str]) -> dict[str, list[object] | str]:

@@ -8,8 +8,9 @@ Rules:
  2. A table is written in one transaction, which holds the chains that changed and no other; a table that is refused
     stops no other.
  3. Nothing is read before a write but the built-in chain that is about to change. Hooks are looked at every few
-    seconds, since others insert and flush there; where one is not as we left it, and each minute, and
-    after a refusal, everything is read back. Repairs are the engine's business: it hears what there is.
+    seconds, since others insert and flush there; where one is not as we left it, and after a refusal, and from time
+    to time, everything is read back: as often as can be had for a fiftieth of the time, each minute at least.
+    Repairs are the engine's business: it hears what there is, if that is news.
     What policies have counted is read with it, when somebody asks, and before their chains are written anew.
  4. Where nothing is wanted and no set of ours is found, iptables is never called.
  5. All of it happens in one thread, so what was read is older than what is written next.
@@ -64,7 +65,8 @@ from bgpmesh.route.nlri import IPAddress, Nlri, network_of
 P = ParamSpec("P")
 R = TypeVar("R")
 
-READ_BACK_S = 60.0
+READ_BACK_S = 60.0  # at most between two
+REST = 50  # times as long as a read-back took, until the next
 HOOKS_S = 5.0
 TICK_S = 1.0  # retries are due at times that the engine sets behind our back
 MOST = 1 << 20  # keys of one round: a table is one transaction, whatever its size
@@ -72,7 +74,7 @@ MOST = 1 << 20  # keys of one round: a table is one transaction, whatever its si
 FAMILIES = (4, 6)
 _PROGRAM = {4: "iptables", 6: "ip6tables"}
 _BACKENDS = ("nft", "legacy")
-_LOCK_WAIT_S = 5  # for the lock that every iptables-legacy of the host takes
+_LOCK_WAIT_S = 20  # for the lock that every iptables-legacy of the host takes: others write large tables
 _PATIENCE_S = 30.0  # for one run of the program
 # linux/netfilter/nfnetlink.h and nf_tables.h
 _NETLINK_NETFILTER, _NFTABLES, _BATCH_BEGIN, _BATCH_END = 12, 10, 0x10, 0x11
@@ -105,6 +107,7 @@ class ChainsEdge:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="chains")
         self._awake = asyncio.Event()
         self._read_at = 0.0
+        self._rest_s = READ_BACK_S
         self._looked_at = 0.0
         self._counted_at = -math.inf
         self._counting = asyncio.Lock()
@@ -114,7 +117,7 @@ class ChainsEdge:
     async def start(self) -> None:
         """Read back what is there and report it, if anything of ours is there or wanted."""
         if await self._in_thread(self._host.set_names) or self._chains.wanted:
-            await self._read_back()
+            await self._read_back(is_news=True)
 
     async def settle(self) -> None:
         """Write what is not as wanted and due, once; the outcome is reported."""
@@ -207,7 +210,7 @@ class ChainsEdge:
 
     async def _look_after(self, now: float) -> None:
         """Look at the hooks, or at everything, when that is due."""
-        if now < self._read_at + READ_BACK_S:
+        if now < self._read_at + self._rest_s:
             if now < self._looked_at + HOOKS_S:
                 return
             self._looked_at = now
@@ -216,18 +219,22 @@ class ChainsEdge:
                 return
         await self._read_back()
 
-    async def _read_back(self) -> None:
-        """Report all that is ours; what could not be read is believed to be as it was."""
+    async def _read_back(self, *, is_news: bool = False) -> None:
+        """Report all that is ours if it is news; what could not be read is believed to be as it was."""
         loop = asyncio.get_running_loop()
-        self._read_at = self._looked_at = loop.time()
+        begun = loop.time()
         tables = {(key.family, key.table) for key in (*self._chains.wanted, *self._chains.actual)}
         read = await self._in_thread(self._host.read, tables, dict(self._sets.actual))
         believed = self._chains.actual
         chains = {key: rules for key, rules in believed.items() if key.family not in read.families}
         for key, standing in read.chains.items():
             chains[key] = rules_of(key, standing, (believed.get(key), self._chains.wanted.get(key)))
-        self._report(ChainsRead(chains, dict(self._sets.actual) if read.sets is None else read.sets))
+        sets = self._sets.actual if read.sets is None else read.sets
+        if is_news or chains != believed or sets != self._sets.actual:
+            self._report(ChainsRead(chains, dict(sets)))
         self._counters.read(read.counts)
+        self._read_at = self._looked_at = loop.time()
+        self._rest_s = min(READ_BACK_S, REST * (self._read_at - begun))
         if read.problem != self._problem:
             self._problem = read.problem
             if read.problem:

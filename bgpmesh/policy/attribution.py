@@ -69,7 +69,7 @@ def causes_of(key: ChainKey, rules: Rules, compiled: Compiled) -> tuple[Cause | 
     """Return what each rule of a chain of ours is for; None where that is nothing anybody would count."""
     if (body := compiled.bodies.get(key.chain)) is not None:
         lines = _of_body(body, key.family)
-        return tuple(None if _TELLS in rule else next(lines) for rule in rules)
+        return tuple(None if _TELLS in rule else next(lines, None) for rule in rules)  # the end of it is no line
     if (stack := compiled.stacks.get(key.chain)) is not None:
         ends = _ends(stack, compiled.bodies)
         return tuple(next(ends) if rule.endswith(_DROP) else None for rule in rules)
@@ -125,8 +125,9 @@ def _fixed(key: ChainKey, rule: str) -> Cause | None:
         return Cause(chain, Action.ALLOW.value, "")
     if not rule.endswith(_DROP):
         return None
-    if chain == "bm-to-host" and rule.split()[4:] == ["-j", "DROP"]:  # whatever it is
-        return Cause(chain, Action.DENY.value, TO_HOST, Direction.EGRESS, is_final=True)
+    words = rule.split()[4:]
+    if (chain == "bm-to-host" and words == ["-j", "DROP"]) or (chain == "bm-INPUT" and words[2:] == ["-j", "DROP"]):
+        return Cause("bm-to-host", Action.DENY.value, TO_HOST, Direction.EGRESS, is_final=True)
     name = next((name for word, name in _BY_WORD.items() if word in rule), GUARD)
     if chain.startswith(_DISPATCH):
         name = UNKNOWN_LINK

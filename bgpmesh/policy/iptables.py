@@ -7,12 +7,15 @@
 
     mangle FORWARD      -> what comes from or goes to a workload is under guard, and has no verdict yet
     mangle POSTROUTING  -> what is under guard and still has none is dropped
+    mangle INPUT        -> where workloads may not reach the host: the same again
     raw PREROUTING      -> a workload sends from the addresses that are routed to it
+    mangle PREROUTING   -> IPv6: the same again; of IPv4 the kernel asks it too (rp_filter)
 
 Rule 1. Nothing of a body accepts: an allow sets the mark and returns, so that the other direction still runs; the
         one ACCEPT is in `bm-forwarded`, for what came back with the mark from each direction it has.
 Rule 2. The mark is cleared before each direction and asked for after it. A chain of ours that somebody empties
-        on the way there lets nothing through, and with the guard neither does a hook that somebody deletes.
+        on the way there lets nothing through, and with the guard neither does a hook that somebody deletes. A body
+        that denies or passes on says at its end that it was gone through: one that is empty would let more through.
 Rule 3. Below a dispatch everything is `-g`: an end of chain comes back to `bm-forwarded`, past the bin's DROP.
 Rule 4. Names that people choose do not reach the text. Chains and sets are called by hashes; interface names
         are checked, and every rule is matched against one grammar before it leaves.
@@ -50,7 +53,11 @@ from bgpmesh.policy.rule import Action, Direction
 
 _Chains = dict[str, Rules]  # of one table
 
-HOOKS = {"filter": ("INPUT", "FORWARD", "OUTPUT"), "mangle": ("FORWARD", "POSTROUTING"), "raw": ("PREROUTING",)}
+HOOKS = {
+    "filter": ("INPUT", "FORWARD", "OUTPUT"),
+    "mangle": ("PREROUTING", "INPUT", "FORWARD", "POSTROUTING"),
+    "raw": ("PREROUTING",),
+}
 BIN = 8  # interfaces that one dispatch chain asks for one after the other; more are split by their next character
 # Neighbour discovery and multicast listeners (RFC 4861 §4, RFC 2710 §3): without them a workload has no way to the
 # host's link. Not 134: a workload advertises no router.
@@ -94,6 +101,7 @@ class Options:
     accepted: int = 0x0100_0000  # bits of the packet mark
     passed: int = 0x0200_0000
     guarded: int = 0x0400_0000
+    walked: int = 0x0800_0000  # gone through to the end of a body that denies or passes on
     revoked: int = 0x0100_0000  # of the connection mark: no longer allowed
     log_group: int = 0  # of NFLOG, which hears of drops; 0: none does
 
@@ -138,8 +146,9 @@ def _verdicts(compiled: Compiled, family: int, options: Options) -> Iterator[tup
             yield run.chain, _identified(run.chain, rules)
     for chain, body in compiled.bodies.items():
         if body.lines[family] and not body.is_staged:
-            lines = tuple(_line(line, body, family) for line in body.lines[family])
-            yield chain, _identified(chain, lines, options.log_group)
+            lines = [_line(line, body, family) for line in body.lines[family]]
+            end = [_mark(options.walked)] if _closes(body, family) else []
+            yield chain, _identified(chain, (*lines, *end), options.log_group)
 
 
 def _fixed(family: int, options: Options) -> Iterator[tuple[tuple[str, str], list[str]]]:
@@ -147,8 +156,9 @@ def _fixed(family: int, options: Options) -> Iterator[tuple[tuple[str, str], lis
     wild = f"{options.prefix}+"
     allowed, denied = _marked(options.accepted), f"{_unmarked(options.accepted)} -j DROP"
     neighbours = [f"-p 58 -m icmp6 --icmpv6-type {kind} -j ACCEPT" for kind in ICMPV6_ALLOWED if family == 6]
+    over = f"-m connmark --mark {options.revoked:#x}/{options.revoked:#x} -j DROP"
     first = [
-        f"-m connmark --mark {options.revoked:#x}/{options.revoked:#x} -j DROP",
+        over,
         "-m conntrack --ctstate RELATED,ESTABLISHED -g bm-accept",
         "-m conntrack --ctstate INVALID -j DROP",
         _clear(options.accepted),
@@ -163,12 +173,22 @@ def _fixed(family: int, options: Options) -> Iterator[tuple[tuple[str, str], lis
     yield ("filter", "bm-to-host"), [*neighbours, *first, *out, *last]
     yield ("filter", "bm-accept"), [_mark(options.accepted), "-j ACCEPT"]
     yield ("filter", "bm-allow"), [_mark(options.accepted)]
-    yield ("filter", "bm-pass"), [_mark(options.passed)]
+    yield ("filter", "bm-pass"), [_mark(options.passed | options.walked)]
+    yield ("filter", "bm-undone"), ["-j DROP"]
     verdict = options.guarded | options.accepted
     under_guard = f"-j MARK --set-xmark {options.guarded:#x}/{verdict:#x}"
     yield ("mangle", "bm-FORWARD"), [f"-i {wild} {under_guard}", f"-o {wild} {under_guard}"]
     yield ("mangle", "bm-POSTROUTING"), [f"-m mark --mark {options.guarded:#x}/{verdict:#x} -j DROP"]
-    yield ("raw", "bm-PREROUTING"), [f"-i {wild} -m rpfilter --invert -j DROP"]
+    known = [f"-i {wild} -p 58 -m icmp6 --icmpv6-type {kind} -j RETURN" for kind in ICMPV6_ALLOWED if family == 6]
+    known += [
+        f"-i {wild} {over}",
+        f"-i {wild} -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN",
+        f"-i {wild} -j DROP",
+    ]
+    yield ("mangle", "bm-INPUT"), known if options.to_host == "deny" else []
+    spoofed = [f"-i {wild} -m rpfilter --invert -j DROP"]
+    yield ("raw", "bm-PREROUTING"), spoofed
+    yield ("mangle", "bm-PREROUTING"), spoofed if family == 6 else []
 
 
 def _dispatch(direction: Direction, interfaces: list[str], prefix: str) -> dict[str, list[str]]:
@@ -192,24 +212,20 @@ def _dispatch(direction: Direction, interfaces: list[str], prefix: str) -> dict[
 
 
 def _stack(stack: Stack, bodies: Mapping[str, Body], family: int, options: Options) -> Iterator[str]:
-    back = f"{_marked(options.accepted)} -j RETURN"
     for layer in stack.layers:
         still = f"{_unmarked(options.passed)} " if layer.can_pass else ""
+        undone = _unmarked(options.walked | (options.passed if layer.can_pass else 0))
         if still:
             yield _clear(options.passed)
         for part in layer.parts:
-            if isinstance(part, Run):
-                if any(_counting(part, bodies, family)):
-                    yield f"{still}-j {part.chain}"
-            elif bodies[part].lines[family]:
-                yield f"{still}-j {part}"
-                yield back
+            if not isinstance(part, Run):
+                yield from _through(bodies[part], family, still, undone, options)
+            elif any(_counting(part, bodies, family)):
+                yield f"{still}-j {part.chain}"
         if layer.default is not Action.PASS and not layer.is_absent:
             yield f"{still}-j DROP"
     for chain in stack.profiles:
-        if bodies[chain].lines[family]:
-            yield f"-j {chain}"
-            yield back
+        yield from _through(bodies[chain], family, "", _unmarked(options.walked), options)
     yield "-j DROP"
 
 
@@ -219,6 +235,23 @@ def _counting(run: Run, bodies: Mapping[str, Body], family: int) -> Iterator[str
         yield " ".join([*(_term(term, family) for term in line.terms), "-j RETURN"])
     if run.default is not None:
         yield "-j RETURN"
+
+
+def _through(body: Body, family: int, still: str, undone: str, options: Options) -> Iterator[str]:
+    """Yield the rules that go through a body; `still`: if the packet is still in this tier, `undone`: and did not."""
+    if not body.lines[family]:
+        return
+    if _closes(body, family):
+        yield _clear(options.walked)
+    yield f"{still}-j {body.chain}"
+    yield f"{_marked(options.accepted)} -j RETURN"
+    if _closes(body, family):
+        yield f"{undone} -g bm-undone"
+
+
+def _closes(body: Body, family: int) -> bool:
+    """Tell whether without its rules a body would let more through."""
+    return any(line.action in {Action.DENY, Action.PASS} for line in body.lines[family])
 
 
 def _line(line: Line, body: Body, family: int) -> str:

@@ -208,6 +208,8 @@ def verdict(model: Model, compiled: Compiled, tables: dict[int, Tables], packet:
     hook, flow = met(model, packet)
     answer = Host(tables[packet.family]["filter"], compiled.sets).run(hook, flow)
     assert hook != "bm-FORWARD" or answer is not None
+    guard = Host(tables[packet.family]["mangle"], {}).run("bm-INPUT", flow) if hook == "bm-INPUT" else None
+    assert answer == "DROP" or guard != "DROP"
     return answer != "DROP"
 
 

@@ -69,8 +69,46 @@ def test_a_policys_rules_are_a_chain() -> None:
         "-s 192.0.2.0/24 -j DROP",
         "-p 1 -m icmp --icmp-type 8/0 -g bm-pass",
         f"! -p 17 -j LOG --log-prefix {chain}:",
+        "-j MARK --set-xmark 0x8000000/0x8000000",
     ]
     assert expected == bare(found[chain])
+
+
+def test_what_denies_or_passes_on_has_to_be_gone_through() -> None:
+    """An emptied chain of such a policy lets through less, not more; one that only allows needs no more rules."""
+    denies, allows = policy("a", Rule(Action.DENY, protocol=TCP)), policy("b", Rule(Action.ALLOW))
+    passes = policy("a", Rule(Action.PASS, protocol=TCP))
+    last = replace(denies, tier="next")
+    for policies in ((denies, allows), (denies, replace(denies, name="aa"), allows), (passes, allows, last)):
+        found = chains(model(2, *policies))
+        bodies = [name for name in found if name.startswith("bm-pi-")]
+        assert len(bodies) == len(policies)
+        for flushed in (*bodies, ""):
+            kept = {name: () if name == flushed else rules for name, rules in found.items()}
+            assert "DROP" == run(kept, flow())
+    udp = Packet(ipaddress.ip_address("10.0.0.0"), ipaddress.ip_address("10.0.0.1"), 17, 40_000, 80)
+    assert "ACCEPT" == run(chains(model(2, denies, allows)), flow(packet=udp))
+
+
+def test_the_source_of_a_packet_is_looked_at_twice() -> None:
+    """By rules of ours for IPv6, by one and the kernel's own filter for IPv4."""
+    found = render(Compiler().compile(model(1)))
+    tables = [(f, name) for f in (4, 6) for name in ("raw", "mangle") if table(found, name, f)["bm-PREROUTING"]]
+    assert [(4, "raw"), (6, "raw"), (6, "mangle")] == tables
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_the_host_is_guarded_twice_where_workloads_may_not_reach_it(family: int) -> None:
+    """Neighbour discovery and answers apart."""
+    guard = table(render(Compiler().compile(model(2))), "mangle", family)
+    start = ipaddress.ip_address("10.0.0.0" if family == 4 else "fd00::")
+    assert "DROP" == run(guard, flow(packet=Packet(start, start, TCP, 1, 2), out=""), "bm-INPUT")
+    assert run(guard, flow(packet=Packet(start, start, TCP, 1, 2), out="", state="ESTABLISHED"), "bm-INPUT") is None
+    revoked = flow(packet=Packet(start, start, TCP, 1, 2), out="", state="ESTABLISHED", connmark=Options().revoked)
+    assert "DROP" == run(guard, revoked, "bm-INPUT")
+    assert run(guard, flow(packet=Packet(start, start, TCP, 1, 2), out="", into="eth0"), "bm-INPUT") is None
+    solicitation = flow(packet=Packet(start, start, 58, icmp=Icmp(135, 0)), out="")
+    assert run(guard, solicitation, "bm-INPUT") == (None if family == 6 else "DROP")
 
 
 def test_a_class_asks_its_policies_then_its_profiles() -> None:
@@ -171,7 +209,10 @@ def test_an_emptied_chain_opens_nothing(family: int) -> None:
     assert run(found, flow(packet=packet)) == "DROP"
     for name in found.keys() - {"bm-FORWARD"}:
         kept = {chain: () if chain == name else rules for chain, rules in found.items()}
-        assert run(kept, flow(packet=packet, mark=0x0100_0000)) in {"DROP", None if name == "bm-forwarded" else "DROP"}
+        assert run(kept, flow(packet=packet, mark=0x0100_0000)) in {
+            "DROP",
+            None if name == "bm-forwarded" else "DROP",
+        }
 
 
 @pytest.mark.parametrize(("to_host", "verdict"), [("deny", "DROP"), ("allow", "ACCEPT"), ("return", None)])
