@@ -53,6 +53,7 @@ from bgpmesh.events import (
     GarbageReceived,
     HostRoutesChanged,
     Level,
+    LinkNamesRead,
     LinkObserved,
     LinksRead,
     LinkWritten,
@@ -93,7 +94,7 @@ from bgpmesh.rib.rib import Rib
 from bgpmesh.route.attributes import PathAttributes
 from bgpmesh.route.claim import Kind, claim
 from bgpmesh.route.nlri import Family, IPAddress, Nlri, host_nlri, network_of, nlri_of, prefix_text
-from bgpmesh.route.path import Blackhole, OnLink, PeerName, Target
+from bgpmesh.route.path import Blackhole, HostRouteKind, OnLink, PeerName, Target
 from bgpmesh.workload.endpoint import Endpoint, LinkSpec, endpoint_of, link_of
 from bgpmesh.workload.floating import FloatingIps, Lead
 from bgpmesh.workload.pool import Addresses, Pool
@@ -268,10 +269,17 @@ class Engine:
             case HostRoutesChanged(added, removed):
                 self.rib.host_routes_changed(added, removed)
                 touched = {route.prefix for route in (*added, *removed)} if self.floating.in_force else set()
-                if any(host_nlri(address) in touched for address in self.floating.in_force):
+                own = (route.kind is HostRouteKind.LOCAL for route in (*added, *removed))
+                if any(host_nlri(address) in touched for address in self.floating.in_force) or (
+                    self.protection.expected(self.configured.around.node) and any(own)
+                ):
                     self._is_protection_due = True
             case LinksRead(links):
                 self._links_read(links)
+            case LinkNamesRead(names, addresses):
+                self.rib.links_named(names, addresses)
+                if self.protection.expected(self.configured.around.node):
+                    self._is_protection_due = True
             case LinkObserved(interface, link):
                 self._link_observed(interface, link)
             case LinkWritten(interface, failure):
@@ -877,12 +885,13 @@ class Engine:
         return sum(len(rules) for key, rules in self.chains.wanted.items() if self.chains.actual.get(key) == rules)
 
     def unmade(self) -> dict[str, str]:
-        """Return which chains and sets cannot be made as they are wanted, each with the reason."""
+        """Return which chains, sets and host endpoints cannot be as they are wanted, each with the reason."""
         chains = {f"chain {key}": refusal.reason for key, refusal in self.chains.refused.items()}
         sets = {f"set {name}": refusal.reason for name, refusal in self.sets.refused.items()}
         cuts = {f"connections of {each}": refusal.reason for each, refusal in self.connections.refused.items()}
         unreviewed = {"connections that are no longer allowed": self.review.problem} if self.review.problem else {}
-        return chains | sets | cuts | unreviewed
+        hosts = self.protection.unplaced if self.configured.kernel_enabled else {}
+        return chains | sets | cuts | unreviewed | hosts
 
     def _chains_read(self, event: ChainsRead) -> None:
         if self.rib.is_deferring and not self.sets.actual:
@@ -945,8 +954,10 @@ class Engine:
         if configured.kernel_enabled and self.is_policy_known:
             is_needed = bool(self.endpoints or self.links.actual or self._disputed)
             before = self.protection.compiled
+            expected = self.protection.expected(configured.around.node)
+            interfaces = {address: self.rib.interfaces_with(address) for address in expected}
             own_chains, own_sets = self.protection.wanted(
-                self.endpoints, configured.around, is_needed=is_needed, held=self.identity.held
+                self.endpoints, configured.around, interfaces, is_needed=is_needed, held=self.identity.held
             )
             if self.review.is_called_for and not self.protection.compiled.is_like(before):
                 self.review.generation += 1

@@ -146,6 +146,18 @@ class LinksRead:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkNamesRead:
+    """The names of all links of this host by their numbers, at start and when there is a new one.
+
+    `addresses`, at start only: which links have them. Later that is to be learnt from routes (HostRoutesChanged), which
+    are read when chains stand already.
+    """
+
+    names: Mapping[int, str]
+    addresses: Mapping[IPAddress, frozenset[int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class LinkObserved:
     """A workload link of ours changed or vanished without us (None: gone)."""
 
@@ -298,6 +310,7 @@ Event = (
     | NextHopsWritten
     | HostRoutesChanged
     | LinksRead
+    | LinkNamesRead
     | LinkObserved
     | LinkWritten
     | ChainsRead

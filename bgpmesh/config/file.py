@@ -6,7 +6,7 @@ import os
 import re
 import socket
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -44,6 +44,7 @@ from bgpmesh.peering.mesh import (
 )
 from bgpmesh.policy.iptables import Options as Rendering
 from bgpmesh.policy.protection import Surroundings
+from bgpmesh.policy.rule import FAILSAFE_INBOUND, FAILSAFE_OUTBOUND, TCP, Failsafe
 from bgpmesh.route.attributes import Asn
 from bgpmesh.route.nlri import Family, family_of_address
 from bgpmesh.workload.floating import FloatingIp
@@ -122,11 +123,26 @@ def effective(config: Config, name: str) -> Configured:
             space=(*(p.cidr for p in config.pools), *(cidr for each in config.nodes for cidr in each.pod_cidrs)),
             addresses=frozenset(each for each in (node.address, node.address6) if each is not None),
             namespaces={namespace.name: dict(namespace.labels) for namespace in config.namespaces},
-            options=Rendering(prefix=config.workload.prefix, to_host=config.policy.workload_to_host),
+            options=_rendering(config, neighbours),
             is_revoking=config.policy.revoke,
+            node=node.name,
         ),
         cluster_asn=config.cluster.asn,
         floating=config.floating,
+    )
+
+
+def _rendering(config: Config, neighbours: Iterable[PeerOptions]) -> Rendering:
+    """Return what the packet filter takes from the file; BGP stays open on the ports that it really uses."""
+    policy, listening = config.policy, Failsafe(TCP, config.cluster.port)
+    called = (Failsafe(TCP, peer.port) for peer in neighbours)
+    inbound = tuple(dict.fromkeys((*FAILSAFE_INBOUND, listening)))
+    outbound = tuple(dict.fromkeys((*FAILSAFE_OUTBOUND, listening, *called)))
+    return Rendering(
+        prefix=config.workload.prefix,
+        to_host=policy.workload_to_host,
+        failsafe_inbound=inbound if policy.failsafe_inbound is None else policy.failsafe_inbound,
+        failsafe_outbound=outbound if policy.failsafe_outbound is None else policy.failsafe_outbound,
     )
 
 

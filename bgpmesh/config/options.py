@@ -11,6 +11,7 @@ from bgpmesh.control.server import ControlOptions
 from bgpmesh.errors import ConfigError, Problem
 from bgpmesh.kernel.fib import KernelOptions
 from bgpmesh.peering.mesh import ClusterOptions, Labels, NodeOptions, PeerOptions
+from bgpmesh.policy.rule import Failsafe
 from bgpmesh.workload.floating import FloatingIp
 from bgpmesh.workload.pool import Pool
 
@@ -72,6 +73,22 @@ class PolicyOptions:
         metadata={
             "help": "NFLOG group that drops go to while `policy drops --follow` runs; Calico has 1 and 2",
             "range": (1, 65_535),
+        },
+    )
+    failsafe_inbound: tuple[Failsafe, ...] | None = field(
+        default=None,
+        metadata={
+            "help": "ports of the node that no host endpoint closes, and no others; absent: ssh, DHCP, BGP as "
+            "configured, BFD, etcd, Typha and the API server",
+            "example": '["tcp:22", "udp:68", "tcp:192.0.2.0/24:6443"]',
+        },
+    )
+    failsafe_outbound: tuple[Failsafe, ...] | None = field(
+        default=None,
+        metadata={
+            "help": "ports elsewhere that no host endpoint closes, and no others; absent: DNS, DHCP, and the same as "
+            "inbound but for ssh",
+            "example": '["udp:53", "udp:67", "tcp:179"]',
         },
     )
 

@@ -40,7 +40,6 @@ NOT_BUILT_KEYS: dict[str, tuple[str, ...]] = {
         "pods",
         "flowspec",
     ),
-    "policy": ("failsafe_inbound", "failsafe_outbound"),
 }
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")

@@ -13,6 +13,7 @@ from typing import ClassVar, Protocol
 
 from bgpmesh.control.http import split_listen
 from bgpmesh.peering.mesh import Limit, Password
+from bgpmesh.policy.rule import SCTP, TCP, UDP, Failsafe
 from bgpmesh.route.nlri import Family, IPAddress, IPNetwork
 from bgpmesh.workload.pool import Masquerade
 
@@ -267,6 +268,20 @@ def _masquerade(value: object, _: Meta) -> Masquerade | None:
     return make(**found)
 
 
+def _failsafe(value: object, meta: Meta) -> Failsafe:
+    """Return a port as Calico writes it: `tcp:22`, or with a prefix `tcp:192.0.2.0/24:22`, an IPv6 one in brackets."""
+    word, colon, rest = value.partition(":") if isinstance(value, str) else ("", "", "")
+    net, _, port = rest.rpartition(":")
+    protocol = {"tcp": TCP, "udp": UDP, "sctp": SCTP}.get(word)
+    if not colon or protocol is None or not (port.isascii() and port.isdecimal() and 1 <= int(port) <= 65535):
+        raise BadValueError((value, "not PROTOCOL:PORT or PROTOCOL:PREFIX:PORT, of tcp, udp or sctp"))
+    bare = net[1:-1] if net.startswith("[") and net.endswith("]") else net
+    try:
+        return Failsafe(protocol, int(port), _network(bare, meta) if net else None)
+    except BadValueError as error:
+        raise BadValueError(*((value, reason) for _, reason in error.faults)) from error
+
+
 _KINDS: dict[str, Callable[[object, Meta], object]] = {
     "bool": _bool,
     "int": _int,
@@ -286,6 +301,7 @@ _KINDS: dict[str, Callable[[object, Meta], object]] = {
     "tuple[IPAddress, ...]": _one_or_many,
     "tuple[IPNetwork, ...]": _many(_network),
     "tuple[Family, ...]": _families,
+    "tuple[Failsafe, ...]": _many(_failsafe),
     "tuple[str, ...]": _many(_str),
 }
 

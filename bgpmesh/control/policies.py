@@ -5,14 +5,14 @@ from __future__ import annotations
 import ipaddress
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Protocol
 
 from bgpmesh.control.server import RequestError
 from bgpmesh.engine import Engine
 from bgpmesh.policy.attribution import Cause, Counters
 from bgpmesh.policy.explain import Step, explain, why_not
-from bgpmesh.policy.form import Layer, Stack, runs_of
+from bgpmesh.policy.form import Layer, Phase, Stack, runs_of
 from bgpmesh.policy.model import Packet
 from bgpmesh.policy.rule import ICMP, ICMPV6, PROTOCOLS, Action, Icmp
 from bgpmesh.policy.store import Store
@@ -82,15 +82,24 @@ def get(running: Running, args: Mapping[str, object]) -> object:
 
 
 def listing(running: Running, _: Mapping[str, object]) -> object:
-    """Return what each workload here is under, in both directions."""
+    """Return what each workload and each host endpoint here is under, in both directions, and in each phase of those.
+
+    A workload has the phase `normal` alone.
+    """
     compiled = running.engine.protection.compiled
+    rows = [(key, compiled.model.members[key].interface, Phase.NORMAL, own) for key, own in compiled.classes.items()]
+    for host in compiled.hosts.values():
+        for phase in Phase:
+            own = {direction: chain for (of, direction), chain in host.stacks.items() if of is phase}
+            rows += [(host.key, host.interface, phase, own)] if own else []
     return [
         {
             "workload": key,
-            "interface": compiled.model.members[key].interface,
-            **{direction.value: _stack(running, compiled.stacks[chain]) for direction, chain in classes.items()},
+            "interface": interface,
+            "phase": phase.value,
+            **{direction.value: _stack(running, compiled.stacks[chain]) for direction, chain in own.items()},
         }
-        for key, classes in compiled.classes.items()
+        for key, interface, phase, own in rows
     ]
 
 
@@ -108,7 +117,7 @@ def _stack(running: Running, stack: Stack) -> list[JsonObject]:
         "tier": None,
         "policies": profiles,
         "staged": [],
-        "default": Action.DENY.value,
+        "default": stack.phase.last.value,
         "chain": stack.chain,
     }
     return [*map(row, stack.layers), last]
@@ -118,7 +127,8 @@ def explanation(running: Running, args: Mapping[str, object]) -> object:
     """Return whether a packet from one to another passes, every step to that, and on demand what would turn it."""
     protection = running.engine.protection
     source, destination = _ends(running.engine, _word(args, "from"), _word(args, "to"))
-    packet = _packet(source, destination, args)
+    into, out = (running.engine.rib.interface_towards(address) for address in (source, destination))
+    packet = replace(_packet(source, destination, args), into=into, out=out)
     found = explain(protection.compiled, packet, protection.options)
     answer: JsonObject = {
         "verdict": found.verdict.value,
@@ -148,9 +158,12 @@ def drops(running: Running, args: Mapping[str, object]) -> object:
     """
     is_staged = bool(args.get("staged"))
     compiled = running.engine.protection.compiled
-    through: dict[str, list[str]] = {}  # chain of a class or a body -> the workloads that go through it
-    for key, classes in compiled.classes.items():
-        for chain in classes.values():
+    through: dict[
+        str, list[str]
+    ] = {}  # chain of a class or a body -> the workloads and host endpoints that go through it
+    hosts = ((host.key, host.stacks.values()) for host in compiled.hosts.values())
+    for key, chains in (*((key, own.values()) for key, own in compiled.classes.items()), *hosts):
+        for chain in chains:
             stack = compiled.stacks[chain]
             bodies = (body for layer in stack.layers for body in layer.bodies)
             runs = (run.chain for run in runs_of(stack))

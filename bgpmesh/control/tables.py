@@ -307,14 +307,21 @@ def changed(result: object) -> str:
 
 
 def policies(result: object) -> str:
-    """Return what each workload is under: a line for each tier of each direction."""
+    """Return what each workload and host endpoint is under: a line for each tier of each direction."""
     rows = [
-        (row.get("workload"), direction, layer.get("tier") or "(profiles)", *(layer.get(key) for key in _OF_A_TIER))
+        (
+            row.get("workload"),
+            row.get("phase"),
+            direction,
+            layer.get("tier") or "(profiles)",
+            *(layer.get(key) for key in _OF_A_TIER),
+        )
         for row in each_of(result)
         for direction in ("ingress", "egress")
         for layer in each_of(row.get(direction))
     ]
-    return table(("WORKLOAD", "DIRECTION", "TIER", "POLICIES", "STAGED", "ELSE"), rows) if rows else "no workloads"
+    heads = ("WORKLOAD", "PHASE", "DIRECTION", "TIER", "POLICIES", "STAGED", "ELSE")
+    return table(heads, rows) if rows else "no workloads, no host endpoints"
 
 
 _OF_A_TIER = ("policies", "staged", "default")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import ipaddress
 import os
 import socket
 import struct
@@ -21,6 +22,7 @@ from bgpmesh.kernel.netlink import (
     NLMSG_ERROR,
     RTM_DELLINK,
     RTM_GETLINK,
+    RTM_NEWADDR,
     RTM_NEWLINK,
     attribute,
     attributes,
@@ -28,11 +30,15 @@ from bgpmesh.kernel.netlink import (
     number,
     walk,
 )
+from bgpmesh.route.nlri import IPAddress
 from bgpmesh.workload.endpoint import LinkSpec, parse_alias
 
 _READ_BYTES = 256 * 1024
 _MOST_TORN = 5  # dumps that changed under us, before we say so
 _LINK = struct.Struct("=BxHiII")  # ifinfomsg: family, type, index, flags, change
+_ADDRESS = struct.Struct("=BBBBi")  # ifaddrmsg: family, prefix length, flags, scope, index
+_RTM_GETADDR = 22  # linux/rtnetlink.h
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2  # linux/if_addr.h: where both are there the second is ours
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_IFALIAS, _IFLA_EXT_MASK = 1, 3, 20, 29
 _SKIP_STATS = 8  # RTEXT_FILTER_SKIP_STATS: half of each message
 _IFF_UP = 1
@@ -104,6 +110,25 @@ class LinkReader:
     def named(self, interface: str) -> Found | None:
         """Return the link of that name, None where there is none; KernelError where that cannot be read."""
         return next(iter(self._ask(0, attribute(_IFLA_IFNAME, interface.encode() + b"\0")) or ()), None)
+
+    def addresses(self) -> dict[IPAddress, set[int]]:
+        """Return the addresses of this host with the numbers of the links that have them, as they are at the moment."""
+        found: dict[IPAddress, set[int]] = {}
+        self._sequence += 1
+        try:
+            with _socket(0) as asking:
+                asking.send(message(_RTM_GETADDR, NLM_F_DUMP, self._sequence, _ADDRESS.pack(0, 0, 0, 0, 0)))
+                while True:
+                    data = asking.recv(_READ_BYTES)
+                    for kind, _, _, start, end in walk(data):
+                        if kind in (NLMSG_DONE, NLMSG_ERROR):
+                            return found
+                        told = attributes(data, start + _ADDRESS.size, end) if kind == RTM_NEWADDR else {}
+                        if own := told.get(_IFA_LOCAL) or told.get(_IFA_ADDRESS):
+                            _, _, _, _, index = _ADDRESS.unpack_from(data, start)
+                            found.setdefault(ipaddress.ip_address(own), set()).add(index)
+        except OSError as error:
+            raise KernelError("addresses", error.errno or 0, os.strerror(error.errno or 0)) from error
 
     def _ask(self, flags: int, named: bytes) -> list[Found] | None:
         """Return the links that a request finds, None: a dump that changed meanwhile."""

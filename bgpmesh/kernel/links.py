@@ -13,7 +13,8 @@ Rules:
     older than what is written next, and answers come in the order of the work.
  3. News from the kernel is only a hint: the link named in it is looked at, and told about only where it is
     not as we last told. So our own writing makes no news.
- 4. A namespace handed over (`offer`) is kept open until its link stands, and no longer: it would keep the
+ 4. Of links that are not ours the names are told, when one is new and each minute.
+ 5. A namespace handed over (`offer`) is kept open until its link stands, and no longer: it would keep the
     namespace of a dead workload alive.
 """
 
@@ -25,7 +26,7 @@ import errno
 import math
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -34,8 +35,9 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from bgpmesh import log
 from bgpmesh.delta import Delta
 from bgpmesh.errors import KernelError
-from bgpmesh.events import Event, LinkObserved, LinksRead, LinkWritten
+from bgpmesh.events import Event, LinkNamesRead, LinkObserved, LinksRead, LinkWritten
 from bgpmesh.kernel.linkread import Found, LinkReader, decode, host_mac, open_monitor
+from bgpmesh.route.nlri import IPAddress
 from bgpmesh.workload.endpoint import LinkSpec, is_interface_name
 
 if TYPE_CHECKING:
@@ -68,6 +70,8 @@ class LinksEdge:
         self._namespaces: dict[str, int] = {}
         self._unclaimed: set[str] = set()  # offered, and not wanted at the last read-back: the workload went first
         self._told: dict[str, LinkSpec] = {}  # what we last told of each link
+        self._names: dict[int, str] = {}  # of all links, as last told
+        self._has_new = False  # a link that is not ours has come, or has another name
         self._hinted: set[str] = set()  # links to look at
         self._hinted_at = 0.0
         self._read_at = 0.0
@@ -76,7 +80,8 @@ class LinksEdge:
         """Watch, then read back what is there and report it (LinksRead); KernelError where neither can be done."""
         self._monitor = open_monitor()
         asyncio.get_running_loop().add_reader(self._monitor.fileno(), self._hear, self._monitor)
-        await self._read_back()
+        found = await self._in_thread(self._host.addresses)
+        await self._read_back({address: frozenset(links) for address, links in found.items()})
 
     async def run(self) -> None:
         """Close the gap whenever there is one, until cancelled."""
@@ -93,14 +98,14 @@ class LinksEdge:
                     await self._compare()
                     if now >= self._read_at + READ_BACK_S:
                         await self._read_back()
-                    elif self._hinted and now >= self._hinted_at + SETTLE_S:
+                    elif (self._hinted or self._has_new) and now >= self._hinted_at + SETTLE_S:
                         await self._look()
                 except KernelError as error:
                     log.warning("links.unread", reason=str(error))
                     self._read_at = now + RETRY_S - READ_BACK_S
                 if len(taken) < BATCH:
                     with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(SETTLE_S if self._hinted else TICK_S):
+                        async with asyncio.timeout(SETTLE_S if self._hinted or self._has_new else TICK_S):
                             await self._awake.wait()
         finally:
             self.close()
@@ -166,10 +171,12 @@ class LinksEdge:
             self._remember(interface, stray)
             self._report(LinkObserved(interface, stray))
 
-    async def _read_back(self) -> None:
+    async def _read_back(self, addresses: Mapping[IPAddress, frozenset[int]] | None = None) -> None:
         self._hinted.clear()
-        self._told = await self._in_thread(self._host.read)
+        self._has_new = False
+        self._told, names = await self._in_thread(self._host.read)
         self._read_at = asyncio.get_running_loop().time()
+        self._name(names, addresses or {})
         self._report(LinksRead(dict(self._told)))
         unclaimed = self._namespaces.keys() - self._links.wanted.keys()
         for interface in unclaimed & self._unclaimed:
@@ -179,13 +186,26 @@ class LinksEdge:
     async def _look(self) -> None:
         names, self._hinted = self._hinted, set()
         for interface in sorted(names):
-            link = await self._in_thread(self._host.look, interface)
-            if link != self._told.get(interface):
-                self._remember(interface, link)
-                self._report(LinkObserved(interface, link))
+            self._tell(interface, await self._in_thread(self._host.look, interface))
+        if self._has_new:
+            self._has_new = False
+            links, all_names = await self._in_thread(self._host.read)
+            self._name(all_names, {})
+            for interface in sorted(self._told.keys() | links.keys()):  # the new one may be one of ours, renamed
+                self._tell(interface, links.get(interface))
+
+    def _tell(self, interface: str, link: LinkSpec | None) -> None:
+        if link != self._told.get(interface):
+            self._remember(interface, link)
+            self._report(LinkObserved(interface, link))
+
+    def _name(self, names: dict[int, str], addresses: Mapping[IPAddress, frozenset[int]]) -> None:
+        if names != self._names:
+            self._names = names
+            self._report(LinkNamesRead(names, addresses))
 
     def _hear(self, monitor: socket.socket) -> None:
-        """Note which of our links the kernel speaks of."""
+        """Note which of our links the kernel speaks of, and whether it has one that we never heard of."""
         for _ in range(_MOST_HEARD):
             try:
                 data = monitor.recv(_READ_BYTES, socket.MSG_DONTWAIT)
@@ -198,11 +218,15 @@ class LinksEdge:
                 self._awake.set()
                 return
             for found in decode(data):
-                if is_interface_name(self._prefix, found.name):
-                    if not self._hinted:
-                        self._hinted_at = asyncio.get_running_loop().time()
+                is_ours = is_interface_name(self._prefix, found.name)
+                if not is_ours and self._names.get(found.index) == found.name:
+                    continue
+                if not self._hinted and not self._has_new:
+                    self._hinted_at = asyncio.get_running_loop().time()
+                if is_ours:
                     self._hinted.add(found.name)
-                    self._awake.set()
+                self._has_new = self._has_new or not is_ours
+                self._awake.set()
 
     async def _in_thread(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._thread, partial(work, *args, **kwargs))
@@ -261,14 +285,19 @@ class _Host:
         if self._writer is not None:
             self._writer.close()
 
-    def read(self) -> dict[str, LinkSpec]:
-        """Return every link of ours by name, those of this prefix."""
-        return {name: link for name, link in self.every().items() if is_interface_name(self._prefix, name)}
+    def read(self) -> tuple[dict[str, LinkSpec], dict[int, str]]:
+        """Return every link of ours by name, those of this prefix; and the names of all links by their numbers."""
+        found = self._reader.all()
+        ours = {name: link for name, link in _ours(found).items() if is_interface_name(self._prefix, name)}
+        return ours, {each.index: each.name for each in found}
+
+    def addresses(self) -> dict[IPAddress, set[int]]:
+        """Return the addresses of this host with the numbers of the links that have them."""
+        return self._reader.addresses()
 
     def every(self) -> dict[str, LinkSpec]:
         """Return every link of ours by the name that it has now."""
-        links = {each.name: each.link() for each in self._reader.all()}
-        return {name: link for name, link in links.items() if link is not None}
+        return _ours(self._reader.all())
 
     def look(self, interface: str) -> LinkSpec | None:
         """Return what a link of ours is, None: there is none, or it is not ours."""
@@ -337,6 +366,11 @@ class _Host:
             except OSError as error:  # out of descriptors or memory: also a module that cannot be read
                 raise KernelError("link writer", error.errno or 0, error.strerror or str(error)) from error
         return self._writer
+
+
+def _ours(found: Iterable[Found]) -> dict[str, LinkSpec]:
+    links = {each.name: each.link() for each in found}
+    return {name: link for name, link in links.items() if link is not None}
 
 
 @contextlib.contextmanager

@@ -19,8 +19,8 @@ From what people write to what a packet may do:
 
     objects, kubernetes, calico, fields   what people write -> the model; refused by name, and field
     store                                 which of it is in force: the last good form of each object
-    rule                                  the model: policies, rules, tiers, profiles, sets
-    protection                            objects, configuration and workloads -> the model -> chains and sets
+    rule                                  the model: policies, rules, tiers, profiles, sets, host endpoints
+    protection                            objects, configuration, workloads, interfaces -> the model -> chains and sets
     model, index, compile, form           the model and who is known -> stacks, classes, chains in one form
     identity, crowds                      who workloads are to other nodes, in hashes; theirs in the sets
     explain                               that form walked for one packet: the verdict, each step, what would turn it

@@ -27,6 +27,7 @@ from bgpmesh.policy.rule import Action, Direction
 INVALID, SPOOFED, REVOKED, GUARD = "(invalid)", "(spoofed)", "(revoked)", "(guard)"
 UNKNOWN_LINK, TO_HOST, NO_PROFILE = "(unknown link)", "(workload_to_host)", "(no profile allows)"
 NEIGHBOURS, ESTABLISHED = "(neighbour discovery)", "(established)"
+FAILSAFE = {Direction.INGRESS: "(failsafe_inbound)", Direction.EGRESS: "(failsafe_outbound)"}
 VERDICTS = (Action.ALLOW.value, Action.DENY.value, "established")  # allow: the first of a connection
 FIXED = (INVALID, SPOOFED, REVOKED, GUARD, UNKNOWN_LINK, TO_HOST, NO_PROFILE)  # what drops and is no policy
 
@@ -119,9 +120,13 @@ def _fixed(key: ChainKey, rule: str) -> Cause | None:
     """Return what a rule of a chain that is always there is for."""
     chain = key.chain
     if rule.endswith(" -j ACCEPT"):
-        name = ESTABLISHED if chain == "bm-accept" else NEIGHBOURS if "-m icmp6 " in rule else None
+        name = ESTABLISHED if chain == "bm-accept" or "ESTABLISHED" in rule else None
+        if "-m icmp6 " in rule:
+            name = NEIGHBOURS
+        if "-m multiport " in rule:
+            name = FAILSAFE[Direction.INGRESS if chain.startswith("bm-f") else Direction.EGRESS]
         return Cause(chain, Action.ALLOW.value, name or "", policy=name, is_final=True)
-    if rule.endswith(" -j RETURN") and chain == "bm-OUTPUT":
+    if rule.endswith(" -j RETURN") and (key.table, chain) == ("filter", "bm-OUTPUT"):
         return Cause(chain, Action.ALLOW.value, "")
     if not rule.endswith(_DROP):
         return None

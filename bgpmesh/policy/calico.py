@@ -25,6 +25,7 @@ Refused by name, since a packet filter that knows labels and addresses cannot do
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -85,7 +86,7 @@ _WITH_PORTS = {TCP, UDP, SCTP}
 _IP_VERSIONS = {ICMP: 4, ICMPV6: 6}
 _HINTS = ("AssumeNeededOnEveryNode",)
 _INTERFACE_LENGTH = 15  # IFNAMSIZ less one
-_INTERFACE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
+_INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _NOWHERE = strict_network("0.0.0.0/32")  # in the place of a prefix that was refused
 
 
@@ -448,9 +449,11 @@ def _negated_network(value: object) -> IPNetwork:
 
 
 def _interface(value: object) -> str:
-    if isinstance(value, str) and (value == "*" or (len(value) <= _INTERFACE_LENGTH and _INTERFACE.issuperset(value))):
+    is_name = isinstance(value, str) and len(value) <= _INTERFACE_LENGTH and _INTERFACE.fullmatch(value) is not None
+    if isinstance(value, str) and (value == "*" or is_name):
         return value
-    raise BadValueError(f"is {shown(value)}, not '*' or 1 to {_INTERFACE_LENGTH} of A-Z, a-z, 0-9, '_', '.' and '-'")
+    letters = "A-Z, a-z, 0-9, '_', '.' and '-', the first none of the last two"
+    raise BadValueError(f"is {shown(value)}, not '*' or 1 to {_INTERFACE_LENGTH} of {letters}")
 
 
 def _use(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Model -> compiled form: which policies each workload here goes through, and what their rules come to.
+"""Model -> compiled form: which policies each workload and host endpoint here goes through, what their rules come to.
 
 What "unknown" means is decided here, once. An address in the space that no known member holds may be anybody: no
 selector of an allow, pass or log rule matches it, negated or not, and every one of a deny rule does. A network
@@ -31,12 +31,14 @@ from bgpmesh.policy.form import (
     End,
     Ground,
     HasPort,
+    HostInterface,
     InSet,
     IsIcmp,
     IsIn,
     IsProtocol,
     Layer,
     Line,
+    Phase,
     Run,
     SetSource,
     Stack,
@@ -45,7 +47,7 @@ from bgpmesh.policy.form import (
     digest,
 )
 from bgpmesh.policy.index import Addresses, Index, Inherited, Key, Keys, Tally, Thing, tally_of
-from bgpmesh.policy.model import Member, Model
+from bgpmesh.policy.model import Host, Member, Model
 from bgpmesh.policy.rule import (
     ICMP,
     ICMPV6,
@@ -58,7 +60,7 @@ from bgpmesh.policy.rule import (
     Side,
     Tier,
 )
-from bgpmesh.policy.selector import Selector, is_remote_capable
+from bgpmesh.policy.selector import Selector, is_remote_capable, matches
 from bgpmesh.route.claim import Claims
 from bgpmesh.route.nlri import Nlri
 
@@ -87,6 +89,7 @@ class _Way:
     direction: Direction
     layers: tuple[tuple[str, tuple[str, ...]], ...]  # (tier, chains of bodies)
     profiles: tuple[str, ...]  # chains of bodies
+    phase: Phase = Phase.NORMAL
 
     def bodies(self) -> Iterator[str]:
         """Yield all the chains of bodies."""
@@ -110,6 +113,7 @@ class Compiler:
         self._profiles: dict[str, tuple[Profile, Direction]] = {}  # by chain
         self._inherited: Inherited = {}
         self._posts: dict[str, _Post] = {}  # by chain, in the order in which they decide
+        self._early: dict[str, _Post] = {}  # the same of policies that hosts alone have, and before all others
         self._ways: dict[str, _Way] = {}  # of the stacks in use, by chain
         self._rules: dict[str, tuple[Rule, ...]] = {}  # what the bodies in use are made from, by chain
         self._tallies: dict[str, Tally] = {}  # of the sets in use, by name
@@ -130,7 +134,8 @@ class Compiler:
         moved = {key: thing for key, thing in moved.items() if thing is not None or key in here}
         self._here.update(moved, self._inherited)
         classes = self._classes(affected | moved.keys())
-        stacks, bodies = self._in_use(model, classes)
+        hosts = self._hosts(model)
+        stacks, bodies = self._in_use(model, classes, hosts)
         if bodies is not last.bodies or model.space != last.model.space:
             sources = {name: source for body in bodies.values() for name, source in body.sets.items()}
             asked = {source.content for source in sources.values() if not isinstance(source.content, tuple)}
@@ -139,7 +144,7 @@ class Compiler:
             self._tallies = {name: tally_of(sources[name], self._everyone, model.space) for name in sorted(sources)}
         self._everyone.update(changes, self._inherited)
         sets = _kept({name: tally.made() for name, tally in self._tallies.items()}, last.sets)
-        self._last = Compiled(model, stacks, classes, bodies, sets)
+        self._last = Compiled(model, stacks, classes, bodies, sets, hosts)
         return self._last
 
     @property
@@ -155,7 +160,7 @@ class Compiler:
         return self._crowds.learn(changes)
 
     def _changes(self, model: Model, changed: Collection[str] | None) -> dict[Key, Thing | None]:
-        """Return the members and network sets that are not as they were."""
+        """Return the members, network sets and host endpoints that are not as they were."""
         known, members = self._everyone.things, model.members
         if changed is None or not known:
             changed = [key for key, member in members.items() if known.get(key) is not member]
@@ -164,6 +169,9 @@ class Compiler:
         if model.network_sets != self._last.model.network_sets:
             now |= {(group.namespace, group.name): None for group in self._last.model.network_sets}
             now |= {(group.namespace, group.name): group for group in model.network_sets}
+        if model.hosts != self._last.model.hosts:
+            now |= {_host_key(host): None for host in self._last.model.hosts}
+            now |= {_host_key(host): host.member for host in model.hosts}
         return {key: thing for key, thing in now.items() if known.get(key) != thing}
 
     def _place_profiles(self, profiles: Collection[Profile]) -> set[Key]:
@@ -194,6 +202,15 @@ class Compiler:
                 # A twin that says the same decides nothing that the first has not decided.
                 chain = _body_chain(direction, tier.name, policy.key, salt, is_staged=policy.is_staged)
                 self._posts.setdefault(chain, post)
+        self._early = {
+            _body_chain(direction, tier.name, policy.key, salt, is_staged=policy.is_staged): _Post(
+                tier.name, (0, 0), policy, direction, set()
+            )
+            for phase in Phase
+            if phase.is_early
+            for tier, policy, salt in in_order(model, phase)
+            for direction in policy.types
+        }
         affected: set[Key] = set()
         for chain in old.keys() | self._posts.keys():
             was, now = old.get(chain), self._posts.get(chain)
@@ -229,14 +246,38 @@ class Compiler:
         classes = {key: own for key, own in last.items() if key not in gone} | new
         return classes if new.keys() <= last.keys() else {key: classes[key] for key in sorted(classes)}
 
+    def _hosts(self, model: Model) -> Mapping[str, HostInterface]:
+        """Return the host endpoints that are enforced here. They are few, so any change is everybody's."""
+        last = self._last
+        if model.hosts == last.model.hosts and _of_objects(model) == _of_objects(last.model):
+            return last.hosts
+        found: dict[str, HostInterface] = {}
+        here = {host.interface: host.member for host in model.hosts if host.interface is not None}
+        for interface, member in sorted(here.items()):
+            given = [self._inherited[name] for name in member.profiles if name in self._inherited]
+            labels = {key: value for own in (*given, member.labels) for key, value in own.items()}
+            meant = [row for row in (self._early | self._posts).items() if matches(row[1].policy.selector, labels)]
+            stacks: dict[tuple[Phase, Direction], str] = {}
+            for phase, direction in itertools.product(Phase, Direction):
+                rows = ((post.tier, chain) for chain, post in meant if _is_asked(post, phase, direction))
+                by_tier = itertools.groupby(rows, key=operator.itemgetter(0))
+                layers = tuple((tier, tuple(chain for _, chain in own)) for tier, own in by_tier)
+                named = (_body_chain(direction, None, name, "") for name in member.profiles if phase is Phase.NORMAL)
+                way = _Way(direction, layers, tuple(chain for chain in named if chain in self._profiles), phase)
+                if layers or phase is Phase.NORMAL:
+                    stacks[phase, direction] = _stack_chain(way)
+                    self._ways[_stack_chain(way)] = way
+            found[interface] = HostInterface(member.key, interface, stacks)
+        return _kept(found, last.hosts)
+
     def _in_use(
-        self, model: Model, classes: Mapping[str, Mapping[Direction, str]]
+        self, model: Model, classes: Mapping[str, Mapping[Direction, str]], hosts: Mapping[str, HostInterface]
     ) -> tuple[Mapping[str, Stack], Mapping[str, Body]]:
         """Return the stacks that somebody here goes through, and the bodies in them."""
         last = self._last
         used = set(itertools.chain.from_iterable(own.values() for own in classes.values()))
-        of_objects = operator.attrgetter("tiers", "policies", "profiles")
-        if used == last.stacks.keys() and of_objects(model) == of_objects(last.model):
+        used |= set(itertools.chain.from_iterable(host.stacks.values() for host in hosts.values()))
+        if used == last.stacks.keys() and _of_objects(model) == _of_objects(last.model):
             return last.stacks, last.bodies
         self._ways = {chain: self._ways[chain] for chain in sorted(used)}
         bodies = self._bodies({chain for way in self._ways.values() for chain in way.bodies()})
@@ -250,7 +291,7 @@ class Compiler:
         bodies: dict[str, Body] = {}
         self._rules = {}
         for chain in sorted(chains):
-            post = self._posts.get(chain)
+            post = self._posts.get(chain) or self._early.get(chain)
             of, direction = self._profiles[chain] if post is None else (post.policy, post.direction)
             rules = self._rules[chain] = of.ingress if direction is Direction.INGRESS else of.egress
             if chain in old and kept[chain] == rules:
@@ -262,13 +303,16 @@ class Compiler:
         return _kept(bodies, old)
 
 
-def in_order(model: Model) -> list[tuple[Tier, Policy, str]]:
-    """Return the policies on workloads, in order, each with its tier and what tells twins apart; staged ones too.
+_of_objects = operator.attrgetter("tiers", "policies", "profiles")
+
+
+def in_order(model: Model, phase: Phase = Phase.NORMAL) -> list[tuple[Tier, Policy, str]]:
+    """Return the policies of a phase in order, each with its tier and what tells twins apart; staged ones too.
 
     Two kinds of object may have one namespace and name in one tier: both hold, and each has its chain.
     """
     tiers = {tier.name: tier for tier in model.tiers}
-    policies = [p for p in model.policies if not (p.is_untracked or p.is_pre_dnat)]
+    policies = [policy for policy in model.policies if _first_phase(policy) is phase]
     names = Counter((policy.tier, policy.key, policy.is_staged) for policy in policies)
     found: list[tuple[Tier, Policy, str]] = []
     for policy in policies:
@@ -277,6 +321,21 @@ def in_order(model: Model) -> list[tuple[Tier, Policy, str]]:
         found.append((tiers.get(policy.tier, Tier(policy.tier)), policy, salt))
     found.sort(key=lambda row: (row[0].order, row[0].name, row[1].order, row[1].namespace or "", row[1].name, row[2]))
     return found
+
+
+def _first_phase(policy: Policy) -> Phase:
+    return Phase.UNTRACKED if policy.is_untracked else Phase.PRE_DNAT if policy.is_pre_dnat else Phase.NORMAL
+
+
+def _is_asked(post: _Post, phase: Phase, direction: Direction) -> bool:
+    """Tell whether a direction of a policy of the host's is asked in that phase."""
+    is_forward = phase is Phase.FORWARD and post.policy.is_on_forward
+    first = _first_phase(post.policy)
+    return post.direction is direction and (first is phase or (is_forward and first is Phase.NORMAL))
+
+
+def _host_key(host: Host) -> Key:
+    return (" host", host.member.key)  # no namespace's name
 
 
 def _is_here(thing: Thing | None) -> bool:
@@ -292,25 +351,28 @@ def _body_chain(direction: Direction, tier: str | None, key: str, salt: str, *, 
 
 @functools.lru_cache(maxsize=65_536)
 def _stack_chain(way: _Way) -> str:
-    return f"bm-c{way.direction.value[0]}-{digest(canonical((way.layers, way.profiles)))}"
+    phase = () if way.phase is Phase.NORMAL else (way.phase.value,)
+    return f"bm-c{way.direction.value[0]}-{digest(canonical((way.layers, way.profiles)), *phase)}"
 
 
 def _stack(chain: str, way: _Way, bodies: Mapping[str, Body], defaults: Mapping[str, Action]) -> Stack:
     layers = tuple(
-        _layer(way.direction, tier, defaults.get(tier, Tier(tier).default), [bodies[each] for each in chains])
+        _layer(way, tier, defaults.get(tier, Tier(tier).default), [bodies[each] for each in chains])
         for tier, chains in way.layers
     )
-    return Stack(chain, way.direction, layers, way.profiles)
+    return Stack(chain, way.direction, layers, way.profiles, way.phase)
 
 
-def _layer(direction: Direction, tier: str, default: Action, bodies: list[Body]) -> Layer:
+def _layer(way: _Way, tier: str, default: Action, bodies: list[Body]) -> Layer:
+    """Return a tier. Before the other phases it has no default: what it says nothing of is asked there."""
+    default = Action.PASS if way.phase.is_early else default
     enforced = [body for body in bodies if not body.is_staged]
     parts: list[str | Run] = []
     for is_staged, group in itertools.groupby(bodies, key=lambda body: body.is_staged):
         chains = tuple(body.chain for body in group)
         if is_staged:
-            last = None if enforced else default
-            parts.append(Run(f"bm-u{direction.value[0]}-{digest(canonical((chains, last)))}", chains, last))
+            last = None if enforced or way.phase.is_early else default
+            parts.append(Run(f"bm-u{way.direction.value[0]}-{digest(canonical((chains, last)))}", chains, last))
         else:
             parts += chains
     return Layer(tier, default, tuple(parts), any(body.can_pass for body in enforced))

@@ -2,7 +2,7 @@
 
 What is decided elsewhere is answered from what is known here, and said to be so: for a known workload of another
 node the same policies are compiled as if it were here; of an address that may be anybody's nothing can be
-said, and it is listed.
+said, and it is listed. A host endpoint of another node is listed, too.
 """
 
 from __future__ import annotations
@@ -11,24 +11,26 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from bgpmesh.policy.attribution import NEIGHBOURS
+from bgpmesh.policy.attribution import FAILSAFE, NEIGHBOURS
 from bgpmesh.policy.compile import Compiler
 from bgpmesh.policy.form import (
     Body,
     Compiled,
     End,
     HasPort,
+    HostInterface,
     InSet,
     IsIcmp,
     IsIn,
     IsProtocol,
+    Phase,
     Run,
     Stack,
     Term,
     lines_of,
 )
-from bgpmesh.policy.iptables import ICMPV6_ALLOWED, Options
-from bgpmesh.policy.model import Member, Packet
+from bgpmesh.policy.iptables import ICMPV6_ALLOWED, ICMPV6_OF_HOSTS, Options, host_chain
+from bgpmesh.policy.model import Member, Model, Packet
 from bgpmesh.policy.rule import ICMPV6, Action, Direction, Profile
 from bgpmesh.route.nlri import IPAddress, host_nlri
 
@@ -38,10 +40,13 @@ OPEN = Profile("(open before a policy selects it)")  # for a workload elsewhere,
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One station of a packet. A tier's default has no policy, a profile no tier, the end none of them."""
+    """One station of a packet. A tier's default has no policy, a profile no tier, the end none of them.
+
+    What is fixed has a name in parentheses as policy, and no rule: a failsafe port the key that it is from.
+    """
 
     direction: Direction
-    workload: str
+    workload: str  # or a host endpoint: `host NODE/NAME`
     tier: str | None
     policy: str | None
     rule: int | None  # counted from 1
@@ -61,19 +66,21 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class _Passage:
-    """One direction of one workload that a packet goes through."""
+    """One direction of one workload, or of one host endpoint in one phase, that a packet goes through.
+
+    `interface`: of a host endpoint. `is_here`: this node enforces it.
+    """
 
     direction: Direction
-    member: Member
+    key: str
     compiled: Compiled
+    stack: Stack
+    interface: str | None = None
+    is_here: bool = True
 
-    @property
-    def stack(self) -> Stack:
-        return self.compiled.stacks[self.compiled.classes[self.member.key][self.direction]]
-
-    def step(self, action: str, chain: str, tier: str | None = None) -> Step:
-        """Return a step that is no policy's."""
-        return Step(self.direction, self.member.key, tier, None, None, action, chain)
+    def step(self, action: str, chain: str, tier: str | None = None, policy: str | None = None) -> Step:
+        """Return a step that is no rule's."""
+        return Step(self.direction, self.key, tier, policy, None, action, chain)
 
 
 def explain(compiled: Compiled, packet: Packet, options: Options = Options()) -> Explanation:  # noqa: B008  a value
@@ -87,12 +94,13 @@ def explain(compiled: Compiled, packet: Packet, options: Options = Options()) ->
         for address in (packet.source, packet.destination)
         if model.is_remote(address) or model.is_unknown(address)
     ]
+    unknown += _undecided(compiled, packet)
     steps: list[Step] = []
-    for passage in _passages(compiled, packet):
-        if passage.member.interface is None:
-            unknown.append(f"{passage.direction.value} of {passage.member.key}: decided on its own node")
+    for passage, own in _walk(compiled, packet, options):
+        if not passage.is_here:
+            unknown.append(f"{passage.direction.value} of {passage.key}: decided on its own node")
         if not _is_denied(steps):
-            steps += _steps(passage, packet, options)
+            steps += own
     if steps and steps[-1].action == "return":
         unknown.append(f"{packet.destination}: the host's own rules decide")
     return Explanation(Action.DENY if _is_denied(steps) else Action.ALLOW, tuple(steps), tuple(unknown))
@@ -104,11 +112,10 @@ def why_not(compiled: Compiled, packet: Packet, options: Options = Options()) ->
     Where a rule denies, that rule; where a default does, the allow rule of that tier that misses least.
     """
     found: list[str] = []
-    for passage in _passages(compiled, packet):
-        steps = list(_steps(passage, packet, options))
-        last, where = steps[-1], f"{passage.direction.value} of {passage.member.key}"
+    for passage, steps in _walk(compiled, packet, options):
         if not _is_denied(steps):
             continue
+        last, where = steps[-1], f"{passage.direction.value} of {passage.key}"
         if last.chain == "bm-to-host":
             found.append(f"{where}: workload_to_host denies it")
         elif last.rule is not None:
@@ -121,7 +128,8 @@ def why_not(compiled: Compiled, packet: Packet, options: Options = Options()) ->
 def judge(compiled: Compiled, options: Options = Options()) -> Callable[[Packet], bool | None]:  # noqa: B008  a value
     """Return a function that tells whether the chains here let the first packet of a connection pass.
 
-    None: it is no workload's of this node. It may be asked from another thread: a compiled form does not change.
+    None: it is no workload's of this node. Host endpoints are not asked: by which interface a connection goes is not
+    known of it, and what is established passes them. It may be asked from another thread: a form does not change.
     """
     here = {
         address: member
@@ -132,12 +140,26 @@ def judge(compiled: Compiled, options: Options = Options()) -> Callable[[Packet]
 
     def may_pass(packet: Packet) -> bool | None:
         ends = (Direction.EGRESS, here.get(packet.source)), (Direction.INGRESS, here.get(packet.destination))
-        passages = [_Passage(direction, member, compiled) for direction, member in ends if member is not None]
+        passages = [_at_workload(compiled, member, direction) for direction, member in ends if member is not None]
         if not passages:
             return None
         return not any(_is_denied(list(_steps(passage, packet, options))) for passage in passages)
 
     return may_pass
+
+
+def _walk(compiled: Compiled, packet: Packet, options: Options) -> Iterator[tuple[_Passage, list[Step]]]:
+    """Yield what has a say, in the order the packet meets it and past every denial, each with its steps."""
+    is_allowed_early: set[Direction] = set()
+    for passage in _passages(compiled, packet):
+        phase, direction = passage.stack.phase, passage.direction
+        if passage.interface is None:
+            yield passage, list(_steps(passage, packet, options))
+        elif direction not in is_allowed_early:
+            steps = list(_at_host(passage, packet, options))
+            if phase.is_early and _decision(steps) == Action.ALLOW.value:
+                is_allowed_early.add(direction)
+            yield passage, steps
 
 
 def _passages(compiled: Compiled, packet: Packet) -> Iterator[_Passage]:
@@ -146,29 +168,111 @@ def _passages(compiled: Compiled, packet: Packet) -> Iterator[_Passage]:
     source, destination = model.owner(packet.source), model.owner(packet.destination)
     if source is not None and source is destination:
         return  # it never leaves the workload
-    ends = {end.key: end for end in (source, destination) if end is not None}
+    if source is not None and source.interface is None:
+        yield _elsewhere(model, packet, source, destination, Direction.EGRESS)
+    yield from _of_hosts(compiled, packet, source, destination)
     for direction, member in ((Direction.EGRESS, source), (Direction.INGRESS, destination)):
-        if member is None:
-            continue
-        if member.interface is not None:
-            yield _Passage(direction, member, compiled)
-            continue
-        # Not of this node: compiled for the purpose, with nobody but the two ends, whom alone the packet is about.
-        moved = replace(member, interface="-", profiles=member.profiles or (OPEN.name,))
-        alone = replace(model, members=ends | {member.key: moved}, profiles=(*model.profiles, OPEN))
-        compiler = Compiler()
-        ends_elsewhere = map(host_nlri, (packet.source, packet.destination))
-        compiler.learn({nlri: model.remote[nlri] for nlri in ends_elsewhere if nlri in model.remote})
-        yield _Passage(direction, member, compiler.compile(alone))
+        if member is not None and member.interface is not None:
+            yield _at_workload(compiled, member, direction)
+    if destination is not None and destination.interface is None:
+        yield _elsewhere(model, packet, destination, source, Direction.INGRESS)
+
+
+def _at_workload(compiled: Compiled, member: Member, direction: Direction) -> _Passage:
+    return _Passage(direction, member.key, compiled, compiled.stacks[compiled.classes[member.key][direction]])
+
+
+def _elsewhere(model: Model, packet: Packet, member: Member, other: Member | None, direction: Direction) -> _Passage:
+    """Return a direction of a workload that is not of this node.
+
+    Compiled for the purpose, with nobody but the two ends, whom alone the packet is about.
+    """
+    moved = replace(member, interface="-", profiles=member.profiles or (OPEN.name,))
+    ends = {end.key: end for end in (other, moved) if end is not None}
+    compiler = Compiler()
+    addresses = (host_nlri(address) for address in (packet.source, packet.destination))
+    compiler.learn({nlri: model.remote[nlri] for nlri in addresses if nlri in model.remote})
+    compiled = compiler.compile(replace(model, members=ends, profiles=(*model.profiles, OPEN)))
+    stack = compiled.stacks[compiled.classes[member.key][direction]]
+    return _Passage(direction, member.key, compiled, stack, is_here=False)
+
+
+def _is_here(member: Member | None) -> bool:
+    return member is not None and member.interface is not None
+
+
+def _is_through(model: Model, packet: Packet, source: Member | None, destination: Member | None) -> bool:
+    """Tell whether this node forwards the packet; one between two that are not of the cluster it may."""
+    ends = {packet.source, packet.destination}
+    if ends & model.addresses or (any(map(model.is_remote, ends)) and not (_is_here(source) or _is_here(destination))):
+        return False
+    return _is_here(source) or _is_here(destination) or (source is None and destination is None)
+
+
+def _of_hosts(
+    compiled: Compiled, packet: Packet, source: Member | None, destination: Member | None
+) -> Iterator[_Passage]:
+    """Yield the phases of the host endpoints by which the packet comes and goes, where these are known."""
+    own = compiled.model.addresses
+    is_from, is_to = packet.source in own, packet.destination in own
+    into = source.interface if source and source.interface else packet.into
+    out = destination.interface if destination and destination.interface else packet.out
+    if is_from and is_to:
+        into = out = "lo"
+    asked: list[tuple[Phase, Direction, str | None]] = []
+    if is_from and not _is_here(destination):
+        asked += [(phase, Direction.EGRESS, out) for phase in (Phase.UNTRACKED, Phase.NORMAL)]
+    is_through = _is_through(compiled.model, packet, source, destination)
+    if is_to or is_through:
+        asked += [(Phase.UNTRACKED, Direction.INGRESS, into)] * (not _is_here(source))
+        asked += [(Phase.PRE_DNAT, Direction.INGRESS, into)]
+    if is_to and not _is_here(source):
+        asked += [(Phase.NORMAL, Direction.INGRESS, into)]
+    if is_through:
+        asked += [(Phase.FORWARD, Direction.INGRESS, into), (Phase.FORWARD, Direction.EGRESS, out)]
+    for phase, direction, interface in asked:
+        host = compiled.host_on(interface) if interface is not None else _only_host(compiled)
+        if host is not None and (phase, direction) in host.stacks:
+            stack = compiled.stacks[host.stacks[phase, direction]]
+            yield _Passage(direction, host.key, compiled, stack, host.interface)
+
+
+def _only_host(compiled: Compiled) -> HostInterface | None:
+    """Return the host endpoint that every interface is under, if there is no other."""
+    return compiled.hosts.get("*") if len(compiled.hosts) == 1 else None
+
+
+def _undecided(compiled: Compiled, packet: Packet) -> Iterator[str]:
+    """Yield what is not known of host endpoints: by which interface, or what another node says."""
+    model = compiled.model
+    source, destination = model.owner(packet.source), model.owner(packet.destination)
+    ends = (
+        (Direction.EGRESS, packet.source, source, packet.into, "comes by"),
+        (Direction.INGRESS, packet.destination, destination, packet.out, "leaves by"),
+    )
+    own = model.addresses & {packet.source, packet.destination}
+    is_asked = bool(own) or _is_through(model, packet, source, destination)
+    for direction, address, member, interface, word in ends:
+        for host in model.hosts:
+            if host.interface is None and address in host.member.addresses and address not in model.addresses:
+                yield f"{direction.value} of {host.member.key}: decided on its own node"
+        is_met = is_asked and not _is_here(member) and address not in model.addresses
+        if is_met and interface is None and compiled.hosts and _only_host(compiled) is None:
+            yield f"{address}: which interface of this node it {word}"
 
 
 def _is_denied(steps: list[Step]) -> bool:
-    return bool(steps) and steps[-1].action == Action.DENY.value
+    return _decision(steps) == Action.DENY.value
+
+
+def _decision(steps: list[Step]) -> str | None:
+    """Return what the last step says that decides anything."""
+    return next((step.action for step in reversed(steps) if not step.is_staged), None)
 
 
 def _steps(passage: _Passage, packet: Packet, options: Options) -> Iterator[Step]:
     """Yield the steps of one passage, the last of them deciding; what the host is an end of goes its own way."""
-    own = passage.compiled.model.addresses if passage.member.interface is not None else frozenset()
+    own = passage.compiled.model.addresses if passage.is_here else frozenset()
     if passage.direction is Direction.INGRESS and packet.source in own:
         yield passage.step(Action.ALLOW.value, "bm-OUTPUT")  # a node always reaches its own workloads
         return
@@ -182,6 +286,37 @@ def _steps(passage: _Passage, packet: Packet, options: Options) -> Iterator[Step
     yield from steps
     if not _is_denied(steps):
         yield passage.step(options.to_host, "bm-to-host")
+
+
+def _at_host(passage: _Passage, packet: Packet, options: Options) -> Iterator[Step]:
+    """Yield the steps at a host endpoint. Before the other phases neighbours and failsafe ports are passed over."""
+    phase, direction = passage.stack.phase, passage.direction
+    if phase is not Phase.FORWARD:
+        chain = host_chain(phase, direction, passage.interface or "*")
+        is_neighbour = packet.family == 6 and packet.protocol == ICMPV6 and packet.icmp is not None
+        if is_neighbour and packet.icmp and packet.icmp.type in ICMPV6_OF_HOSTS:
+            if not phase.is_early:
+                yield passage.step(Action.ALLOW.value, chain, policy=NEIGHBOURS)
+            return
+        if (key := _failsafe(packet, direction, phase, options)) is not None:
+            if not phase.is_early:
+                yield passage.step(Action.ALLOW.value, chain, policy=key)
+            return
+    yield from _through(passage, packet)
+
+
+def _failsafe(packet: Packet, direction: Direction, phase: Phase, options: Options) -> str | None:
+    """Return what keeps the packet's port open, if anything does; before tracking that is so of answers, too."""
+    ways = {Direction.INGRESS: options.failsafe_inbound, Direction.EGRESS: options.failsafe_outbound}
+    far = packet.source if direction is Direction.INGRESS else packet.destination
+    for way, ports in ways.items():
+        port = packet.port if way is direction else packet.source_port
+        if way is not direction and phase is not Phase.UNTRACKED:
+            continue
+        for each in ports:
+            if (each.protocol, each.port) == (packet.protocol, port) and (each.net is None or far in each.net):
+                return FAILSAFE[way]
+    return None
 
 
 def _through(passage: _Passage, packet: Packet) -> Iterator[Step]:
@@ -200,20 +335,33 @@ def _through(passage: _Passage, packet: Packet) -> Iterator[Step]:
             continue
         if action is None:
             action = layer.default
-            yield passage.step(action.value, stack.chain, layer.tier)
+            yield from _by_default(passage, action, layer.tier)
         if action is not Action.PASS:
             return
     for chain in stack.profiles:
         if (yield from _lines(passage, bodies[chain], packet)) in {Action.ALLOW, Action.DENY}:
             return
-    yield passage.step(Action.DENY.value, stack.chain)
+    yield from _at_the_end(passage)
+
+
+def _by_default(passage: _Passage, action: Action, tier: str | None = None) -> Iterator[Step]:
+    """Yield what a tier without a match comes to, or the end: nothing where another phase is asked."""
+    if not passage.stack.phase.is_early:
+        yield passage.step(action.value, passage.stack.chain, tier)
+
+
+def _at_the_end(passage: _Passage) -> Iterator[Step]:
+    """Yield what the end of a stack comes to; what is forwarded meets none where policies for it are staged only."""
+    stack = passage.stack
+    if stack.phase is not Phase.FORWARD or any(layer.bodies for layer in stack.layers):
+        yield from _by_default(passage, stack.phase.last)
 
 
 def _lines(passage: _Passage, body: Body, packet: Packet) -> Generator[Step, None, Action | None]:
     """Yield a step for each line that matches; return the action of the one that decides."""
     for line in body.lines[packet.family]:
         if all(_holds(term, packet, passage.compiled) for term in line.terms):
-            key, action = passage.member.key, line.action
+            key, action = passage.key, line.action
             yield Step(passage.direction, key, body.tier, body.policy, line.rule, action.value, body.chain)
             if action is not Action.LOG:
                 return action

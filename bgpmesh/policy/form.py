@@ -16,7 +16,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from bgpmesh.policy.chains import AddressSet
@@ -87,6 +87,25 @@ class Line:
     terms: tuple[Term, ...]
     action: Action
     rule: int
+
+
+class Phase(Enum):
+    """Where a stack is asked. A workload has the normal one alone; what the first two allow is not asked again."""
+
+    UNTRACKED = "untracked"  # of a host, before connection tracking: what it allows is not tracked
+    PRE_DNAT = "pre-DNAT"  # of a host, as it comes in and before destination NAT
+    NORMAL = "normal"  # of a host: to and from the host itself
+    FORWARD = "forward"  # of a host: what is forwarded
+
+    @property
+    def last(self) -> Action:
+        """What happens at the end of the stack; PASS: nothing has been said, and the next phase is asked."""
+        return {Phase.NORMAL: Action.DENY, Phase.FORWARD: Action.ALLOW}.get(self, Action.PASS)
+
+    @property
+    def is_early(self) -> bool:
+        """Tell whether another phase comes after it."""
+        return self.last is Action.PASS
 
 
 class Ground(Enum):
@@ -178,12 +197,22 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """One direction of a class of workloads; after the last profile comes the end: denied."""
+    """One direction of a class of workloads, or of a host endpoint; after the last profile what the phase says."""
 
     chain: str
     direction: Direction
     layers: tuple[Layer, ...]
     profiles: tuple[str, ...]  # chains of bodies
+    phase: Phase = Phase.NORMAL
+
+
+@dataclass(frozen=True, slots=True)
+class HostInterface:
+    """A host endpoint where it is enforced: the chains of its stacks. Where it has none nothing is asked."""
+
+    key: str
+    interface: str  # `*`: all that have no host endpoint of their own
+    stacks: Mapping[tuple[Phase, Direction], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,11 +228,16 @@ class Compiled:
     classes: Mapping[str, Mapping[Direction, str]]  # key of a workload here -> the chains of its stacks
     bodies: Mapping[str, Body]  # by chain
     sets: Mapping[str, AddressSet]  # by name
+    hosts: Mapping[str, HostInterface] = field(default_factory=dict)  # by interface
+
+    def host_on(self, interface: str) -> HostInterface | None:
+        """Return the host endpoint that an interface is under."""
+        return self.hosts.get(interface) or self.hosts.get("*")
 
     def is_like(self, other: Compiled) -> bool:
         """Tell whether both say the same of every packet, as far as equal parts are the same objects."""
         parts = ((self.stacks, other.stacks), (self.classes, other.classes), (self.bodies, other.bodies))
-        return all(one is two for one, two in (*parts, (self.sets, other.sets)))
+        return all(one is two for one, two in (*parts, (self.sets, other.sets), (self.hosts, other.hosts)))
 
 
 def digest(*parts: str) -> str:

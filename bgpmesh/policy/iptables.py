@@ -11,6 +11,18 @@
     raw PREROUTING      -> a workload sends from the addresses that are routed to it
     mangle PREROUTING   -> IPv6: the same again; of IPv4 the kernel asks it too (rp_filter)
 
+With a host endpoint, what is no workload's goes further; of what nothing asks for there is no chain:
+
+    INPUT                -> bm-INPUT   -> bm-fhd-.. (a tree)  -> bm-fh-IFACE  -> normal, ingress
+    OUTPUT               -> bm-OUTPUT  -> bm-thd-..           -> bm-th-IFACE  -> normal, egress
+    FORWARD              -> bm-FORWARD -> bm-through -> bm-fhfd-.. -> bm-fhf-IFACE -> forward, ingress
+                                                     -> bm-thfd-.. -> bm-thf-IFACE -> forward, egress
+    raw PREROUTING       -> bm-fhd-..  -> bm-fh-IFACE -> untracked, ingress, but for what comes from a workload
+    raw OUTPUT           -> bm-thd-..  -> bm-th-IFACE -> untracked, egress
+    mangle PREROUTING    -> bm-fhd-..  -> bm-fh-IFACE -> pre-DNAT
+    mangle POSTROUTING   -> bm-thd-..  -> bm-th-IFACE -> normal, egress, of what OUTPUT's NAT has sent elsewhere: before
+                            that the kernel knows no interface for it
+
 Rule 1. Nothing of a body accepts: an allow sets the mark and returns, so that the other direction still runs; the
         one ACCEPT is in `bm-forwarded`, for what came back with the mark from each direction it has.
 Rule 2. The mark is cleared before each direction and asked for after it. A chain of ours that somebody empties
@@ -19,6 +31,9 @@ Rule 2. The mark is cleared before each direction and asked for after it. A chai
 Rule 3. Below a dispatch everything is `-g`: an end of chain comes back to `bm-forwarded`, past the bin's DROP.
 Rule 4. Names that people choose do not reach the text. Chains and sets are called by hashes; interface names
         are checked, and every rule is matched against one grammar before it leaves.
+Rule 5. What the host endpoint of no interface is about is left to the host's other rules, and so is what one allows
+        to be forwarded: there is no guard of a host, which would lock people out of it. Where one is asked, what is
+        established passes, then neighbour discovery and the failsafe ports, and only then policy.
 """
 
 from __future__ import annotations
@@ -27,11 +42,12 @@ import functools
 import itertools
 import operator
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
 from bgpmesh.policy.chains import ChainKey, Rules, identified
+from bgpmesh.policy.compile import MULTIPORT
 from bgpmesh.policy.form import (
     FAMILIES,
     Body,
@@ -43,35 +59,46 @@ from bgpmesh.policy.form import (
     IsIn,
     IsProtocol,
     Line,
+    Phase,
     Run,
     Stack,
     Term,
     lines_of,
     runs_of,
 )
-from bgpmesh.policy.rule import Action, Direction
+from bgpmesh.policy.rule import (
+    FAILSAFE_INBOUND,
+    FAILSAFE_OUTBOUND,
+    ICMPV6,
+    Action,
+    Direction,
+    Failsafe,
+    IPNetwork,
+)
 
 _Chains = dict[str, Rules]  # of one table
 
-HOOKS = {
+HOOKS = {  # that may lead to chains of ours
     "filter": ("INPUT", "FORWARD", "OUTPUT"),
     "mangle": ("PREROUTING", "INPUT", "FORWARD", "POSTROUTING"),
-    "raw": ("PREROUTING",),
+    "raw": ("PREROUTING", "OUTPUT"),
 }
 BIN = 8  # interfaces that one dispatch chain asks for one after the other; more are split by their next character
 # Neighbour discovery and multicast listeners (RFC 4861 §4, RFC 2710 §3): without them a workload has no way to the
-# host's link. Not 134: a workload advertises no router.
+# host's link. Not 134: a workload advertises no router, and a host that hears it from one would route by it.
 ICMPV6_ALLOWED = (130, 131, 132, 133, 135, 136)
+# A host has all of it, both ways: also what its routers advertise, and listener reports of version 2 (RFC 3810 §5.2).
+ICMPV6_OF_HOSTS = (*range(130, 137), 143)
 
 LOGGED_OCTETS = 128  # of a dropped packet, for who follows: its headers
 # For each rule that drops, so that a flood is shown and does not become one of messages.
 _LOG_LIMIT = "-m limit --limit 10/second --limit-burst 20"
 
-_INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}")  # IFNAMSIZ less one
+_INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,14}")  # IFNAMSIZ less one
 _MARK = r"0x[0-9a-f]{1,8}/0x[0-9a-f]{1,8}"
 _MATCHES = "|".join(
     [
-        r"-[io] [A-Za-z0-9][A-Za-z0-9._-]{0,14}\+?",
+        r"-[io] [A-Za-z0-9_][A-Za-z0-9._-]{0,14}\+?",
         r"-[sd] [0-9a-f.:]{2,39}/[0-9]{1,3}",
         r"(?:! )?-p [0-9]{1,3}",
         r"-m set (?:! )?--match-set bm-[46]-[a-z2-7]{20} (?:src|dst)(?:,(?:src|dst))?",
@@ -85,8 +112,15 @@ _MATCHES = "|".join(
     ]
 )
 _NFLOG = r"-j NFLOG --nflog-group [0-9]{1,5} --nflog-prefix bm-[A-Za-z0-9._-]{1,25}:[0-9]{1,5} --nflog-size [0-9]{1,3}"
-_LOG = r"-j LOG --log-prefix bm-[a-z0-9-]{1,25}:"
-_TARGET = rf"-[jg] [A-Za-z0-9._-]{{2,28}}|-j MARK --set-xmark {_MARK}|{_LOG}|{_NFLOG}"
+_TARGET = "|".join(
+    [
+        r"-[jg] [A-Za-z0-9._-]{2,28}",
+        rf"-j MARK --set-xmark {_MARK}",
+        r"-j LOG --log-prefix bm-[a-z0-9-]{1,25}:",
+        _NFLOG,
+        r"-j CT --notrack",
+    ]
+)
 _RULE = re.compile(rf"-m comment --comment bm:[A-Za-z0-9_-]{{16}}(?: (?:{_MATCHES}))* (?:{_TARGET})")
 
 
@@ -102,22 +136,46 @@ class Options:
     passed: int = 0x0200_0000
     guarded: int = 0x0400_0000
     walked: int = 0x0800_0000  # gone through to the end of a body that denies or passes on
+    early: int = 0x1000_0000  # allowed by a host endpoint before it was tracked, or before destination NAT
+    redirected: int = 0x2000_0000  # the host's own, of which the interface is known later
     revoked: int = 0x0100_0000  # of the connection mark: no longer allowed
     log_group: int = 0  # of NFLOG, which hears of drops; 0: none does
+    failsafe_inbound: tuple[Failsafe, ...] = FAILSAFE_INBOUND
+    failsafe_outbound: tuple[Failsafe, ...] = FAILSAFE_OUTBOUND
 
 
 def render(compiled: Compiled, options: Options = Options()) -> dict[ChainKey, Rules]:
     """Return every chain of ours, and what the built-in chains begin with."""
     ways = _ways(compiled, options)
     found: dict[ChainKey, Rules] = {}
+    hosts = _Hosts(compiled, options)
     for family in FAMILIES:
         found |= {ChainKey(family, "filter", chain): rules for chain, rules in ways.items()}
-        found |= {ChainKey(family, "filter", chain): rules for chain, rules in _verdicts(compiled, family, options)}
-        for (table, chain), rules in _fixed(family, options):
+        for table, stacks in _stacks_of(compiled).items():
+            verdicts = _verdicts(compiled, stacks, family, options)
+            found |= {ChainKey(family, table, chain): rules for chain, rules in verdicts}
+        chains: dict[tuple[str, str], list[str]] = {}
+        for place, rules in (*_fixed(family, options, hosts), *hosts.chains(family)):
+            chains.setdefault(place, []).extend(rules)
+        for (table, chain), rules in chains.items():
             found[ChainKey(family, table, chain)] = _identified(chain, tuple(rules), options.log_group)
         for table, hooks in HOOKS.items():
-            found |= {ChainKey(family, table, hook): _identified(hook, (f"-j bm-{hook}",)) for hook in hooks}
+            led = [hook for hook in hooks if (table, f"bm-{hook}") in chains]
+            found |= {ChainKey(family, table, hook): _identified(hook, (f"-j bm-{hook}",)) for hook in led}
     return found
+
+
+def _stacks_of(compiled: Compiled) -> dict[str, list[Stack]]:
+    """Return which stacks are asked in which table."""
+    found: dict[str, list[Stack]] = {"filter": [], "mangle": [], "raw": []}
+    own = {host.stacks[Phase.NORMAL, Direction.EGRESS] for host in compiled.hosts.values()}
+    for stack in compiled.stacks.values():
+        found[_TABLES.get(stack.phase, "filter")].append(stack)
+    found["mangle"] += [compiled.stacks[chain] for chain in sorted(own)]
+    return found
+
+
+_TABLES = {Phase.UNTRACKED: "raw", Phase.PRE_DNAT: "mangle"}
 
 
 def _ways(compiled: Compiled, options: Options) -> _Chains:
@@ -132,52 +190,57 @@ def _ways(compiled: Compiled, options: Options) -> _Chains:
             places[direction][interface] = chain
     clear = _clear(options.accepted | options.passed)
     for direction, to_class in places.items():
-        chains |= _dispatch(direction, sorted(to_class), options.prefix)
+        flag = "-i" if direction is Direction.EGRESS else "-o"
+        targets = {name: f"-g {_own_chain(direction, name)}" for name in sorted(to_class)}
+        chains |= _dispatch(flag, _bin(direction, ""), options.prefix, targets, "-j DROP")
         chains |= {_own_chain(direction, name): [clear, f"-g {chain}"] for name, chain in to_class.items()}
     return {chain: _identified(chain, tuple(rules), options.log_group) for chain, rules in chains.items()}
 
 
-def _verdicts(compiled: Compiled, family: int, options: Options) -> Iterator[tuple[str, Rules]]:
-    """Yield the chains of classes, policies and profiles."""
-    for chain, stack in compiled.stacks.items():
-        yield chain, _identified(chain, tuple(_stack(stack, compiled.bodies, family, options)), options.log_group)
-    for run in {run.chain: run for stack in compiled.stacks.values() for run in runs_of(stack)}.values():
+def _verdicts(
+    compiled: Compiled, stacks: Iterable[Stack], family: int, options: Options
+) -> Iterator[tuple[str, Rules]]:
+    """Yield the chains of stacks, and those of the policies and profiles in them."""
+    used: set[str] = set()
+    runs: dict[str, Run] = {}
+    for stack in stacks:
+        rules = tuple(_stack(stack, compiled.bodies, family, options))
+        yield stack.chain, _identified(stack.chain, rules, options.log_group)
+        used.update(*(layer.bodies for layer in stack.layers), stack.profiles)
+        runs |= {run.chain: run for run in runs_of(stack)}
+    for run in runs.values():
         if rules := tuple(_counting(run, compiled.bodies, family)):
             yield run.chain, _identified(run.chain, rules)
-    for chain, body in compiled.bodies.items():
-        if body.lines[family] and not body.is_staged:
+    for chain in sorted(used):
+        body = compiled.bodies[chain]
+        if body.lines[family]:
             lines = [_line(line, body, family) for line in body.lines[family]]
             end = [_mark(options.walked)] if _closes(body, family) else []
             yield chain, _identified(chain, (*lines, *end), options.log_group)
 
 
-def _fixed(family: int, options: Options) -> Iterator[tuple[tuple[str, str], list[str]]]:
+def _fixed(family: int, options: Options, hosts: _Hosts) -> Iterator[tuple[tuple[str, str], list[str]]]:
     """Yield the chains that are there whatever the model, each with its table."""
     wild = f"{options.prefix}+"
     allowed, denied = _marked(options.accepted), f"{_unmarked(options.accepted)} -j DROP"
-    neighbours = [f"-p 58 -m icmp6 --icmpv6-type {kind} -j ACCEPT" for kind in ICMPV6_ALLOWED if family == 6]
-    over = f"-m connmark --mark {options.revoked:#x}/{options.revoked:#x} -j DROP"
-    first = [
-        over,
-        "-m conntrack --ctstate RELATED,ESTABLISHED -g bm-accept",
-        "-m conntrack --ctstate INVALID -j DROP",
-        _clear(options.accepted),
-    ]
+    neighbours = _neighbours(ICMPV6_ALLOWED, family, "-j ACCEPT")
+    over, *others_known = _known_connections(options, "-g bm-accept")
+    first = [over, *others_known, _clear(options.accepted)]
     out = [f"-i {wild} -j {_bin(Direction.EGRESS, options.prefix)}", f"-i {wild} {denied}"]
     into = [f"-o {wild} {_clear(options.accepted)}", f"-o {wild} -j {_bin(Direction.INGRESS, options.prefix)}"]
+    others = _clear(options.guarded | options.redirected)  # what somebody else's mark has of ours
     last = {"deny": ["-j DROP"], "allow": [f"{allowed} -j ACCEPT", "-j DROP"], "return": []}[options.to_host]
-    yield ("filter", "bm-FORWARD"), [f"-i {wild} -j bm-forwarded", f"-o {wild} -j bm-forwarded"]
-    yield ("filter", "bm-INPUT"), [f"-i {wild} -j bm-to-host"]
-    yield ("filter", "bm-OUTPUT"), [f"-o {wild} -j RETURN"]
+    through = ["-j bm-through"] if hosts.is_on_forward else []
+    yield ("filter", "bm-FORWARD"), [*through, f"-i {wild} -j bm-forwarded", f"-o {wild} -j bm-forwarded"]
+    yield ("filter", "bm-INPUT"), [f"-i {wild} -g bm-to-host"]
+    yield ("filter", "bm-OUTPUT"), [others, f"-o {wild} -j RETURN"]
     yield ("filter", "bm-forwarded"), [*first, *out, *into, f"{allowed} -j ACCEPT", "-j DROP"]
     yield ("filter", "bm-to-host"), [*neighbours, *first, *out, *last]
     yield ("filter", "bm-accept"), [_mark(options.accepted), "-j ACCEPT"]
-    yield ("filter", "bm-allow"), [_mark(options.accepted)]
-    yield ("filter", "bm-pass"), [_mark(options.passed | options.walked)]
-    yield ("filter", "bm-undone"), ["-j DROP"]
+    yield from ((("filter", chain), rules) for chain, rules in _verdict_chains(options).items())
     verdict = options.guarded | options.accepted
     under_guard = f"-j MARK --set-xmark {options.guarded:#x}/{verdict:#x}"
-    yield ("mangle", "bm-FORWARD"), [f"-i {wild} {under_guard}", f"-o {wild} {under_guard}"]
+    yield ("mangle", "bm-FORWARD"), [others, f"-i {wild} {under_guard}", f"-o {wild} {under_guard}"]
     yield ("mangle", "bm-POSTROUTING"), [f"-m mark --mark {options.guarded:#x}/{verdict:#x} -j DROP"]
     known = [f"-i {wild} -p 58 -m icmp6 --icmpv6-type {kind} -j RETURN" for kind in ICMPV6_ALLOWED if family == 6]
     known += [
@@ -191,23 +254,199 @@ def _fixed(family: int, options: Options) -> Iterator[tuple[tuple[str, str], lis
     yield ("mangle", "bm-PREROUTING"), spoofed if family == 6 else []
 
 
-def _dispatch(direction: Direction, interfaces: list[str], prefix: str) -> dict[str, list[str]]:
-    """Return the tree from all (sorted) names down to bins; what is in none of them is dropped where it ends."""
-    flag = "-i" if direction is Direction.EGRESS else "-o"
+def _verdict_chains(options: Options) -> dict[str, list[str]]:
+    """Return the chains in which a body ends, in each table that has bodies."""
+    return {
+        "bm-allow": [_mark(options.accepted)],
+        "bm-pass": [_mark(options.passed | options.walked)],
+        "bm-undone": ["-j DROP"],
+    }
+
+
+def _neighbours(kinds: Iterable[int], family: int, verdict: str) -> list[str]:
+    return [f"-p {ICMPV6} -m icmp6 --icmpv6-type {kind} {verdict}" for kind in kinds if family == 6]
+
+
+def _known_connections(options: Options, verdict: str) -> list[str]:
+    """Return what is asked first: what may no longer be, what is established, and what is no connection's."""
+    return [
+        f"-m connmark --mark {options.revoked:#x}/{options.revoked:#x} -j DROP",
+        f"-m conntrack --ctstate RELATED,ESTABLISHED {verdict}",
+        "-m conntrack --ctstate INVALID -j DROP",
+    ]
+
+
+class _Hosts:
+    """The chains of host endpoints. Nothing where there is none."""
+
+    def __init__(self, compiled: Compiled, options: Options) -> None:
+        self._hosts, self._options = compiled.hosts, options
+        self._wild = f"{options.prefix}+"
+        self.has_early = self._has(Phase.UNTRACKED) or self._has(Phase.PRE_DNAT)
+        self.is_on_forward = self._has(Phase.FORWARD)
+        for interface in self._hosts.keys() - {"*"}:
+            if not _INTERFACE.fullmatch(interface) or interface.startswith(options.prefix):
+                raise ValueError(f"{interface!r} is no name of a host's interface (prefix {options.prefix!r})")
+
+    def chains(self, family: int) -> Iterator[tuple[tuple[str, str], list[str]]]:
+        """Yield the chains, each with its table, and what comes to the end of those that are there anyway."""
+        if self._hosts:
+            yield from self._filter(family)
+            yield from self._mangle(family)
+            yield from self._raw(family)
+            for table in ("mangle", "raw") if self._has(Phase.UNTRACKED) else ("mangle",):
+                yield from (((table, chain), rules) for chain, rules in _verdict_chains(self._options).items())
+
+    def _filter(self, family: int) -> Iterator[tuple[tuple[str, str], list[str]]]:
+        options = self._options
+        yield ("filter", "bm-INPUT"), [f"-g {_FROM_HOSTS}"]
+        yield from self._ways("filter", Phase.NORMAL, Direction.INGRESS, family)
+        redirected = "-m conntrack --ctstate DNAT -g bm-redirected"
+        yield ("filter", "bm-OUTPUT"), [redirected, f"-g {_TO_HOSTS}"]
+        yield from self._ways("filter", Phase.NORMAL, Direction.EGRESS, family)
+        yield ("filter", "bm-redirected"), [_mark(options.redirected)]
+        through: list[str] = []
+        for direction in (Direction.INGRESS, Direction.EGRESS):
+            if self._has(Phase.FORWARD, direction):
+                yield from self._ways("filter", Phase.FORWARD, direction, family)
+                asked = f"{_unmarked(options.accepted)} -j DROP"
+                through += [_clear(options.accepted), f"-j {_root(Phase.FORWARD, direction)}", asked]
+        if through:
+            yield ("filter", "bm-through"), [*through, _clear(options.accepted)]
+
+    def _mangle(self, family: int) -> Iterator[tuple[tuple[str, str], list[str]]]:
+        redirected = self._options.redirected
+        yield ("mangle", "bm-POSTROUTING"), [f"{_marked(redirected)} -g bm-redirected"]
+        yield ("mangle", "bm-redirected"), [_clear(redirected), f"-o {self._wild} -j RETURN", f"-g {_TO_HOSTS}"]
+        yield from self._ways("mangle", Phase.NORMAL, Direction.EGRESS, family)
+        if self._has(Phase.PRE_DNAT):
+            yield ("mangle", "bm-PREROUTING"), [f"-g {_FROM_HOSTS}"]
+            yield ("mangle", "bm-early"), [_mark(self._options.early)]
+            yield from self._ways("mangle", Phase.PRE_DNAT, Direction.INGRESS, family)
+
+    def _raw(self, family: int) -> Iterator[tuple[tuple[str, str], list[str]]]:
+        options = self._options
+        if self.has_early:
+            yield ("raw", "bm-PREROUTING"), [_clear(options.early)]
+            yield ("raw", "bm-OUTPUT"), [_clear(options.early)]
+        for direction, hook, flag in (
+            (Direction.INGRESS, "bm-PREROUTING", "-i"),
+            (Direction.EGRESS, "bm-OUTPUT", "-o"),
+        ):
+            if self._has(Phase.UNTRACKED, direction):
+                yield ("raw", hook), [f"{flag} {self._wild} -j RETURN", f"-g {_root(Phase.UNTRACKED, direction)}"]
+                yield from self._ways("raw", Phase.UNTRACKED, direction, family)
+        if self._has(Phase.UNTRACKED):
+            yield ("raw", "bm-untracked"), ["-j CT --notrack", _mark(options.early)]
+
+    def _has(self, phase: Phase, direction: Direction | None = None) -> bool:
+        wanted = {(phase, each) for each in Direction if direction in {None, each}}
+        return any(wanted & host.stacks.keys() for host in self._hosts.values())
+
+    def _ways(
+        self, table: str, phase: Phase, direction: Direction, family: int
+    ) -> Iterator[tuple[tuple[str, str], list[str]]]:
+        """Yield the tree from interfaces to their own chains, and these."""
+        nothing = "-g bm-allow" if phase is Phase.FORWARD else "-j RETURN"
+        targets: dict[str, str] = {}
+        for interface, host in sorted(self._hosts.items()):
+            stack = host.stacks.get((phase, direction))
+            chain = host_chain(phase, direction, interface)
+            targets[interface] = nothing if stack is None else f"-g {chain}"
+            if stack is not None:
+                yield (table, chain), list(self._own(table, phase, direction, stack, family))
+        last = targets.pop("*", nothing)
+        flag = "-i" if direction is Direction.INGRESS else "-o"
+        for chain, rules in _dispatch(flag, _root(phase, direction), "", targets, last).items():
+            yield (table, chain), rules
+
+    def _own(self, table: str, phase: Phase, direction: Direction, stack: str, family: int) -> Iterator[str]:
+        """Yield what is asked of a packet on one interface, in order."""
+        options = self._options
+        allowed = _ALLOWED[table, phase]
+        if phase is not Phase.FORWARD:
+            yield from _neighbours(ICMPV6_OF_HOSTS, family, allowed)
+        if phase is not Phase.UNTRACKED:
+            *known, invalid = _known_connections(options, allowed)
+            yield from known
+            if self.has_early and (phase, direction) != (Phase.FORWARD, Direction.EGRESS):
+                yield f"{_marked(options.early)} {allowed}"
+            yield invalid
+        if phase is not Phase.FORWARD:
+            for text in _failsafes(direction, family, options, are_replies_too=phase is Phase.UNTRACKED):
+                yield f"{text} {allowed}"
+        yield _clear(options.accepted | options.passed)
+        yield f"-j {stack}"
+        if phase.is_early:
+            yield f"{_marked(options.accepted)} -g {'bm-untracked' if phase is Phase.UNTRACKED else 'bm-early'}"
+            return
+        yield f"{_unmarked(options.accepted)} -j DROP"
+        if phase is Phase.NORMAL:
+            yield allowed
+
+
+def host_chain(phase: Phase, direction: Direction, interface: str) -> str:
+    """Return the chain of an interface of the host, `*` for all others; no interface's name begins with a dot."""
+    return f"bm-{_word(phase, direction)}{'.any' if interface == '*' else f'-{interface}'}"
+
+
+def _root(phase: Phase, direction: Direction) -> str:
+    return f"bm-{_word(phase, direction)}d-"
+
+
+def _word(phase: Phase, direction: Direction) -> str:
+    return f"{'f' if direction is Direction.INGRESS else 't'}h{'f' if phase is Phase.FORWARD else ''}"
+
+
+_FROM_HOSTS, _TO_HOSTS = (_root(Phase.NORMAL, direction) for direction in (Direction.INGRESS, Direction.EGRESS))
+
+# What becomes of what a host endpoint allows: the other tables are for other people's changes to what passes, too.
+_ALLOWED = {
+    ("filter", Phase.NORMAL): "-j ACCEPT",
+    ("filter", Phase.FORWARD): "-g bm-allow",
+    ("mangle", Phase.NORMAL): "-j RETURN",
+    ("mangle", Phase.PRE_DNAT): "-j RETURN",
+    ("raw", Phase.UNTRACKED): "-j RETURN",
+}
+
+
+def _failsafes(direction: Direction, family: int, options: Options, *, are_replies_too: bool) -> Iterator[str]:
+    """Yield the matches of the failsafe ports; before connection tracking an answer is known by the port it is from."""
+    ways = {Direction.INGRESS: options.failsafe_inbound, Direction.EGRESS: options.failsafe_outbound}
+    other = Direction.EGRESS if direction is Direction.INGRESS else Direction.INGRESS
+    far = "-s" if direction is Direction.INGRESS else "-d"
+    for ports, option in ((ways[direction], "--dports"), (ways[other] if are_replies_too else (), "--sports")):
+        groups: dict[tuple[int, IPNetwork | None], set[int]] = {}
+        for each in ports:
+            if each.net is None or each.net.version == family:
+                groups.setdefault((each.protocol, each.net), set()).add(each.port)
+        for (protocol, net), numbers in groups.items():
+            place = "" if net is None else f"{far} {net.network_address}/{net.prefixlen} "
+            texts = [str(number) for number in sorted(numbers)]
+            for first in range(0, len(texts), MULTIPORT):
+                some = ",".join(texts[first : first + MULTIPORT])
+                yield f"{place}-p {protocol} -m multiport {option} {some}"
+
+
+def _dispatch(flag: str, root: str, prefix: str, targets: Mapping[str, str], last: str) -> dict[str, list[str]]:
+    """Return the tree from all names, sorted, down to bins; what is in none of them has the last target.
+
+    A chain is called `root` and what the names in it begin with.
+    """
     chains: dict[str, list[str]] = {}
-    waiting = [(prefix, interfaces)]
+    waiting = [(prefix, list(targets))]
     while waiting:
         stem, names = waiting.pop()
-        rules = chains[_bin(direction, stem)] = []
+        rules = chains[f"{root}{stem}"] = []
         front = operator.itemgetter(slice(len(stem) + 1 if len(names) > BIN else None))
         for longer, group in itertools.groupby(names, key=front):
             own = list(group)
             if len(own) == 1:
-                rules.append(f"{flag} {own[0]} -g {_own_chain(direction, own[0])}")
+                rules.append(f"{flag} {own[0]} {targets[own[0]]}")
             else:
-                rules.append(f"{flag} {longer}+ -g {_bin(direction, longer)}")
+                rules.append(f"{flag} {longer}+ -g {root}{longer}")
                 waiting.append((longer, own))
-        rules.append("-j DROP")
+        rules.append(last)
     return chains
 
 
@@ -226,7 +465,10 @@ def _stack(stack: Stack, bodies: Mapping[str, Body], family: int, options: Optio
             yield f"{still}-j DROP"
     for chain in stack.profiles:
         yield from _through(bodies[chain], family, "", _unmarked(options.walked), options)
-    yield "-j DROP"
+    yield from _LAST[stack.phase.last]
+
+
+_LAST = {Action.DENY: ("-j DROP",), Action.ALLOW: ("-g bm-allow",), Action.PASS: ()}
 
 
 def _counting(run: Run, bodies: Mapping[str, Body], family: int) -> Iterator[str]:

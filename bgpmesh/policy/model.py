@@ -23,6 +23,18 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class Host:
+    """A host endpoint. Selectors of rules mean the addresses that it says it has; those of policies mean itself.
+
+    The member's key is what people see, `host NODE/NAME`. `interface`: where it is enforced here, `*` for all that have
+    no other; None: not here.
+    """
+
+    member: Member
+    interface: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """Everything that verdicts depend on; the order within a tuple means nothing.
 
@@ -38,6 +50,7 @@ class Model:
     space: tuple[IPNetwork, ...] = ()
     addresses: frozenset[IPAddress] = frozenset()  # this node's own
     remote: Mapping[Nlri, Claims] = field(default_factory=dict)  # of other nodes' workloads; filled by `Compiler.learn`
+    hosts: tuple[Host, ...] = ()  # of one interface no more than one
 
     def owner(self, address: IPAddress) -> Member | None:
         """Return who holds the address; O(members)."""
@@ -51,12 +64,17 @@ class Model:
         """Tell whether the address may be that of a workload we know nothing of; O(members)."""
         if self.is_remote(address) or self.owner(address) is not None:
             return False
+        if any(address in host.member.addresses for host in self.hosts):
+            return False
         return not self.space or any(address in net for net in self.space)
 
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """The first packet of a connection, after destination NAT as the chains see it; a port of None is in no range."""
+    """The first packet of a connection, after destination NAT as the chains see it; a port of None is in no range.
+
+    `into`, `out`: the interfaces of this node by which it comes and goes, where they are no workloads' and are known.
+    """
 
     source: IPAddress
     destination: IPAddress
@@ -64,6 +82,8 @@ class Packet:
     source_port: int | None = None
     port: int | None = None
     icmp: Icmp | None = None  # with a code
+    into: str | None = None
+    out: str | None = None
 
     @property
     def family(self) -> int:

@@ -1,7 +1,10 @@
-"""What may pass at this node: the objects in force, and the workloads here, as chains and sets.
+"""What may pass at this node: the objects in force, and the workloads and host endpoints here, as chains and sets.
 
-A node without workloads wants no chain: there is nothing to protect, and iptables is not called. With the first one
+A node without either wants no chain: there is nothing to protect, and iptables is not called. With the first workload
 comes all that must stand before its link is opened, and it goes with the last link.
+
+A host endpoint is enforced on the interface of its name, there or not yet, or on those that have an address that it
+expects. Where several are about one interface, the first by name is; `*` is all interfaces that none is on.
 
 Labels that nobody writes: a workload has those of its namespace as `pcns.KEY`, the namespace's name, and a mark
 that it is a workload, which tells it from a network set with the same labels. A namespace has its name as a label,
@@ -11,7 +14,7 @@ as Kubernetes gives it and as Calico does.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 
@@ -22,13 +25,14 @@ from bgpmesh.policy.form import FAMILIES, Ground
 from bgpmesh.policy.identity import WORKLOAD, encode, unanswered
 from bgpmesh.policy.iptables import HOOKS, Options, render
 from bgpmesh.policy.kubernetes import CALICO_NAME_LABEL, NAME_LABEL, Namespace
-from bgpmesh.policy.model import Member, Model
+from bgpmesh.policy.model import Host, Member, Model
 from bgpmesh.policy.objects import Key, Value
 from bgpmesh.policy.rule import (
     NAMESPACE_LABEL,
     NAMESPACE_PREFIX,
     PROTOCOLS,
     WORKLOAD_LABEL,
+    HostEndpoint,
     IPNetwork,
     NetworkSet,
     Policy,
@@ -40,6 +44,7 @@ from bgpmesh.route.nlri import IPAddress, Nlri
 from bgpmesh.workload.endpoint import Endpoint
 
 TABLES = frozenset(HOOKS)  # that have a say in what passes
+OPEN_PROFILE = "projectcalico-default-allow"  # that Calico has, and gives host endpoints that it makes itself
 OWN_LABELS = (NAMESPACE_LABEL, WORKLOAD_LABEL)  # of a workload: not given by people, nor what begins with `pcns.`
 
 
@@ -55,6 +60,7 @@ class Surroundings:
     namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     options: Options = field(default_factory=Options)
     is_revoking: bool = True  # a change cuts the connections that it no longer allows
+    node: str = ""  # whose host endpoints are enforced here
 
 
 class Protection:
@@ -65,24 +71,30 @@ class Protection:
         self.compiled = Compiler().compile(Model())
         self.options = Options()
         self.log_group = 0  # of NFLOG, while somebody follows what is dropped
+        self.unplaced: dict[str, str] = {}  # host endpoints of this node that are not in force, with the reason
         self._compiler = Compiler()
+        self._looked_in: Mapping[Key, Value] = self.objects  # for host endpoints, and what was found
+        self._found: list[HostEndpoint] = []
         self._members: dict[str, tuple[Endpoint, Mapping[str, str], Member]] = {}  # to know again who did not change
 
     def wanted(
         self,
         endpoints: Mapping[str, Endpoint],
         around: Surroundings,
+        interfaces: Mapping[IPAddress, Collection[str]] | None = None,
         *,
         is_needed: bool,
         held: Mapping[str, frozenset[bytes]] | None = None,
     ) -> tuple[dict[ChainKey, Rules], dict[str, AddressSet]]:
-        """Return the chains and the sets by their names; nothing where it is not needed: no link of ours is there.
+        """Return the chains and the sets by their names; nothing where no link of ours is there, and no host endpoint.
 
-        `held`: other nodes' members of the sets that an earlier life has left, while this one knows nothing of them.
+        `interfaces`: which of the addresses that host endpoints expect this host has, and where. `held`: other nodes'
+        members of the sets that an earlier life has left, while this one knows nothing of them.
         """
-        self.compiled = self._compiler.compile(self._model(endpoints.values(), around))
+        hosts = self._place(around, interfaces or {})
+        self.compiled = self._compiler.compile(self._model(endpoints.values(), around, hosts))
         self.options = around.options
-        if not is_needed:
+        if not is_needed and not self.compiled.hosts:
             return {}, {}
         options = replace(around.options, log_group=self.log_group)
         return render(self.compiled, options), self._with_held(held) if held else dict(self.compiled.sets)
@@ -137,13 +149,52 @@ class Protection:
         """Return the policies in force, staged ones among them."""
         return [value for value in self.objects.values() if isinstance(value, Policy)]
 
-    def _model(self, endpoints: Iterable[Endpoint], around: Surroundings) -> Model:
+    def expected(self, node: str) -> set[IPAddress]:
+        """Return the addresses by which host endpoints of a node find their interfaces."""
+        mine = (each for each in self._host_endpoints() if each.node == node and each.interface is None)
+        return {address for each in mine for address in each.addresses}
+
+    def _host_endpoints(self) -> list[HostEndpoint]:
+        """Return every host endpoint by name; looked for once in the same objects."""
+        if self._looked_in is not self.objects:
+            found = [value for value in self.objects.values() if isinstance(value, HostEndpoint)]
+            self._looked_in, self._found = self.objects, sorted(found, key=lambda each: each.name)
+        return self._found
+
+    def _place(self, around: Surroundings, interfaces: Mapping[IPAddress, Collection[str]]) -> tuple[Host, ...]:
+        """Return every host endpoint, those of this node once for each interface that it is enforced on."""
+        found: list[Host] = []
+        taken: dict[str, str] = {}
+        self.unplaced = {}
+        for each in self._host_endpoints():
+            member = _host_member(each)
+            here: Collection[str] = () if each.interface is None else (each.interface,)
+            if each.interface is None:
+                here = sorted({name for address in each.addresses for name in interfaces.get(address, ())})
+            free = [name for name in here if name not in taken and not name.startswith(around.options.prefix)]
+            if each.node != around.node or not free:
+                found.append(Host(member))
+            if each.node != around.node:
+                continue
+            found += [Host(member, name) for name in free]
+            if not here:
+                self.unplaced[f"HostEndpoint {each.name}"] = "no interface has one of its expectedIPs"
+            for name in here:
+                if name in taken:
+                    self.unplaced[f"HostEndpoint {each.name}"] = f"{name} is under HostEndpoint {taken[name]}"
+                elif name not in free:
+                    self.unplaced[f"HostEndpoint {each.name}"] = f"{name} is named like a workload's link"
+            taken |= dict.fromkeys(free, each.name)
+        return tuple(found)
+
+    def _model(self, endpoints: Iterable[Endpoint], around: Surroundings, hosts: tuple[Host, ...]) -> Model:
         values = list(self.objects.values())
         namespaces = self._namespaces(around)
         members = {endpoint.key: self._member(endpoint, namespaces) for endpoint in endpoints}
         self._members = {key: self._members[key] for key in members}
         tiers = {value.name: value for value in values if isinstance(value, Tier)}
         profiles = {profile_of(name): Profile(profile_of(name)) for name in {m.namespace for m, _, _ in self._all()}}
+        profiles[OPEN_PROFILE] = Profile(OPEN_PROFILE)
         profiles |= {value.name: value for value in values if isinstance(value, Profile)}
         groups = [value for value in values if isinstance(value, NetworkSet)]
         return Model(
@@ -155,6 +206,7 @@ class Protection:
             around.space,
             around.addresses,
             self._compiler.remote,
+            hosts,
         )
 
     def _namespaces(self, around: Surroundings) -> dict[str, dict[str, str]]:
@@ -193,6 +245,11 @@ def members_within(sets: Mapping[str, AddressSet], blocks: Iterable[IPNetwork]) 
         return at >= 0 and address <= ranges[at][1]
 
     return {name: frozenset(filter(is_within, each.members)) for name, each in sets.items()}
+
+
+def _host_member(each: HostEndpoint) -> Member:
+    key = f"host {each.node}/{each.name}"
+    return Member(key, dict(each.labels), each.addresses, dict(each.ports), None, each.profiles)
 
 
 def labels_in(

@@ -107,8 +107,8 @@ class Policy:
     ingress: tuple[Rule, ...] = ()
     egress: tuple[Rule, ...] = ()
     is_staged: bool = False  # counted and explained, not enforced
-    is_untracked: bool = False  # of a host: before connection tracking
-    is_pre_dnat: bool = False  # of a host: before destination NAT
+    is_untracked: bool = False  # of a host, and of nobody else: before connection tracking
+    is_pre_dnat: bool = False  # of a host, and of nobody else: before destination NAT
     is_on_forward: bool = False  # of a host: also what is forwarded through it
 
     @property
@@ -152,7 +152,7 @@ class NetworkSet:
 
 @dataclass(frozen=True, slots=True)
 class HostEndpoint:
-    """An interface of a node (`*`: all of them) that policies apply to; by name, or by the addresses it has."""
+    """An interface of a node (`*`: those with no other) that policies apply to; by name, or by an address it has."""
 
     name: str
     node: str
@@ -161,3 +161,26 @@ class HostEndpoint:
     labels: Mapping[str, str] = field(default_factory=dict)
     profiles: tuple[str, ...] = ()
     ports: Mapping[tuple[str, int], int] = field(default_factory=dict)  # (name, protocol) -> number
+
+
+@dataclass(frozen=True, slots=True)
+class Failsafe:
+    """A port that no host endpoint closes: of this node and for a source in the net, or the other way round."""
+
+    protocol: int  # TCP, UDP or SCTP
+    port: int
+    net: IPNetwork | None = None  # None: everybody
+
+    def __str__(self) -> str:
+        """Render as in the configuration: `tcp:22`, `tcp:192.0.2.0/24:22`."""
+        name = next(name for name, number in PROTOCOLS.items() if number == self.protocol)
+        return ":".join(map(str, (name, *(() if self.net is None else (self.net,)), self.port)))
+
+
+# Calico's defaults (ssh and DHCP or DNS and DHCP, then both ways BGP, etcd, Typha, the API server, and older etcd),
+# and BFD of one hop (RFC 5881 §4) and of several (RFC 5883 §5), which is sent to its port from both sides.
+_BOTH_WAYS = tuple(Failsafe(TCP, port) for port in (179, 2379, 2380, 5473, 6443, 6666, 6667)) + tuple(
+    Failsafe(UDP, port) for port in (3784, 4784)
+)
+FAILSAFE_INBOUND = (Failsafe(TCP, 22), Failsafe(UDP, 68), *_BOTH_WAYS)
+FAILSAFE_OUTBOUND = (Failsafe(UDP, 53), Failsafe(UDP, 67), *_BOTH_WAYS)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from bgpmesh.route.nlri import IPAddress, Nlri, prefix_text
+from bgpmesh.route.nlri import IPAddress, Nlri, host_nlri, prefix_text
 from bgpmesh.route.path import Blackhole, HostRoute, HostRouteKind, OnLink, Resolution, Target, Via
 
 OURS = (HostRouteKind.CONNECTED, HostRouteKind.LOCAL)  # prefixes that belong to this host itself
@@ -90,6 +90,11 @@ class HostRoutes:
     def is_own(self, prefix: Nlri) -> bool:
         """Tell whether this host has the prefix connected, or as an address of its own."""
         return any(route.kind in OURS for route in self._routes.get(prefix, ()))
+
+    def links_with(self, address: IPAddress) -> set[int]:
+        """Return the numbers of the links that have this address as the host's own."""
+        routes = self._routes.get(host_nlri(address), ())
+        return {route.link for route in routes if route.kind is HostRouteKind.LOCAL}
 
     def connected_subnet(self, address: IPAddress) -> Nlri | None:
         """Return the subnet of ours that an address lies in, None where there is none."""

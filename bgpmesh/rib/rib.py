@@ -101,6 +101,8 @@ class Rib:
         self._is_deferring = False
         # next hops
         self._hosts = HostRoutes()
+        self._link_names: Mapping[int, str] = {}  # of all links of the host, by number
+        self._first_addresses: Mapping[IPAddress, frozenset[int]] = {}  # and where they are, before routes tell
         self._resolver = Resolver(self._hosts, self._own_route, kernel_enabled)
         self._hops: dict[tuple[IPAddress, bool], NextHop] = {}
         self._covers: dict[Nlri, dict[NextHop, None]] = {}  # prefix -> next hops in it
@@ -301,6 +303,23 @@ class Rib:
                 self._own_prefixes.add(prefix)
         for rib_in in self._ins.values():
             self._regroup(rib_in)
+
+    def links_named(self, names: Mapping[int, str], addresses: Mapping[IPAddress, frozenset[int]]) -> None:
+        """Know links by name, and before any route is known where the host's addresses are."""
+        self._link_names = names
+        self._first_addresses = addresses or self._first_addresses
+
+    def interfaces_with(self, address: IPAddress) -> set[str]:
+        """Return the interfaces that have this address as the host's own, as far as their names are known."""
+        first = {} if self._hosts.best else self._first_addresses
+        links = self._hosts.links_with(address) or first.get(address, frozenset())
+        return {self._link_names[link] for link in links if link in self._link_names}
+
+    def interface_towards(self, address: IPAddress) -> str | None:
+        """Return the interface by which this host sends to an address, None where that is not known."""
+        hop = NextHop(address, is_single_hop=False)
+        self._resolver.resolve(hop)
+        return None if hop.resolution is None else self._link_names.get(hop.resolution.link)
 
     # ── the thinking ─────────────────────────────────────────────────────────
 

@@ -20,7 +20,7 @@ from typing import cast
 import pytest
 
 from bgpmesh.delta import Delta
-from bgpmesh.events import Event, LinkObserved, LinksRead, LinkWritten
+from bgpmesh.events import Event, LinkNamesRead, LinkObserved, LinksRead, LinkWritten
 from bgpmesh.kernel.linkread import LinkReader, host_mac, inside_mac
 from bgpmesh.kernel.links import LinksEdge, uninstall
 from bgpmesh.kernel.sysctls import prepare_host
@@ -93,9 +93,15 @@ class Bench:
 
     links: Delta[str, LinkSpec] = field(default_factory=Delta)
     events: list[Event] = field(default_factory=list)
+    names: list[set[str]] = field(default_factory=list)  # of all links, each time they are told
+    addresses: dict[IPAddress, frozenset[int]] = field(default_factory=dict)
 
     def report(self, event: Event) -> None:
         """Do what the engine does with the event."""
+        if isinstance(event, LinkNamesRead):
+            self.names.append(set(event.names.values()))
+            self.addresses |= event.addresses
+            return
         self.events.append(event)
         match event:
             case LinksRead(links):
@@ -590,3 +596,30 @@ def test_a_host_is_prepared_once(node: Callable[[Scenario], None]) -> None:
         assert [run("sysctl", "-n", f"net.{name}").strip() for name in names] == ["1", "1", "1"]
 
     node(story)
+
+
+def test_the_names_of_all_links_are_told_at_start_and_when_there_is_a_new_one(
+    node: Callable[[Scenario], None],
+) -> None:
+    """Also after one was renamed; links of ours that come make no news of that kind."""
+
+    async def story() -> None:
+        run("ip", "netns", "add", "web")
+        run("ip", "link", "add", "theirs0", "type", "veth", "peer", "name", "theirs1")
+        run("ip", "address", "add", "192.0.2.1/24", "dev", "theirs0")
+        run("ip", "address", "add", "2001:db8::1/64", "dev", "theirs0", "nodad")
+        bench = Bench()
+        async with bench.running() as edge:
+            assert bench.names == [{"lo", "theirs0", "theirs1"}]
+            index = socket.if_nametoindex("theirs0")
+            assert bench.addresses[ipaddress.ip_address("192.0.2.1")] == frozenset({index})
+            assert bench.addresses[ipaddress.ip_address("2001:db8::1")] == frozenset({index})
+            await bench.settled(edge, WEB)
+            assert len(bench.names) == 1
+            for command in ("add new0 type veth peer name new2", "set theirs1 name new1"):
+                told = len(bench.names)
+                run("ip", "link", *command.split())
+                await bench.until(lambda told=told: len(bench.names) > told)  # type: ignore[misc]
+            assert {"lo", "theirs0", "new0", "new1", "new2", WEB.interface} == bench.names[-1]
+
+    node(in_loop(story))

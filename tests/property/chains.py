@@ -15,6 +15,8 @@ from bgpmesh.policy.chains import AddressSet, ids_of
 from bgpmesh.policy.model import Packet
 from bgpmesh.route.nlri import IPAddress, Nlri, network_of
 
+Seen = dict[tuple[str, str, str], int]  # (table, chain, id of a rule) -> packets
+Way = tuple[tuple[str, str], ...]
 Tables = dict[str, dict[str, list[str]]]
 
 
@@ -51,6 +53,8 @@ class Flow:
     into: str = ""  # the interface it came in by
     out: str = ""
     state: str = "NEW"
+    is_dnat: bool = False  # its destination was translated here
+    is_spoofed: bool = False  # its source is not routed to where it came in
     mark: int = 0
     connmark: int = 0
     logged: list[str] = field(default_factory=list)
@@ -58,7 +62,7 @@ class Flow:
 
 
 class Host:
-    """One family's filter table and its sets; `seen` counts for each chain and id of a rule what the rule matched."""
+    """One table of one family, and the sets; `seen` counts for each chain and id of a rule what the rule matched."""
 
     def __init__(self, chains: Mapping[str, list[str]], sets: Mapping[str, AddressSet]) -> None:
         self._chains, self._sets = chains, sets
@@ -78,12 +82,8 @@ class Host:
                     return verdict
                 case ["-j", "RETURN"]:
                     return None
-                case ["-j", "MARK", "--set-xmark", bits]:
-                    value, mask = (int(part, 16) for part in bits.split("/"))
-                    flow.mark = (flow.mark & ~mask) ^ value
-                case ["-j", "LOG" | "NFLOG" as how, *words]:
-                    prefix = words[words.index(f"--{how.lower()}-prefix") + 1]
-                    (flow.logged if how == "LOG" else flow.told).append(prefix)
+                case ["-j", "MARK" | "LOG" | "NFLOG" | "CT" as how, *words]:
+                    _act(how, words, flow)
                 case ["-j", other]:
                     verdict_there = self.run(other, flow)
                     if verdict_there is not None:
@@ -104,12 +104,14 @@ class Host:
             if option == "!":
                 is_negated = True
                 continue
+            if (module, option) == ("rpfilter", "--invert"):
+                if not flow.is_spoofed:
+                    return None
+                continue
             value, *words = words
             if option == "-m":
                 module = value
                 continue
-            if module == "rpfilter":
-                raise AssertionError("the routes are not in here")
             if option == "--match-set":
                 end, *words = words
                 found = self._in_set(value, end.split(","), flow.packet)
@@ -130,6 +132,49 @@ class Host:
         assert len(ends) == 2
         port = packet.source_port if ends[1] == "src" else packet.port
         return port is not None and address.packed + struct.pack(">BH", packet.protocol, port) in found.members
+
+
+def _act(how: str, words: list[str], flow: Flow) -> None:
+    """Do what a target does that goes on."""
+    match how, words:
+        case "MARK", ["--set-xmark", bits]:
+            value, mask = (int(part, 16) for part in bits.split("/"))
+            flow.mark = (flow.mark & ~mask) ^ value
+        case "CT", ["--notrack"]:
+            flow.state = "UNTRACKED"
+        case _:
+            prefix = words[words.index(f"--{how.lower()}-prefix") + 1]
+            (flow.logged if how == "LOG" else flow.told).append(prefix)
+
+
+# The hooks that a packet comes by, in order, with the tables in order: netfilter's priorities.
+IN: Way = (("raw", "PREROUTING"), ("mangle", "PREROUTING"), ("filter", "INPUT"))
+OUT: Way = (("raw", "OUTPUT"), ("filter", "OUTPUT"), ("mangle", "POSTROUTING"))
+THROUGH: Way = (*IN[:2], ("mangle", "FORWARD"), ("filter", "FORWARD"), ("mangle", "POSTROUTING"))
+
+
+def travel(
+    tables: Tables, sets: Mapping[str, AddressSet], flow: Flow, way: Way, seen: Seen | None = None
+) -> str | None:
+    """Return DROP, ACCEPT where the filter table says so, or None: nobody of ours decides.
+
+    `seen`: takes what each rule has matched.
+    """
+    verdict = None
+    into, out = flow.into, flow.out
+    for table, hook in way:
+        if f"bm-{hook}" not in tables.get(table, {}):
+            continue
+        flow.into = into if hook in {"PREROUTING", "INPUT", "FORWARD"} else ""
+        flow.out = out if hook in {"OUTPUT", "FORWARD", "POSTROUTING"} else ""
+        host = Host(tables[table], sets)
+        answer = host.run(f"bm-{hook}", flow)
+        if seen is not None:
+            seen |= {(table, chain, rule): count for (chain, rule), count in host.seen.items()}
+        if answer == "DROP":
+            return "DROP"
+        verdict = answer if table == "filter" else verdict
+    return verdict
 
 
 def _matches(option: str, value: str, flow: Flow) -> bool:
@@ -159,7 +204,7 @@ def _matches(option: str, value: str, flow: Flow) -> bool:
             wanted, mask = (int(part, 16) for part in value.split("/"))
             return (flow.mark if option == "mark --mark" else flow.connmark) & mask == wanted
         case "--ctstate":
-            return flow.state in value.split(",")
+            return flow.state in value.split(",") or ("DNAT" in value.split(",") and flow.is_dnat)
         case _:
             raise AssertionError(option)
 

@@ -15,8 +15,8 @@ from bgpmesh.policy.model import Member, Model
 from bgpmesh.route.nlri import IPAddress
 from tests.property.test_policy import PLACES, RULES, SELECTORS, mixed, models
 
-PARTS = ["policies", "tiers", "profiles", "network_sets", "space", "addresses"]
-TABLES = ["stacks", "classes", "bodies", "sets"]
+PARTS = ["policies", "tiers", "profiles", "network_sets", "space", "addresses", "hosts"]
+TABLES = ["stacks", "classes", "bodies", "sets", "hosts"]
 TWEAKS: dict[str, st.SearchStrategy[object]] = {
     "order": st.sampled_from([0.5, 1.0, 1.5, 2.0, 3.0]),
     "selector": st.sampled_from(SELECTORS),

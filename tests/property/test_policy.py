@@ -16,11 +16,12 @@ from bgpmesh.policy.compile import Compiler
 from bgpmesh.policy.explain import Step, explain, judge, why_not
 from bgpmesh.policy.form import Compiled
 from bgpmesh.policy.iptables import Options, render
-from bgpmesh.policy.model import Member, Model, Packet
+from bgpmesh.policy.model import Host, Member, Model, Packet
 from bgpmesh.policy.rule import (
     LAST,
     Action,
     Direction,
+    Failsafe,
     Icmp,
     NetworkSet,
     Policy,
@@ -32,7 +33,8 @@ from bgpmesh.policy.rule import (
     Tier,
 )
 from bgpmesh.policy.selector import parse
-from tests.property.chains import Flow, Host, Tables, restore
+from tests.property.chains import IN, OUT, THROUGH, Flow, Seen, Tables, Way, restore, travel
+from tests.property.chains import Host as Table
 from tests.property.oracle import first_match, holder, labels_of, passes, selects
 
 HERE_1, HERE_2, THERE, NOBODY_KNOWS, OUTSIDE, HOST = range(6)
@@ -108,6 +110,37 @@ RULES = st.lists(a_rule(), min_size=1, max_size=3).map(tuple)
 DEFAULTS = st.sampled_from([Action.PASS, Action.DENY])
 
 
+def of_hosts(types: frozenset[Direction]) -> st.SearchStrategy[dict[str, bool]]:
+    """Draw what a policy is besides to hosts: most often nothing."""
+    words = ["", "", "is_on_forward", "is_untracked", *(["is_pre_dnat"] if types == {Direction.INGRESS} else [])]
+    return st.sampled_from(words).map(lambda word: {"is_on_forward": True, word: True} if word else {})
+
+
+HOSTS = st.sampled_from([(), (), ("*",), ("eth0",), ("eth0", "*"), ("eth0", "eth1"), (None,), (None, "*")])
+
+
+@st.composite
+def hosts(draw: st.DrawFn) -> tuple[Host, ...]:
+    """Draw host endpoints here, and one elsewhere, with addresses that may lie in the space of workloads."""
+    places = st.sampled_from([(), (HOST,), (OUTSIDE,), (NOBODY_KNOWS,)])
+    ports = st.sampled_from([{}, {("web", 6): 80}])
+    named = st.sampled_from([(), ("kns.shop",), ("other",)])
+    return tuple(
+        Host(
+            Member(
+                f"host n1/{number}",
+                draw(LABELS),
+                tuple(PLACES[family][place] for place in draw(places) for family in (4, 6)),
+                draw(ports),
+                None,
+                draw(named),
+            ),
+            interface,
+        )
+        for number, interface in enumerate(draw(HOSTS))
+    )
+
+
 @st.composite
 def a_policy(draw: st.DrawFn, name: str) -> Policy:
     """Draw a policy; half of them are on everybody."""
@@ -122,6 +155,7 @@ def a_policy(draw: st.DrawFn, name: str) -> Policy:
         draw(RULES) if Direction.INGRESS in types else (),
         draw(RULES) if Direction.EGRESS in types else (),
         is_staged=draw(st.integers(0, 7)) == 7,
+        **draw(of_hosts(types)),
     )
 
 
@@ -155,26 +189,47 @@ def models(draw: st.DrawFn) -> Model:
         {member.key: member for member in members},
         draw(st.sampled_from([POOLS, POOLS[:1], ()])),
         frozenset({PLACES[4][HOST], PLACES[6][HOST]}),
+        hosts=draw(hosts()),
     )
 
 
 def packets() -> Iterator[Packet]:
-    """Yield first packets of connections that start or end at a workload here: every pair of ends, a few kinds."""
+    """Yield first packets of connections that come by here: every pair of ends, a few kinds.
+
+    The two ends of most are on one interface, as those behind a router are.
+    """
     for family, places in PLACES.items():
         for source, destination in itertools.permutations(range(6), 2):
-            if {source, destination} & {HERE_1, HERE_2}:
+            if {source, destination} & {HERE_1, HERE_2, HOST} or {source, destination} == {NOBODY_KNOWS, OUTSIDE}:
                 ends = places[source], places[destination]
-                yield Packet(*ends, 6, 40_000, 80)
-                yield Packet(*ends, 6, 80, 8080)
-                yield Packet(*ends, 17, 20_002, 53)
-                yield Packet(*ends, 1 if family == 4 else 58, icmp=Icmp(8 if family == 4 else 135, source % 2))
-                yield Packet(*ends, 50)
+                ways = INTERFACES.get(source), INTERFACES.get(destination)
+                kinds = (
+                    Packet(*ends, 6, 40_000, 80),
+                    Packet(*ends, 6, 80, 8080),
+                    Packet(*ends, 17, 20_002, 53),
+                    Packet(*ends, 17, 53, 20_002),
+                    Packet(*ends, 1 if family == 4 else 58, icmp=Icmp(8 if family == 4 else 135, source % 2)),
+                    Packet(*ends, 50),
+                )
+                yield from (replace(packet, into=ways[0], out=ways[1]) for packet in kinds)
 
 
+INTERFACES = {THERE: "eth0", NOBODY_KNOWS: "eth0", OUTSIDE: "eth1"}
 PACKETS = list(packets())
+HERE = {PLACES[family][number] for family in (4, 6) for number in (HERE_1, HERE_2)}
 
 
-TO_HOST = st.sampled_from([Options(to_host="deny"), Options(to_host="allow"), Options(to_host="return")])
+FAILSAFES = st.lists(
+    st.builds(Failsafe, st.sampled_from([6, 17]), st.sampled_from([80, 53, 8080]), st.sampled_from([None, *NETS])),
+    max_size=2,
+    unique=True,
+).map(tuple)
+TO_HOST = st.builds(
+    Options,
+    to_host=st.sampled_from(["deny", "allow", "return"]),
+    failsafe_inbound=FAILSAFES,
+    failsafe_outbound=FAILSAFES,
+)
 
 
 def restored(tables: dict[int, Tables], old: dict[ChainKey, Rules], new: dict[ChainKey, Rules]) -> dict[int, Tables]:
@@ -191,24 +246,31 @@ def restored(tables: dict[int, Tables], old: dict[ChainKey, Rules], new: dict[Ch
 EMPTY: dict[int, Tables] = {4: {}, 6: {}}
 
 
-def met(model: Model, packet: Packet) -> tuple[str, Flow]:
-    """Return the hook where a packet comes by, and the packet on its way."""
+def failsafes_of(options: Options) -> dict[Direction, tuple[Failsafe, ...]]:
+    """Return the ports that stay open."""
+    return {Direction.INGRESS: options.failsafe_inbound, Direction.EGRESS: options.failsafe_outbound}
+
+
+def met(model: Model, packet: Packet) -> tuple[Way, Flow]:
+    """Return the hooks where a packet comes by, and the packet on its way."""
     source, destination = holder(model, packet.source), holder(model, packet.destination)
-    flow = Flow(packet, (source and source.interface) or "eth0", (destination and destination.interface) or "eth0")
-    hook = "bm-FORWARD"
+    into, out = (member and member.interface for member in (source, destination))
+    flow = Flow(packet, into or packet.into or "", out or packet.out or "", mark=0x3F00_0000)
+    way: Way = THROUGH
     if packet.destination in model.addresses:
-        hook, flow.out = "bm-INPUT", ""
+        way = IN
     elif packet.source in model.addresses:
-        hook, flow.into = "bm-OUTPUT", ""
-    return hook, flow
+        way, flow.mark = OUT, 0
+    return way, flow
 
 
 def verdict(model: Model, compiled: Compiled, tables: dict[int, Tables], packet: Packet) -> bool:
-    """Return what the chains do with a packet, at the hook where it comes by."""
-    hook, flow = met(model, packet)
-    answer = Host(tables[packet.family]["filter"], compiled.sets).run(hook, flow)
-    assert hook != "bm-FORWARD" or answer is not None
-    guard = Host(tables[packet.family]["mangle"], {}).run("bm-INPUT", flow) if hook == "bm-INPUT" else None
+    """Return what the chains do with a packet, at the hooks where it comes by."""
+    way, flow = met(model, packet)
+    is_a_workloads = flow.into.startswith("bgpm") or flow.out.startswith("bgpm")
+    answer = travel(tables[packet.family], compiled.sets, flow, way)
+    assert way != THROUGH or answer is not None or not is_a_workloads
+    guard = Table(tables[packet.family]["mangle"], {}).run("bm-INPUT", flow) if way == IN else None
     assert answer == "DROP" or guard != "DROP"
     return answer != "DROP"
 
@@ -220,13 +282,16 @@ def test_the_oracle_the_explanation_and_the_chains_agree(model: Model, first: in
     compiled = Compiler().compile(model)
     tables = restored(EMPTY, {}, render(compiled, options))
     to_host, may_pass = options.to_host != "deny", judge(compiled, options)
+    failsafes = failsafes_of(options)
     for packet in PACKETS[first::7]:
-        expected = passes(model, packet, to_host=to_host)
+        expected = passes(model, packet, to_host=to_host, failsafes=failsafes)
         assert expected is (explain(compiled, packet, options).verdict is Action.ALLOW)
         assert expected is not bool(why_not(compiled, packet, options))
-        here = passes(model, packet, to_host=to_host, only_here=True)
+        here = passes(model, packet, to_host=to_host, only_here=True, failsafes=failsafes)
         assert here is verdict(model, compiled, tables, packet)
-        assert may_pass(packet) is here
+        is_a_workloads = bool({packet.source, packet.destination} & HERE)
+        of_workloads = passes(model, packet, to_host=to_host, only_here=True, are_hosts_asked=False)
+        assert may_pass(packet) is (of_workloads if is_a_workloads else None)
 
 
 @settings(max_examples=100)
@@ -245,25 +310,34 @@ def test_what_the_rules_count_is_put_down_to_the_steps_of_the_explanation(
     for packet in PACKETS[first::7]:
         counters = Counters()
         counters.know(rendered, compiled)
-        host = Host(tables[packet.family]["filter"], compiled.sets)
-        hook, flow = met(model, packet)
-        is_dropped = host.run(hook, flow) == "DROP"
+        way, flow = met(model, packet)
+        seen: Seen = {}
+        is_dropped = travel(tables[packet.family], compiled.sets, flow, way, seen) == "DROP"
         counts: dict[ChainKey, dict[str, tuple[int, int]]] = {}
-        for (chain, rule), count in host.seen.items():
-            counts.setdefault(ChainKey(packet.family, "filter", chain), {})[rule] = (count, 100 * count)
+        for (table, chain, rule), count in seen.items():
+            counts.setdefault(ChainKey(packet.family, table, chain), {})[rule] = (count, 100 * count)
         counters.read(counts)
-        here = passes(model, packet, to_host=options.to_host != "deny", only_here=True)
+        to_host = options.to_host != "deny"
+        here = passes(model, packet, to_host=to_host, only_here=True, failsafes=failsafes_of(options))
         assert here is not is_dropped
         assert counters.by_verdict["deny"] == is_dropped == sum(counters.drops().values())
         told = [counters.told[packet.family, prefix] for prefix in flow.told]
         assert len(told) == (1 if group and is_dropped else 0)
         assert all(counters.drops()[cause.name] == 1 for cause in told)
         steps = explain(compiled, packet, options).steps
-        for step in steps:
-            found = counters.of(packet.family, (step.chain, step.action, step.tier, step.policy, step.rule))
-            if model.members[step.workload].interface is not None and found is not None:
-                count = steps.count(step)  # more than one of a log rule that is several lines
-                assert found == (count, 100 * count), step
+        here_only = [step for step in steps if is_of_this_node(model, step)]
+        places = [(step.chain, step.action, step.tier, step.policy, step.rule) for step in here_only]
+        for at in places:
+            found = counters.of(packet.family, at)
+            if found is not None:
+                count = places.count(at)  # more than one of a log rule that is several lines, and of several ends
+                assert found == (count, 100 * count), at
+
+
+def is_of_this_node(model: Model, step: Step) -> bool:
+    """Tell whether a step is one of chains here: a workload's here, or a host endpoint's."""
+    member = model.members.get(step.workload)
+    return member is None or member.interface is not None
 
 
 def enforced(model: Model) -> Model:
@@ -286,11 +360,14 @@ def test_staged_policies_change_no_verdict_and_say_what_they_would_do(
         found, plain = explain(compiled, packet), explain(without, packet)
         assert (found.verdict, found.unknown) == (plain.verdict, plain.unknown)
         assert [place(step) for step in found.steps if not step.is_staged] == [place(step) for step in plain.steps]
-        here = passes(model, packet, to_host=False, only_here=True)
+        here = passes(model, packet, to_host=False, only_here=True, failsafes=failsafes_of(Options()))
         assert here is verdict(model, compiled, tables, packet)
         for step in found.steps:
+            if step.workload not in model.members:
+                continue
             labels = labels_of(model, model.members[step.workload])
-            own = [p for p in model.policies if p.tier == step.tier and selects(p, labels, step.direction, staged=True)]
+            normal = [p for p in model.policies if p.tier == step.tier and not p.is_untracked and not p.is_pre_dnat]
+            own = [policy for policy in normal if selects(policy, labels, step.direction, staged=True)]
             if step.is_staged and all(policy.is_staged for policy in own):
                 own.sort(key=lambda policy: (policy.order, policy.namespace or "", policy.name))
                 action = first_match(model, packet, [rule for policy in own for rule in policy.rules(step.direction)])
@@ -312,6 +389,7 @@ def mixed(model: Model) -> Model:
         network_sets=model.network_sets[::-1],
         members={key: model.members[key] for key in reversed(list(model.members))},
         space=model.space[::-1],
+        hosts=model.hosts[::-1],
     )
 
 

@@ -412,7 +412,7 @@ MISTAKES = [  # (section, lines in it, key, value, reason)
         "connections of a/b leave by 1.2.3.4 already",
     ),
     ("cluster", "[filter.x]\ndefault = 'reject'", "filter", "{ x }", NOT_BUILT),
-    ("cluster", "[policy]\nfailsafe_inbound = []", "policy.failsafe_inbound", "[]", NOT_BUILT),
+    ("cluster", "[policy]\nfailsafe_inbound = 22", "policy.failsafe_inbound", "22", "not a list"),
     ("cluster", "[node]\naddress = '192.0.2.1'", "node.address", '"192.0.2.1"', "stands outside of a [node.NAME]"),
     (
         "node",
@@ -628,3 +628,57 @@ def test_the_demo_file_is_three_nodes_of_both_families() -> None:
         "n3": [("n1", False, 2), ("n2", False, 2)],
     }
     assert [config.warnings(loaded, name) for name in shown] == [(), (), ()]
+
+
+FAILSAFES = """
+[cluster]
+asn = 64512
+port = 1790
+[node.a]
+address = "192.0.2.1"
+[peer.tor]
+address = "192.0.2.254"
+asn = 65001
+port = 1791
+[policy]
+"""
+
+
+def failsafes(lines: str) -> tuple[list[str], list[str]]:
+    """Return the ports that no host endpoint closes, inbound and outbound."""
+    options = config.effective(config.parse(FAILSAFES + lines, "f.toml"), "a").around.options
+    return list(map(str, options.failsafe_inbound)), list(map(str, options.failsafe_outbound))
+
+
+def test_bgp_is_failsafe_on_the_ports_that_are_configured() -> None:
+    """Ours both ways, those of neighbours outwards; BFD and Calico's list are there too."""
+    inbound, outbound = failsafes("")
+    both = ["tcp:179", "tcp:2379", "tcp:2380", "tcp:5473", "tcp:6443", "tcp:6666", "tcp:6667", "udp:3784", "udp:4784"]
+    assert inbound == ["tcp:22", "udp:68", *both, "tcp:1790"]
+    assert outbound == ["udp:53", "udp:67", *both, "tcp:1790", "tcp:1791"]
+
+
+def test_failsafe_ports_of_the_file_replace_all_others() -> None:
+    """Written as Calico writes them; a prefix says whose."""
+    ports = '["tcp:22", "sctp:192.0.2.0/24:38412", "udp:[2001:db8::/32]:53", "udp:2001:db8:1::/48:53"]'
+    expected = ["tcp:22", "sctp:192.0.2.0/24:38412", "udp:2001:db8::/32:53", "udp:2001:db8:1::/48:53"]
+    assert failsafes(f"failsafe_inbound = {ports}\nfailsafe_outbound = []") == (expected, [])
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ('"22"', "not PROTOCOL:PORT or PROTOCOL:PREFIX:PORT, of tcp, udp or sctp"),
+        ('"tcp:0"', "not PROTOCOL:PORT or PROTOCOL:PREFIX:PORT, of tcp, udp or sctp"),
+        ('"icmp:8"', "not PROTOCOL:PORT or PROTOCOL:PREFIX:PORT, of tcp, udp or sctp"),
+        ('"tcp:65536"', "not PROTOCOL:PORT or PROTOCOL:PREFIX:PORT, of tcp, udp or sctp"),
+        ('"tcp:x:22"', "not a prefix"),
+        ('"tcp:192.0.2.1/24:22"', "host bits are set; the prefix is 192.0.2.0/24"),
+        ("22", "not PROTOCOL:PORT or PROTOCOL:PREFIX:PORT, of tcp, udp or sctp"),
+    ],
+)
+def test_a_failsafe_port_that_is_none_is_refused(value: str, reason: str) -> None:
+    """With the value as it was written."""
+    with pytest.raises(ConfigError) as caught:
+        config.parse(FAILSAFES + f"failsafe_inbound = [{value}]", "f.toml")
+    assert caught.value.problems == (Problem("f.toml", "policy.failsafe_inbound", value, reason),)

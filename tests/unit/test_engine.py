@@ -25,6 +25,7 @@ from bgpmesh.events import (
     FibRead,
     FibWritten,
     HostRoutesChanged,
+    LinkNamesRead,
     LinkObserved,
     LinksRead,
     LinkWritten,
@@ -50,6 +51,7 @@ from bgpmesh.peering.peer import Peer
 from bgpmesh.peering.session import Dial, Hangup, Send, State
 from bgpmesh.policy.chains import ChainKey
 from bgpmesh.policy.objects import read
+from bgpmesh.policy.protection import Surroundings
 from bgpmesh.rib.export import Batch
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
 from bgpmesh.route.nlri import Family, Nlri, host_nlri, nlri_of, parse_nlri, prefix_text
@@ -965,3 +967,66 @@ def test_connections_are_looked_at_when_what_they_may_do_has_changed_and_is_in_f
     engine.handle(ObjectsChanged(dict(objects)), now)
     protect(engine, now)
     assert not engine.is_review_due  # nothing has come of it
+
+
+def host_endpoint(**spec: object) -> ObjectsChanged:
+    """Return what makes a host endpoint of this node the only object."""
+    head = {"apiVersion": "projectcalico.org/v3", "kind": "HostEndpoint", "metadata": {"name": "edge"}}
+    return ObjectsChanged(read([{**head, "spec": {"node": "n1", **spec}}]).objects)
+
+
+def test_a_host_endpoint_finds_its_interface_by_an_address() -> None:
+    """As addresses and names come and go; where none has it that is told, and nothing is wanted."""
+    world = World(Engine(configured(around=Surroundings(node="n1")), (), lambda: 0.5))
+    world.boot({})
+    world.engine.handle(host_endpoint(expectedIPs=["192.0.2.1"]), world.now)
+    world.settle()
+    missing = {"HostEndpoint edge": "no interface has one of its expectedIPs"}
+    assert (world.engine.unmade(), world.engine.chains.wanted) == (missing, {})
+
+    own = HostRoute(parse_nlri("192.0.2.1/32"), 2, None, 0, HostRouteKind.LOCAL, 2, 255)
+    world.engine.handle(HostRoutesChanged([own], ()), world.now)
+    world.settle()
+    assert world.engine.unmade() == missing  # the link has no name yet
+    world.engine.handle(LinkNamesRead({1: "lo", 2: "eth0"}), world.now)
+    world.settle()
+    assert world.engine.unmade() == {}
+    assert ChainKey(4, "filter", "bm-fh-eth0") in world.engine.chains.wanted
+
+    world.engine.handle(HostRoutesChanged((), [own]), world.now)
+    world.settle()
+    assert (world.engine.unmade(), world.engine.chains.wanted) == (missing, {})
+
+
+def test_at_start_a_host_endpoint_finds_its_interface_before_routes_are_read() -> None:
+    """The chains of the last life stand as they are; once routes are read these alone count."""
+    world = World(Engine(configured(around=Surroundings(node="n1")), (), lambda: 0.5))
+    world.engine.handle(host_endpoint(expectedIPs=["192.0.2.1"]), world.now)
+    own = {ipaddress.ip_address("192.0.2.1"): frozenset({2})}
+    world.engine.handle(LinkNamesRead({2: "eth0"}, own), world.now)
+    world.settle()
+    assert ChainKey(4, "filter", "bm-fh-eth0") in world.engine.chains.wanted
+    world.boot({})
+    assert world.engine.chains.wanted == {}
+
+
+def test_a_host_endpoint_by_name_is_wanted_before_its_interface_is_there() -> None:
+    """Without any workload; and with the endpoint everything goes."""
+    world = World(Engine(configured(around=Surroundings(node="n1")), (), lambda: 0.5))
+    world.boot({})
+    world.engine.handle(host_endpoint(interfaceName="eth7"), world.now)
+    world.settle()
+    assert ChainKey(6, "filter", "bm-th-eth7") in world.engine.chains.wanted
+    world.engine.handle(ObjectsChanged({}), world.now)
+    world.settle()
+    assert world.engine.chains.wanted == {}
+
+
+def test_the_interface_towards_an_address_is_that_of_its_route() -> None:
+    """For explain; None where there is no route, or its link has no name that is known."""
+    world = World(Engine(configured(), (), lambda: 0.5))
+    world.boot({})
+    assert world.engine.rib.interface_towards(HOP) is None
+    world.engine.handle(LinkNamesRead({2: "eth0"}), world.now)
+    assert world.engine.rib.interface_towards(HOP) == "eth0"
+    assert world.engine.rib.interface_towards(ipaddress.ip_address("198.51.100.1")) is None

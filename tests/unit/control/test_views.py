@@ -18,11 +18,12 @@ from bgpmesh.events import (
     ConnectionsCut,
     EndpointAdded,
     FloatingIpsKept,
+    LinkNamesRead,
     ObjectsChanged,
     RoutesReceived,
 )
 from bgpmesh.policy.chains import ChainKey
-from bgpmesh.policy.objects import Key
+from bgpmesh.policy.objects import Key, read
 from bgpmesh.policy.rule import Action, Direction, Policy, Rule, Side
 from bgpmesh.policy.selector import parse
 from bgpmesh.route.attributes import Asn, PathAttributes
@@ -325,3 +326,22 @@ def test_a_drop_is_a_line() -> None:
     spoofed = DROP | {"policy": "(spoofed)\x1b[2J"} | dict.fromkeys(("tier", "rule", "direction", "to"))
     assert tables.drop(spoofed).startswith("- (spoofed)?[2J of shop/db: udp [fd00::1]:4000")
     assert tables.drop({"lost": 3}) == "(3 or more were too fast to be shown)"
+
+
+def test_host_endpoints_are_listed_and_explained(running: Running) -> None:
+    """After the workloads, phase by phase; the interface that a packet comes by is looked up."""
+    engine = running.engine
+    head = {"apiVersion": "projectcalico.org/v3", "kind": "HostEndpoint", "metadata": {"name": "lan"}}
+    objects = read([{**head, "spec": {"node": "n1", "interfaceName": "eth0"}}]).objects
+    engine.handle(ObjectsChanged(objects), 24.0)
+    engine.handle(LinkNamesRead({2: "eth0"}), 24.0)
+    engine.work(1000, 24.0)
+    rows = asked(running, "policy list", {})
+    assert isinstance(rows, list)
+    seen = [(row["workload"], row["interface"], row["phase"]) for row in rows]
+    assert [("default/web", "bgpmx", "normal"), ("host n1/lan", "eth0", "normal")] == seen
+    assert "host n1/lan" in tables.policies(rows)
+    told = asked(running, "policy explain", {"from": "192.0.2.77", "to": "n1", "port": "22"})
+    assert isinstance(told, dict)
+    assert [("host n1/lan", "(failsafe_inbound)")] == [(step["workload"], step["policy"]) for step in told["steps"]]
+    assert "failsafe_inbound" in tables.explanation(told)

@@ -674,7 +674,7 @@ OTHERS = [
             "HostEndpoint",
             {"node": "n1", "interfaceName": said},
             "spec.interfaceName",
-            f"is {said!r}, not '*' or 1 to 15 of A-Z, a-z, 0-9, '_', '.' and '-'",
+            f"is {said!r}, not '*' or 1 to 15 of A-Z, a-z, 0-9, '_', '.' and '-', the first none of the last two",
         )
         for said in ("eth*", "a/b", "a" * 16, "a b")
     ),
