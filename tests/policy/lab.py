@@ -14,7 +14,7 @@ from typing import Any
 
 from bgpmesh.control.client import DEFAULT_SOCKET
 from containerlab.lab import Process
-from tests.lab.cluster import Cluster, laid_out
+from tests.lab.cluster import NODES, PATIENT, Cluster, laid_out, text_of
 from tests.policy.cases import EXTRAS, NINE, SERVED, Layout, Step, cells
 from tests.policy.oracle import Cell, Object, Oracle, World
 
@@ -31,8 +31,10 @@ class Stage:
 
     cluster: Cluster
     layout: Layout
+    has_identity: bool = False
     prober: Process = field(init=False)
     grace_s: float = GRACE_S
+    is_spreading: bool = False  # what a command has changed is in force on its own node, and on its way to the others
     _step: Step = field(default_factory=Step)
     _workloads: dict[str, Mapping[str, str]] = field(default_factory=dict)  # with their labels
     _objects: dict[tuple[str, ...], Object] = field(default_factory=dict)
@@ -59,7 +61,8 @@ class Stage:
 
     def become(self, step: Step) -> None:
         """Make what is there that of a step; it is in force when this returns."""
-        wanted = {identity(each): each for each in step.world(self.layout).objects}
+        wanted = {identity(each): each for each in self.world(step).objects}
+        before = self._workloads.copy(), self._namespaces()
         gone = [each for key, each in self._objects.items() if key not in wanted]
         new = [each for key, each in wanted.items() if self._objects.get(key) != each]
         labels = {key: step.labels.get(key, {"pod": key[-1]}) for key in (*NINE, *step.extras)}
@@ -75,6 +78,14 @@ class Stage:
                 self._attach(key, given)
             elif self._workloads[key] != given:
                 self._label(key, given)
+        self.is_spreading = self.has_identity and before != (self._workloads, self._namespaces())
+
+    def world(self, step: Step) -> World:
+        """Return the step as the oracle takes it."""
+        return step.world(self.layout, has_identity=self.has_identity)
+
+    def _namespaces(self) -> list[Object]:
+        return [each for each in self._objects.values() if each["kind"] == "Namespace"]
 
     def _everywhere(self, command: str, objects: Sequence[Object]) -> None:
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
@@ -216,10 +227,11 @@ def identity(document: Object) -> tuple[str, ...]:
 
 
 @contextmanager
-def staged(layout: Layout) -> Iterator[Stage]:
+def staged(layout: Layout, *, has_identity: bool = False) -> Iterator[Stage]:
     """Bring up three nodes, and the workloads where the layout has them."""
     with laid_out("mesh3") as cluster:
-        cluster.bring_up("mesh3")
-        stage = Stage(cluster, layout)
+        text = text_of("config/demo.toml", hold_time=PATIENT, identity="true" if has_identity else "false")
+        cluster.bring_up("mesh3", dict.fromkeys(NODES, text))
+        stage = Stage(cluster, layout, has_identity)
         stage.begin()
         yield stage

@@ -1,12 +1,13 @@
 """Truth tables: of every case each cell, with real packets, as an oracle has it and as the daemon explains it.
 
 All workloads on one node, and spread over three. Spread, a node knows the labels of its own workloads only, and the
-oracle takes that into account.
+oracle takes that into account; with identity every node knows all of them.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +18,7 @@ from tests.policy.lab import Stage, staged
 
 SOME = 1 if os.environ.get("BGPMESH_SOAK") else 10  # over three nodes, one case of so many
 SHOWN = 20  # differing cells of a step
+PATIENCE_S = 30.0  # for labels to reach the other nodes
 
 
 def cases(layout: Layout, step: int = 1) -> list[Case]:
@@ -45,10 +47,21 @@ def apart() -> Iterator[Stage]:
         yield stage
 
 
+@pytest.fixture(scope="module")
+def acquainted() -> Iterator[Stage]:
+    """Spread them over three nodes that tell each other of their labels."""
+    with staged(APART, has_identity=True) as stage:
+        show(stage, Step())
+        yield stage
+
+
 def show(stage: Stage, step: Step) -> None:
     """Go to a step, and fail for any cell that is not as it should be."""
     stage.become(step)
-    faults = stage.faults(step.world(stage.layout))
+    deadline = time.monotonic() + (PATIENCE_S if stage.is_spreading else 0.0)
+    faults = stage.faults(stage.world(step))
+    while faults and time.monotonic() < deadline:
+        faults = stage.faults(stage.world(step))
     assert faults == [], f"{len(faults)} cells:\n" + "\n".join(faults[:SHOWN])
 
 
@@ -64,3 +77,10 @@ def test_over_three_nodes(apart: Stage, case: Case) -> None:
     """The same, where source and destination are mostly two nodes' business."""
     for step in case.steps:
         show(apart, step)
+
+
+@pytest.mark.parametrize("case", cases(APART, SOME), ids=title)
+def test_over_three_nodes_that_know_each_other(acquainted: Stage, case: Case) -> None:
+    """With labels carried by BGP every case is as if all were on one node, but for parts of values in selectors."""
+    for step in case.steps:
+        show(acquainted, step)
