@@ -755,7 +755,9 @@ class Engine:
         return routes
 
     def _endpoint_added(self, endpoint: Endpoint) -> None:
-        is_known = endpoint.key in self.endpoints  # and some of its labels have changed
+        known = self.endpoints.get(endpoint.key)
+        is_known = known is not None  # and some of its labels have changed
+        is_where_it_was = known is not None and known.addresses == endpoint.addresses
         self.addresses.claim(endpoint.key, endpoint.addresses)
         self.endpoints[endpoint.key] = endpoint
         self._specs[endpoint.interface] = link_of(endpoint)
@@ -769,7 +771,8 @@ class Engine:
         self._want_link(endpoint)
         for address in endpoint.addresses:
             self._warn_of_taken(endpoint.key, address)
-        self._originate()
+        if not is_where_it_was or self.configured.has_identity:  # its labels say nothing to routes, but for identity
+            self._originate()
 
     def _warn_of_taken(self, key: str, address: IPAddress) -> None:
         """Say that a workload has the address of another host: a reload, or an older version, let it be so."""

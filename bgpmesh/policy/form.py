@@ -236,8 +236,12 @@ class Compiled:
 
     def is_like(self, other: Compiled) -> bool:
         """Tell whether both say the same of every packet, as far as equal parts are the same objects."""
+        return self.sets is other.sets and self.has_rules_of(other)
+
+    def has_rules_of(self, other: Compiled) -> bool:
+        """Tell whether both come to the same rules, in the same way; what is in the sets is another matter."""
         parts = ((self.stacks, other.stacks), (self.classes, other.classes), (self.bodies, other.bodies))
-        return all(one is two for one, two in (*parts, (self.sets, other.sets), (self.hosts, other.hosts)))
+        return all(one is two for one, two in (*parts, (self.hosts, other.hosts)))
 
 
 def digest(*parts: str) -> str:

@@ -21,7 +21,7 @@ from operator import itemgetter
 from bgpmesh.policy.calico import OWN_TIERS
 from bgpmesh.policy.chains import AddressSet, ChainKey, Rules
 from bgpmesh.policy.compile import Compiler
-from bgpmesh.policy.form import FAMILIES, Ground
+from bgpmesh.policy.form import FAMILIES, Compiled, Ground
 from bgpmesh.policy.identity import WORKLOAD, encode, unanswered
 from bgpmesh.policy.iptables import HOOKS, Options, render
 from bgpmesh.policy.kubernetes import CALICO_NAME_LABEL, NAME_LABEL, Namespace
@@ -75,6 +75,7 @@ class Protection:
         self._compiler = Compiler()
         self._looked_in: Mapping[Key, Value] = self.objects  # for host endpoints, and what was found
         self._found: list[HostEndpoint] = []
+        self._rendered: tuple[Compiled | None, Options, Mapping[ChainKey, Rules]] = (None, self.options, {})
         self._members: dict[str, tuple[Endpoint, Mapping[str, str], Member]] = {}  # to know again who did not change
 
     def wanted(
@@ -96,8 +97,16 @@ class Protection:
         self.options = around.options
         if not is_needed and not self.compiled.hosts:
             return {}, {}
-        options = replace(around.options, log_group=self.log_group)
-        return render(self.compiled, options), self._with_held(held) if held else dict(self.compiled.sets)
+        sets = self._with_held(held) if held else dict(self.compiled.sets)
+        return dict(self._chains(replace(around.options, log_group=self.log_group))), sets
+
+    def _chains(self, options: Options) -> Mapping[ChainKey, Rules]:
+        """Return the rules of the compiled form: those of the last time where only sets differ."""
+        compiled, (before, last, chains) = self.compiled, self._rendered
+        if before is None or options != last or not compiled.has_rules_of(before):
+            chains = render(compiled, options)
+            self._rendered = compiled, options, chains
+        return chains
 
     def _with_held(self, held: Mapping[str, frozenset[bytes]]) -> dict[str, AddressSet]:
         """Return the sets with what is held in those that other nodes' workloads may be in.
