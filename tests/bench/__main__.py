@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import statistics
 import subprocess
 import sys
 import time
@@ -13,6 +14,10 @@ from pathlib import Path
 from containerlab.lab import LabError, missing
 from tests.bench.daemons import DAEMONS, Daemon
 from tests.bench.play import Limit, Measured, feeder_alone, kernel_alone, run
+from tests.bench.policy import NAME as POLICY
+from tests.bench.policy import WORDS, cases, measure
+from tests.bench.policy import left_out as left_out_of_policy
+from tests.bench.policyside import BGPMESH
 from tests.bench.report import Report, read_as, shown
 from tests.bench.scenario import SCENARIOS, Scale, Scenario
 
@@ -33,7 +38,9 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--routes", type=int, help="how many to announce (100,000); everything else in proportion")
     parser.add_argument("--runs", type=int, help="how often each scenario is played with each daemon (5)")
     parser.add_argument("--budget", type=float, metavar="S", help="begin no run after so many seconds (3,600)")
-    parser.add_argument("--scenario", action="append", choices=[row.name for row in SCENARIOS], help="only this one")
+    parser.add_argument(
+        "--scenario", action="append", choices=[*(row.name for row in SCENARIOS), POLICY], help="only this one"
+    )
     parser.add_argument("--daemon", action="append", choices=[one.name for one in DAEMONS], help="only this one")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where the report goes")
     options = parser.parse_args(argv)
@@ -67,6 +74,25 @@ class Bench:
                     if time.monotonic() > self._last:
                         return self.fail(f"{name} and what follows: no time left of the {self._budget:g} s")
                     self._take(f"{name}/{runs}", scenario, daemon)
+        return None
+
+    def play_policy(self, runs: int) -> None:
+        """Measure what packet policy costs, case by case; in each of them everything that many times."""
+        for backend, workloads in cases(self._report.scale):
+            name = f"{POLICY}, {backend}, {workloads:,} workloads"
+            if time.monotonic() > self._last:
+                return self.fail(f"{name} and what follows: no time left of the {self._budget:g} s")
+            try:
+                found = measure(backend, workloads, runs)
+            except (LabError, OSError, subprocess.SubprocessError) as error:
+                self.fail(f"{name}: {error}")
+                continue
+            self._report.costs += found
+            for what, words in WORDS.items():
+                values = {c.by: [each.value for each in found if (each.what, each.by) == (what, c.by)] for c in found}
+                medians = (f"{by} {statistics.median(each):.2f}" for by, each in values.items() if each)
+                unit = next((each.unit for each in found if each.what == what), "")
+                tell(f"{name}, {words}: {', '.join(medians)} {unit}")
         return None
 
     def fail(self, problem: str) -> None:
@@ -123,12 +149,15 @@ def main(argv: Sequence[str]) -> int:
     command = f"python -m tests.bench --routes {options.routes} --runs {options.runs}{''.join(only)}"
     versions = {daemon.name: daemon.version() for daemon in daemons}
     report = Report(datetime.now(tz=UTC).astimezone(), command, Scale.of(options.routes), versions)
-    report.left_out = left_out(scenarios, chosen)
+    has_policy = POLICY in (options.scenario or [POLICY]) and any(daemon.name == BGPMESH for daemon in daemons)
+    report.left_out = left_out(scenarios, chosen) + (left_out_of_policy() if has_policy else [])
     for each in report.left_out:
         tell(f"left out: {each}")
     bench = Bench(report, options.budget)
     try:
         bench.play(scenarios, daemons, options.runs)
+        if has_policy:
+            bench.play_policy(options.runs)
     except KeyboardInterrupt:
         bench.fail("interrupted")
     path = report.write(options.results)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from tests.bench.play import Limit, Measured
 from tests.bench.plot import Bar, Panel, drawing
+from tests.bench.policy import NOTHING, WORDS, Cost
+from tests.bench.policyside import BGPMESH, CHANGES, FELIX
 from tests.bench.scenario import SCENARIOS, Scale, Scenario
 
 YARDSTICKS = ("bird", "frr")
@@ -57,6 +59,7 @@ class Report:
     load_before: float = field(default_factory=lambda: os.getloadavg()[0])
     limits: list[Limit] = field(default_factory=list)
     runs: list[Measured] = field(default_factory=list)
+    costs: list[Cost] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -133,6 +136,41 @@ class Report:
             limit.seconds for limit in self.limits if (limit.scenario, limit.what) == (scenario, what)
         )
 
+    # ── the policy bench ─────────────────────────────────────────────────────
+
+    def costs_table(self) -> str:
+        """Return changes and packets as Markdown; a change is also set beside what one workload more costs the other.
+
+        That is the writing that the other cannot do without where it has something to write at all.
+        """
+        heads = ["policy", "backend", "workloads", "runs", "bgpmesh", "min - max", "Felix-like", "min - max"]
+        heads += ["no rules", "x Felix-like", "x its one workload more"]
+        lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+        for what, backend, workloads in self._cases():
+            ours, other, nothing = (self._values(what, backend, workloads, by) for by in (BGPMESH, FELIX, NOTHING))
+            unit = next(cost.unit for cost in self.costs if cost.what == what)
+            writing = self._values("known", backend, workloads, FELIX) if what in CHANGES else []
+            cells = [WORDS[what], backend, f"{workloads:,}", str(len(ours))]
+            for values in (ours, other):
+                cells += [shown(statistics.median(values), unit), f"{min(values):.2f} - {shown(max(values), unit)}"]
+            cells.append(shown(statistics.median(nothing), unit) if nothing else "-")
+            cells += [
+                self._ratio(statistics.median(ours), statistics.median(values) if values else None)
+                for values in (other, writing)
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+        return "\n".join(lines)
+
+    def _cases(self) -> list[tuple[str, str, int]]:
+        found = dict.fromkeys((cost.what, cost.backend, cost.workloads) for cost in self.costs)
+        return sorted(found, key=lambda case: (list(WORDS).index(case[0]), case[1] != "nft", case[2]))
+
+    def _values(self, what: str, backend: str, workloads: int, by: str) -> list[float]:
+        wanted = (what, backend, workloads, by)
+        return [cost.value for cost in self.costs if (cost.what, cost.backend, cost.workloads, cost.by) == wanted]
+
+    # ── all of it ────────────────────────────────────────────────────────────
+
     def markdown(self, plot: str = "") -> str:
         """Return the whole report; `plot` is the name of the drawing beside it."""
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
@@ -142,7 +180,9 @@ class Report:
             load += " - **taken under load**: other work had the cores too, compare within this table only"
         parts = [f"# {self.began:%Y-%m-%d %H:%M}", f"`{self.command}`; {versions}; {facts}; {load}."]
         parts += [f"![medians]({plot})"] if plot else []
-        parts += [self.table(), *([self.limits_table()] if self.limits else [])]
+        parts += [self.table()] if self.runs else []
+        parts += [self.limits_table()] if self.limits else []
+        parts += [self.costs_table()] if self.costs else []
         late = sum(run.seen_by == "readings" for run in self.runs)
         if late:
             parts.append(f"{late} of {len(self.runs)} runs were timed by reading the table again and again (20 ms).")
@@ -182,6 +222,18 @@ class Report:
                 ),
             )
             for scenario in self.scenarios
+        ] + [
+            Panel(
+                f"{WORDS[what]}: {workloads:,} workloads, {backend}",
+                tuple(
+                    Bar(by, median, min(values), max(values), shown(median, cost.unit))
+                    for by in dict.fromkeys(cost.by for cost in self.costs)
+                    if (values := self._values(what, backend, workloads, by))
+                    for median in (statistics.median(values),)
+                    for cost in (next(each for each in self.costs if each.what == what),)
+                ),
+            )
+            for what, backend, workloads in self._cases()
         ]
 
     def _document(self) -> dict[str, object]:
@@ -196,6 +248,7 @@ class Report:
             "units": {scenario.name: scenario.unit for scenario in self.scenarios},
             "runs": [_rounded(asdict(run)) for run in self.runs],
             "limits": [_rounded(asdict(limit)) for limit in self.limits],
+            "policy": [_rounded(asdict(cost)) for cost in self.costs],
             "left_out": self.left_out,
             "problems": self.problems,
         }

@@ -5,18 +5,30 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from bgpmesh import config
+from bgpmesh.kernel.chains import present_backends
+from bgpmesh.policy.chains import ChainKey, Rules
+from bgpmesh.policy.iptables import Options
+from bgpmesh.policy.protection import Protection
 from containerlab.lab import LabError, missing
 from tests.bench.__main__ import main
 from tests.bench.daemons import DAEMONS
+from tests.bench.felix import felix_like
 from tests.bench.plot import Bar, Panel, drawing
+from tests.bench.policyside import CHANGES
+from tests.bench.population import CONFIGURATION, world
 from tests.bench.scenario import SCENARIOS, Scale
 from tests.bench.stage import check
 from tests.bench.watch import SilentError, Watch, digest, expected
@@ -54,6 +66,52 @@ def test_what_is_played_is_right_and_in_the_report(name: str, tmp_path: Path) ->
     assert SAMPLES[name] == [run["scenario"] for run in document["runs"]]
     assert len(SAMPLES[name]) == path.with_suffix(".md").read_text("utf-8").count(f"| {name} | 1 |")
     assert ET.parse(path.with_suffix(".svg")).getroot().tag.endswith("svg")  # noqa: S314  # our own
+
+
+@needs_lab
+@needs_root
+def test_what_policy_costs_is_in_the_report(tmp_path: Path) -> None:
+    """Each packet filter that is there, each change by both sides, packets where there is a compiler."""
+    backends = [backend for backend in present_backends() if backend]
+    if not backends:
+        pytest.skip("needs iptables-nft or iptables-legacy")
+    assert 0 == main(["--routes", str(ROUTES), "--runs", "1", "--scenario", "policy", "--results", str(tmp_path)])
+    (path,) = tmp_path.glob("*.json")
+    document = json.loads(path.read_text("utf-8"))
+    found = Counter((cost["backend"], cost["what"]) for cost in document["policy"])
+    sides = dict.fromkeys(("all", *CHANGES), 2)
+    if compiled(tmp_path, HERE / "packets.c") is not None:
+        sides |= {"new flow": 3, "established": 3}
+    assert {(backend, what): count for backend in backends for what, count in sides.items()} == found
+    assert len(found) == path.with_suffix(".md").read_text("utf-8").count("| 100 | 1 |")
+
+
+def test_both_sides_ask_the_same_of_a_packet() -> None:
+    """The other's chains of policies have our matches and sets, and each workload its own two chains."""
+    node = world(100, is_felix=True)
+    protection = Protection()
+    protection.objects = node.objects
+    around = config.effective(config.parse(CONFIGURATION, "f.toml"), "n1").around
+    ours, _ = protection.wanted(node.endpoints, replace(around, options=Options(prefix="cali")), is_needed=True)
+    theirs = felix_like(protection.compiled)
+
+    def matches(chains: Mapping[ChainKey, Rules], front: str) -> set[tuple[str, tuple[str, ...]]]:
+        found = set()
+        for key, rules in chains.items():
+            if key.chain.startswith((f"{front}-pi-", f"{front}-pe-")):
+                texts = [re.sub(r"^-m comment --comment \S+ ", "", rule) for rule in rules]
+                if front == "bm":  # at the end, that it was gone through: the other has no such thing
+                    texts = [text for text in texts if not text.startswith("-j MARK")]
+                asked = [re.sub(r" ?-[jg] .*", "", text) for text in texts]
+                said = tuple(each for each in asked if not each.startswith("-m mark"))
+                found.add((key.chain.partition("-")[2], said))
+        return found
+
+    assert matches(ours, "bm") == matches(theirs, "cali") != set()
+    for endpoint in node.endpoints.values():
+        for chain in (f"cali-fw-{endpoint.interface}", f"cali-tw-{endpoint.interface}"):
+            assert any(rule.endswith(f"-g {chain}") for rules in theirs.values() for rule in rules)
+            assert theirs[ChainKey(4, "filter", chain)][-1].endswith("-j DROP")
 
 
 def test_a_kernel_that_holds_other_routes_fails_the_run() -> None:

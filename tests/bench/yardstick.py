@@ -31,13 +31,13 @@ RTA_DST, RTA_PRIORITY, RTA_NH_ID, RT_TABLE_MAIN, RT_SCOPE_NOWHERE, RTN_UNICAST =
 SO_SNDBUFFORCE = 32
 
 
-def compiled(folder: Path) -> Path | None:
+def compiled(folder: Path, source: Path = SOURCE) -> Path | None:
     """Return the compiled program; None where there is no compiler."""
     compiler = shutil.which("cc")
     if compiler is None:
         return None
-    program = folder / "yardstick"
-    subprocess.run([compiler, "-O2", "-o", str(program), str(SOURCE)], check=True)
+    program = folder / source.stem
+    subprocess.run([compiler, "-O2", "-o", str(program), str(source)], check=True)
     return program
 
 
