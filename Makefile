@@ -5,7 +5,7 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON := .venv/bin/python
 # In continuous integration a skipped test is a failed one (tests/no_skip.py).
-PYTEST := $(PYTHON) -m pytest $(if $(BGPMESH_NO_SKIP),-p tests.no_skip)
+PYTEST := $(PYTHON) -m pytest --durations=15 --durations-min=5 $(if $(BGPMESH_NO_SKIP),-p tests.no_skip)
 ROOTLESS := tests/unit tests/property tests/golden $(wildcard tests/replay tests/test_*.py)
 
 help:

@@ -20,7 +20,7 @@ from tests.lab.guarded import FLOWS, PROGRAMS, RATE, TALKS, Stage, calico, closi
 
 IS_LONG = bool(os.environ.get("BGPMESH_SOAK"))
 BACKENDS = ("nft", "legacy") if IS_LONG else ("nft",)
-CHAOS_S = 300.0 if IS_LONG else 40.0
+CHAOS_S = 300.0 if IS_LONG else 20.0
 UNHOOKED = 30 if IS_LONG else 3  # times that all hooks are deleted
 HELD_S = 10.0 if IS_LONG else 3.0
 REPAIRED_S = 90.0  # the longest that a repair may take: a read-back and a busy machine

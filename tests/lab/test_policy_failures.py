@@ -21,7 +21,7 @@ from tests.lab.guarded import FLOWS, FOREIGN, PORT, PROGRAMS, RATE, VOLLEY, WORK
 from tests.lab.nodes import Node, file_of, pair
 
 STATE = "/var/lib/bgpmesh"
-KILLS = 40 if os.environ.get("BGPMESH_SOAK") else 6
+KILLS = 40 if os.environ.get("BGPMESH_SOAK") else 3
 LOOK_S = 12 / RATE  # enough for some datagrams of every flow
 
 
