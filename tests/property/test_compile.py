@@ -81,7 +81,7 @@ def changed_by(step: Step, model: Model) -> Model:
     return replace(model, policies=tuple(policies), tiers=tiers, profiles=profiles)
 
 
-@settings(max_examples=300)
+@settings(max_examples=60)
 @given(models(), st.lists(steps(), min_size=1, max_size=6))
 def test_after_any_changes_the_answer_is_that_of_a_new_compiler(first: Model, path: list[Step]) -> None:
     """Whoever says what changed, exactly or too much of it, and whoever does not; over one mapping of members.

@@ -88,7 +88,7 @@ def selectors(*, parts: bool) -> st.SearchStrategy[Selector]:
     )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(OWN, st.sampled_from(["shop", "web"]), OF_NAMESPACE, selectors(parts=True))
 def test_hashes_answer_as_labels_do(
     own: dict[str, str], namespace: str, given_to_it: dict[str, str], selector: Selector
@@ -132,7 +132,7 @@ def asking(asked: list[Selector]) -> Model:
     return Model(policies=(policy,), network_sets=(nets,), members={web.key: web})
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(LESSONS, ASKED), min_size=1, max_size=5))
 def test_the_way_to_what_is_said_does_not_matter(steps: list[tuple[dict[Nlri, Claims | None], list[Selector]]]) -> None:
     """After any changes of what is said and what is asked the sets are those of who learns it all at once."""

@@ -275,7 +275,7 @@ def verdict(model: Model, compiled: Compiled, tables: dict[int, Tables], packet:
     return answer != "DROP"
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(models(), st.integers(0, 6), TO_HOST)
 def test_the_oracle_the_explanation_and_the_chains_agree(model: Model, first: int, options: Options) -> None:
     """One verdict for a packet, three ways to it; and who asks why not is answered when, and only when, it is no."""
