@@ -81,8 +81,14 @@ def test_over_three_nodes(apart: Stage, case: Case) -> None:
         show(apart, step)
 
 
-@pytest.mark.parametrize("case", cases(APART, SOME_APART), ids=title)
+# Hashes do not answer these, and the oracle knows labels whole (tests/property/test_identity.py has what holds then).
+PARTS = ("starts with", "ends with", "contains")
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in cases(APART, SOME_APART) if not any(part in case.name for part in PARTS)], ids=title
+)
 def test_over_three_nodes_that_know_each_other(acquainted: Stage, case: Case) -> None:
-    """With labels carried by BGP every case is as if all were on one node, but for parts of values in selectors."""
+    """With labels carried by BGP every case is as if all were on one node."""
     for step in case.steps:
         show(acquainted, step)
