@@ -347,7 +347,7 @@ def trace(running: Running, nlri: Nlri) -> JsonObject:
         "stations": [
             _station("received", *_received_station(candidates, now)),
             _station("filtered", *_states(candidates, _filtered)),
-            _station("next hop", *_states(candidates, _resolved)),
+            _station("next hop", *_states(candidates, lambda each: _resolved(rib, each))),
             _station("decided", *_decided(candidates, best), _ago(now, decided)),
             _station("wanted", wanted or "nothing in the kernel"),
             _station("kernel", str(route["kernel"]) + (f": {reason}" if reason else ""), (), _ago(now, programmed)),
@@ -394,16 +394,18 @@ def _filtered(candidate: Candidate) -> str:
     return candidate.reason if candidate.reason.startswith(("import filter", "AS loop", "loop")) else "accepted"
 
 
-def _resolved(candidate: Candidate) -> str:
+def _resolved(rib: Rib, candidate: Candidate) -> str:
     next_hop, resolution = candidate.attributes.next_hop, candidate.resolution
     if candidate.peer is None:
         return "none needed"
-    return f"{next_hop}: {_way(resolution)}" if resolution is not None else candidate.reason.removeprefix("next hop ")
+    return f"{next_hop}: {_way(rib, resolution)}" if resolution else candidate.reason.removeprefix("next hop ")
 
 
-def _way(resolution: Resolution) -> str:
+def _way(rib: Rib, resolution: Resolution) -> str:
     way = f"via {resolution.gateway} " if resolution.gateway is not None else "connected "
-    return f"{way}on link {resolution.link}, cost {resolution.cost}" if resolution.link else "taken as reachable"
+    return (
+        f"{way}on {rib.link_name(resolution.link)}, cost {resolution.cost}" if resolution.link else "taken as reachable"
+    )
 
 
 def _decided(candidates: Sequence[Candidate], best: Candidate | None) -> tuple[str, list[str]]:

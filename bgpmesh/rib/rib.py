@@ -309,6 +309,10 @@ class Rib:
         self._link_names = names
         self._first_addresses = addresses or self._first_addresses
 
+    def link_name(self, number: int) -> str:
+        """Return the name of a link of the host, or its number in words."""
+        return self._link_names.get(number, f"link {number}")
+
     def interfaces_with(self, address: IPAddress) -> set[str]:
         """Return the interfaces that have this address as the host's own, as far as their names are known."""
         first = {} if self._hosts.best else self._first_addresses

@@ -16,6 +16,7 @@ from bgpmesh.events import (
     FibRead,
     FibWritten,
     HostRoutesChanged,
+    LinkNamesRead,
     LinksRead,
     LinkWritten,
     MessageReceived,
@@ -94,6 +95,7 @@ def engine_of_n1() -> Engine:
     engine = Engine(config.effective(config.parse(FILE, "f.toml"), "n1"), (), lambda: 0.0)
     lan = HostRoute(parse_nlri("192.0.2.0/24"), 2, None, 0, HostRouteKind.CONNECTED, 2, 254)
     engine.handle(HostRoutesChanged((lan,), ()), 10.0)
+    engine.handle(LinkNamesRead({2: "eth0"}), 10.0)
     engine.handle(LinksRead({}), 10.0)
     engine.handle(FibRead({}, {}), 10.0)
     _establish(engine, PeerName("n2"), RouterId(int(ipaddress.ip_address("192.0.2.2"))))
