@@ -21,13 +21,13 @@ from bgpmesh.control import client, tables
 
 if TYPE_CHECKING:
     from bgpmesh.config import Config
-    from bgpmesh.peering.peer import Peer
 
 DONE, NO, BAD, NO_DAEMON = 0, 1, 2, 3
 DEFAULT_CONFIG = "/etc/bgpmesh/bgpmesh.toml"
 EXIT_CODES = """\
-exit codes: 0 done; 1 the answer is no (not ready, not there);
-            2 bad use or bad configuration; 3 no daemon answers
+exit codes: 0 done; 1 the answer is no (not ready, not there, denied);
+            2 bad use, bad configuration or refused; 3 no daemon answers;
+            130 interrupted
 """
 
 Arguments = argparse.Namespace
@@ -36,7 +36,10 @@ Row = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command: its words, what it does, how it is used, its arguments, and the function that is it."""
+    """One command: its words, what it does, how it is used, its arguments, and the function that is it.
+
+    `no` and `bad` are what exit codes 1 and 2 mean; where `no` is "" there is no 1.
+    """
 
     words: tuple[str, ...]
     help: str
@@ -44,6 +47,14 @@ class Command:
     run: Callable[[Arguments], int]
     arguments: Callable[[argparse.ArgumentParser], None] = lambda _: None
     has_socket: bool = True
+    no: str = ""
+    bad: str = "bad use"
+
+    @property
+    def exit_codes(self) -> str:
+        """The exit codes that it has, one a line."""
+        codes = {DONE: "done", NO: self.no, BAD: self.bad, NO_DAEMON: "no daemon answers" if self.has_socket else ""}
+        return "\n".join(["exit codes:", *(f"  {code}  {words}" for code, words in codes.items() if words)])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,7 +104,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
             command.words[-1],
             help=command.help,
             description=f"{command.help[0].upper()}{command.help[1:]}.",
-            epilog=f"example: {command.example}\n\n{EXIT_CODES}",
+            epilog=f"example: {command.example}\n\n{command.exit_codes}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.arguments(parser)
@@ -126,7 +137,7 @@ def _check(arguments: Arguments) -> int:
     try:
         loaded = config.load(arguments.config)
         node = _node_to_check(loaded, arguments.node)
-        result = _checked(loaded, node)
+        result = config.shown(loaded, node)
     except ConfigError as error:
         return _refused(arguments, [problem._asdict() for problem in error.problems])
     _print(arguments, result, tables.check)
@@ -146,67 +157,10 @@ def _node_to_check(loaded: Config, asked: str | None) -> str | None:
         return None
 
 
-def _checked(loaded: Config, node: str | None) -> dict[str, object]:
-    """Return what `check` says, as plain data."""
-    from bgpmesh import config  # noqa: PLC0415  as above
-
-    names = [each.name for each in loaded.nodes]
-    if node is None:
-        sessions = {name: len(config.effective(loaded, name).peers) for name in names}
-        said = {warning: None for name in names for warning in config.warnings(loaded, name)}
-        return {"file": loaded.file, "node": None, "nodes": sessions, "sessions": [], "warnings": list(said)}
-    configured = config.effective(loaded, node)
-    return {
-        "file": loaded.file,
-        "node": node,
-        "asn": configured.asn,
-        "router_id": _dotted(configured.router_id),
-        "cluster_id": None if configured.cluster_id is None else _dotted(configured.cluster_id),
-        "pod_cidrs": [str(cidr) for cidr in configured.pod_cidrs],
-        "advertise": [str(prefix) for prefix in configured.advertise],
-        "kernel": configured.kernel_enabled,
-        "sessions": [_session(peer) for peer in configured.peers],
-        "filters": [],
-        "policies": [],
-        "warnings": list(config.warnings(loaded, node)),
-    }
-
-
-def _session(peer: Peer) -> dict[str, object]:
-    return {
-        "peer": peer.name,
-        "address": str(peer.address),
-        "port": peer.port,
-        "local_address": None if peer.local_address is None else str(peer.local_address),
-        "asn": peer.asn,
-        "local_asn": peer.local_asn,
-        "role": peer.role.value,
-        "families": [family.label for family in peer.families],
-        "next_hops": [str(address) for _, address in peer.next_hops],
-        "next_hop": peer.next_hop,
-        "next_hop_resolution": "connected" if peer.is_single_hop else "any route",
-        "passive": peer.is_passive,
-        "md5": peer.password is not None,
-        "hold_time": peer.hold_time,
-        "graceful_restart": peer.graceful_restart,
-        "ttl_security": peer.ttl_security,
-        "multihop": peer.multihop,
-        "max_prefixes": peer.max_prefixes,
-        "import": list(peer.imports),
-        "export": list(peer.exports),
-    }
-
-
-def _dotted(number: int) -> str:
-    return ".".join(str(octet) for octet in number.to_bytes(4, "big"))
-
-
 def _uninstall(arguments: Arguments) -> int:
     """Take everything of ours away; works without a daemon, and refuses while one runs."""
-    from bgpmesh import config  # noqa: PLC0415  only this command needs both ends of the house
-    from bgpmesh.errors import ConfigError, KernelError  # noqa: PLC0415  the same
-    from bgpmesh.kernel import chains, fib, links  # noqa: PLC0415  the same
-    from bgpmesh.state import State  # noqa: PLC0415  the same
+    from bgpmesh import config, uninstall  # noqa: PLC0415  only this command needs both ends of the house
+    from bgpmesh.errors import ConfigError  # noqa: PLC0415  the same
 
     try:
         is_absent = arguments.config == DEFAULT_CONFIG and not Path(arguments.config).exists()
@@ -215,45 +169,14 @@ def _uninstall(arguments: Arguments) -> int:
         directory = Path(arguments.state or loaded.state.directory)
         if _is_answered(socket):
             return _failed(arguments, f"a daemon answers at {socket}: stop it first", NO)
-        if (directory / "lock").exists():
-            state = State(directory)
-            state.open("uninstall")  # refuses, by name, while a daemon has it
-            state.close()
+        removed, problem = uninstall.uninstall(loaded, socket, directory)
     except ConfigError as error:
-        return _refused(arguments, [problem._asdict() for problem in error.problems])
-    removed: list[str] = []
-    try:
-        removed += links.uninstall(loaded.workload.prefix)
-        removed += fib.uninstall(loaded.kernel)
-        removed += chains.uninstall()
-        removed += _remove_files(directory, socket)
-    except (KernelError, OSError) as error:
+        return _refused(arguments, [each._asdict() for each in error.problems])
+    if problem:
         done = f" (removed so far: {'; '.join(removed)})" if removed else ""
-        return _failed(arguments, f"{error}{done}", NO)
+        return _failed(arguments, f"{problem}{done}", NO)
     _print(arguments, {"removed": removed}, lambda _: "\n".join(removed) or "nothing of ours was there")
-    return NO if any(_STAYS in line for line in removed) else DONE
-
-
-_STAYS = " stays: "  # how the kernel's rooms say that something could not be removed
-_DOCUMENTS = ("peers.json", "next_hops.json", "endpoints.json", "floating_ips.json", "objects.json", "config.json")
-_JOURNALS = ("journal.gz", "recording.journal", "recording.old.journal")
-STATE_FILES = (*_DOCUMENTS, *_JOURNALS)
-
-
-def _remove_files(directory: Path, socket: str) -> list[str]:
-    """Remove our files, and directories that are empty then; what somebody else put there stays."""
-    ours = [directory / name for name in (*STATE_FILES, *(f"{name}.new" for name in STATE_FILES), "lock")]
-    removed = []
-    for path in (*ours, Path(socket), Path(f"{socket}.lock")):
-        if path.exists() or path.is_socket():
-            path.unlink()
-            removed.append(f"file {path}")
-    parents = [directory, *([Path(socket).parent] if Path(socket).parent.name == "bgpmesh" else [])]
-    for path in parents:
-        if path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
-            removed.append(f"directory {path}")
-    return removed
+    return NO if any(uninstall.STAYS in line for line in removed) else DONE
 
 
 def _is_answered(socket: str) -> bool:
@@ -618,6 +541,7 @@ COMMANDS: tuple[Command, ...] = (
         _run,
         _run_arguments,
         has_socket=False,
+        bad="bad use or bad configuration",
     ),
     Command(
         ("check",),
@@ -626,18 +550,32 @@ COMMANDS: tuple[Command, ...] = (
         _check,
         _config_arguments,
         has_socket=False,
+        bad="bad use or bad configuration",
     ),
-    Command(("status",), "print readiness, sessions and tables; exit 1 if not ready", "bgpmesh status", _status),
-    Command(("peers",), "print sessions; with NAME one in full", "bgpmesh peers n2", _peers, _peers_arguments),
+    Command(("status",), "print readiness, sessions and tables", "bgpmesh status", _status, no="not ready"),
+    Command(
+        ("peers",),
+        "print sessions; with NAME one in full",
+        "bgpmesh peers n2",
+        _peers,
+        _peers_arguments,
+        no="no such peer",
+    ),
     Command(
         ("routes",),
         "print routes, their paths and the reason of every choice",
         "bgpmesh routes 10.244.2.0/26",
         _routes,
         _routes_arguments,
+        no="no such route or peer",
     ),
     Command(
-        ("trace",), "follow one prefix through all stations", "bgpmesh trace 10.244.2.0/26", _trace, _trace_arguments
+        ("trace",),
+        "follow one prefix through all stations",
+        "bgpmesh trace 10.244.2.0/26",
+        _trace,
+        _trace_arguments,
+        no="nobody announces it",
     ),
     Command(
         ("reload",),
@@ -645,6 +583,7 @@ COMMANDS: tuple[Command, ...] = (
         "bgpmesh reload /etc/bgpmesh/bgpmesh.toml",
         _reload,
         _reload_arguments,
+        bad="bad use or bad configuration",
     ),
     Command(
         ("workload", "add"),
@@ -652,9 +591,15 @@ COMMANDS: tuple[Command, ...] = (
         "bgpmesh workload add web-1 --netns /run/netns/web-1 --label app=web",
         _workload_add,
         _workload_add_arguments,
+        bad="bad use or refused",
     ),
     Command(
-        ("workload", "del"), "disconnect a workload", "bgpmesh workload del web-1", _workload_del, _workload_arguments
+        ("workload", "del"),
+        "disconnect a workload",
+        "bgpmesh workload del web-1",
+        _workload_del,
+        _workload_arguments,
+        no="no such workload",
     ),
     Command(("workload", "list"), "list the workloads of this node", "bgpmesh workload list", _workload_list),
     Command(
@@ -663,13 +608,16 @@ COMMANDS: tuple[Command, ...] = (
         "bgpmesh workload label web-1 tier=front canary-",
         _workload_label,
         _workload_label_arguments,
+        no="no such workload",
+        bad="bad use or refused",
     ),
     Command(
         ("apply",),
-        "put objects of packet policy in force on this node; exit 2 if one was refused",
+        "put objects of packet policy in force on this node",
         "bgpmesh apply -f policy.yaml",
         _apply,
         lambda parser: _file_argument(parser, is_required=True),
+        bad="bad use, or one was refused",
     ),
     Command(
         ("get",),
@@ -677,21 +625,25 @@ COMMANDS: tuple[Command, ...] = (
         "bgpmesh get networkpolicy",
         _get,
         _get_arguments,
+        no="no such object",
     ),
     Command(
         ("delete",),
-        "delete objects; exit 1 if one was not there, 2 if one was refused",
+        "delete objects",
         "bgpmesh delete networkpolicy web -n shop",
         _delete,
         _delete_arguments,
+        no="one was not there",
+        bad="bad use, or one was refused",
     ),
     Command(("policy", "list"), "print what each workload here is under", "bgpmesh policy list", _policy_list),
     Command(
         ("policy", "explain"),
-        "say whether a packet passes, and every step to that; exit 1 where it does not",
+        "say whether a packet passes, and every step to that",
         "bgpmesh policy explain --from shop/web --to shop/db --port 5432",
         _policy_explain,
         _explain_arguments,
+        no="it does not, or an end is not known",
     ),
     Command(
         ("policy", "drops"),
@@ -707,6 +659,7 @@ COMMANDS: tuple[Command, ...] = (
         "bgpmesh floating-ip add 203.0.113.10 shop/web --outbound",
         _floating_ip_add,
         _floating_ip_add_arguments,
+        bad="bad use or refused",
     ),
     Command(
         ("floating-ip", "del"),
@@ -714,6 +667,8 @@ COMMANDS: tuple[Command, ...] = (
         "bgpmesh floating-ip del 203.0.113.10",
         _floating_ip_del,
         _floating_ip_arguments,
+        no="no command here has given it",
+        bad="bad use, or it is the file's",
     ),
     Command(("floating-ip", "list"), "list the floating addresses", "bgpmesh floating-ip list", _floating_ip_list),
     Command(
@@ -723,5 +678,7 @@ COMMANDS: tuple[Command, ...] = (
         _uninstall,
         _uninstall_arguments,
         has_socket=False,
+        no="a daemon runs, or something stays",
+        bad="bad use or bad configuration",
     ),
 )

@@ -37,6 +37,9 @@ from bgpmesh.route.nlri import IPAddress
 from bgpmesh.workload.endpoint import Endpoint
 from bgpmesh.workload.floating import FloatingIp, in_order
 
+DOCUMENTS = ("peers", "next_hops", "endpoints", "floating_ips", "objects", "config")
+LOCK = "lock"
+
 T = TypeVar("T")
 
 
@@ -88,7 +91,7 @@ class State:
         self._lock = lock
 
     def _lock_file(self) -> int:
-        path = self._directory / "lock"
+        path = self._directory / LOCK
         try:
             return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:

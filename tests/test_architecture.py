@@ -28,7 +28,17 @@ EDGES = {"wire", "kernel", "control", "metrics", "journal", "state"}
 MAY_IMPORT |= {"restart": BASE | {"peering"}, "log": set()}
 MAY_IMPORT |= {"events": CORE - {"engine", "events", "restart"}, "engine": CORE - {"engine"}}
 MAY_IMPORT |= {edge: CORE | {"log"} for edge in EDGES}
-TOP = {"config", "objects", "keeper", "daemon", "drops", "cli", "__main__", "__init__"}  # may import everything of ours
+TOP = {
+    "config",
+    "objects",
+    "keeper",
+    "daemon",
+    "drops",
+    "cli",
+    "uninstall",
+    "__main__",
+    "__init__",
+}  # may import everything of ours
 
 # The core sees no clock, no socket, no thread and no third party.
 PURE_STDLIB = {

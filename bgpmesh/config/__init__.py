@@ -9,6 +9,7 @@ to write the example file. Adding a knob is adding a field there, and nothing he
     tables.py    one table -> one options object, with every problem in it
     values.py    one value, by the type of its field
     checks.py    what does not fit together: overlaps, duplicates, families, selectors
+    shown.py     what `bgpmesh check` says of it
     example.py   config/bgpmesh.example.toml
 
 What may not happen here:
@@ -22,6 +23,7 @@ from __future__ import annotations
 from bgpmesh.config.example import example
 from bgpmesh.config.file import defaults, effective, find_node, load, parse, read, warnings
 from bgpmesh.config.options import Config, StateOptions
+from bgpmesh.config.shown import shown
 
 __all__ = [
     "Config",
@@ -33,5 +35,6 @@ __all__ = [
     "load",
     "parse",
     "read",
+    "shown",
     "warnings",
 ]

@@ -80,6 +80,13 @@ def pairs(rows: Iterable[tuple[str, object]]) -> str:
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in shown)
 
 
+def listing(result: object, columns: Sequence[str], nothing: str) -> str:
+    """Return one line for each row of an answer; a column has the name of the JSON member that is in it."""
+    rows = each_of(result)
+    heads = [column.upper().replace("_", " ") for column in columns]
+    return table(heads, ([row.get(column) for column in columns] for row in rows)) if rows else nothing
+
+
 def check(result: object) -> str:
     """Return what `check` found: the node, its sessions, and what is probably not meant."""
     warnings = [f"warning: {_words(w)}" for w in _list(result, "warnings")]
@@ -94,11 +101,8 @@ def check(result: object) -> str:
         + ([("kernel", "no route is written (kernel.enabled = false)")] if not field(result, "kernel") else [])
     )
     columns = ("peer", "address", "asn", "role", "families", "passive", "md5", "import", "export")
-    heads = [column.upper() for column in columns]
     rows_of_peers = each_of(field(result, "sessions"))
-    sessions = (
-        table(heads, ([row.get(c) for c in columns] for row in rows_of_peers)) if rows_of_peers else "no sessions"
-    )
+    sessions = listing(rows_of_peers, columns, "no sessions")
     notes = [
         f"next hops from {', '.join(names)} resolve {words}"
         for key, words in _RESOLUTION.items()
@@ -148,7 +152,7 @@ _PEER_COLUMNS = ("received", "accepted", "advertised")
 
 def peers(result: object) -> str:
     """Return one line for each peer."""
-    heads = ("PEER", "ADDRESS", "AS", "STATE", "UP", "RECEIVED", "ACCEPTED", "ADVERTISED", "LAST ERROR")
+    heads = ("PEER", "ADDRESS", "ASN", "STATE", "UP", "RECEIVED", "ACCEPTED", "ADVERTISED", "LAST ERROR")
     rows = each_of(result)
     if not rows:
         return "no peers"
@@ -246,7 +250,7 @@ def routes(result: object) -> str:
             )
     if not rows:
         return "no routes"
-    heads = ("", "PREFIX", "NEXT HOP", "PEER", "AS PATH", "LOCAL-PREF", "MED", "KERNEL", "REASON")
+    heads = ("", "PREFIX", "NEXT HOP", "PEER", "AS PATH", "LOCAL PREF", "MED", "KERNEL", "REASON")
     return table(heads, rows) + "\n\n* best, + shares its traffic (ECMP), s stale"
 
 
@@ -257,10 +261,7 @@ def _marks(path: Row) -> str:
 
 def kernel(result: object) -> str:
     """Return what the kernel should have and has."""
-    rows = each_of(result)
-    heads = ("PREFIX", "WANTED", "ACTUAL", "KERNEL")
-    keys = ("prefix", "wanted", "actual", "kernel")
-    return table(heads, ([row.get(key) for key in keys] for row in rows)) if rows else "no routes of ours"
+    return listing(result, ("prefix", "wanted", "actual", "kernel"), "no routes of ours")
 
 
 def trace(result: object) -> str:
@@ -283,17 +284,13 @@ def reload(result: object) -> str:
 def workloads(result: object) -> str:
     """Return one line for each workload."""
     columns = ("name", "namespace", "addresses", "interface", "labels", "netns", "problem")
-    rows = each_of(result)
-    heads = [column.upper() for column in columns]
-    return table(heads, ([row.get(c) for c in columns] for row in rows)) if rows else "no workloads"
+    return listing(result, columns, "no workloads")
 
 
 def objects(result: object) -> str:
     """Return one line for each object."""
-    columns = ("kind", "namespace", "name", "source")
-    rows = each_of(result)
-    heads = [column.upper() for column in columns]
-    return table(heads, ([row.get(c) for c in columns] for row in rows)) if rows else "no objects"
+    columns = ("kind", "name", "namespace", "source")
+    return listing(result, columns, "no objects")
 
 
 def changed(result: object) -> str:
@@ -320,7 +317,7 @@ def policies(result: object) -> str:
         for direction in ("ingress", "egress")
         for layer in each_of(row.get(direction))
     ]
-    heads = ("WORKLOAD", "PHASE", "DIRECTION", "TIER", "POLICIES", "STAGED", "ELSE")
+    heads = ("WORKLOAD", "PHASE", "DIRECTION", "TIER", "POLICIES", "STAGED", "DEFAULT")
     return table(heads, rows) if rows else "no workloads, no host endpoints"
 
 
@@ -344,9 +341,7 @@ def explanation(result: object) -> str:
 def drops(result: object) -> str:
     """Return one line for each rule that has dropped something."""
     columns = ("policy", "tier", "rule", "action", "direction", "workload", "workloads", "packets", "bytes")
-    rows = each_of(result)
-    heads = [column.upper() for column in columns]
-    return table(heads, ([row.get(c) for c in columns] for row in rows)) if rows else "nothing was dropped"
+    return listing(result, columns, "nothing was dropped")
 
 
 def drop(result: object) -> str:
@@ -382,6 +377,4 @@ def pools(result: object) -> str:
 def floating_ips(result: object) -> str:
     """Return one line for each floating address."""
     columns = ("external", "workload", "address", "outbound", "announced", "from", "problem")
-    rows = each_of(result)
-    heads = [column.upper() for column in columns]
-    return table(heads, ([row.get(c) for c in columns] for row in rows)) if rows else "no floating addresses"
+    return listing(result, columns, "no floating addresses")

@@ -162,34 +162,67 @@ STATUS = {"node": "n1", "ready": True, "reasons": [], "uptime_s": 1, "peers": []
 
 def test_without_a_daemon_the_exit_code_is_3(run: Run) -> None:
     """Every command that asks says that nobody is there, as text or JSON."""
-    for argv in (["status"], ["peers"], ["routes"], ["trace", "10.0.0.0/8"], ["workload", "list"], ["pool", "show"]):
+    Path("f.json").write_text("{}")
+    for argv in (argv for argv, _, code in CODES if code in {0, 1}):
         code, out, err = run(*argv, "--socket", "nobody")
         assert (code, out, err) == (3, "", "bgpmesh: no daemon at nobody: No such file or directory\n")
     code, out, _ = run("status", "--socket", "nobody", "--json")
     assert (code, json.loads(out)["errors"][0]["reason"]) == (3, "no daemon at nobody: No such file or directory")
 
 
-@pytest.mark.parametrize(
-    ("argv", "answer", "code"),
-    [
-        (["status"], {"result": STATUS}, 0),
-        (["status"], {"result": STATUS | {"ready": False, "reasons": ["starting"]}}, 1),
-        (["peers", "n9"], {"error": {"kind": "not-found", "problems": [{"key": "peer", "reason": "no such peer"}]}}, 1),
-        (["routes", "x"], {"error": {"kind": "bad-request", "problems": [{"reason": "not a prefix"}]}}, 2),
-        (["routes", "203.0.113.0/24"], {"result": []}, 1),
-        (["routes"], {"result": []}, 0),
-        (["reload"], {"error": {"kind": "config", "problems": [{"file": "f", "key": "k", "reason": "r"}]}}, 2),
-        (["reload"], {"result": {"generation": 2, "warnings": []}}, 0),
-        (["floating-ip", "list"], {"result": []}, 0),
-        (["floating-ip", "add", "1.2.3.4", "web"], {"result": {"external": "1.2.3.4"}}, 0),
-        (["floating-ip", "add", "x", "web"], {"error": {"kind": "config", "problems": [{"reason": "no address"}]}}, 2),
-        (["floating-ip", "del", "1.2.3.4"], {"error": {"kind": "not-found", "problems": [{"reason": "none"}]}}, 1),
-    ],
-)
+NOT_FOUND = {"error": {"kind": "not-found", "problems": [{"reason": "none"}]}}
+WRONG = {"error": {"kind": "config", "problems": [{"file": "f", "key": "k", "reason": "r"}]}}
+ENDS = ["--from", "a", "--to", "b"]
+CODES: list[tuple[list[str], object, int]] = [
+    (["status"], {"result": STATUS}, 0),
+    (["status"], {"result": STATUS | {"ready": False, "reasons": ["starting"]}}, 1),
+    (["peers", "n9"], NOT_FOUND, 1),
+    (["routes", "x"], {"error": {"kind": "bad-request", "problems": [{"reason": "not a prefix"}]}}, 2),
+    (["routes", "203.0.113.0/24"], {"result": []}, 1),
+    (["routes", "--received", "n9"], NOT_FOUND, 1),
+    (["routes"], {"result": []}, 0),
+    (["trace", "203.0.113.0/24"], NOT_FOUND, 1),
+    (["reload"], WRONG, 2),
+    (["reload"], {"result": {"generation": 2, "warnings": []}}, 0),
+    (["workload", "add", "web", "--pid", "1"], WRONG, 2),
+    (["workload", "del", "web"], NOT_FOUND, 1),
+    (["workload", "label", "web", "a=b"], NOT_FOUND, 1),
+    (["workload", "list"], {"result": []}, 0),
+    (["apply", "-f", "f.json"], {"result": {"applied": ["Tier t"], "refused": []}}, 0),
+    (["apply", "-f", "f.json"], {"result": {"applied": ["Tier t"], "refused": [{"reason": "no"}]}}, 2),
+    (["delete", "-f", "f.json"], {"result": {"deleted": [], "refused": [{"reason": "is not there"}]}}, 1),
+    (["delete", "tier", "t"], {"result": {"deleted": [], "refused": [{"reason": "is of a file"}]}}, 2),
+    (["delete", "tier"], {}, 2),
+    (["get", "tier", "t"], NOT_FOUND, 1),
+    (["get"], {"result": []}, 0),
+    (["policy", "list"], {"result": []}, 0),
+    (["policy", "explain", *ENDS], {"result": {"verdict": "allow"}}, 0),
+    (["policy", "explain", *ENDS], {"result": {"verdict": "deny"}}, 1),
+    (["policy", "explain", *ENDS], NOT_FOUND, 1),
+    (["policy", "drops"], {"result": []}, 0),
+    (["policy", "drops", "--follow"], {"result": "go"}, 3),  # and then the daemon ends
+    (["pool", "show"], {"result": {}}, 0),
+    (["floating-ip", "list"], {"result": []}, 0),
+    (["floating-ip", "add", "1.2.3.4", "web"], {"result": {"external": "1.2.3.4"}}, 0),
+    (["floating-ip", "add", "x", "web"], WRONG, 2),
+    (["floating-ip", "del", "1.2.3.4"], NOT_FOUND, 1),
+]
+
+
+@pytest.mark.parametrize(("argv", "answer", "code"), CODES)
 def test_exit_codes(argv: list[str], answer: object, code: int, run: Run) -> None:
     """0 done, 1 the answer is no, 2 bad use or configuration."""
+    Path("f.json").write_text("{}")
     with daemon("s", answer):
         assert run(*argv, "--socket", "s")[0] == code
+
+
+def test_each_command_that_asks_has_its_exit_codes_seen() -> None:
+    """Those that can be told no, as their help has it, and no others."""
+    asking = {command.words: command for command in cli.COMMANDS if command.has_socket}
+    seen = {(words, code) for argv, _, code in CODES for words in asking if tuple(argv[: len(words)]) == words}
+    assert {words for words, _ in seen} == asking.keys()
+    assert {words for words, code in seen if code == 1} == {words for words, each in asking.items() if each.no}
 
 
 def test_reload_hands_the_content_over(run: Run) -> None:
@@ -299,10 +332,12 @@ def test_an_unknown_log_level_is_bad_use(run: Run, monkeypatch: pytest.MonkeyPat
 
 
 def test_every_command_has_help_with_an_example_and_the_exit_codes(run: Run) -> None:
-    """--help tells what it does, how it is used, and what the exit code means."""
+    """--help tells what it does, how it is used, and what each exit code means that it can have."""
     for command in cli.COMMANDS:
         code, out, _ = run(*command.words, "--help")
-        assert (code, command.example in out, "exit codes: 0 done" in out) == (0, True, True)
+        assert (code, command.example in out) == (0, True)
+        told = [int(line.split()[0]) for line in out.partition("exit codes:\n")[2].splitlines()]
+        assert told == [0, *([1] if command.no else []), 2, *([3] if command.has_socket else [])]
         assert max(map(len, out.splitlines())) <= 80
         assert run("--help")[0] == 0
 

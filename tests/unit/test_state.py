@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bgpmesh.errors import ConfigError
-from bgpmesh.state import KeptConfig, Loaded, State
+from bgpmesh.state import DOCUMENTS, KeptConfig, Loaded, State
 from bgpmesh.workload.endpoint import Endpoint
 from bgpmesh.workload.floating import FloatingIp
 
@@ -33,27 +33,32 @@ FLOATING = (
 )
 CONFIG = KeptConfig('[cluster]\nasn = 64512 # "é"\n', "/etc/bgpmesh/bgpmesh.toml", "ab" * 32)
 
+OBJECTS = {"a.json": {"documents": [{"kind": "Tier"}], "problems": []}}
+
 
 @pytest.fixture
 def state(tmp_path: Path) -> State:
     return State(tmp_path)
 
 
-def test_every_document_comes_back_as_it_was_kept(state: State) -> None:
-    """Round trip of all five."""
+def test_every_document_comes_back_as_it_was_kept(state: State, tmp_path: Path) -> None:
+    """Round trip of all six; `uninstall` knows each of them."""
     hops = (ipaddress.ip_address("192.0.2.1"), ipaddress.ip_address("2001:db8::1"))
     said = [
         state.save_peers(["n3", "n2"]),
         state.save_next_hops(hops),
         state.save_endpoints([WEB]),
         state.save_floating_ips(FLOATING),
+        state.save_objects(OBJECTS),
         state.save_config(CONFIG),
     ]
-    assert said == [""] * 5
+    assert said == [""] * 6
+    assert {each.name for each in tmp_path.iterdir()} == {f"{name}.json" for name in DOCUMENTS}
     assert state.peers() == Loaded(("n2", "n3"))
     assert state.next_hops() == Loaded(hops)
     assert state.endpoints() == Loaded((WEB,))
     assert state.floating_ips() == Loaded(FLOATING)
+    assert state.objects() == Loaded(OBJECTS)
     assert state.config() == Loaded(CONFIG)
 
 

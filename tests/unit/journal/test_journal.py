@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from bgpmesh.cli import STATE_FILES
 from bgpmesh.config.values import is_secret
 from bgpmesh.delta import Delta
 from bgpmesh.engine import Engine
@@ -30,7 +29,7 @@ from bgpmesh.events import (
     TimerFired,
 )
 from bgpmesh.journal.forms import Forms, rendered
-from bgpmesh.journal.record import FILE, FORMER, KEYS, RECORDING, Journal, lines_of
+from bgpmesh.journal.record import KEYS, Journal, lines_of
 from bgpmesh.journal.story import Handled, Took, Worked, read
 from bgpmesh.peering.message import Cease, Notification
 from bgpmesh.peering.peer import Peer
@@ -259,11 +258,6 @@ def test_a_disk_that_refuses_is_told_and_survived(tmp_path: Path, caplog: pytest
         f'journal.recording-ended file={tmp_path}/absent/recording.journal reason="No such file or directory"',
         f'journal.unwritten file={tmp_path}/absent/journal.gz reason="No such file or directory"',
     ] == caplog.messages
-
-
-def test_uninstall_knows_every_file() -> None:
-    """The command names them itself, as it imports nothing of the daemon."""
-    assert {FILE, RECORDING, FORMER} <= set(STATE_FILES)
 
 
 # ── what is no journal ───────────────────────────────────────────────────────

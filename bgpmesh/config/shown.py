@@ -1,0 +1,60 @@
+"""A configuration as `check` says it: plain data, of a node or of the whole file; passwords are not in it."""
+
+from __future__ import annotations
+
+from bgpmesh.config.file import effective, warnings
+from bgpmesh.config.options import Config
+from bgpmesh.peering.peer import Peer
+
+
+def shown(loaded: Config, node: str | None) -> dict[str, object]:
+    """Return the sessions of a node and what is probably not meant; None: of every node how many sessions."""
+    names = [each.name for each in loaded.nodes]
+    if node is None:
+        sessions = {name: len(effective(loaded, name).peers) for name in names}
+        said = {warning: None for name in names for warning in warnings(loaded, name)}
+        return {"file": loaded.file, "node": None, "nodes": sessions, "sessions": [], "warnings": list(said)}
+    configured = effective(loaded, node)
+    return {
+        "file": loaded.file,
+        "node": node,
+        "asn": configured.asn,
+        "router_id": _dotted(configured.router_id),
+        "cluster_id": None if configured.cluster_id is None else _dotted(configured.cluster_id),
+        "pod_cidrs": [str(cidr) for cidr in configured.pod_cidrs],
+        "advertise": [str(prefix) for prefix in configured.advertise],
+        "kernel": configured.kernel_enabled,
+        "sessions": [_session(peer) for peer in configured.peers],
+        "filters": [],
+        "policies": [],
+        "warnings": list(warnings(loaded, node)),
+    }
+
+
+def _session(peer: Peer) -> dict[str, object]:
+    return {
+        "peer": peer.name,
+        "address": str(peer.address),
+        "port": peer.port,
+        "local_address": None if peer.local_address is None else str(peer.local_address),
+        "asn": peer.asn,
+        "local_asn": peer.local_asn,
+        "role": peer.role.value,
+        "families": [family.label for family in peer.families],
+        "next_hops": [str(address) for _, address in peer.next_hops],
+        "next_hop": peer.next_hop,
+        "next_hop_resolution": "connected" if peer.is_single_hop else "any route",
+        "passive": peer.is_passive,
+        "md5": peer.password is not None,
+        "hold_time": peer.hold_time,
+        "graceful_restart": peer.graceful_restart,
+        "ttl_security": peer.ttl_security,
+        "multihop": peer.multihop,
+        "max_prefixes": peer.max_prefixes,
+        "import": list(peer.imports),
+        "export": list(peer.exports),
+    }
+
+
+def _dotted(number: int) -> str:
+    return ".".join(str(octet) for octet in number.to_bytes(4, "big"))
