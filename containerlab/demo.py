@@ -264,24 +264,17 @@ class Demo:
 
     def has_routes(self, node: str, expected: set[str]) -> bool:
         """Tell whether a node's kernel has routes of ours to exactly these; host routes go without their length."""
-        return expected == {
-            line["dst"]
-            for family in ("-4", "-6")
-            for line in json.loads(
-                self.lab.exec(node, ["ip", "-j", family, "route", "show", "table", "all", "proto", PROTOCOL]).stdout
-                or "[]"
-            )
-        }
+        return expected == self.lab.prefixes(node, PROTOCOL)
 
-    def ping(self, source: Workload, address: str, *, count: int = 1, patience_s: int = 5) -> str:
-        """Return what ping printed in a workload's namespace, or an empty text if an answer was missing."""
-        words = ["ping", "-n", "-i", "0.2", "-c", str(count), "-W", str(patience_s), address]
-        done = self.lab.exec_in_namespace(source.node, source.name, words, check=False)
+    def ping(self, source: Workload, address: str, *, count: int = 1, patience_s: int = 55) -> str:
+        """Return what ping printed in a workload's namespace, or an empty text if so many answers did not come."""
+        words = ["ping", "-n", "-i", "0.2", "-c", str(count), "-w", str(patience_s), address]
+        done = self.lab.exec(source.node, words, inside=source.name, check=False)
         return done.stdout if done.returncode == 0 else ""
 
     def ping_node(self, node: str, address: str) -> bool:
         """Tell whether a node itself reaches an address."""
-        return self.lab.exec(node, ["ping", "-n", "-c", "1", "-W", "5", address], check=False).returncode == 0
+        return self.lab.exec(node, ["ping", "-n", "-c", "1", "-w", "55", address], check=False).returncode == 0
 
 
 def check(holds: object, claim: str) -> None:

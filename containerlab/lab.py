@@ -25,6 +25,7 @@ As a command: `lab.py run TOPOLOGY -- COMMAND...` starts each node's `cmd`, runs
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import shutil
@@ -306,6 +307,11 @@ class Process:
         """Tell whether the program still runs."""
         return self.entry.poll() is None
 
+    @property
+    def root(self) -> str:
+        """The way from here to the files as it sees them, its sockets among them."""
+        return f"/proc/{self.pid}/root"
+
     def output(self) -> str:
         """Return everything that it has printed so far."""
         return self.log.read_text(encoding="utf-8", errors="replace")
@@ -315,6 +321,10 @@ class Process:
         until(lambda: holds() or not self.is_running, what, deadline_s)
         if not self.is_running:
             raise LabError(f"{self.node}: {self.command[0]} ended before {what}: {self.output()[-2000:].strip()}")
+
+    def await_said(self, words: str) -> None:
+        """Wait until it has printed this; raises as `until` does."""
+        self.until(lambda: words in self.output(), f"{words!r} of {shlex.join(self.command)}")
 
     def send_signal(self, number: Signals) -> None:
         """Send it a signal; an ended program takes none."""
@@ -393,13 +403,20 @@ class Lab:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def exec(
-        self, node: str, command: Sequence[str], *, check: bool = True, stdin: str = "", timeout: float = PATIENCE_S
+        self,
+        node: str,
+        command: Sequence[str],
+        *,
+        inside: str = "",
+        check: bool = True,
+        stdin: str = "",
+        timeout: float = PATIENCE_S,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command in a node and return what it printed.
+        """Run a command in a node, or `inside` a network namespace there, and return what it printed.
 
         Raises LabError with its output if it fails and `check` is set.
         """
-        done = self._run(["node", node, *command], stdin=stdin, timeout=timeout)
+        done = self._run(["node", node, *_entry(inside), *command], stdin=stdin, timeout=timeout)
         if check and done.returncode:
             output = (done.stdout + done.stderr).strip()
             raise LabError(f"{node}: {shlex.join(command)}: exit status {done.returncode}: {output}")
@@ -409,15 +426,18 @@ class Lab:
         """Run a command in the holder's own namespaces, where the bridges are."""
         return self._run(command, timeout=timeout)
 
-    def start(self, node: str, command: Sequence[str] | None = None) -> Process:
-        """Start a program in a node (without a command: the `cmd` of the topology) and leave it running."""
+    def start(self, node: str, command: Sequence[str] | None = None, *, inside: str = "") -> Process:
+        """Start a program in a node, or `inside` a network namespace there, and leave it running.
+
+        Without a command it is the `cmd` of the topology.
+        """
         words = tuple(command) if command is not None else tuple(shlex.split(self.node(node).cmd))
         if not words:
             raise LabError(f"{node}: the topology names no cmd")
         log = self.directory / f"{len(self.processes)}-{node}.log"
         with log.open("wb") as output:
             entry = subprocess.Popen(
-                self._enter(["node", node, *words]),
+                self._enter(["node", node, *_entry(inside), *words]),
                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=self._environment(),
                 start_new_session=True,
             )  # fmt: skip
@@ -451,11 +471,13 @@ class Lab:
         self.exec(node, ["ip", "-n", name, "link", "set", "lo", "up"])
         return f"/run/netns/{name}"
 
-    def exec_in_namespace(
-        self, node: str, name: str, command: Sequence[str], *, check: bool = True, timeout: float = PATIENCE_S
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a command in a workload's network namespace."""
-        return self.exec(node, ["ip", "netns", "exec", name, *command], check=check, timeout=timeout)
+    def prefixes(self, node: str, protocol: str) -> set[str]:
+        """Return the prefixes of a node's routes of a protocol, of all tables; a host route goes without its length."""
+        listed = (
+            self.exec(node, ["ip", "-j", family, "route", "show", "table", "all", "proto", protocol]).stdout
+            for family in ("-4", "-6")
+        )
+        return {row["dst"] for text in listed for row in json.loads(text or "[]")}
 
     def _run(self, command: Sequence[str], *, timeout: float, stdin: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -504,6 +526,11 @@ def _user_namespace() -> list[str]:
     if reason:
         raise LabError(reason)
     return ["--user", "--map-root-user"] if os.geteuid() else []
+
+
+def _entry(namespace: str) -> list[str]:
+    """Return what leads a command into a network namespace of that name; "" is where it is already."""
+    return ["ip", "netns", "exec", namespace] if namespace else []
 
 
 def _child_of(parent: subprocess.Popen[bytes]) -> int:

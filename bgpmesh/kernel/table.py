@@ -155,7 +155,8 @@ class Table:
             ]
             self._report(FibRead(self._targets_of(found.ours), self._next_hops(), len(lost) + len(moved)))
         self._is_read = True
-        self._wake({*(was.blocked - found.blocked), *(found.indexes.keys() - was.indexes.keys())})
+        stirred = {link.name for index, link in found.links.items() if was.links.get(index) != link}
+        self._wake({*(was.blocked - found.blocked), *stirred})
 
     def _discard_news(self) -> None:
         """Hear what is told of the time before a read-back, which knows better, and forget it."""
@@ -387,10 +388,10 @@ class Table:
         for identifier, refusal in self._each(messages).items():
             if refusal.errno != errno.ENOENT:
                 failed[identifier] = refusal.text
-        for identifier in identifiers:
-            if identifier not in failed:
-                self._now.nexthops.pop(identifier, None)
-                self._targets = {shape: t for shape, t in self._targets.items() if shape.nexthop_id != identifier}
+        gone = set(identifiers) - failed.keys()
+        drop(self._now.nexthops, gone)
+        if gone:
+            self._targets = {shape: via for shape, via in self._targets.items() if shape.nexthop_id not in gone}
         return failed
 
     def _each(self, messages: Sequence[tuple[int, bytes]]) -> dict[int, Refused]:
@@ -552,7 +553,7 @@ class Table:
             self._targets[shape] = target
         if self._now.blocked and not self._now.blocked.isdisjoint(keys):
             for key in self._now.blocked.intersection(keys) - self._now.displaced:
-                if ours.get(key) == shape:
+                if key in ours:
                     continue
                 failed[key] = FOREIGN_ROUTE
                 self._waiting[key] = frozenset((key,))

@@ -109,7 +109,7 @@ class Rib:
         self._in_doubt: dict[NextHop, None] = {}
         self._is_recursion_in_doubt = False
         self._has_idle_hops = False  # paths went for good, perhaps the last ones of a next hop
-        self._uses: Counter[IPAddress] = Counter()  # fib prefixes by next hop
+        self._uses: Counter[NextHop] = Counter()  # fib prefixes by next hop
         self._own_prefixes: set[Nlri] = set()  # connected on this host, or its addresses
 
     # ── who we are ───────────────────────────────────────────────────────────
@@ -294,12 +294,11 @@ class Rib:
             if self._hosts.is_own(prefix) == (prefix in self._own_prefixes):
                 continue
             selection = self._selected.get(prefix)
-            target = None if selection is None else selection.target
             if prefix in self._own_prefixes:
                 self._own_prefixes.discard(prefix)
-                self._program({prefix: None}, None, target)
+                self._program({prefix: None}, None, selection)
             else:
-                self._program({prefix: None}, target, None)
+                self._program({prefix: None}, selection, None)
                 self._own_prefixes.add(prefix)
         for rib_in in self._ins.values():
             self._regroup(rib_in)
@@ -698,7 +697,7 @@ class Rib:
             self._selected.update(cast("dict[Nlri, Selection]", batch))
             if old is None:
                 self._sizes[len(nlris[0])] += len(nlris)
-        self._program(batch, None if old is None else old.target, None if new is None else new.target)
+        self._program(batch, old, new)
         if (old is not None and old.best.is_floating) or (new is not None and new.best.is_floating):
             self._mark_floating(nlris, is_floating=new is not None and new.best.is_floating)
         was, now = None if old is None else old.best.claims, None if new is None else new.best.claims
@@ -720,29 +719,31 @@ class Rib:
             self.floating.difference_update(hosts)
         self.is_floating_stirred |= len(self.floating) != before
 
-    def _program(self, batch: Mapping[Nlri, object], old: Target | None, new: Target | None) -> None:
+    def _program(self, batch: Mapping[Nlri, object], old: Selection | None, new: Selection | None) -> None:
         """Move prefixes, the keys, from one kernel route to another, and count the next hops in use."""
-        if not self._kernel_enabled or old is new or old == new:
+        was, now = None if old is None else old.target, None if new is None else new.target
+        gone, come = _hops_of(old), _hops_of(new)
+        if not self._kernel_enabled or (was == now and gone == come):
             return
         nlris: Collection[Nlri] = batch
         if not batch.keys().isdisjoint(self._own_prefixes):
             nlris = [nlri for nlri in batch if nlri not in self._own_prefixes]
             if not nlris:
                 return
-        if new is None:
+        for hop in come:
+            self._uses[hop] += len(nlris)
+        for hop in gone:
+            self._uses[hop] -= len(nlris)
+            if not self._uses[hop]:
+                del self._uses[hop]
+        for address in {hop.address: None for hop in (*come, *gone)}:
+            self._want_next_hop(address)
+        if was == now:
+            return
+        if now is None:
             self.fib.unwant_many(nlris)
         else:
-            for address in new.next_hops if isinstance(new, Via) else ():
-                users = self._uses[address]
-                self._uses[address] = users + len(nlris)
-                if not users:
-                    self._want_next_hop(address)
-            self.fib.want_many(nlris, new)
-        for address in old.next_hops if isinstance(old, Via) else ():
-            self._uses[address] -= len(nlris)
-            if not self._uses[address]:
-                del self._uses[address]
-                self.next_hops.want(address, None)
+            self.fib.want_many(nlris, now)
 
     # ── next hops ────────────────────────────────────────────────────────────
 
@@ -825,14 +826,19 @@ class Rib:
                 self._dirty.update((nlri, None) for nlri, path in rib_in.table.items() if path in paths)
 
     def _want_next_hop(self, address: IPAddress) -> None:
-        """Want the kernel object of a next hop in use to be what it resolves to; lost, it stays until unused."""
-        if address not in self._uses:
+        """Want the kernel object of a next hop in use to be what it resolves to; lost, it stays until unused.
+
+        Where single-hop eBGP and the rest both use it, and differ on the way, the former decides.
+        """
+        hops = (self._hops.get((address, is_single_hop)) for is_single_hop in (True, False))
+        used = [hop for hop in hops if hop is not None and hop in self._uses]
+        if not used:
+            if address in self.next_hops.wanted:
+                self.next_hops.want(address, None)
             return
-        for hop in (self._hops.get((address, True)), self._hops.get((address, False))):
-            if hop is not None and hop.resolution is not None:
-                if self.next_hops.wanted.get(address) != hop.resolution:
-                    self.next_hops.want(address, hop.resolution)
-                return
+        resolution = next((hop.resolution for hop in used if hop.resolution is not None), None)
+        if resolution is not None and self.next_hops.wanted.get(address) != resolution:
+            self.next_hops.want(address, resolution)
 
     def _take_own_addresses(self) -> None:
         """Know the addresses that our sessions use: where the kernel is off nobody else tells them."""
@@ -880,6 +886,13 @@ class Rib:
             self._group(view).transfer(member)
             self._stirred.add(member.name)
             self._drop_if_left(old)
+
+
+def _hops_of(selection: Selection | None) -> tuple[NextHop, ...]:
+    """Return the next hops that the kernel route of a selection goes by; several for one address count once each."""
+    if selection is None or not isinstance(selection.target, Via):
+        return ()
+    return tuple({path.next_hop: None for path in selection.multipath if path.next_hop is not None})
 
 
 def _is_identity(path: Path | None) -> bool:

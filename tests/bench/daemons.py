@@ -99,7 +99,7 @@ class Bgpmesh:
         """Ask as `bgpmesh status --json` does, without the start of a command each time."""
         daemon = [process for process in lab.processes if process.command[:2] == ("bgpmesh", "run")][-1]
         try:
-            status = client.call(f"/proc/{daemon.pid}/root{client.DEFAULT_SOCKET}", "status", {})
+            status = client.call(f"{daemon.root}{client.DEFAULT_SOCKET}", "status", {})
         except client.NoDaemonError:
             return False
         assert isinstance(status, dict)
@@ -232,7 +232,7 @@ class Frr:
         kept = ["-r", "-K", "120"] if setup.has_graceful_restart else []
         zebra = self._start(lab, node, self._ZEBRA, "-s", "90000000", *kept)
         # A bgpd that finds no zebra comes back ten seconds later, and knows no interface until then.
-        zebra.until(Path(f"/proc/{zebra.pid}/root{run}/zserv.api").exists, "zebra's socket")
+        zebra.until(Path(f"{zebra.root}{run}/zserv.api").exists, "zebra's socket")
         return [zebra, self._start(lab, node, self._BGPD)]
 
     def is_in_sync(self, lab: Lab, routes: int) -> bool:

@@ -9,23 +9,20 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
 
-from containerlab.lab import REPOSITORY, Lab, Process, until
+from containerlab.lab import Lab, Process, until
 from tests.interop.speakers import SPEAKERS, Bird, Frr, GoBgp, OpenBgpd, Setup, why_not
+from tests.lab.cluster import PROTOCOL, Watch, lab_of, metrics
 
-PAIR = REPOSITORY / "containerlab/pair/pair.clab.yml"
 CONFIG = "/etc/bgpmesh/bgpmesh.toml"
 ASN = 65001
 OURS = {"203.0.113.7/32", "10.1.0.0/24", "2001:db8:1::/64", "2001:db8:7::7/128"}
 THEIRS = {"10.2.0.0/24", "10.2.1.0/24", "2001:db8:2::/64"}
-
-METRICS = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9179/metrics').read().decode())"
 
 AnySpeaker = Bird | Frr | GoBgp | OpenBgpd
 Kind = tuple[type[AnySpeaker], int]  # which speaker, and its AS
@@ -52,7 +49,6 @@ class Pair:
     lab: Lab
     speaker: AnySpeaker
     ours: Process = field(init=False)
-    monitor: Process = field(init=False)
 
     def configure(self, prefixes: set[str], password: str = "") -> None:
         """Write our configuration: what we announce, and the password of the session."""
@@ -102,11 +98,7 @@ export = ["own"]
 
     def kernel(self) -> set[str]:
         """Return the prefixes of our kernel's routes of ours."""
-        listed = [
-            json.loads(self.lab.exec("n1", ["ip", "-j", family, "route", "show", "proto", "77"]).stdout or "[]")
-            for family in ("-4", "-6")
-        ]
-        return {route["dst"] for routes in listed for route in routes}
+        return self.lab.prefixes("n1", PROTOCOL)
 
     def stale(self) -> set[str]:
         """Return the prefixes whose best path is of a neighbour that is away."""
@@ -119,38 +111,23 @@ export = ["own"]
 
     def messages(self, direction: str, kind: str) -> int:
         """Return how many messages of a kind our metrics have counted."""
-        page = self.lab.exec("n1", [sys.executable, "-c", METRICS]).stdout
+        page = metrics(self.lab, "n1")
         found = re.search(
             rf'^bgpmesh_messages_total{{direction="{direction}",type="{kind}"}} (\S+)$', page, re.MULTILINE
         )
         return int(float(found[1])) if found else 0
 
-    def watch(self) -> None:
-        """Start to note every change of n1's routes; returns once the first one has been seen."""
-        self.monitor = self.lab.start("n1", ["ip", "monitor", "route"])
 
-        def is_watching() -> bool:
-            self._touch("198.51.100.99")
-            return "198.51.100.99" in self.monitor.output()
-
-        until(is_watching, "the route monitor")
-
-    def written(self) -> list[str]:
-        """Return what the monitor saw of our protocol, once it has seen everything up to now."""
-        self._touch("198.51.100.100")
-        until(lambda: "198.51.100.100" in self.monitor.output(), "the route monitor")
-        return [line for line in self.monitor.output().splitlines() if "proto 77" in line]
-
-    def _touch(self, address: str) -> None:
-        for action in ("add", "del"):
-            self.lab.exec("n1", ["ip", "route", action, address, "dev", "lo"])
+def ours(told: list[str]) -> list[str]:
+    """Return what of that was of our protocol."""
+    return [line for line in told if f"proto {PROTOCOL}" in line]
 
 
 @contextmanager
 def pair(kind: Kind, *, password: str = "", their_password: str = "", they_help_only: bool = False) -> Iterator[Pair]:
     """Bring a pair up: both sides started, nothing awaited."""
     speaker, asn = kind
-    with Lab(PAIR) as lab:
+    with lab_of("pair") as lab:
         setup = Setup(
             asn=asn,
             address="10.0.0.2",
@@ -206,7 +183,7 @@ def test_a_neighbour_that_crashes_keeps_its_routes_here(kind: Kind) -> None:
     with pair(kind) as both:
         both.await_established()
         both.await_routes(OURS, THEIRS)
-        both.watch()
+        watch = Watch(both.lab, "n1")
         both.speaker.kill()
         until(lambda: both.stale() == THEIRS, "all of its paths to be stale")
         assert both.kernel() == THEIRS
@@ -214,7 +191,7 @@ def test_a_neighbour_that_crashes_keeps_its_routes_here(kind: Kind) -> None:
         both.await_established()
         until(lambda: not both.stale(), "its paths to be fresh")
         both.await_routes(OURS, THEIRS)
-        assert both.written() == []
+        assert ours(watch.end()) == []
 
 
 @pytest.mark.parametrize("kind", _kinds(lambda speaker: not speaker.keeps_forwarding))
@@ -236,7 +213,7 @@ def test_our_crash_is_helped_by_the_neighbour(kind: Kind) -> None:
     with pair(kind, they_help_only=True) as both:
         both.await_established()
         both.await_routes(OURS, THEIRS)
-        both.watch()
+        watch = Watch(both.lab, "n1")
         both.ours.kill()
         until(lambda: not both.speaker.is_established(), f"{both.speaker.name} to notice")
         assert both.speaker.received() == OURS
@@ -246,7 +223,7 @@ def test_our_crash_is_helped_by_the_neighbour(kind: Kind) -> None:
         both.await_established()
         both.await_routes(OURS, THEIRS)
         until(lambda: not both.stale(), "our restart to be over")
-        assert both.written() == []
+        assert ours(watch.end()) == []
 
 
 @pytest.mark.parametrize("kind", _kinds(lambda speaker: speaker.has_md5))

@@ -1,4 +1,8 @@
-"""A cluster of real daemons in a lab, the traffic between its workloads, and a watch over its kernels."""
+"""A cluster of real daemons in a lab, the traffic between its workloads, and a watch over its kernels.
+
+What tests of a single daemon (`nodes`) need just as well is here too: how the programs of this folder are run, and
+what a node is asked.
+"""
 
 from __future__ import annotations
 
@@ -15,21 +19,23 @@ from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM, Signals
 from typing import cast
 
+import pytest
+
 from bgpmesh.control import client
-from containerlab.lab import PATIENCE_S, REPOSITORY, Lab, Process, until
+from containerlab.lab import PATIENCE_S, REPOSITORY, Lab, Process, missing, until
 
 PROTOCOL = "77"
 OF_THE_KERNEL = "2"  # routes that it makes itself, as it does while a link-local address is new
 CONFIG = "/run/bgpmesh/cluster.toml"
 STATE = "/var/lib/bgpmesh"
 PINGS = 15  # a round; 0.3 s
-FLOW = str(Path(__file__).with_name("flow.py"))
 KERNEL = f"ip -N route show table all proto {PROTOCOL}; ip -N -6 route show table all proto {PROTOCOL}; ip -N nexthop"
 
 NODES = ("n1", "n2", "n3")
 CLIENTS = ("c1", "c2", "c3", "c4")
 SESSIONS = {"mesh3": tuple(combinations(NODES, 2)), "reflector": tuple(("rr1", client) for client in CLIENTS)}
 HOLDERS = {"mesh3": NODES, "reflector": CLIENTS}  # the nodes with pods
+METRICS = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9179/metrics').read().decode())"
 # A daemon that is frozen for a while, or gets no turn on a busy machine, must not lose its sessions by that.
 PATIENT = "90"
 
@@ -54,9 +60,18 @@ class Status:
 
 
 @contextmanager
-def laid_out(name: str) -> Iterator[Cluster]:
-    """Lay out a topology of the repository; after a failure the end of every log is printed."""
+def lab_of(name: str) -> Iterator[Lab]:
+    """Lay out a topology of the repository, or skip; after a failure the end of every log is printed."""
+    if reason := missing():
+        pytest.skip(f"needs network namespaces: {reason}")
     with Lab(REPOSITORY / f"containerlab/{name}/{name}.clab.yml") as lab:
+        yield lab
+
+
+@contextmanager
+def laid_out(name: str) -> Iterator[Cluster]:
+    """Lay out a topology of the repository for a cluster."""
+    with lab_of(name) as lab:
         yield Cluster(lab)
 
 
@@ -111,7 +126,7 @@ class Cluster:
     def reload(self, node: str, text: str) -> None:
         """Write a node's configuration file and put it in force."""
         self.configure(node, text)
-        self._call(node, "reload")
+        self.ask(node, "reload")
 
     def stop(self, number: Signals, *nodes: str) -> None:
         """Send the daemons of these nodes a signal, all at once, and wait for their end; an orderly one exits 0."""
@@ -144,14 +159,14 @@ class Cluster:
 
     def until_logged(self, node: str, words: str) -> None:
         """Wait until a daemon has logged something."""
-        self.until(node, lambda: words in self.log(node), f"{words!r} in the log")
+        self.daemons[node].await_said(words)
 
     # ── what they say ────────────────────────────────────────────────────────
 
     def status(self, node: str) -> Status | None:
         """Return what a daemon says of itself; None while it does not answer."""
         try:
-            answer = cast("dict[str, object]", self._call(node, "status"))
+            answer = cast("dict[str, object]", self.ask(node, "status"))
         except client.NoDaemonError:
             return None
         peers = cast("list[dict[str, str]]", answer["peers"])
@@ -166,17 +181,17 @@ class Cluster:
         """Tell whether a node answers and holds no stale path of any peer."""
         status = self.status(node)
         names = () if status is None else status.states
-        rows = [cast("list[dict[str, int]]", self._call(node, "peers", name=name)) for name in names]
+        rows = [cast("list[dict[str, int]]", self.ask(node, "peers", name=name)) for name in names]
         return bool(rows) and not any(row["stale"] for (row,) in rows)
 
     def listed_workloads(self, node: str) -> list[object]:
         """Return what `workload list` says, labels aside."""
-        rows = cast("list[dict[str, object]]", self._call(node, "workload list"))
+        rows = cast("list[dict[str, object]]", self.ask(node, "workload list"))
         return [{key: value for key, value in row.items() if key != "labels"} for row in rows]
 
-    def _call(self, node: str, command: str, **args: str) -> object:
-        path = f"/proc/{self.daemons[node].pid}/root{client.DEFAULT_SOCKET}"
-        return client.call(path, command, args)
+    def ask(self, node: str, command: str, **args: object) -> object:
+        """Return a daemon's answer to a request; raises as the client does."""
+        return ask(self.daemons[node], command, **args)
 
     def has_peer(self, node: str, peer: str, *, is_up: bool) -> bool:
         """Tell whether a node answers and has its session with a peer up, or down."""
@@ -218,11 +233,7 @@ class Cluster:
 
     def prefixes(self, node: str) -> set[str]:
         """Return the prefixes of the routes of ours; a host route goes without its length."""
-        listed = (
-            self.lab.exec(node, ["ip", "-j", family, "route", "show", "table", "all", "proto", PROTOCOL]).stdout
-            for family in ("-4", "-6")
-        )
-        return {row["dst"] for text in listed for row in json.loads(text or "[]")}
+        return self.lab.prefixes(node, PROTOCOL)
 
     def has_prefixes(self, node: str, expected: set[str]) -> bool:
         """Tell whether a node's kernel has routes of ours to these, and maybe to others."""
@@ -242,19 +253,126 @@ class Cluster:
 
     # ── workloads ────────────────────────────────────────────────────────────
 
-    def attach(self, node: str, *words: str) -> Workload:
-        """Make a namespace for a workload on a node and hand it to the daemon."""
-        name = f"w-{node}"
+    def attach(self, node: str, *words: str, name: str = "") -> Workload:
+        """Make a namespace for a workload on a node and hand it to the daemon; `words` are further options."""
+        name = name or f"w-{node}"
         path = self.lab.add_workload_namespace(node, name)
-        self.lab.exec(node, ["bgpmesh", "workload", "add", name, "--netns", path, *words])
-        (row,) = cast("list[dict[str, list[str]]]", self.listed_workloads(node))
-        added = Workload(name, node, tuple(sorted(row["addresses"], key=lambda text: ":" in text)))
+        told = self.lab.exec(node, ["bgpmesh", "workload", "add", name, "--netns", path, "--json", *words]).stdout
+        addresses = sorted(json.loads(told)["addresses"], key=lambda text: ":" in text)
+        added = Workload(name, node, tuple(addresses))
         self.workloads.append(added)
         return added
 
 
 def _is_stopped(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0] == "T"
+
+
+# ── what is run beside the daemons, and what nodes are asked ────────────────
+
+
+def script(name: str, *words: str) -> list[str]:
+    """Return the command that runs a program of this folder, one of those of the standard library alone."""
+    return [sys.executable, "-ISE", str(Path(__file__).with_name(f"{name}.py")), *words]
+
+
+def serve(lab: Lab, node: str, address: str, port: str, name: str = "", *, inside: str = "") -> Process:
+    """Have a server of UDP on a node, or `inside` a workload's namespace there, that answers with whom it sees."""
+    server = lab.start(node, script("source", "serve", address, port, *([name] if name else [])), inside=inside)
+    server.await_said("listening")
+    return server
+
+
+def reply(lab: Lab, node: str, target: str, port: str, *, tries: int = 60, inside: str = "") -> str:
+    """Return what such a server answers to who asks up to `tries` times, half a second each; "" where none does."""
+    words = script("source", "ask", target, port, str(tries))
+    return lab.exec(node, words, inside=inside, check=False, timeout=PATIENCE_S + tries).stdout.strip()
+
+
+class Stream:
+    """A TCP server of one workload that goes on sending, and another workload that hears it.
+
+    Each place is a node and a network namespace there.
+    """
+
+    def __init__(self, lab: Lab, server: tuple[str, str], client: tuple[str, str], address: str, port: str) -> None:
+        """Begin, and wait until it flows."""
+        self._server = lab.start(server[0], script("stream", "serve", address, port), inside=server[1])
+        self._server.await_said("listening")
+        self._client = lab.start(client[0], script("stream", "hear", address, port), inside=client[1])
+        self.await_heard(5)
+
+    @property
+    def sent(self) -> int:
+        """How much the server has given to TCP, or one less."""
+        return last_number(self._server)
+
+    @property
+    def heard(self) -> int:
+        """How much has arrived, at least."""
+        return last_number(self._client)
+
+    def await_heard(self, more: int) -> None:
+        """Wait until more has arrived."""
+        wanted = self.heard + more
+        self._client.until(lambda: self.heard >= wanted, f"{wanted} octets")
+
+    def await_sent(self, more: int) -> None:
+        """Wait until the server has sent more."""
+        wanted = self.sent + more
+        self._server.until(lambda: self.sent >= wanted, f"{wanted} octets sent")
+
+    def await_cut(self) -> None:
+        """Wait until what is sent for a second does not arrive."""
+        mark = self.sent, self.heard
+
+        def is_cut() -> bool:
+            nonlocal mark
+            sent, heard = self.sent, self.heard
+            if heard != mark[1]:
+                mark = sent, heard
+            return sent > mark[0] + 50
+
+        self._server.until(is_cut, "the end of a connection that is no longer allowed")
+
+    def stop(self) -> None:
+        """End it."""
+        for process in (self._client, self._server):
+            process.kill()
+
+
+def last_number(process: Process) -> int:
+    """Return the last number that a process has printed on a whole line, 0 where there is none."""
+    return next((int(line) for line in reversed(process.output().split("\n")[:-1]) if line.isdigit()), 0)
+
+
+def ask(daemon: Process, command: str, **args: object) -> object:
+    """Return a daemon's answer to a request; raises as the client does."""
+    return client.call(f"{daemon.root}{client.DEFAULT_SOCKET}", command, args)
+
+
+def metrics(lab: Lab, node: str) -> str:
+    """Return the page of metrics of a node's daemon."""
+    return lab.exec(node, [sys.executable, "-c", METRICS]).stdout
+
+
+def packet_filter(lab: Lab, node: str) -> list[str]:
+    """Return what a node's packet filters hold, line by line without counters: of each kind of iptables and family.
+
+    A table in which nobody has a chain or a rule counts as absent.
+    """
+    found: list[str] = []
+    for program in ("iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy"):
+        for block in lab.exec(node, [f"{program}-save"]).stdout.split("COMMIT"):
+            lines = [line.partition(" [")[0] for line in block.splitlines() if line and not line.startswith("#")]
+            if any(line.startswith("-A") or line.endswith(" -") for line in lines):
+                found += [program, *lines]
+    return found
+
+
+def set_names(lab: Lab, node: str) -> list[str]:
+    """Return the names of all sets of a node."""
+    return lab.exec(node, ["ipset", "list", "-name"]).stdout.splitlines()
 
 
 # ── traffic ──────────────────────────────────────────────────────────────────
@@ -276,23 +394,19 @@ class Traffic:
         self._servers: list[Process] = []
         ways = [*ends, *((target, source) for source, target in ends)]
         self._pings = [
-            self._inside(lab, source, "sh", "-c", _PINGS, "sh", address)
+            lab.start(source.node, ["sh", "-c", _PINGS, "sh", address], inside=source.name)
             for source, target in ways
             for address in target.addresses
         ]
         for port, (source, target) in enumerate((ends[0], ends[0][::-1]), start=5001):
             place = (target.addresses[port - 5001], str(port))
-            server = self._inside(lab, target, sys.executable, "-ISE", FLOW, "serve", *place)
-            server.until(partial(_has_said, server, "listening"), f"{target.name}: a server")
-            flow = self._inside(lab, source, sys.executable, "-ISE", FLOW, "send", *place)
-            flow.until(partial(_has_said, flow, "flowing"), f"a flow from {source.name} to {target.name}")
+            server = lab.start(target.node, script("flow", "serve", *place), inside=target.name)
+            server.await_said("listening")
+            flow = lab.start(source.node, script("flow", "send", *place), inside=source.name)
+            flow.await_said("flowing")
             self._servers.append(server)
             self._flows.append(flow)
         self.await_rounds(1)
-
-    @staticmethod
-    def _inside(lab: Lab, workload: Workload, *command: str) -> Process:
-        return lab.start(workload.node, ["ip", "netns", "exec", workload.name, *command])
 
     def await_rounds(self, count: int = 2) -> None:
         """Wait until each ping has ended the round in hand and a whole one more (`count`: 2)."""
@@ -307,7 +421,7 @@ class Traffic:
             process.send_signal(SIGTERM)
         faults = []
         for process in (*self._pings, *self._flows, *self._servers):
-            what = f"{process.node}: {' '.join(process.command[4:])}"
+            what = f"{process.node}: {' '.join(process.command)}"
             if status := process.entry.wait(PATIENCE_S):
                 faults.append(f"{what}: exit status {status}: {process.output()}")
         for ping in self._pings:
@@ -321,10 +435,6 @@ class Traffic:
             if seen != expected or served != {"lost": 0}:
                 faults.append(f"{flow.node}: flow to {flow.command[-2]}: {seen}, at the other end {served}")
         return faults
-
-
-def _has_said(process: Process, word: str) -> bool:
-    return word in process.output()
 
 
 def _has_rounds(ping: Process, count: int) -> bool:

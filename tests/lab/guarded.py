@@ -9,18 +9,20 @@ arrives all the same.
 from __future__ import annotations
 
 import json
+import os
 import re
-import sys
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from random import Random, SystemRandom
+from typing import cast
 
 from containerlab.lab import Process, until
+from tests.lab.cluster import script
 from tests.lab.nodes import BLOCKS, JsonObject, Node, file_of, pair
 
-VOLLEY = str(Path(__file__).with_name("volley.py"))
 PORT = 5005
 RATE = 25  # datagrams a second of each flow
 PROGRAMS = {4: "iptables", 6: "ip6tables"}
@@ -149,13 +151,7 @@ class Stage:
 
     def apply(self, *documents: JsonObject) -> None:
         """Apply objects, none of which is refused."""
-        self.said("apply", "-f", self.written(*documents))
-
-    def written(self, *documents: JsonObject) -> str:
-        """Write objects into a file of the node and return its path."""
-        path = "/run/bgpmesh/objects.json"
-        self.node.lab.write("n1", path, json.dumps({"apiVersion": "v1", "kind": "List", "items": documents}))
-        return path
+        assert self.node.apply(*documents)["refused"] == []
 
     def said(self, *words: str) -> str:
         """Return what a command of ours says, which does what it is told."""
@@ -163,12 +159,10 @@ class Stage:
         assert answer.returncode == 0, f"{words}: {answer.stdout}{answer.stderr}{self.node.daemon.output()[-2000:]}"
         return answer.stdout
 
-    def inside(self, place: str, *words: str) -> Process:
-        """Start Python with these words in a workload, on the node ("host") or outside ("peer")."""
-        command = [sys.executable, "-ISE", *words]
-        if place in WORKLOADS:
-            return self.node.lab.start("n1", ["ip", "netns", "exec", place, *command])
-        return self.node.lab.start("peer" if place == "peer" else "n1", command)
+    def volley(self, place: str, *words: str) -> Process:
+        """Start a sender or a hearer in a workload, on the node ("host") or outside ("peer")."""
+        node, inside = ("peer", "") if place == "peer" else ("n1", "" if place == "host" else place)
+        return self.node.lab.start(node, script("volley", *words), inside=inside)
 
     def address(self, word: str, family: int) -> str:
         """Return whom a word of `FLOWS` means."""
@@ -176,19 +170,23 @@ class Stage:
             return OUTSIDE[family].format(word.removeprefix("peer."))
         return HOST[family] if word == "host" else self.addresses[word][family]
 
+    def hear(self, place: str) -> None:
+        """Have what arrives at a place told."""
+        hearer = self.hearers[place] = self.volley(place, "hear", str(PORT))
+        hearer.await_said("listening")
+
     def fire(self, flows: Mapping[str, tuple[str, str, str]]) -> None:
         """Have these flows run; those that are to arrive do so before this returns."""
         for place in (*WORKLOADS, "host", "peer"):
             if place not in self.hearers:
-                hearer = self.hearers[place] = self.inside(place, VOLLEY, "hear", str(PORT))
-                hearer.until(lambda hearer=hearer: "listening" in hearer.output(), "a hearer")  # type: ignore[misc]
+                self.hear(place)
         words: dict[str, list[str]] = defaultdict(list)
         for name, (sender, source, target) in flows.items():
             for family in PROGRAMS:
                 bound = self.address(source, family) if source else ""
                 words[sender].append(f"{name}-{family},{bound},{self.address(target, family)},{PORT}")
         for sender, each in words.items():
-            self.senders.append(self.inside(sender, VOLLEY, "send", str(RATE), *each))
+            self.senders.append(self.volley(sender, "send", str(RATE), *each))
         self.await_flow()
 
     # ── what arrived ─────────────────────────────────────────────────────────
@@ -197,10 +195,7 @@ class Stage:
         """Return how many datagrams of each flow have arrived; of one with an echo, how many came back."""
         found: dict[str, int] = {}
         for process in (*self.hearers.values(), *self.senders):
-            lines = [line for line in _tail(process).splitlines() if line.startswith("{") and line.endswith("}")]
-            last: dict[str, int] = next(
-                (each["seen"] for each in map(json.loads, reversed(lines)) if "seen" in each), {}
-            )
+            last = cast("dict[str, int]", _said(process).get("seen", {}))
             is_sender = process in self.senders
             found |= {name: count for name, count in last.items() if is_sender or "-echo" not in name}
         return found
@@ -215,6 +210,14 @@ class Stage:
             return all(now.get(name, 0) > before.get(name, 0) + 5 for name in wanted)
 
         until(flows, f"all of {wanted} to arrive again; had {before}, have {self.seen()}", every_s=0.1)
+
+    def await_tries(self, count: int) -> None:
+        """Wait until every flow that runs has been tried so often again, and all that has arrived meanwhile is told."""
+        wanted = [(sender, _told(sender, "tries") + count) for sender in self.senders]
+        until(lambda: all(_told(sender, "tries") >= tries for sender, tries in wanted), f"{count} tries", every_s=0.05)
+        now = time.monotonic()
+        hearers = self.hearers.values()
+        until(lambda: all(_told(each, "told_until") >= now for each in hearers), "what has arrived", every_s=0.05)
 
     def strays(self) -> list[tuple[float, str]]:
         """Return when a datagram arrived that should not, and of which flow, from the first one on."""
@@ -304,11 +307,24 @@ class Stage:
         )
 
 
-def _tail(process: Process, size: int = 65_536) -> str:
-    """Return the end of what a process has printed."""
+def _said(process: Process) -> JsonObject:
+    """Return the last account of a sender or a hearer, empty where it has given none yet."""
     with process.log.open("rb") as file:
-        file.seek(max(0, process.log.stat().st_size - size))
-        return file.read().decode(errors="replace")
+        file.seek(max(0, process.log.stat().st_size - 65_536))
+        lines = file.read().decode(errors="replace").splitlines()
+    told = (json.loads(line) for line in reversed(lines) if line.startswith("{") and line.endswith("}"))
+    return next((each for each in told if "seen" in each), {})
+
+
+def _told(process: Process, key: str) -> float:
+    return cast("float", _said(process).get(key, 0.0))
+
+
+def chosen() -> Random:
+    """Return the choices of one run, whose seed is shown after a failure; BGPMESH_SEED repeats it."""
+    seed = int(os.environ.get("BGPMESH_SEED") or SystemRandom().randrange(1 << 32))
+    print(f"BGPMESH_SEED={seed}", flush=True)  # noqa: T201
+    return Random(seed)
 
 
 @contextmanager

@@ -22,11 +22,10 @@ from signal import SIGKILL, SIGTERM, Signals
 from subprocess import CompletedProcess
 from typing import cast
 
-import pytest
-
 from bgpmesh.control import client
-from containerlab.lab import REPOSITORY, Lab, Process, missing, until
+from containerlab.lab import Lab, Process, until
 from tests.bench.feeder import attribute, update
+from tests.lab.cluster import PROTOCOL, ask, lab_of, metrics
 
 CONFIG = "/etc/bgpmesh/bgpmesh.toml"
 ASN = 64512
@@ -34,8 +33,6 @@ RAW = str(Path(__file__).with_name("raw.py"))
 HANDS = "99"  # the protocol of routes and nexthop objects that are somebody else's
 
 JsonObject = dict[str, object]
-
-METRICS = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9179/metrics').read().decode())"
 
 
 # ── what neighbours say ──────────────────────────────────────────────────────
@@ -89,7 +86,7 @@ class Neighbour:
         """Have it put these bytes on its connection."""
         with socket.socket(socket.AF_UNIX) as asking:
             asking.settimeout(60.0)
-            asking.connect(f"/proc/{self.process.pid}/root{self.control}")
+            asking.connect(f"{self.process.root}{self.control}")
             with asking.makefile("rw", encoding="ascii") as lines:
                 lines.write(json.dumps({"send": data.hex()}) + "\n")
                 lines.flush()
@@ -146,11 +143,29 @@ class Node:
 
     def ask(self, command: str, **args: object) -> object:
         """Return the answer to a request; raises as the client does."""
-        return client.call(f"/proc/{self.daemon.pid}/root{client.DEFAULT_SOCKET}", command, args)
+        return ask(self.daemon, command, **args)
 
     def command(self, *words: str) -> CompletedProcess[str]:
         """Run a command of ours in the node, whatever comes of it."""
         return self.lab.exec(self.name, ["bgpmesh", *words], check=False)
+
+    def apply(self, *documents: JsonObject) -> JsonObject:
+        """Apply objects and return the answer; the exit status says whether one was refused."""
+        done = self.command("apply", "-f", self.written(*documents), "--json")
+        assert done.returncode in {0, 2}, done.stdout + done.stderr
+        found: JsonObject = json.loads(done.stdout)
+        assert done.returncode == (2 if found["refused"] else 0)
+        return found
+
+    def written(self, *documents: JsonObject) -> str:
+        """Write objects into a file of the node and return its path."""
+        path = "/run/bgpmesh/objects.json"
+        self.lab.write(self.name, path, document_of(*documents))
+        return path
+
+    def show_log(self) -> None:
+        """Print what the daemon has logged lately, which is shown after a failure."""
+        print("\n".join(self.daemon.output().splitlines()[-60:]))  # noqa: T201
 
     def ip(self, words: str) -> str:
         """Run `ip` with these words in the node and return what it says."""
@@ -211,7 +226,7 @@ class Node:
 
     def metric(self, name: str) -> float:
         """Return the value of a series without labels."""
-        page = self.lab.exec(self.name, [sys.executable, "-c", METRICS]).stdout
+        page = metrics(self.lab, self.name)
         found = re.search(rf"^{name} (\S+)$", page, re.MULTILINE)
         assert found is not None, page
         return float(found[1])
@@ -226,11 +241,7 @@ class Node:
 
     def prefixes(self) -> set[str]:
         """Return the prefixes of the routes of ours."""
-        return {
-            row["dst"]
-            for family in ("-4", "-6")
-            for row in json.loads(self.ip(f"-j {family} route show table all proto 77") or "[]")
-        }
+        return self.lab.prefixes(self.name, PROTOCOL)
 
     def await_prefixes(self, expected: set[str]) -> None:
         """Wait until the kernel has routes of ours to exactly these."""
@@ -239,6 +250,11 @@ class Node:
     def await_settled(self, prefix: str, expected: str = "installed") -> None:
         """Wait until the daemon says this of a prefix's route."""
         self.until(lambda: self.kernel_says(prefix) == expected, f"{prefix} {expected}")
+
+
+def document_of(*documents: JsonObject) -> str:
+    """Return objects as one document."""
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": documents})
 
 
 _numbers = itertools.count(1)
@@ -256,10 +272,8 @@ def neighbour(
 
 @contextmanager
 def pair() -> Iterator[Lab]:
-    """Lay out the pair, or skip; `peer` has more addresses. After a failure the end of every log is printed."""
-    if reason := missing():
-        pytest.skip(f"needs network namespaces: {reason}")
-    with Lab(REPOSITORY / "containerlab/pair/pair.clab.yml") as lab:
+    """Lay out the pair, or skip; `peer` has more addresses."""
+    with lab_of("pair") as lab:
         for number in range(3, 7):
             lab.exec("peer", ["ip", "address", "add", f"10.0.0.{number}/24", "dev", "eth1"])
         yield lab

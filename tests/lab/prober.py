@@ -1,6 +1,7 @@
 """Datagrams from ever new ports, so that each is the first of its connection; the other end is `source.py serve`.
 
-prober.py ask ADDRESS PORT      one at a time until SIGTERM; prints {"asked", "answered"}; each has 2 s
+prober.py ask ADDRESS PORT      one at a time until SIGTERM; each has half a minute; prints how many were sent, each
+                                tenth time, and {"asked", "answered"} at the end
 prober.py watch ADDRESS PORT    one each 2.5 ms until SIGTERM; prints when each that was answered was sent,
                                 in seconds of CLOCK_MONOTONIC, once "watching" stands there
 
@@ -18,7 +19,7 @@ import socket
 import sys
 import time
 
-ANSWER_S = 2.0
+ANSWER_S = 30.0
 PAUSE_S = 0.01
 EVERY_S = 0.0025  # a port comes again after 160 s; a connection that was answered is remembered for 120 s
 PORTS = range(1024, 65536)
@@ -59,8 +60,8 @@ def ask(address: str, port: int) -> None:
                     is_answered = bool(asking.recv(64))
                     answered += is_answered
                 asked += 1
-            if asked == 1:
-                print("asking", flush=True)  # noqa: T201  a program's output
+            if asked % 10 == 1:
+                print(asked, flush=True)  # noqa: T201  a program's output
             time.sleep(PAUSE_S)
     except Ended:
         print(json.dumps({"asked": asked, "answered": answered}), flush=True)  # noqa: T201

@@ -82,7 +82,7 @@ def stage() -> Iterator[Scene]:
 def scene(stage: Scene) -> Iterator[Scene]:
     """Give the scene of this module; what the daemon has logged lately is printed, and shown after a failure."""
     yield stage
-    print("\n".join(stage.node.daemon.output().splitlines()[-60:]))  # noqa: T201
+    stage.node.show_log()
 
 
 # ── files ────────────────────────────────────────────────────────────────────
@@ -427,7 +427,7 @@ def test_requests_of_any_shape_are_answered(scene: Scene) -> None:
     lines += [json.dumps({"command": command, "args": {}}) for command in (*commands, "sing")]
     with socket.socket(socket.AF_UNIX) as client_end, open("/dev/null", "rb") as nothing:  # noqa: PTH123
         client_end.settimeout(60.0)
-        client_end.connect(f"/proc/{node.daemon.pid}/root{client.DEFAULT_SOCKET}")
+        client_end.connect(f"{node.daemon.root}{client.DEFAULT_SOCKET}")
         with client_end.makefile("r", encoding="ascii") as answers:
             for line in lines:
                 # Every request carries a descriptor: one that is wanted, wanted and useless, or neither.

@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from signal import SIGKILL, SIGTERM
 from typing import cast
 
 import pytest
 
-from containerlab.lab import REPOSITORY, Process
-from tests.lab.cluster import CONFIG, NODES, Cluster, laid_out
+from containerlab.lab import PATIENCE_S, REPOSITORY, Process
+from tests.lab.cluster import CONFIG, NODES, Cluster, laid_out, packet_filter, reply, script, serve, set_names
 
-CALLER, SOURCE = (str(Path(__file__).with_name(name)) for name in ("caller.py", "source.py"))
 PORT, SOURCE_PORT = "5001", "5005"
 CLUSTER, TOR = ((REPOSITORY / f"containerlab/fabric/{name}.toml").read_text("utf-8") for name in ("bgpmesh", "tor"))
 
@@ -52,14 +49,11 @@ def detach(cluster: Cluster, name: str, node: str) -> None:
     cluster.lab.exec(node, ["bgpmesh", "workload", "del", name, "-n", "shop"])
 
 
-def serve(cluster: Cluster, name: str, node: str, addresses: tuple[str, ...]) -> list[Process]:
+def answering(cluster: Cluster, name: str, node: str, addresses: tuple[str, ...]) -> list[Process]:
     """Have a workload answer, with its name and with the sources that it sees."""
-    inside = ["ip", "netns", "exec", name, sys.executable, "-ISE"]
-    started = [cluster.lab.start(node, [*inside, CALLER, "serve", name, PORT, *addresses])]
-    started += [cluster.lab.start(node, [*inside, SOURCE, "serve", each, SOURCE_PORT, name]) for each in addresses]
-    for server in started:
-        server.until(lambda server=server: "listening" in server.output(), f"{name}: a server")  # type: ignore[misc]
-    return started
+    caller = cluster.lab.start(node, script("caller", "serve", name, PORT, *addresses), inside=name)
+    caller.await_said("listening")
+    return [caller, *(serve(cluster.lab, node, each, SOURCE_PORT, name, inside=name) for each in addresses)]
 
 
 @pytest.fixture(scope="module")
@@ -81,20 +75,16 @@ def cluster() -> Iterator[Cluster]:
         for name, node in NODE_OF.items():
             cluster.lab.add_workload_namespace(node, name)
             attach(cluster, name, node, ADDRESSES[name])
-            serve(cluster, name, node, ADDRESSES[name])
+            answering(cluster, name, node, ADDRESSES[name])
         for each in CLIENT:
-            command = [sys.executable, "-ISE", SOURCE, "serve", each, SOURCE_PORT, "client"]
-            server = cluster.lab.start("client", command)
-            server.until(lambda server=server: "listening" in server.output(), "a server")  # type: ignore[misc]
+            serve(cluster.lab, "client", each, SOURCE_PORT, "client")
         yield cluster
 
 
 def asked(cluster: Cluster, of: str, target: str, *, tries: int = 60) -> str:
     """Return who answers a workload or the client, and the source it saw; "" where nobody answers."""
-    node = NODE_OF.get(of, of)
-    inside = ["ip", "netns", "exec", of] if of in NODE_OF else []
-    command = [*inside, sys.executable, "-ISE", SOURCE, "ask", target, SOURCE_PORT, str(tries)]
-    return cluster.lab.exec(node, command, check=False, timeout=90).stdout.strip()
+    inside = of if of in NODE_OF else ""
+    return reply(cluster.lab, NODE_OF.get(of, of), target, SOURCE_PORT, tries=tries, inside=inside)
 
 
 def floating(cluster: Cluster, node: str, external: str) -> Row:
@@ -126,14 +116,13 @@ def await_way(cluster: Cluster, node: str, external: str, via: str | None) -> No
 
 def ours(cluster: Cluster, node: str) -> list[str]:
     """Return what of a node's packet filter is ours, and the names of our sets."""
-    script = "iptables-save; ip6tables-save; ipset list -name"
-    return [line for line in cluster.lab.exec(node, ["sh", "-c", script]).stdout.splitlines() if "bm" in line]
+    return [line for line in packet_filter(cluster.lab, node) + set_names(cluster.lab, node) if "bm" in line]
 
 
 def poll(cluster: Cluster, address: str) -> Process:
     """Have the client ask an address again and again; returns once it was answered."""
-    process = cluster.lab.start("client", [sys.executable, "-ISE", CALLER, "poll", address, PORT])
-    process.until(lambda: "answered" in process.output(), "an answer")
+    process = cluster.lab.start("client", script("caller", "poll", address, PORT))
+    process.await_said("answered")
     return process
 
 
@@ -150,14 +139,14 @@ def ended(process: Process) -> dict[str, dict[str, object]]:
 
 def hold(cluster: Cluster, address: str) -> Process:
     """Have the client hold a TCP connection."""
-    process = cluster.lab.start("client", [sys.executable, "-ISE", CALLER, "hold", address, PORT])
-    process.until(lambda: "connected" in process.output(), "a connection")
+    process = cluster.lab.start("client", script("caller", "hold", address, PORT))
+    process.await_said("connected")
     return process
 
 
 def await_broken(process: Process) -> str:
     """Wait until the connection is broken, and return why."""
-    assert process.entry.wait(30) == 0
+    assert process.entry.wait(PATIENCE_S) == 0
     return process.output().rstrip().rpartition("broken ")[2]
 
 
@@ -293,7 +282,7 @@ def test_it_follows_its_workload_to_another_node(cluster: Cluster) -> None:
         ["bgpmesh", "workload", "add", "web", "-n", "shop", "--netns", "/run/netns/web3"]
         + [word for each in there for word in ("--ip", each)],
     )
-    servers = serve(cluster, "web3", "n3", there)
+    servers = answering(cluster, "web3", "n3", there)
     await_answer(asking, "web3")
     tell(f"{OF_FILE[0]} followed its workload from n1 to n3: {ended(asking)}")
     for family, external in enumerate(OF_FILE):

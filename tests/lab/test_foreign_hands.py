@@ -53,7 +53,7 @@ def stage() -> Iterator[Scene]:
 def scene(stage: Scene) -> Iterator[Scene]:
     """Give the scene of this module; what the daemon has logged lately is printed, and shown after a failure."""
     yield stage
-    print("\n".join(stage.node.daemon.output().splitlines()[-60:]))  # noqa: T201
+    stage.node.show_log()
 
 
 @pytest.fixture

@@ -6,20 +6,17 @@ The lab is containerlab/pair.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from signal import SIGKILL
 from typing import cast
 
 import pytest
 
-from tests.lab.nodes import Node, file_of, pair
+from tests.lab.cluster import reply, serve
+from tests.lab.guarded import calico
+from tests.lab.nodes import JsonObject, Node, file_of, pair
 
-SOURCE = str(Path(__file__).with_name("source.py"))
 ADDRESS, PORT, FAILSAFE = "10.0.0.1", "5005", "3784"
-
-JsonObject = dict[str, object]
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +27,7 @@ def node() -> Iterator[Node]:
         node.configure(file_of())
         node.start()
         for port in (PORT, FAILSAFE):
-            server = lab.start("n1", [sys.executable, "-ISE", SOURCE, "serve", ADDRESS, port])
-            server.until(lambda server=server: "listening" in server.output(), "a server")  # type: ignore[misc]
+            serve(lab, "n1", ADDRESS, port)
         yield node
         node.remove()
         assert "bm-" not in node.sh("iptables-save; ip6tables-save")
@@ -39,18 +35,14 @@ def node() -> Iterator[Node]:
 
 def passes(node: Node, port: str, tries: int = 60) -> bool:
     """Tell whether an answer comes back to the host outside."""
-    command = [sys.executable, "-ISE", SOURCE, "ask", ADDRESS, port, str(tries)]
-    return node.lab.exec("peer", command, check=False).stdout.strip() != ""
+    return reply(node.lab, "peer", ADDRESS, port, tries=tries) != ""
 
 
 def apply(at: Node, kind: str, name: str, **spec: object) -> JsonObject:
-    """Apply an object and return the answer."""
-    metadata = {"name": name, "labels": {"name": name}}
-    item = {"apiVersion": "projectcalico.org/v3", "kind": kind, "metadata": metadata, "spec": spec}
-    at.lab.write("n1", "/run/bgpmesh/objects.json", json.dumps(item))
-    done = at.command("apply", "-f", "/run/bgpmesh/objects.json", "--json")
-    assert done.returncode == 0, done.stderr
-    return cast("JsonObject", json.loads(done.stdout))
+    """Apply an object, which has its name as a label, and return the answer: it is not refused."""
+    found = at.apply(calico(kind, name, None, labels={"name": name}, **spec))
+    assert found["refused"] == []
+    return found
 
 
 def counted(node: Node) -> list[str]:

@@ -11,22 +11,32 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from signal import SIGKILL, SIGTERM
 from typing import cast
 
 import pytest
 
-from bgpmesh.control import client
-from containerlab.lab import Process
-from tests.lab.cluster import HOLDERS, PATIENT, SESSIONS, Cluster, Workload, blocks, laid_out, text_of
+from containerlab.lab import PATIENCE_S, Process
+from tests.lab.cluster import (
+    HOLDERS,
+    PATIENT,
+    SESSIONS,
+    Cluster,
+    Stream,
+    Workload,
+    blocks,
+    laid_out,
+    last_number,
+    reply,
+    script,
+    serve,
+    text_of,
+)
 
-SOURCE, PROBER, STREAM = (str(Path(__file__).with_name(f"{name}.py")) for name in ("source", "prober", "stream"))
 PORT = "5005"
 FILES = {"mesh3": "config/demo.toml", "reflector": "containerlab/reflector/bgpmesh.toml"}
 CHANGES = 200 if os.environ.get("BGPMESH_SOAK") else 10
@@ -73,40 +83,28 @@ class Shop:
 
     def attach(self, node: str, name: str, *words: str) -> None:
         """Make a workload `shop/NAME` with the label `app=NAME` on a node."""
-        path = self.cluster.lab.add_workload_namespace(node, name)
-        options = ["--netns", path, "-n", "shop", "--label", f"app={name}", "--json", *words]
-        told = self.cluster.lab.exec(node, ["bgpmesh", "workload", "add", name, *options]).stdout
-        self.found[name] = Workload(name, node, tuple(json.loads(told)["addresses"]))
+        self.found[name] = self.cluster.attach(node, "-n", "shop", "--label", f"app={name}", *words, name=name)
 
     def serve(self, name: str) -> None:
         """Have a server of UDP in a workload, on each of its addresses."""
         for address in self.found[name].addresses:
-            server = self.inside(name, SOURCE, "serve", address, PORT)
-            server.until(lambda server=server: "listening" in server.output(), "a server")  # type: ignore[misc]
+            serve(self.cluster.lab, self.found[name].node, address, PORT, inside=name)
 
-    def inside(self, name: str, program: str, *words: str) -> Process:
-        """Start a program in a workload."""
-        command = ["ip", "netns", "exec", name, sys.executable, "-ISE", program, *words]
-        return self.cluster.lab.start(self.found[name].node, command)
-
-    def call(self, node: str, command: str, **args: object) -> object:
-        """Ask a daemon."""
-        socket = f"/proc/{self.cluster.daemons[node].pid}/root{client.DEFAULT_SOCKET}"
-        return client.call(socket, command, args)
+    def probe(self, name: str, *words: str) -> Process:
+        """Start a prober in a workload."""
+        return self.cluster.lab.start(self.found[name].node, script("prober", *words), inside=name)
 
     def label(self, name: str, app: str) -> None:
         """Give a workload another `app`."""
-        self.call(self.found[name].node, "workload label", name=name, namespace="shop", label=[f"app={app}"])
+        self.cluster.ask(self.found[name].node, "workload label", name=name, namespace="shop", label=[f"app={app}"])
 
     def apply(self, node: str, document: JsonObject) -> JsonObject:
         """Put an object in force on a node."""
-        return cast("JsonObject", self.call(node, "apply", documents=[document]))
+        return cast("JsonObject", self.cluster.ask(node, "apply", documents=[document]))
 
     def passes(self, source: str, address: str, tries: int) -> bool:
         """Tell whether an answer comes back to a workload within so many half seconds."""
-        command = [sys.executable, "-ISE", SOURCE, "ask", address, PORT, str(tries)]
-        lab = self.cluster.lab
-        return bool(lab.exec_in_namespace(self.found[source].node, source, command, check=False).stdout.strip())
+        return reply(self.cluster.lab, self.found[source].node, address, PORT, tries=tries, inside=source) != ""
 
     def await_passage(self, source: str, *, is_open: bool) -> None:
         """Wait until a workload reaches `db` at each of its addresses, or none."""
@@ -116,7 +114,7 @@ class Shop:
 
     def known(self, node: str) -> object:
         """Return of how many addresses elsewhere a node knows the labels."""
-        return cast("dict[str, JsonObject]", self.call(node, "status"))["policy"]["identities"]
+        return cast("dict[str, JsonObject]", self.cluster.ask(node, "status"))["policy"]["identities"]
 
     def await_known(self, node: str, count: int) -> None:
         """Wait until a node knows the labels of so many addresses elsewhere."""
@@ -124,7 +122,7 @@ class Shop:
 
     def peer(self, node: str, name: str) -> JsonObject:
         """Return what a node says of a peer."""
-        return cast("list[JsonObject]", self.call(node, "peers", name=name))[0]
+        return cast("list[JsonObject]", self.cluster.ask(node, "peers", name=name))[0]
 
 
 @pytest.mark.parametrize("topology", SESSIONS)
@@ -138,53 +136,40 @@ def test_a_label_there_opens_a_port_here(topology: str) -> None:
         shop.label("web", "api")
         shop.await_passage("web", is_open=True)
         assert not shop.passes("mob", shop.found["db"].addresses[0], 1)
-        server = shop.inside("db", STREAM, "serve", shop.found["db"].addresses[0], "5008")
-        server.until(lambda: "listening" in server.output(), "a server of TCP")
-        hearer = shop.inside("web", STREAM, "hear", shop.found["db"].addresses[0], "5008")
-        hearer.until(lambda: count(hearer) > 25, "what the stream brings")
+        stream = Stream(cluster.lab, (there, "db"), (here, "web"), shop.found["db"].addresses[0], "5008")
+        stream.await_heard(20)
         shop.label("web", "web")
         shop.await_passage("web", is_open=False)
-        await_cut(server, hearer)
+        stream.await_cut()
 
         holders = HOLDERS[topology]
         for node, name in zip(shop.nodes, ("web", "db", "mob"), strict=True):
             assert blocks(*holders) | {*shop.found[name].addresses} == cluster.prefixes(node)
         told = cast(
             "JsonObject",
-            shop.call(there, "policy explain", **{"from": shop.found["web"].addresses[0], "to": "shop/db"}, port=PORT),
+            cluster.ask(
+                there, "policy explain", **{"from": shop.found["web"].addresses[0], "to": "shop/db"}, port=PORT
+            ),
         )
         assert told["verdict"] == "deny"
         assert "a workload of another node" in str(told["unknown"])
 
         warned = shop.apply(there, part_of_a_value())["warnings"]
         assert [each["object"] for each in cast("list[JsonObject]", warned)] == ["NetworkPolicy shop/default.part"]
-        status = cast("dict[str, JsonObject]", shop.call(there, "status"))["policy"]
+        status = cast("dict[str, JsonObject]", cluster.ask(there, "status"))["policy"]
         assert "contains 'ap'" in str(status["warnings"])
 
-        shop.call(here, "workload del", name="web", namespace="shop")
+        cluster.ask(here, "workload del", name="web", namespace="shop")
         shop.await_known(there, 2)
         assert {0} == {
             shop.peer(node, peer)["claims_refused"] for node in shop.nodes for peer in peers_of(node, topology)
         }
 
 
-def count(process: Process) -> int:
-    """Return the last number that a process has printed."""
-    return next((int(line) for line in reversed(process.output().split("\n")[:-1]) if line.isdigit()), 0)
-
-
-def await_cut(server: Process, hearer: Process) -> None:
-    """Wait until what is sent for half a second does not arrive."""
-    mark = count(server), count(hearer)
-
-    def is_cut() -> bool:
-        nonlocal mark
-        sent, heard = count(server), count(hearer)
-        if heard != mark[1]:
-            mark = sent, heard
-        return sent > mark[0] + 25
-
-    server.until(is_cut, "the end of a connection that is no longer allowed")
+def await_asked(probers: Sequence[Process], more: int) -> None:
+    """Wait until each of these has asked so many times more, and had its answers."""
+    for prober, wanted in [(prober, last_number(prober) + more) for prober in probers]:
+        prober.until(lambda prober=prober, wanted=wanted: last_number(prober) >= wanted, f"{wanted} probes")  # type: ignore[misc]
 
 
 def part_of_a_value() -> JsonObject:
@@ -217,13 +202,12 @@ def test_daemons_go_and_nobody_gains_or_loses(topology: str) -> None:
         shop.label("web", "api")
         shop.await_passage("web", is_open=True)
         shop.await_passage("mob", is_open=False)
-        allowed = [shop.inside("web", PROBER, "ask", address, PORT) for address in shop.found["db"].addresses]
-        denied = [shop.inside("mob", PROBER, "watch", address, PORT) for address in shop.found["db"].addresses]
-        for process in allowed:
-            process.until(lambda process=process: "asking" in process.output(), "the first answer")  # type: ignore[misc]
+        allowed = [shop.probe("web", "ask", address, PORT) for address in shop.found["db"].addresses]
+        denied = [shop.probe("mob", "watch", address, PORT) for address in shop.found["db"].addresses]
+        await_asked(allowed, 1)
         for victim in [*shop.nodes, *(["rr1"] if topology == "reflector" else [])]:
             cluster.stop(SIGKILL, victim)
-            time.sleep(1.0)  # what would be lost is lost by now
+            await_asked(allowed, 80)  # what would be lost is lost by now
             cluster.start(victim)
             nodes = tuple(cluster.daemons)
             cluster.await_sync(*nodes)
@@ -232,7 +216,7 @@ def test_daemons_go_and_nobody_gains_or_loses(topology: str) -> None:
             shop.await_known(shop.nodes[1], 4)
         for process in (*allowed, *denied):
             process.send_signal(SIGTERM)
-            assert process.entry.wait(60) == 0, process.output()
+            assert process.entry.wait(PATIENCE_S) == 0, process.output()
         counts = [json.loads(process.output().splitlines()[-1]) for process in allowed]
         assert all(count["asked"] - count["answered"] in (0, 1) for count in counts), f"but for the last: {counts}"
         assert all(count["answered"] > 50 for count in counts), counts
@@ -268,7 +252,7 @@ def test_what_a_liar_says_is_not_believed() -> None:
         assert not shop.passes("api", shop.found["db"].addresses[0], 2)
         shop.label("web", "api")
         cluster.until("n1", lambda: shop.passes("web", shop.found["db"].addresses[0], 1), "web to reach db")
-        (route,) = cast("list[JsonObject]", shop.call("n1", "routes", prefix=f"{lie}/32"))
+        (route,) = cast("list[JsonObject]", cluster.ask("n1", "routes", prefix=f"{lie}/32"))
         assert [path["large_communities"] for path in cast("list[JsonObject]", route["paths"])] == [[]]
 
 
@@ -299,7 +283,7 @@ def test_nobody_outside_hears_of_labels() -> None:
         shop.label("web", "api")  # whatever was to be said of it has been said once this is
         await_identity(shop, "n2", shop.found["web"].addresses[0])
         for name in ("n1", "n2"):
-            heard = cast("list[JsonObject]", shop.call("n3", "routes", received=name))
+            heard = cast("list[JsonObject]", cluster.ask("n3", "routes", received=name))
             assert {row["prefix"] for row in heard} <= blocks("n1", "n2")
             said = [path["large_communities"] for row in heard for path in cast("list[JsonObject]", row["paths"])]
             assert said
@@ -310,7 +294,7 @@ def await_identity(shop: Shop, node: str, address: str) -> None:
     """Wait until a node has been told of an address that is in no kernel."""
 
     def is_told() -> bool:
-        rows = cast("list[JsonObject]", shop.call(node, "routes", prefix=f"{address}/32"))
+        rows = cast("list[JsonObject]", shop.cluster.ask(node, "routes", prefix=f"{address}/32"))
         return any(each["large_communities"] for row in rows for each in cast("list[JsonObject]", row["paths"]))
 
     shop.cluster.until(node, is_told, f"communities of {address}")
@@ -322,8 +306,8 @@ def test_from_a_command_to_a_packet(topology: str) -> None:
     with laid_out(topology) as cluster:
         shop = Shop(cluster, topology)
         shop.open()
-        watch = shop.inside("web", PROBER, "watch", shop.found["db"].addresses[0], PORT)
-        watch.until(lambda: "watching" in watch.output(), "the watch")
+        watch = shop.probe("web", "watch", shop.found["db"].addresses[0], PORT)
+        watch.await_said("watching")
         opened, closed = [], []
         for _ in range(CHANGES):
             began = time.monotonic()
@@ -335,7 +319,7 @@ def test_from_a_command_to_a_packet(topology: str) -> None:
             watch.until(lambda: time.monotonic() > max(answered(watch)) + 0.5, "the last packet")
             closed.append(max(answered(watch)) - began)
         watch.send_signal(SIGTERM)
-        assert watch.entry.wait(60) == 0
+        assert watch.entry.wait(PATIENCE_S) == 0
         for what, times in (("open", opened), ("close", closed)):
             cuts = statistics.quantiles(times, n=100, method="inclusive")
             line = f"{topology}: {what}: p50 {cuts[49] * 1000:.1f} ms, p99 {cuts[98] * 1000:.1f} ms, {CHANGES} changes"

@@ -9,22 +9,31 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from signal import SIGKILL, SIGTERM
 
 import pytest
 
-from tests.lab.cluster import CONFIG, Cluster, Workload, laid_out, text_of, without_node
+from tests.lab.cluster import (
+    CONFIG,
+    PATIENT,
+    Cluster,
+    Workload,
+    blocks,
+    laid_out,
+    packet_filter,
+    reply,
+    serve,
+    set_names,
+    text_of,
+    without_node,
+)
 
-SOURCE = str(Path(__file__).with_name("source.py"))
 PORT = "5005"
 OUTSIDE = ("192.0.2.3", "2001:db8::3")
 NODE = ("192.0.2.1", "2001:db8::1")  # n1 as the fabric knows it
-SAVES = [f"{name}-{backend}-save" for name in ("iptables", "ip6tables") for backend in ("nft", "legacy")]
 
-OFF = without_node(text_of("config/demo.toml"), "n3")
+OFF = without_node(text_of("config/demo.toml", hold_time=PATIENT), "n3")
 ON = OFF.replace('/16"\n', '/16"\nmasquerade = true\n', 1).replace('/48"\n', '/48"\nmasquerade = true\n', 1)
 
 
@@ -45,22 +54,19 @@ def cluster() -> Iterator[Cluster]:
         cluster.await_sync("n1", "n2")
         cluster.await_sessions([("n1", "n2")])
         one, two = cluster.attach("n1"), cluster.attach("n2")
-        blocks = {f"10.244.{number}.0/26" for number in (1, 2)} | {f"fd00:10:244:{number}::/112" for number in (1, 2)}
         for workload in (one, two):
-            cluster.await_prefixes(workload.node, blocks | {*workload.addresses})
-        servers = [cluster.lab.start("n3", [sys.executable, "-ISE", SOURCE, "serve", each, PORT]) for each in OUTSIDE]
-        inside = ["ip", "netns", "exec", two.name, sys.executable, "-ISE", SOURCE, "serve"]
-        servers += [cluster.lab.start("n2", [*inside, each, PORT]) for each in two.addresses]
-        for server in servers:
-            server.until(lambda server=server: "listening" in server.output(), "a server")  # type: ignore[misc]
+            cluster.await_prefixes(workload.node, blocks("n1", "n2") | {*workload.addresses})
+        for address in OUTSIDE:
+            serve(cluster.lab, "n3", address, PORT)
+        for address in two.addresses:
+            serve(cluster.lab, "n2", address, PORT, inside=two.name)
         yield cluster
 
 
 def seen(cluster: Cluster, target: str, tries: int = 60) -> str:
     """Return the source that a packet from n1's workload has at a target, "" where no answer comes back."""
     (one,) = (each for each in cluster.workloads if each.node == "n1")
-    command = [sys.executable, "-ISE", SOURCE, "ask", target, PORT, str(tries)]
-    return cluster.lab.exec_in_namespace("n1", one.name, command, check=False).stdout.strip()
+    return reply(cluster.lab, "n1", target, PORT, tries=tries, inside=one.name)
 
 
 def rules(cluster: Cluster) -> tuple[int, list[object], list[str]]:
@@ -70,14 +76,8 @@ def rules(cluster: Cluster) -> tuple[int, list[object], list[str]]:
 
 
 def saved(cluster: Cluster) -> list[str]:
-    """Return every chain and rule of n1, of both kinds of iptables, without counters; and the name of every set."""
-    lines = [
-        line.partition(" [")[0]
-        for program in SAVES
-        for line in cluster.lab.exec("n1", [program], check=False).stdout.splitlines()
-        if not line.startswith("#")
-    ]
-    return lines + cluster.lab.exec("n1", ["ipset", "list", "-name"]).stdout.splitlines()
+    """Return what the packet filter of n1 holds, and the name of every set."""
+    return packet_filter(cluster.lab, "n1") + set_names(cluster.lab, "n1")
 
 
 def ours(cluster: Cluster) -> list[str]:

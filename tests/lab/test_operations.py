@@ -40,7 +40,7 @@ def stage() -> Iterator[Node]:
 def node(stage: Node) -> Iterator[Node]:
     """Give the daemon; what it has logged lately is printed, and shown after a failure."""
     yield stage
-    print("\n".join(stage.daemon.output().splitlines()[-60:]))  # noqa: T201
+    stage.show_log()
 
 
 def drift(node: Node) -> list[str]:
@@ -166,7 +166,7 @@ def test_the_supervisor_hears_of_start_reload_and_stop(node: Node) -> None:
     """READY comes again behind RELOADING, also where the file is bad."""
     node.stop()
     listener = node.lab.start(node.name, [sys.executable, "-c", SUPERVISOR, "bgpmesh-supervisor"])
-    listener.until(lambda: "listening" in listener.output(), "a supervisor")
+    listener.await_said("listening")
     node.start(command=("env", "NOTIFY_SOCKET=@bgpmesh-supervisor", "bgpmesh"))
     told = ["listening", "READY=1"]
     listener.until(lambda: listener.output().splitlines() == told, "READY")

@@ -10,22 +10,22 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from random import Random, SystemRandom
+from random import Random
 from signal import SIGKILL
 
 import pytest
 
 from containerlab.lab import until
-from tests.lab.guarded import FLOWS, PROGRAMS, RATE, TALKS, Stage, calico, closing_sets, staged
+from tests.lab.guarded import FLOWS, PROGRAMS, TALKS, Stage, calico, chosen, closing_sets, staged
 
 IS_LONG = bool(os.environ.get("BGPMESH_SOAK"))
 BACKENDS = ("nft", "legacy") if IS_LONG else ("nft",)
 CHAOS_S = 300.0 if IS_LONG else 20.0
 UNHOOKED = 30 if IS_LONG else 1  # times that all hooks are deleted
-HELD_S = 10.0 if IS_LONG else 3.0
+HELD_S = 10.0 if IS_LONG else 4.0
 REPAIRED_S = 90.0  # the longest that a repair may take: a read-back and a busy machine
-UNDER_WAY_S = 0.3  # what has passed is told of within this
-LOOK_S = 8 / RATE  # enough for some datagrams of every flow
+UNDER_WAY_S = 0.3  # what has passed has arrived within this
+TRIES = 8  # of every flow, in which one that may pass would be seen to
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
@@ -39,9 +39,7 @@ def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
 @pytest.fixture
 def chance() -> Random:
     """Give the choices of one run."""
-    seed = int(os.environ.get("BGPMESH_SEED") or SystemRandom().randrange(1 << 32))
-    say(f"BGPMESH_SEED={seed}")
-    return Random(seed)
+    return chosen()
 
 
 def say(text: str) -> None:
@@ -142,7 +140,7 @@ def test_no_chain_and_no_hook_opens_anything_by_its_absence(stage: Stage, chance
                     stage.unhook((family, table, chain))
                 elif (family, table, chain) in whole[0]:
                     stage.table(family, table, f"-F {chain}")
-            time.sleep(LOOK_S)
+            stage.await_tries(TRIES)
             if passed := {flow for at, flow in stage.strays() if at >= since}:
                 opened[f"{table} {chain}"] = passed
             for family in PROGRAMS:
@@ -176,7 +174,8 @@ def test_with_all_hooks_gone_packets_pass_until_the_repair_and_no_longer(stage: 
     repairs: list[float] = []
     passing: list[float] = []
     passed: list[int] = []
-    for _ in range(UNHOOKED):
+    # A repair that comes at once lets nothing pass: what flows do with all hooks gone is then seen at another time.
+    while len(passed) < UNHOOKED or (not any(passed) and len(passed) < 10):
         time.sleep(chance.uniform(0.0, 5.0))  # anywhere between two looks
         begun = time.monotonic()
         stage.unhook(*hooks)
@@ -192,7 +191,7 @@ def test_with_all_hooks_gone_packets_pass_until_the_repair_and_no_longer(stage: 
         passed.append(len(strays))
     say(f"{stage.backend}: all hooks deleted: repaired {spread(repairs)}")
     say(f"{stage.backend}: packets passed for {spread(passing)}; {min(passed)} to {max(passed)} of them")
-    assert max(passed) > 0, "with all hooks gone nothing is denied: so the flows do try"
+    assert max(passed) > 0
 
 
 def test_what_an_emptied_set_has_let_begin_ends_with_the_repair(stage: Stage, chance: Random) -> None:
@@ -224,7 +223,7 @@ def test_others_that_hold_the_table_are_waited_for(stage: Stage, chance: Random)
     path = stage.node.lab.add_workload_namespace("n1", "late")
     asks: list[tuple[str, ...]] = [
         ("workload", "add", "late", "--netns", path, "-n", "shop"),
-        ("apply", "-f", stage.written(policy)),
+        ("apply", "-f", stage.node.written(policy)),
         ("delete", "globalnetworkpolicy", "more"),
         ("workload", "del", "late", "-n", "shop"),
     ]
@@ -243,7 +242,7 @@ def test_others_that_hold_the_table_are_waited_for(stage: Stage, chance: Random)
         asking.join()
         holding.join()
         assert "not in force" not in answers[0]
-    assert slowest < 1.0
+    assert slowest < HELD_S / 2, "it does not wait for the table itself"
     until(lambda: stage.whole() == chaos.whole, "as it was", REPAIRED_S, 0.1)
     stage.node.ip("netns del late")
     assert chaos.strays() == []

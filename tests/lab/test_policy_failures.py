@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from random import Random, SystemRandom
 from signal import SIGKILL
 from subprocess import CompletedProcess
 from typing import cast
@@ -16,13 +14,14 @@ from typing import cast
 import pytest
 
 from bgpmesh.workload.endpoint import interface_name
-from containerlab.lab import until
-from tests.lab.guarded import FLOWS, FOREIGN, PORT, PROGRAMS, RATE, VOLLEY, WORKLOADS, Stage, calico, staged
-from tests.lab.nodes import Node, file_of, pair
+from containerlab.lab import PATIENCE_S, until
+from tests.lab.cluster import packet_filter
+from tests.lab.guarded import FLOWS, FOREIGN, PORT, PROGRAMS, RATE, WORKLOADS, Stage, calico, chosen, staged
+from tests.lab.nodes import Node, document_of, file_of, pair
 
 STATE = "/var/lib/bgpmesh"
 KILLS = 40 if os.environ.get("BGPMESH_SOAK") else 3
-LOOK_S = 12 / RATE  # enough for some datagrams of every flow
+TRIES = 12  # of every flow, in which one that may pass would be seen to
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +107,7 @@ def test_without_the_program_nobody_is_let_in(stage: Stage, gone: str, said: str
         stage.node.until(lambda: any(said in reason for reason in stage.node.reasons()), "said in the status")
         stage.node.until(lambda: not any(is_up(stage, name) for name in (*WORKLOADS, "late")), "all closed")
         assert all(said in row["problem"] for row in list_of(stage))
-        answer = json.loads(stage.node.command("apply", "-f", stage.written(MORE), "--json").stdout)
+        answer = json.loads(stage.node.command("apply", "-f", stage.node.written(MORE), "--json").stdout)
         assert any(said in warning["reason"] for warning in answer["warnings"])
     stage.said("delete", "globalnetworkpolicy", "more")
     stage.node.until(lambda: stage.node.reasons() == [], "ready")
@@ -134,7 +133,7 @@ def test_a_table_that_is_refused_keeps_who_is_new_out(stage: Stage) -> None:
         refused = add(stage, "late")
         assert refused.returncode == 2
         assert "refused on purpose" in refused.stderr
-        answer = json.loads(stage.node.command("apply", "-f", stage.written(MORE), "--json").stdout)
+        answer = json.loads(stage.node.command("apply", "-f", stage.node.written(MORE), "--json").stdout)
         assert any("refused on purpose" in warning["reason"] for warning in answer["warnings"])
         stage.await_flow()
         assert not is_up(stage, "late")
@@ -153,9 +152,7 @@ def test_a_guard_that_cannot_be_had_again_closes_every_link(stage: Stage) -> Non
 
 def test_a_daemon_that_dies_while_a_workload_comes_lets_nothing_through(stage: Stage) -> None:
     """Killed at any moment between the request and the end of it, again and again."""
-    seed = int(os.environ.get("BGPMESH_SEED") or SystemRandom().randrange(1 << 32))
-    print(f"BGPMESH_SEED={seed}")  # noqa: T201  shown on failure
-    chance = Random(seed)
+    chance = chosen()
     node, where = stage.node, ("10.244.1.40", "fd00:10:244:1::40")
     closed = calico("NetworkPolicy", "late", "shop", selector="app == 'late'", types=["Ingress", "Egress"])
     stage.apply(closed)
@@ -165,11 +162,12 @@ def test_a_daemon_that_dies_while_a_workload_comes_lets_nothing_through(stage: S
     flows = [
         f"no-late-{to}-{f},,{stage.address(to, f)},{PORT}" for to in ("db", "other", "host", "peer.2") for f in (4, 6)
     ]
-    senders = [node.lab.start("n1", ["ip", "netns", "exec", "late", *volley("send", str(RATE), *flows)])]
-    senders.append(stage.inside("other", VOLLEY, "send", str(RATE), *(f"no-other-late-{a},,{a},{PORT}" for a in where)))
-    hearer = node.lab.start("n1", ["ip", "netns", "exec", "late", *volley("hear", str(PORT))])
-    hearer.until(lambda: "listening" in hearer.output(), "a hearer")
-    stage.hearers["late"] = hearer
+    stage.hear("late")
+    senders = [
+        stage.volley("late", "send", str(RATE), *flows),
+        stage.volley("other", "send", str(RATE), *(f"no-other-late-{a},,{a},{PORT}" for a in where)),
+    ]
+    stage.senders += senders
     try:
         for _ in range(KILLS):
             asking = node.lab.start(
@@ -178,22 +176,19 @@ def test_a_daemon_that_dies_while_a_workload_comes_lets_nothing_through(stage: S
             until(lambda asking=asking: "python" in command_of(asking.pid), "the command")  # type: ignore[misc]
             time.sleep(chance.uniform(0.0, 0.6))
             node.stop(SIGKILL)
-            asking.entry.wait(60.0)
-            time.sleep(LOOK_S / 2)
+            asking.entry.wait(PATIENCE_S)
+            stage.await_tries(TRIES // 2)
             node.start()
             if any('"late"' in json.dumps(row) for row in list_of(stage)):
                 node.until(lambda: is_up(stage, "late"), "the link")
-                time.sleep(LOOK_S / 2)
+                stage.await_tries(TRIES // 2)
                 stage.said("workload", "del", "late", "-n", "shop")
             node.until(lambda: interface_name("bgpm", "shop/late") not in node.ip("-br link"), "no link")
     finally:
         for sender in senders:
             sender.kill()
+            stage.senders.remove(sender)
         stage.said("delete", "networkpolicy", "late", "-n", "shop")
-
-
-def volley(*words: str) -> list[str]:
-    return [sys.executable, "-ISE", VOLLEY, *words]
 
 
 def command_of(pid: int) -> str:
@@ -234,11 +229,11 @@ def test_where_the_objects_are_garbled_nothing_changes_and_nobody_comes_in(stage
     refused = add(stage, "late")
     assert (refused.returncode, "which policies are in force is not known" in refused.stderr) == (2, True)
     assert not is_up(stage, "late")
-    refused = node.command("apply", "-f", stage.written(MORE))
+    refused = node.command("apply", "-f", stage.node.written(MORE))
     assert refused.returncode == 2
     assert "objects.json" in refused.stderr
     stage.await_flow()
-    time.sleep(LOOK_S)
+    stage.await_tries(TRIES)
     node.stop(SIGKILL)
     node.sh(f"cp /run/bgpmesh/kept {STATE}/objects.json")
     node.start()
@@ -246,10 +241,6 @@ def test_where_the_objects_are_garbled_nothing_changes_and_nobody_comes_in(stage
 
 
 DIRECTORY = "/etc/bgpmesh/policies.d"
-
-
-def written(*documents: object) -> str:
-    return json.dumps({"apiVersion": "v1", "kind": "List", "items": list(documents)})
 
 
 def in_force(stage: Stage) -> set[str]:
@@ -268,7 +259,7 @@ def test_the_policy_directory_is_followed_and_never_by_half(stage: Stage) -> Non
     for version, name, documents in (
         ("v1", "a", [first]), ("v1", "b", [second]), ("v2", "a", [second]), ("v2", "b", [third]),
     ):  # fmt: skip
-        node.lab.write("n1", f"{DIRECTORY}/..{version}/{name}.json", written(*documents))
+        node.lab.write("n1", f"{DIRECTORY}/..{version}/{name}.json", document_of(*documents))
     node.sh(f"cd {DIRECTORY}; ln -s ..data/a.json a.json; ln -s ..data/b.json b.json")
     node.until(lambda: in_force(stage) == others | {"one", "two"}, "the first version")
     seen: list[set[str]] = []
@@ -316,7 +307,7 @@ EVIL = [
 def test_what_people_write_makes_no_rule_in_a_real_packet_filter(stage: Stage) -> None:
     """Of names, selectors and labels of all kinds; what is refused is said on one line each, also in the log."""
     node, before = stage.node, stage.whole()
-    answer = node.command("apply", "-f", stage.written(*EVIL), "--json")
+    answer = node.command("apply", "-f", stage.node.written(*EVIL), "--json")
     found = json.loads(answer.stdout)
     assert sorted(found["applied"]) == [f"GlobalNetworkPolicy evil{n}" for n in ("", 2, 3)]
     assert {each["object"][:20] for each in found["refused"]} == {
@@ -366,12 +357,5 @@ def test_uninstall_leaves_the_packet_filter_as_it_was() -> None:
 
 
 def tables_of(node: Node) -> list[str]:
-    """Return all four packet filters and the sets, without counters; an empty built-in table counts as absent."""
-    found: list[str] = []
-    for program in ("iptables-nft-save", "ip6tables-nft-save", "iptables-legacy-save", "ip6tables-legacy-save"):
-        blocks = node.sh(program).split("COMMIT")
-        for block in blocks:
-            lines = [line.partition(" [")[0] for line in block.splitlines() if line and not line.startswith("#")]
-            if any(line.startswith("-A") or line.endswith(" -") for line in lines):
-                found += [program, *lines]
-    return found + node.sh("ipset save").splitlines()
+    """Return what the packet filter holds, and the sets with their members."""
+    return packet_filter(node.lab, node.name) + node.sh("ipset save").splitlines()

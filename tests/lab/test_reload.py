@@ -10,9 +10,8 @@ from signal import SIGHUP, SIGKILL, SIGTERM
 
 import pytest
 
-from bgpmesh.control import client
-from containerlab.lab import REPOSITORY, Lab
-from tests.lab.cluster import without_node
+from containerlab.lab import Lab
+from tests.lab.cluster import NODES, PATIENT, blocks, lab_of, text_of, without_node
 from tests.lab.nodes import BLOCKS, CONFIG, Neighbour, Node, file_of, neighbour, pair, peer_of
 
 OTHER = "/run/bgpmesh/other.toml"
@@ -42,7 +41,7 @@ def node(lab: Lab) -> Iterator[Node]:
     made = Node(lab)
     made.configure(GOOD)
     yield made
-    print("\n".join(made.daemon.output().splitlines()[-60:]))  # noqa: T201
+    made.show_log()
     made.remove()
 
 
@@ -235,22 +234,16 @@ def test_reload_says_what_waits_for_a_restart_and_nothing_else(node: Node) -> No
 
 # ── a mesh ───────────────────────────────────────────────────────────────────
 
-MESH = (REPOSITORY / "config/demo.toml").read_text("utf-8").replace("[cluster]\n", "[cluster]\nhold_time = 90\n", 1)
-NODES = ("n1", "n2", "n3")
-
-
-def blocks(*names: str) -> set[str]:
-    """Return the pod CIDRs of these nodes."""
-    return {cidr for name in names for cidr in (f"10.244.{name[1]}.0/26", f"fd00:10:244:{name[1]}::/112")}
+MESH = text_of("config/demo.toml", hold_time=PATIENT)
 
 
 def test_node_is_taken_out_and_put_back() -> None:
     """Without a node the others lose its routes and their sessions with it, and nothing else, until it is back."""
-    with Lab(REPOSITORY / "containerlab/mesh3/mesh3.clab.yml") as lab:
+    with lab_of("mesh3") as lab:
         mesh = {name: Node(lab, name, config="/run/bgpmesh/cluster.toml") for name in NODES}
         for node in mesh.values():
             node.configure(MESH)
-            node.daemon = lab.start(node.name, ["bgpmesh", "run", "--config", node.config])
+            node.start()
         await_mesh(mesh)
         lives = {pair_: mesh[pair_[0]].life(pair_[1]) for pair_ in (("n1", "n2"), ("n2", "n1"))}
 
@@ -272,18 +265,8 @@ def test_node_is_taken_out_and_put_back() -> None:
 
 def await_mesh(mesh: dict[str, Node]) -> None:
     """Wait until every session is up, and every kernel has every block."""
-    for node in mesh.values():
-        node.until(partial(has_answered, node), "an answer")
     for one, other in combinations(NODES, 2):
         mesh[one].await_up(other)
         mesh[other].await_up(one)
     for node in mesh.values():
         node.await_prefixes(blocks(*NODES))
-
-
-def has_answered(node: Node) -> bool:
-    """Tell whether a daemon is there to be asked."""
-    try:
-        return bool(node.status())
-    except client.NoDaemonError:
-        return False

@@ -3,10 +3,11 @@
 volley.py send RATE FLOW...   each FLOW is `NAME,SOURCE,TARGET,PORT`, RATE datagrams a second each; SOURCE "" is any
 volley.py hear PORT           says "listening"
 
-Both print a line of JSON again and again: `{"at": seconds, "seen": {flow: datagrams so far}}`, by the monotonic clock;
-the sender counts what came back. The name of a flow says what is to become of it: one that begins with `no-` must not
-arrive, and the hearer prints `{"at": seconds, "strayed": flow}` at once where one does; one with `-echo` in it is sent
-back. Standard library only: it runs in a workload's namespace.
+Both print a line of JSON again and again: `{"at": seconds, "seen": {flow: datagrams so far}, ..}`, by the monotonic
+clock. The sender counts what came back, and in "tries" how often it has sent; of what had arrived by "told_until" the
+hearer has told. The name of a flow says what is to become of it: one that begins with `no-` must not arrive, and the
+hearer prints `{"at": seconds, "strayed": flow}` where one does, with the time at which the kernel took it; one with
+`-echo` in it is sent back. Standard library only: it runs in a workload's namespace.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import contextlib
 import json
 import select
 import socket
+import struct
 import sys
 import time
 
 TOLD_S = 0.2
 _IP_TRANSPARENT, _IPV6_TRANSPARENT = 19, 75  # linux/in.h, linux/in6.h
+_SO_TIMESTAMPNS, _TIMESPEC = 35, struct.Struct("@ll")  # asm-generic/socket.h, time(7)
 
 
 class Account:
@@ -33,11 +36,11 @@ class Account:
         """Note one datagram."""
         self._seen[flow] = self._seen.get(flow, 0) + 1
 
-    def tell(self, now: float) -> None:
-        """Print the counts if the last line is old enough."""
+    def tell(self, now: float, **more: float) -> None:
+        """Print the counts, and more, if the last line is old enough."""
         if now >= self._told_at + TOLD_S:
             self._told_at = now
-            tell({"at": now, "seen": self._seen})
+            tell({"at": now, "seen": self._seen, **more})
 
 
 def tell(what: dict[str, object]) -> None:
@@ -48,23 +51,33 @@ def tell(what: dict[str, object]) -> None:
 def hear(port: int) -> None:
     """Take datagrams of either family until killed."""
     account = Account()
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as opened:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as opened:
         opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        opened.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         opened.bind(("::", port))
-        opened.settimeout(TOLD_S)
         print("listening", flush=True)  # noqa: T201  a program's output
         while True:
-            with contextlib.suppress(TimeoutError):
-                data, sender = opened.recvfrom(256)
-                flow = data.decode()
-                account.count(flow)
-                if flow.startswith("no-"):
-                    tell({"at": time.monotonic(), "strayed": flow})
-                if "-echo" in flow:
-                    with contextlib.suppress(OSError):
-                        opened.sendto(data, sender)
-            account.tell(time.monotonic())
+            select.select([opened], [], [], TOLD_S)
+            now = time.monotonic()
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    take(opened, account)
+            account.tell(time.monotonic(), told_until=now)
+
+
+def take(opened: socket.socket, account: Account) -> None:
+    """Take one datagram; raises BlockingIOError where there is none."""
+    data, control, _, sender = opened.recvmsg(256, 64)
+    flow = data.decode()
+    account.count(flow)
+    if flow.startswith("no-"):
+        seconds, nanoseconds = _TIMESPEC.unpack(next(value for _, kind, value in control if kind == _SO_TIMESTAMPNS))
+        ago = time.time() - seconds - nanoseconds / 1e9
+        tell({"at": time.monotonic() - ago, "strayed": flow})
+    if "-echo" in flow:
+        with contextlib.suppress(OSError):
+            opened.sendto(data, sender)
 
 
 def send(rate: float, flows: list[str]) -> None:
@@ -82,8 +95,9 @@ def send(rate: float, flows: list[str]) -> None:
             opened.setsockopt(level, option, 1)  # also an address that is somebody else's
         opened.bind((source, 0))
         sockets.append((opened, name.encode(), (target, int(port))))
-    due = time.monotonic()
+    due, tries = time.monotonic(), 0
     while True:
+        tries += 1
         for opened, data, address in sockets:
             with contextlib.suppress(OSError):
                 opened.sendto(data, address)
@@ -92,7 +106,7 @@ def send(rate: float, flows: list[str]) -> None:
             for opened in select.select([each for each, _, _ in sockets], [], [], left)[0]:
                 with contextlib.suppress(OSError):
                     account.count(opened.recv(256).decode())
-        account.tell(time.monotonic())
+        account.tell(time.monotonic(), tries=tries)
 
 
 if __name__ == "__main__":

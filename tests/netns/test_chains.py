@@ -3,206 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import ipaddress
-import math
-import os
 import re
 import shutil
-import subprocess
-import threading
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager, closing, suppress
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
-from bgpmesh import config
-from bgpmesh.engine import Engine
 from bgpmesh.errors import KernelError
-from bgpmesh.events import ChainsRead, ChainsWritten, EndpointAdded, Event, SetsWritten
+from bgpmesh.events import ChainsRead, ChainsWritten, SetsWritten
 from bgpmesh.kernel import chains as kernel_chains
 from bgpmesh.kernel import sets as kernel_sets
-from bgpmesh.kernel.chains import ChainsEdge, uninstall
+from bgpmesh.kernel.chains import uninstall
 from bgpmesh.kernel.sets import IN_PLACE, Sets
-from bgpmesh.policy.attribution import Counters
 from bgpmesh.policy.chains import HASH_IP_PORT, HASH_NET, AddressSet, ChainKey, identified, member_text, port_member
 from bgpmesh.route.nlri import parse_nlri
-from bgpmesh.workload.endpoint import Endpoint
+from tests.netns.host import FILE, OFF, ON, THEIRS, Story, World, run, sets_of_ours, without_net_admin
 
-DEADLINE_S = 30.0
-_CLONE_NEWNS, _CLONE_NEWNET = 0x00020000, 0x40000000
-_libc = ctypes.CDLL(None, use_errno=True)
-
-FILE = """
-[cluster]
-asn = 64512
-[pool.default]
-cidr = "10.244.0.0/16"
-{four}
-[pool.other]
-cidr = "10.245.0.0/16"
-[pool.default6]
-cidr = "fd00:10:244::/48"
-{six}
-[node.n1]
-address = "192.0.2.1"
-pod_cidrs = ["10.244.1.0/26"]
-"""
-ON = FILE.format(four="masquerade = true", six="masquerade = true")
-OFF = FILE.format(four="", six="")
-THEIRS = "-A POSTROUTING -s 172.17.0.0/16 -j MASQUERADE"
 RULES = 8  # of ours, both families
-
-Story = Callable[["World"], Coroutine[None, None, None]]
-
-
-def run(*command: str) -> str:
-    """Return what a command printed; it must succeed."""
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=DEADLINE_S)
-    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}{done.stdout}"
-    return done.stdout
-
-
-def without_net_admin() -> None:
-    """Have this thread, and what it starts, without CAP_NET_ADMIN (capset(2), linux/capability.h)."""
-    assert _libc.prctl(24, 12, 0, 0, 0) == 0  # PR_CAPBSET_DROP: also for programs
-    header, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
-    assert _libc.capget(header, data) == 0
-    for part in (0, 1, 2):
-        data[part] &= ~(1 << 12)
-    assert _libc.capset(header, data) == 0
-
-
-def sets_of_ours() -> dict[str, AddressSet]:
-    """Return what the kernel has."""
-    with closing(Sets()) as sets:
-        return sets.read()
-
-
-@dataclass
-class World:
-    """The engine of a node, the edge that serves it, and other people's hands on the same kernel."""
-
-    backend: str
-    text: str = ON
-    attached: tuple[Endpoint, ...] = ()  # workloads that the daemon knows from the beginning
-    events: list[Event] = field(default_factory=list)
-    applied: list[float] = field(default_factory=list)
-    known: tuple[Event, ...] = ()  # what the engine hears before it looks at anything
-    counters: Counters = field(default_factory=Counters)
-    engine: Engine = field(init=False)
-    edge: ChainsEdge = field(init=False)
-
-    def iptables(self, family: int, *words: str) -> str:
-        """Run iptables of the kind under test on the nat table."""
-        return run(f"{'iptables' if family == 4 else 'ip6tables'}-{self.backend}", "-w", "-t", "nat", *words)
-
-    def saved(self, family: int) -> list[str]:
-        """Return chains and rules as they are listed, without counters."""
-        program = f"{'iptables' if family == 4 else 'ip6tables'}-{self.backend}-save"
-        lines = run(program).splitlines()
-        return [line.partition(" [")[0] for line in lines if not line.startswith("#")]
-
-    def filters(self) -> list[str]:
-        """Return all rules of the tables that decide, both families, without counters."""
-        tables = [(family, table) for family in ("iptables", "ip6tables") for table in ("filter", "mangle", "raw")]
-        saved = [run(f"{family}-{self.backend}-save", "-t", table).splitlines() for family, table in tables]
-        return [line for lines in saved for line in lines if line.startswith("-A")]
-
-    def report(self, event: Event) -> None:
-        """Let the engine hear it."""
-        self.events.append(event)
-        self.engine.handle(event, time.monotonic())
-        self.engine.work(1000, time.monotonic())
-        self.counters.know(self.engine.chains.wanted, self.engine.protection.compiled)
-        self.edge.kick()
-
-    def reload(self, text: str) -> None:
-        """Put a configuration in force."""
-        self.engine.handle(config.effective(config.parse(text, "f.toml"), "n1"), time.monotonic())
-        self.engine.work(1000, time.monotonic())
-        self.edge.kick()
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Live one life of a daemon: a new engine, a new edge, over what is in the kernel."""
-        self.engine = Engine(config.effective(config.parse(self.text, "f.toml"), "n1"), (), lambda: 0.0)
-        for endpoint in self.attached:
-            self.engine.handle(EndpointAdded(endpoint), time.monotonic())
-        for event in self.known:
-            self.engine.handle(event, time.monotonic())
-        self.engine.work(1000, time.monotonic())
-        self.events.clear()
-        self.applied.clear()
-        edge = partial(ChainsEdge, counters=self.counters, on_apply=self.applied.append)
-        self.edge = edge(self.engine.chains, self.engine.sets, self.report)
-        await self.edge.start()
-        await self.edge.settle()
-        task = asyncio.create_task(self.edge.run())
-        try:
-            yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-            self.edge.close()
-
-    async def until(self, is_so: Callable[[], object], what: str) -> None:
-        """Poll until something is so."""
-        deadline = time.monotonic() + DEADLINE_S
-        while not is_so():
-            assert time.monotonic() < deadline, f"{what}: {self.events} {self.engine.unmade()}"
-            await asyncio.sleep(0.02)
-
-    async def settled(self) -> None:
-        """Wait until all is as wanted."""
-        await self.until(lambda: not len(self.engine.chains) and not len(self.engine.sets), "as wanted")
-
-    def read_back(self) -> None:
-        """Have the minute over."""
-        self.edge._read_at = -math.inf
-        self.edge._awake.set()
-
-    def repaired(self) -> list[str]:
-        """Return what was found changed, by name."""
-        return [str(note.keys["value"]) for note in self.engine.notes if note.name == "drift.found"]
-
-
-@pytest.fixture(params=["nft", "legacy"])
-def world(request: pytest.FixtureRequest) -> Callable[[Story], None]:
-    """Give a way to tell a story in fresh network and mount namespaces; somebody has a rule in each family's nat."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root: network namespaces are made")
-    backend = str(request.param)
-    if shutil.which(f"iptables-{backend}") is None:
-        pytest.skip(f"needs iptables-{backend}")
-
-    def tell(story: Story) -> None:
-        failures: list[BaseException] = []
-
-        def body() -> None:
-            try:
-                if _libc.unshare(_CLONE_NEWNET | _CLONE_NEWNS) != 0:
-                    pytest.skip(f"needs CAP_SYS_ADMIN: unshare says {os.strerror(ctypes.get_errno())}")
-                run("mount", "--make-rprivate", "/")
-                run("mount", "-t", "tmpfs", "none", "/run")
-                here = World(backend)
-                here.iptables(4, *THEIRS.split())
-                here.iptables(6, *THEIRS.replace("172.17.0.0/16", "fd17::/16").split())
-                asyncio.run(story(here))
-            except BaseException as failure:  # noqa: BLE001  carried over to the test's own thread
-                failures.append(failure)
-
-        thread = threading.Thread(target=body)
-        thread.start()
-        thread.join()
-        if failures:
-            raise failures[0]
-
-    return tell
 
 
 def test_masquerading_is_made_changed_and_taken_away(world: Callable[[Story], None]) -> None:
@@ -273,9 +93,7 @@ def test_what_others_break_is_repaired_and_named(world: Callable[[Story], None])
                 sets.write("bm-4-inside", AddressSet(4, frozenset()), here.engine.sets.actual["bm-4-inside"])
             here.read_back()
             await repaired("set bm-4-inside")
-            here.iptables(4, "-F")
-            here.iptables(4, "-X")
-            here.iptables(4, *THEIRS.split())
+            here.restore(4, [THEIRS[4]])
             await repaired(
                 "chain nat POSTROUTING (IPv4)",
                 "chain nat bm-POSTROUTING (IPv4)",
@@ -388,7 +206,7 @@ def test_a_kernel_without_sets_is_named(world: Callable[[Story], None], monkeypa
             reasons = set(here.engine.unmade().values())
             assert "ipset: this kernel has none (module ip_set)" in reasons
             assert any("bm-4-inside" in reason for reason in reasons)
-        assert here.saved(4)[-2] == THEIRS
+        assert here.saved(4)[-2] == THEIRS[4]
         assert await asyncio.to_thread(uninstall) == []
 
     world(story)
@@ -658,13 +476,13 @@ def test_where_others_have_moved_ours_follow(world: Callable[[Story], None]) -> 
     async def story(here: World) -> None:
         async with here.running():
             await here.settled()
-        for family, theirs in ((4, "172.17.0.0/16"), (6, "fd17::/16")):
-            here.iptables(family, "-D", "POSTROUTING", "-s", theirs, "-j", "MASQUERADE")
+        for family, theirs in THEIRS.items():
+            here.iptables(family, *theirs.replace("-A", "-D").split())
         old, new = here.backend, "legacy" if here.backend == "nft" else "nft"
         if shutil.which(f"iptables-{new}") is None:
             pytest.skip(f"needs iptables-{new}")
         here.backend = new
-        here.iptables(4, *THEIRS.split())
+        here.iptables(4, *THEIRS[4].split())
         async with here.running():
             await here.settled()
             for family in (4, 6):

@@ -1,7 +1,5 @@
 """What the rules count, with real packets: two workloads in namespaces of their own behind a router with our chains."""
 
-# ruff: noqa: F811  the fixture is another module's
-
 from __future__ import annotations
 
 import asyncio
@@ -9,7 +7,7 @@ import ipaddress
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import cast
 
@@ -26,7 +24,8 @@ from bgpmesh.policy.objects import Key
 from bgpmesh.policy.rule import UDP, Action, Direction, Policy, PortRange, Rule, Side
 from bgpmesh.policy.selector import parse
 from bgpmesh.workload.endpoint import Endpoint
-from tests.netns.test_chains import DEADLINE_S, OFF, Story, World, run, world  # noqa: F401
+from tests.netns.host import OFF, Story, World, connect, run
+from tests.waiting import DEADLINE_S
 
 ENDPOINTS = [
     Endpoint(
@@ -50,28 +49,6 @@ with socket.socket(socket.AF_INET6 if ":" in target else socket.AF_INET, socket.
     for _ in range(int(count)):
         s.sendto(bytes(10), (target, int(port)))
 """
-
-
-def connect(endpoint: Endpoint) -> None:
-    """Give a workload its namespace and link, as the links' edge would."""
-    name, link = endpoint.name, endpoint.interface
-    run("ip", "netns", "add", name)
-    here, inside = "02:00:00:00:00:01", "02:00:00:00:00:02"
-    run("ip", "link", "add", link, "address", here, "type", "veth", "peer", "name", "eth0", "netns", name)
-    run("ip", "-n", name, "link", "set", "eth0", "address", inside)
-    run("ip", "link", "set", link, "up")
-    run("ip", "-n", name, "link", "set", "lo", "up")
-    run("ip", "-n", name, "link", "set", "eth0", "up")
-    for gateway in ("169.254.1.1", "fe80::1"):  # nobody has to be asked for, so nothing comes late
-        run("ip", "-n", name, "neigh", "add", gateway, "lladdr", here, "dev", "eth0")
-    for address in endpoint.addresses:
-        words = ("nodad",) if address.version == 6 else ()
-        run("ip", "-n", name, "addr", "add", str(address), "dev", "eth0", *words)
-        run("ip", "neigh", "add", str(address), "lladdr", inside, "dev", link)
-        run("ip", "route", "add", str(address), "dev", link)
-    run("ip", "-n", name, "route", "add", "169.254.1.1", "dev", "eth0")
-    run("ip", "-n", name, "route", "add", "default", "via", "169.254.1.1")
-    run("ip", "-n", name, "-6", "route", "add", "default", "via", "fe80::1", "dev", "eth0")
 
 
 def send(source: str, target: Endpoint, port: int, count: int, *, of: Endpoint = WEB) -> None:
@@ -107,10 +84,20 @@ def udp(action: Action, port: int) -> Rule:
     return Rule(action, protocol=UDP, destination=Side(ports=(PortRange(port, port),)))
 
 
-async def dropped(here: World) -> dict[str, int]:
-    """Read now, and return who dropped how many."""
-    await here.edge.count(0.0)
+def dropped(here: World) -> dict[str, int]:
+    """Return who dropped how many."""
     return {name: count for name, count in here.counters.drops().items() if count}
+
+
+async def await_counted(here: World, counted: Callable[[], object], expected: object) -> None:
+    """Read until what is counted is as expected: what was just sent may still be under way."""
+    seen: object = None
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DEADLINE_S):
+            while seen != expected:
+                await here.edge.count(0.0)
+                seen = counted()
+    assert expected == seen
 
 
 def test_drops_are_counted_by_policy(world: Callable[[Story], None]) -> None:
@@ -124,12 +111,12 @@ def test_drops_are_counted_by_policy(world: Callable[[Story], None]) -> None:
         async with here.running():
             await here.settled()
             with two_workloads():
-                assert await dropped(here) == {}
+                await await_counted(here, lambda: dropped(here), {})
                 for source in (own, own6):
                     send(source, DB, 53, 1)
                     send(source, DB, 99, 3)
                     send(source, DB, 77, 4)
-                assert await dropped(here) == {"shop/db": 14}
+                await await_counted(here, lambda: dropped(here), {"shop/db": 14})
                 packet = Packet(WEB.addresses[0], DB.addresses[0], UDP, 4000, 99)
                 (*_, last) = explain(here.engine.protection.compiled, packet).steps
                 place = (last.chain, last.action, last.tier, last.policy, last.rule)
@@ -138,13 +125,13 @@ def test_drops_are_counted_by_policy(world: Callable[[Story], None]) -> None:
                 send(own, DB, 99, 1)
                 here.report(ObjectsChanged(policy(udp(Action.DENY, 98), *objects[KEY].ingress)))
                 await here.settled()
-                assert await dropped(here) == {"shop/db": 15}
+                await await_counted(here, lambda: dropped(here), {"shop/db": 15})
                 send(own, DB, 99, 1)
                 here.read_back()
                 await here.until(lambda: here.counters.drops()["shop/db"] == 16, "a read-back that counts")
                 run("ip", "-n", "web", "addr", "add", "192.0.2.77/32", "dev", "lo")
                 send("192.0.2.77", DB, 53, 2)
-                assert await dropped(here) == {"shop/db": 16, "(spoofed)": 2}
+                await await_counted(here, lambda: dropped(here), {"shop/db": 16, "(spoofed)": 2})
                 (allowed, denied) = (here.counters.by_verdict[word] for word in ("allow", "deny"))
                 assert (allowed, denied) == (2, 18)
 
@@ -152,7 +139,7 @@ def test_drops_are_counted_by_policy(world: Callable[[Story], None]) -> None:
         here.counters = Counters()
         async with here.running():
             await here.settled()
-            assert (await dropped(here))["(spoofed)"] == 2
+            await await_counted(here, lambda: dropped(here)["(spoofed)"], 2)
 
     world(story)
 
@@ -208,7 +195,7 @@ def test_drops_can_be_followed_while_somebody_does(world: Callable[[Story], None
                 await second.aclose()
                 await here.settled()
                 assert here.filters() == before
-                assert await dropped(here) == {"shop/db": 4, "(spoofed)": 1}
+                await await_counted(here, lambda: dropped(here), {"shop/db": 4, "(spoofed)": 1})
             NflogDoor(GROUP).close()
 
     world(story)
@@ -222,24 +209,24 @@ def test_staged_policies_count_and_let_everything_be(world: Callable[[Story], No
         rules = (udp(Action.ALLOW, 53), udp(Action.DENY, 99))
         here.known = (ObjectsChanged(policy(*rules, is_staged=True)),)
 
-        async def sent() -> None:
+        def sent() -> None:
             for source in map(str, WEB.addresses):
                 for port, count in ((53, 1), (99, 2), (77, 3)):
                     send(source, DB, port, count)
-            await here.edge.count(0.0)
 
         async with here.running():
             await here.settled()
             with two_workloads():
-                await sent()
-                assert here.counters.staged() == {("shop/db", "allow"): 2, ("shop/db", "deny"): 10}
-                assert await dropped(here) == {}
-                assert here.counters.by_verdict["allow"] == 12
+                sent()
+                would = {("shop/db", "allow"): 2, ("shop/db", "deny"): 10}
+                await await_counted(here, here.counters.staged, would)
+                await await_counted(here, lambda: here.counters.by_verdict["allow"], 12)
+                assert dropped(here) == {}
                 here.report(ObjectsChanged(policy(*rules)))
                 await here.settled()
-                await sent()
+                sent()
+                await await_counted(here, lambda: dropped(here), {"shop/db": 10})
+                await await_counted(here, lambda: here.counters.by_verdict["allow"], 14)
                 assert here.counters.staged() == {}
-                assert await dropped(here) == {"shop/db": 10}
-                assert here.counters.by_verdict["allow"] == 14
 
     world(story)

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import ipaddress
 import json
-import os
-import subprocess
-import threading
 from collections.abc import Callable, Coroutine
 from typing import cast
 
@@ -22,10 +18,8 @@ from bgpmesh.kernel.sysctls import prepare_host
 from bgpmesh.kernel.table import FOREIGN_ROUTE
 from bgpmesh.route.nlri import IPAddress, Nlri, parse_nlri
 from bgpmesh.route.path import Blackhole, HostRouteKind, OnLink, Resolution, Via
-from tests.unit.kernel.stand_in import DEADLINE_S, Core
-
-_CLONE_NEWNET = 0x40000000
-_libc = ctypes.CDLL(None, use_errno=True)
+from tests.netns.host import apart, run
+from tests.unit.kernel.stand_in import Core
 
 X, Y = ipaddress.ip_address("192.0.2.2"), ipaddress.ip_address("192.0.2.3")
 X6, Y6 = ipaddress.ip_address("2001:db8::2"), ipaddress.ip_address("2001:db8::3")
@@ -36,9 +30,7 @@ Scenario = Callable[[], Coroutine[None, None, None]]
 
 def ip(*arguments: str) -> str:
     """Return what `ip` printed; it must succeed."""
-    done = subprocess.run(("ip", *arguments), check=False, capture_output=True, text=True, timeout=DEADLINE_S)
-    assert done.returncode == 0, f"ip {' '.join(arguments)}: {done.stderr}"
-    return done.stdout
+    return run("ip", *arguments)
 
 
 def routes(*arguments: str) -> list[dict[str, object]]:
@@ -68,31 +60,17 @@ def link() -> int:
 
 @pytest.fixture
 def node() -> Callable[[Scenario], None]:
-    """Give a way to run a scenario on a node of its own: a thread in a fresh namespace, with a link `up0`."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root: network namespaces are made")
+    """Give a way to run a scenario on a node of its own, with a link `up0`."""
 
     def within(scenario: Scenario) -> None:
-        failures: list[BaseException] = []
+        def whole() -> None:
+            prepare_host()
+            ip("link", "add", "up0", "type", "veth", "peer", "name", "far0")
+            ip("link", "set", "far0", "up")
+            up()
+            asyncio.run(scenario())
 
-        def body() -> None:
-            try:
-                if _libc.unshare(_CLONE_NEWNET) != 0:
-                    pytest.skip(f"needs CAP_SYS_ADMIN: unshare says {os.strerror(ctypes.get_errno())}")
-                prepare_host()
-                ip("link", "set", "lo", "up")
-                ip("link", "add", "up0", "type", "veth", "peer", "name", "far0")
-                ip("link", "set", "far0", "up")
-                up()
-                asyncio.run(scenario())
-            except BaseException as failure:  # noqa: BLE001 - carried over to the test's own thread
-                failures.append(failure)
-
-        thread = threading.Thread(target=body)
-        thread.start()
-        thread.join()
-        if failures:
-            raise failures[0]
+        apart(whole)
 
     return within
 
@@ -579,5 +557,28 @@ def test_a_gateway_outside_every_subnet_is_taken_on_our_word(node: Callable[[Sce
         assert f"id {object_id(X)} via {gateway} dev up0 onlink" in " ".join(ip("nexthop").split()).replace(
             "scope link proto 77 ", ""
         )
+
+    node(scenario)
+
+
+@pytest.mark.parametrize(("prefix", "way"), [("10.1.0.0/16", "192.0.2.9"), ("fd01::/64", "2001:db8::9")])
+def test_ours_is_still_changed_where_somebody_appends_a_route(
+    node: Callable[[Scenario], None], prefix: str, way: str
+) -> None:
+    """Ours was first and stays the one in use, so it has to follow what is wanted."""
+
+    async def scenario() -> None:
+        core = core_with_next_hops(X, Y, X6, Y6)
+        first, second = (X6, Y6) if ":" in prefix else (X, Y)
+        core.want({prefix: Via((first,))})
+        async with core.running() as edge:
+            await core.at_rest(edge)
+            ip("route", "append", prefix, "via", way, "metric", "32", "proto", "static")
+            await core.until(lambda: any(host.prefix == parse_nlri(prefix) for host in core.host_routes))
+            core.want({prefix: Via((second,))})
+            edge.kick()
+            await core.until(lambda: not core.fib or bool(core.failures))
+            shown = [(row["protocol"], row.get("nhid")) for row in routes(prefix)]
+            assert (core.failures, shown[0]) == ({}, ("77", object_id(second)))
 
     node(scenario)

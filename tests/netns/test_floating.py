@@ -7,24 +7,22 @@ outside 192.0.2.9 ---- the host 192.0.2.1 ---- web 10.244.1.2
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from bgpmesh.events import ChainsWritten, ConnectionsCut, EndpointRemoved, Event, FloatingIpsKept
 from bgpmesh.kernel.chains import uninstall
 from bgpmesh.kernel.conntrack import Connections, ConnectionsEdge
 from bgpmesh.workload.endpoint import Endpoint
 from bgpmesh.workload.floating import FloatingIp
-from tests.netns.test_chains import DEADLINE_S, Story, World, run, sets_of_ours, without_net_admin
-from tests.netns.test_chains import world as world  # noqa: PLC0414  the fixture
+from tests.lab.cluster import script
+from tests.netns.host import Story, World, connect, run, run_all, sets_of_ours, without_net_admin
+from tests.waiting import DEADLINE_S, beside, until
 
-SOURCE = str(Path(__file__).parent.parent / "lab/source.py")
 PORT = "5005"
 
 OUTSIDE = ("192.0.2.9", "2001:db8::9")
@@ -70,44 +68,26 @@ def endpoint(name: str, addresses: tuple[str, ...]) -> Endpoint:
 
 def lay_out() -> None:
     """Make the host, which the calling thread is in, a router between an outside host and two workloads."""
-    for key in ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"):
-        run("sysctl", "-qw", key)
-    run("ip", "link", "set", "lo", "up")
-    run("ip", "netns", "add", "outside")
-    run("ip", "link", "add", "fabric", "type", "veth", "peer", "eth0", "netns", "outside")
-    for words in (
-        "address add 192.0.2.1/24 dev fabric",
-        "address add 2001:db8::1/64 dev fabric nodad",
-        "link set fabric up",
-        "-n outside address add 192.0.2.9/24 dev eth0",
-        "-n outside address add 2001:db8::9/64 dev eth0 nodad",
-        "-n outside link set eth0 up",
-        "-n outside route add 203.0.113.0/24 via 192.0.2.1",
-        "-n outside route add 2001:db8:f::/48 via 2001:db8::1",
-        # What has no way: where the host would send it if nothing were translated.
-        "route add 203.0.113.0/24 via 192.0.2.9",
-        "route add 2001:db8:f::/48 via 2001:db8::9",
-    ):
-        run("ip", *words.split())
+    run_all("""
+        sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.netfilter.nf_conntrack_udp_timeout=600
+        ip netns add outside
+        ip link add fabric type veth peer eth0 netns outside
+        ip address add 192.0.2.1/24 dev fabric
+        ip address add 2001:db8::1/64 dev fabric nodad
+        ip link set fabric up
+        ip -n outside address add 192.0.2.9/24 dev eth0
+        ip -n outside address add 2001:db8::9/64 dev eth0 nodad
+        ip -n outside link set eth0 up
+        ip -n outside route add 203.0.113.0/24 via 192.0.2.1
+        ip -n outside route add 2001:db8:f::/48 via 2001:db8::1
+    """)
+    # What has no way: where the host would send it if nothing were translated.
+    run_all("""
+        ip route add 203.0.113.0/24 via 192.0.2.9
+        ip route add 2001:db8:f::/48 via 2001:db8::9
+    """)
     for name, addresses in (("web", WEB), ("db", DB)):
-        link = f"bgpm-{name}"
-        run("ip", "netns", "add", name)
-        run("ip", "link", "add", link, "type", "veth", "peer", "eth0", "netns", name)
-        for words in (
-            f"address add 169.254.1.1/32 dev {link} scope link",
-            f"address add fe80::1/64 dev {link} nodad",
-            f"link set {link} up",
-            f"route add {addresses[0]}/32 dev {link}",
-            f"route add {addresses[1]}/128 dev {link}",
-            f"-n {name} link set lo up",
-            f"-n {name} address add {addresses[0]}/32 dev eth0",
-            f"-n {name} address add {addresses[1]}/128 dev eth0 nodad",
-            f"-n {name} link set eth0 up",
-            f"-n {name} route add 169.254.1.1 dev eth0",
-            f"-n {name} route add default via 169.254.1.1 dev eth0",
-            f"-n {name} route add default via fe80::1 dev eth0",
-        ):
-            run("ip", *words.split())
+        connect(endpoint(name, addresses))
 
 
 def place(name: str) -> list[str]:
@@ -115,9 +95,9 @@ def place(name: str) -> list[str]:
     return ["ip", "netns", "exec", name] if name else []
 
 
-def ask(of: str, target: str, *, tries: int = 40, own_port: str = "0") -> str:
+def ask(of: str, target: str, *, tries: int = 60, own_port: str = "0") -> str:
     """Return which server answers and which source it saw, "" where nobody answers."""
-    command = [*place(of), sys.executable, "-ISE", SOURCE, "ask", target, PORT, str(tries), own_port]
+    command = [*place(of), *script("source", "ask", target, PORT, str(tries), own_port)]
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=DEADLINE_S).stdout.strip()
 
 
@@ -127,7 +107,7 @@ def servers() -> Iterator[None]:
     started = []
     for name, addresses in (("outside", OUTSIDE), ("web", WEB), ("db", DB)):
         for each in addresses:
-            command = [*place(name), sys.executable, "-ISE", SOURCE, "serve", each, PORT, name]
+            command = [*place(name), *script("source", "serve", each, PORT, name)]
             started.append(subprocess.Popen(command, stdout=subprocess.PIPE))
     try:
         for server in started:
@@ -168,13 +148,8 @@ async def running(here: World, *attached: Endpoint) -> AsyncIterator[Life]:
     here.attached = attached
     async with here.running():
         life = Life(here, ConnectionsEdge(here.engine.connections, here.report))
-        task = asyncio.create_task(life.edge.run())
-        try:
+        async with beside(life.edge.run()):
             yield life
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
 
 
 def connections(external: str) -> list[tuple[str, str]]:
@@ -374,7 +349,7 @@ for number in range(3000):
         async with running(here, endpoint("web", WEB), endpoint("db", DB)) as life:
             await life.settled()
             await asyncio.to_thread(run, *place("outside"), sys.executable, "-ISE", "-c", script)
-            assert len(connections(OF_WEB[0])) == 2000
+            await until(lambda: len(connections(OF_WEB[0])) == 2000, lambda: len(connections(OF_WEB[0])))
             life.report(EndpointRemoved("shop/web"))
             await life.settled()
             assert connections(OF_WEB[0]) == []

@@ -8,32 +8,23 @@ Nobody listens: what reaches its end is answered with a reset, or as unreachable
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
-import os
 import select
-import shutil
 import socket
-import subprocess
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import pytest
 
-from bgpmesh import config
-from bgpmesh.engine import Engine
-from bgpmesh.events import Event, ObjectsChanged
-from bgpmesh.kernel.chains import ChainsEdge
+from bgpmesh.events import ObjectsChanged
 from bgpmesh.policy.objects import read
+from tests.netns.host import World, apart, run, run_all
+from tests.policy import prober
+from tests.waiting import DEADLINE_S
 
-DEADLINE_S = 30.0
 GRACE_S = 0.7  # for an answer that must not come: a second SYN would be sent after a second
-_CLONE_NEWNS, _CLONE_NEWNET = 0x00020000, 0x40000000
-_libc = ctypes.CDLL(None, use_errno=True)
 
 FILE = """
 [cluster]
@@ -62,7 +53,6 @@ ip addr add 192.0.2.1/24 dev eth0
 ip addr add 2001:db8:a::1/64 dev eth0
 ip addr add 198.51.100.1/24 dev eth1
 ip addr add 2001:db8:b::1/64 dev eth1
-ip link set lo up
 ip link set eth0 up
 ip link set eth1 up
 ip -n left addr add 192.0.2.10/24 dev eth0
@@ -79,7 +69,7 @@ ip route add default via 198.51.100.10
 """
 
 Json = dict[str, object]
-Story = Callable[["World"], Coroutine[None, None, None]]
+Story = Callable[["Host"], Coroutine[None, None, None]]
 
 
 class Probe(NamedTuple):
@@ -91,13 +81,6 @@ class Probe(NamedTuple):
     port: int
 
 
-def run(*command: str) -> str:
-    """Return what a command printed; it must succeed."""
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=DEADLINE_S)
-    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}{done.stdout}"
-    return done.stdout
-
-
 def opened(probe: Probe) -> socket.socket:
     """Return a socket of a probe, made in its place."""
     found: list[socket.socket] = []
@@ -105,15 +88,12 @@ def opened(probe: Probe) -> socket.socket:
 
     def make() -> None:
         if probe.place:
-            fd = os.open(f"/run/netns/{probe.place}", os.O_RDONLY)
-            assert _libc.setns(fd, _CLONE_NEWNET) == 0
-            os.close(fd)
-        found.append(socket.socket(socket.AF_INET6 if ":" in probe.address else socket.AF_INET, kind))
+            prober.enter(probe.place)
+        found.append(prober.opened(6 if ":" in probe.address else 4, kind))
 
     thread = threading.Thread(target=make)
     thread.start()
     thread.join()
-    found[0].setblocking(False)
     return found[0]
 
 
@@ -172,94 +152,39 @@ DENY_ALL = policy("none", types=["Ingress", "Egress"], ingress=[], egress=[])
 
 
 @dataclass
-class World:
-    """The engine of a node, and the edge that serves it."""
+class Host(World):
+    """A host without workloads: its objects, and what reaches it."""
 
-    backend: str
-    engine: Engine = field(init=False)
-    edge: ChainsEdge = field(init=False)
-
-    def iptables(self, *words: str) -> None:
-        """Do as somebody else does, in IPv4."""
-        run(f"iptables-{self.backend}", "-w", *words)
-
-    def report(self, event: Event) -> None:
-        """Let the engine hear it."""
-        self.engine.handle(event, time.monotonic())
-        self.engine.work(1000, time.monotonic())
-        self.edge.kick()
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Live one life of a daemon."""
-        self.engine = Engine(config.effective(config.parse(FILE, "f.toml"), "n1"), (), lambda: 0.0)
-        self.engine.work(1000, time.monotonic())
-        self.edge = ChainsEdge(self.engine.chains, self.engine.sets, self.report)
-        await self.edge.start()
-        task = asyncio.create_task(self.edge.run())
-        try:
-            yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-            self.edge.close()
+    text: str = FILE
 
     async def apply(self, *documents: Json) -> None:
         """Have these objects in force, and no others."""
         found = read(documents)
         assert found.refused == []
         self.report(ObjectsChanged(found.objects))
-        deadline = time.monotonic() + DEADLINE_S
-        while not self.engine.is_policy_in_force:
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.02)
+        await self.until(lambda: self.engine.is_policy_in_force, "policy in force")
         assert self.engine.unmade() == {}
 
-    async def until(self, probes: set[Probe], expected: set[Probe]) -> None:
+    async def await_reached(self, probes: set[Probe], expected: set[Probe]) -> None:
         """Wait until these of the probes are answered and no others: what is late on a busy machine is no denial."""
         deadline = time.monotonic() + DEADLINE_S
         while (found := await asyncio.to_thread(reached, probes)) != expected:
             assert time.monotonic() < deadline, f"dropped: {expected - found}, let through: {found - expected}"
 
 
-@pytest.fixture(params=["nft", "legacy"])
-def world(request: pytest.FixtureRequest) -> Callable[[Story], None]:
-    """Give a way to tell a story on a host with two neighbours, in fresh network and mount namespaces."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root: network namespaces are made")
-    backend = str(request.param)
-    if shutil.which(f"iptables-{backend}") is None:
-        pytest.skip(f"needs iptables-{backend}")
+@pytest.fixture
+def world(backend: str) -> Callable[[Story], None]:
+    """Give a way to tell a story on a host with two neighbours."""
 
     def tell(story: Story) -> None:
-        failures: list[BaseException] = []
+        def whole() -> None:
+            run_all(SETUP)
+            here = Host(backend)
+            # A rule of somebody else, so that the backend under test is the one in use.
+            here.iptables(4, "-A", "FORWARD", "-s", "172.17.0.0/16", "-j", "ACCEPT", table="filter")
+            asyncio.run(story(here))
 
-        def body() -> None:
-            try:
-                if _libc.unshare(_CLONE_NEWNET | _CLONE_NEWNS) != 0:
-                    pytest.skip(f"needs CAP_SYS_ADMIN: unshare says {os.strerror(ctypes.get_errno())}")
-                run("mount", "--make-rprivate", "/")
-                run("mount", "-t", "tmpfs", "none", "/run")
-                for line in SETUP.strip().splitlines():
-                    run(*line.split())
-                here = World(backend)
-                # A rule of somebody else, so that the backend under test is the one in use.
-                here.iptables("-A", "FORWARD", "-s", "172.17.0.0/16", "-j", "ACCEPT")
-                with asyncio.Runner() as runner:
-                    runner.run(story(here))
-            except BaseException as failure:  # noqa: BLE001  carried over to the test's own thread
-                failures.append(failure)
-            finally:
-                for name in ("left", "right"):
-                    with contextlib.suppress(AssertionError):
-                        run("ip", "netns", "del", name)
-
-        thread = threading.Thread(target=body)
-        thread.start()
-        thread.join()
-        if failures:
-            raise failures[0]
+        apart(whole)
 
     return tell
 
@@ -286,21 +211,21 @@ def test_a_closed_host_keeps_ssh_bgp_and_bfd(
 ) -> None:
     """BGP on the port that is configured, too; and nothing else, in or out, by any interface."""
 
-    async def story(here: World) -> None:
+    async def story(here: Host) -> None:
         ways = [into("left", INBOUND, family), into("right", INBOUND, family)]
         ways += [out(LEFT, INBOUND, family), out(RIGHT, INBOUND, family)]
         async with here.running():
             everything = set[Probe]().union(*ways)
-            await here.until(everything, everything)
+            await here.await_reached(everything, everything)
             await here.apply(endpoint("*"), *objects)
             run("ip", f"-{family}", "neigh", "flush", "all")  # neighbours are found again
             expected = into("left", KEPT_IN, family) | into("right", KEPT_IN, family)
             expected |= out(LEFT, KEPT_OUT, family) | out(RIGHT, KEPT_OUT, family)
-            await here.until(everything, expected)
+            await here.await_reached(everything, expected)
             through = {Probe("left", RIGHT[family], "tcp", 80), Probe("right", LEFT[family], "udp", 53)}
-            await here.until(through, through)
+            await here.await_reached(through, through)
             await here.apply()
-            await here.until(everything, everything)
+            await here.await_reached(everything, everything)
             assert not [key for key in here.engine.chains.actual if key.table in {"filter", "mangle", "raw"}]
 
     world(story)
@@ -309,15 +234,15 @@ def test_a_closed_host_keeps_ssh_bgp_and_bfd(
 def test_a_named_interface_and_all_of_them(world: Callable[[Story], None]) -> None:
     """The name goes before `*`; without `*` the others are open."""
 
-    async def story(here: World) -> None:
+    async def story(here: Host) -> None:
         left, right = into("left", {("tcp", 80)}, 4), into("right", {("tcp", 80)}, 4)
         open_left = policy("left", selector="name == 'eth0'", ingress=[rule("Allow", "TCP", 80)])
         async with here.running():
-            await here.until(left | right, left | right)
+            await here.await_reached(left | right, left | right)
             await here.apply(endpoint("eth0"))
-            await here.until(left | right, right)
+            await here.await_reached(left | right, right)
             await here.apply(endpoint("eth0"), endpoint("*"), open_left)
-            await here.until(left | right, left)
+            await here.await_reached(left | right, left)
 
     world(story)
 
@@ -326,18 +251,18 @@ def test_a_named_interface_and_all_of_them(world: Callable[[Story], None]) -> No
 def test_what_is_forwarded_is_under_policies_for_it(world: Callable[[Story], None], family: int) -> None:
     """By the interface it comes in, or goes out by; the host's own traffic has nothing to do with that."""
 
-    async def story(here: World) -> None:
+    async def story(here: Host) -> None:
         right = {Probe("left", RIGHT[family], "tcp", port) for port in (22, 80)}
         left = {Probe("right", LEFT[family], "tcp", port) for port in (22, 80)}
         profile = {"profiles": ["projectcalico-default-allow"]}
         eth0 = document("HostEndpoint", "eth0", node="n1", interfaceName="eth0", **profile)
         only_web = [rule("Allow", "TCP", 80)]
         async with here.running():
-            await here.until(left | right, left | right)
+            await here.await_reached(left | right, left | right)
             for key, types, closed in (("ingress", ["Ingress"], right), ("egress", ["Egress"], left)):
                 web = {"selector": "name == 'eth0'", "types": types, "applyOnForward": True, key: only_web}
                 await here.apply(eth0, policy("web", **web))
-                await here.until(left | right, (left | right) - {probe for probe in closed if probe.port == 22})
+                await here.await_reached(left | right, (left | right) - {probe for probe in closed if probe.port == 22})
 
     world(story)
 
@@ -345,19 +270,19 @@ def test_what_is_forwarded_is_under_policies_for_it(world: Callable[[Story], Non
 def test_a_policy_before_destination_nat_sees_the_address_that_was_asked_for(world: Callable[[Story], None]) -> None:
     """What it denies never comes to the translation, what is asked for directly passes."""
 
-    async def story(here: World) -> None:
+    async def story(here: Host) -> None:
         asked, directly = Probe("left", "192.0.2.1", "tcp", 8080), Probe("left", RIGHT[4], "tcp", 80)
-        translate = f"-t nat -A PREROUTING -p tcp --dport 8080 -j DNAT --to-destination {RIGHT[4]}:80"
-        here.iptables(*translate.split())
+        translate = f"-A PREROUTING -p tcp --dport 8080 -j DNAT --to-destination {RIGHT[4]}:80"
+        here.iptables(4, *translate.split())
         deny = policy("early", preDNAT=True, applyOnForward=True, ingress=[rule("Deny", "TCP", 8080)])
         allow = policy("early", preDNAT=True, applyOnForward=True, ingress=[rule("Allow", "TCP", 8080)])
         none = policy("none", types=["Ingress"], applyOnForward=True, ingress=[])
         async with here.running():
-            await here.until({asked, directly}, {asked, directly})
+            await here.await_reached({asked, directly}, {asked, directly})
             await here.apply(endpoint("*"), deny)
-            await here.until({asked, directly}, {directly})
+            await here.await_reached({asked, directly}, {directly})
             await here.apply(endpoint("*"), allow, none)
-            await here.until({asked, directly}, {asked})
+            await here.await_reached({asked, directly}, {asked})
 
     world(story)
 
@@ -365,16 +290,16 @@ def test_a_policy_before_destination_nat_sees_the_address_that_was_asked_for(wor
 def test_what_the_host_has_translated_is_under_the_interface_it_leaves_by(world: Callable[[Story], None]) -> None:
     """Where it was asked for elsewhere, by the default route, and goes to a neighbour."""
 
-    async def story(here: World) -> None:
+    async def story(here: Host) -> None:
         asked = {Probe("", "203.0.113.9", "tcp", port) for port in (80, 179)}
-        translate = f"-t nat -A OUTPUT -d 203.0.113.9 -j DNAT --to-destination {LEFT[4]}"
-        here.iptables(*translate.split())
+        translate = f"-A OUTPUT -d 203.0.113.9 -j DNAT --to-destination {LEFT[4]}"
+        here.iptables(4, *translate.split())
         async with here.running():
-            await here.until(asked, asked)
+            await here.await_reached(asked, asked)
             await here.apply(endpoint("eth0"))
-            await here.until(asked, {probe for probe in asked if probe.port == 179})
+            await here.await_reached(asked, {probe for probe in asked if probe.port == 179})
             await here.apply(endpoint("eth1"))
-            await here.until(asked, asked)
+            await here.await_reached(asked, asked)
 
     world(story)
 
@@ -382,16 +307,16 @@ def test_what_the_host_has_translated_is_under_the_interface_it_leaves_by(world:
 def test_an_untracked_policy_needs_both_directions(world: Callable[[Story], None]) -> None:
     """Nothing is remembered of what it lets in, so the answer goes out by a rule only."""
 
-    async def story(here: World) -> None:
+    async def story(here: Host) -> None:
         probe = {Probe("left", "192.0.2.1", "tcp", 80)}
         come, go = [rule("Allow", "TCP", 80)], [rule("Allow", "TCP", 80, side="source")]
         raw = {"doNotTrack": True, "applyOnForward": True, "ingress": come}
         async with here.running():
-            await here.until(probe, probe)
+            await here.await_reached(probe, probe)
             await here.apply(endpoint("eth0"), policy("raw", **raw))
-            await here.until(probe, set())
+            await here.await_reached(probe, set())
             await here.apply(endpoint("eth0"), policy("raw", egress=go, **raw))
-            await here.until(probe, probe)
+            await here.await_reached(probe, probe)
 
     world(story)
 
@@ -399,7 +324,7 @@ def test_an_untracked_policy_needs_both_directions(world: Callable[[Story], None
 def test_connections_outlive_a_policy_that_would_not_let_them_begin(world: Callable[[Story], None]) -> None:
     """And a new one is dropped."""
 
-    async def story(here: World) -> None:
+    async def story(here: Host) -> None:
         server = socket.create_server(("192.0.2.1", 80))
         client = opened(Probe("left", "192.0.2.1", "tcp", 80))
         client.setblocking(True)
@@ -418,6 +343,6 @@ def test_connections_outlive_a_policy_that_would_not_let_them_begin(world: Calla
                         accepted.sendall(b"pong")
                         assert client.recv(4) == b"pong"
                         probe = {Probe("left", "192.0.2.1", "tcp", 80)}
-                        await here.until(probe, set() if objects else probe)
+                        await here.await_reached(probe, set() if objects else probe)
 
     world(story)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import ipaddress
 import json
 import os
@@ -12,7 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
@@ -26,20 +25,13 @@ from bgpmesh.kernel.links import LinksEdge, uninstall
 from bgpmesh.kernel.sysctls import prepare_host
 from bgpmesh.route.nlri import IPAddress
 from bgpmesh.workload.endpoint import Endpoint, LinkSpec, interface_name, link_of
+from containerlab import lab
+from tests.netns.host import apart, run
+from tests.waiting import DEADLINE_S, beside, until
 
-DEADLINE_S = 60.0
 LINKS_NEIGHBOURS_AND_ADDRESSES = 0x1 | 0x4 | 0x10 | 0x100  # groups of linux/rtnetlink.h
-_CLONE_NEWNS, _CLONE_NEWNET = 0x00020000, 0x40000000
-_libc = ctypes.CDLL(None, use_errno=True)
 
 Scenario = Callable[[], None]
-
-
-def run(*command: str) -> str:
-    """Return what a command printed; it must succeed."""
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=DEADLINE_S)
-    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}{done.stdout}"
-    return done.stdout
 
 
 def succeeds(*command: str) -> bool:
@@ -53,31 +45,8 @@ def rows(*command: str) -> list[dict[str, object]]:
 
 @pytest.fixture
 def node() -> Callable[[Scenario], None]:
-    """Give a way to run a scenario on a node of its own: a thread in fresh network and mount namespaces."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root: network namespaces are made")
-
-    def within(scenario: Scenario) -> None:
-        failures: list[BaseException] = []
-
-        def body() -> None:
-            try:
-                if _libc.unshare(_CLONE_NEWNET | _CLONE_NEWNS) != 0:
-                    pytest.skip(f"needs CAP_SYS_ADMIN: unshare says {os.strerror(ctypes.get_errno())}")
-                run("mount", "--make-rprivate", "/")
-                run("mount", "-t", "tmpfs", "none", "/run")
-                run("ip", "link", "set", "lo", "up")
-                scenario()
-            except BaseException as failure:  # noqa: BLE001  carried over to the test's own thread
-                failures.append(failure)
-
-        thread = threading.Thread(target=body)
-        thread.start()
-        thread.join()
-        if failures:
-            raise failures[0]
-
-    return within
+    """Give a way to run a scenario on a node of its own."""
+    return apart
 
 
 def workload(name: str, *addresses: str) -> LinkSpec:
@@ -118,21 +87,15 @@ class Bench:
         """Give an edge that has read back and runs."""
         edge = LinksEdge(self.links, "bgpm", self.report)
         await edge.start()
-        task = asyncio.create_task(edge.run())
         try:
-            yield edge
+            async with beside(edge.run()):
+                yield edge
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
             edge.close()  # for a task that was cancelled before it began
 
     async def until(self, is_so: Callable[[], bool]) -> None:
         """Poll until something is so."""
-        deadline = time.monotonic() + DEADLINE_S
-        while not is_so():
-            assert time.monotonic() < deadline, self.events
-            await asyncio.sleep(0.01)
+        await until(is_so, lambda: self.events)
 
     async def settled(self, edge: LinksEdge, *specs: LinkSpec) -> None:
         """Want these links, and wait until everything is as wanted."""
@@ -174,17 +137,16 @@ def process_in_new_namespace() -> Iterator[int]:
     own = inode_of("/proc/thread-self/ns/net")
     with subprocess.Popen(["unshare", "--net", "sleep", "600"]) as process:
         try:
-            deadline = time.monotonic() + DEADLINE_S
-            while inode_of(f"/proc/{process.pid}/ns/net") == own:
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            lab.until(lambda: inode_of(f"/proc/{process.pid}/ns/net") != own, "a namespace of its own")
             yield process.pid
         finally:
             process.kill()
 
 
-def pings(name: str, address: IPAddress) -> bool:
-    return succeeds("ip", "netns", "exec", name, "ping", "-c", "1", "-W", "5", str(address))
+def pings(of: str, address: IPAddress | str, seconds: int = 30) -> bool:
+    """Tell whether a workload ("" is the host itself) is answered within so many seconds."""
+    place = ("ip", "netns", "exec", of) if of else ()
+    return succeeds(*place, "ping", "-c", "1", "-w", str(seconds), str(address))
 
 
 WEB = workload("web", "10.244.1.5", "fd00:10:244:1::5")
@@ -201,16 +163,16 @@ def test_two_workloads_reach_each_other_through_the_node(node: Callable[[Scenari
         bench = Bench()
         async with bench.running() as edge:
             await bench.settled(edge, WEB, SHOP_DB)
-            assert not succeeds("ip", "netns", "exec", "web", "ping", "-c", "1", "-W", "1", "10.244.1.6")
+            assert not pings("web", "10.244.1.6", seconds=1)
             route_to(WEB)
             route_to(SHOP_DB)
             for address in SHOP_DB.addresses:
                 assert pings("web", address)
             for address in WEB.addresses:
                 assert pings("db", address)
-            assert "ttl=63" in run("ip", "netns", "exec", "web", "ping", "-c", "1", "10.244.1.6")
-            assert succeeds("ping", "-c", "1", "-W", "5", "fd00:10:244:1::5")
-            assert succeeds("ip", "netns", "exec", "web", "ping", "-c", "1", "-W", "5", "fe80::1%eth0")
+            assert "ttl=63" in run("ip", "netns", "exec", "web", "ping", "-c", "1", "-w", "30", "10.244.1.6")
+            assert pings("", "fd00:10:244:1::5")
+            assert pings("web", "fe80::1%eth0")
 
     node(in_loop(story))
 
@@ -279,7 +241,7 @@ def test_ipv6_is_turned_on_inside_where_it_was_off(node: Callable[[Scenario], No
         async with bench.running() as edge:
             await bench.settled(edge, WEB)
         route_to(WEB)
-        assert succeeds("ping", "-c", "1", "-W", "5", "fd00:10:244:1::5")
+        assert pings("", "fd00:10:244:1::5")
 
     node(in_loop(story))
 
@@ -497,7 +459,7 @@ def test_a_link_that_somebody_deleted_or_set_down_is_repaired(node: Callable[[Sc
             route_to(WEB)
             run("ip", "addr", "add", "192.0.2.1/32", "dev", "lo")
             assert pings("web", ipaddress.ip_address("192.0.2.1"))
-            assert succeeds("ping", "-c", "1", "-W", "5", "fd00:10:244:1::5")
+            assert pings("", "fd00:10:244:1::5")
             bench.events.clear()
             run("ip", "link", "del", WEB.interface)
             await bench.until(lambda: any(isinstance(e, LinkObserved) for e in bench.events))

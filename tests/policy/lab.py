@@ -22,7 +22,7 @@ PROBER = str(Path(__file__).with_name("prober.py"))
 SOCKET = "/run/bgpmesh/prober.sock"
 FIRST_PORT, LAST_PORT = 10_000, 60_000  # source ports of sweeps: one a sweep, since connections are remembered
 GRACE_S = 0.15  # at least: how long an answer that must not come is waited for
-PATIENCE_S = (2.0, 4.0, 8.0, 15.0)  # for an answer that must come, one try after the other
+PATIENCE_S = (2.0, 4.0, 8.0, 30.0)  # for an answer that must come, one try after the other
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ class Stage:
             self._attach(key, {"pod": key[-1]})
         for words in (["serve"], ["probe", SOCKET]):
             process = self.cluster.lab.start("n1", [sys.executable, "-ISE", PROBER, *words, *names.values()])
-            process.until(lambda process=process: "listening" in process.output(), " ".join(words))  # type: ignore[misc]
+            process.await_said("listening")
         self.prober = process
 
     # ── from step to step ────────────────────────────────────────────────────
@@ -152,7 +152,7 @@ class Stage:
             "patience": patience_s,
         }
         answer: dict[str, Any]
-        (answer,) = conversation(f"/proc/{self.prober.pid}/root{SOCKET}", [request])
+        (answer,) = conversation(f"{self.prober.root}{SOCKET}", [request])
         return answer
 
     def _probed(self, world: World, asked: Sequence[Cell], expected: Sequence[bool]) -> list[bool]:
@@ -182,7 +182,7 @@ class Stage:
         said = [True] * len(asked)
         for node in self.nodes:
             mine = [at for at, cell in enumerate(asked) if node in {holders[cell.source], holders[cell.destination]}]
-            path = f"/proc/{self.cluster.daemons[node].pid}/root{DEFAULT_SOCKET}"
+            path = f"{self.cluster.daemons[node].root}{DEFAULT_SOCKET}"
             requests = [{"command": "policy explain", "args": arguments(asked[at])} for at in mine]
             for at, answer in zip(mine, conversation(path, requests), strict=True):
                 said[at] = said[at] and answer["result"]["verdict"] == "allow"

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from bgpmesh.peering.message import Capabilities, Negotiated, Open
 from bgpmesh.peering.peer import Peer
-from bgpmesh.route.attributes import Asn, AsPath, Origin, PathAttributes, RouterId, SegmentKind
+from bgpmesh.route.attributes import Asn, Origin, PathAttributes, RouterId
 from bgpmesh.route.nlri import Family, IPAddress, Nlri, parse_nlri
 from bgpmesh.route.path import HostRoute, HostRouteKind, PeerName, Role
+from tests.unit.rib.ribworld import sequence
 
 ASN, ROUTER_ID, CLUSTER_ID = Asn(64512), RouterId(1), RouterId(900)
 BOTH = (Family.IPV4, Family.IPV6)
@@ -61,11 +62,6 @@ def negotiated(peer: Peer, router_id: int, families: tuple[Family, ...] = BOTH) 
     ours = Open(ASN, 9, ROUTER_ID, Capabilities(families))
     theirs = Open(peer.asn, 9, RouterId(router_id), Capabilities(families))
     return Negotiated(ours, theirs, 9, families, four_octet_asn=True)
-
-
-def sequence(*asns: int) -> AsPath:
-    """Return an AS_PATH of one sequence."""
-    return AsPath(((SegmentKind.SEQUENCE, tuple(map(Asn, asns))),)) if asns else AsPath()
 
 
 PEERS: dict[PeerName, Peer] = {

@@ -18,6 +18,7 @@ from bgpmesh.route.nlri import Family, IPAddress, Nlri
 from bgpmesh.route.path import PeerName, Role
 from bgpmesh.wire import codec as codec_module
 from bgpmesh.wire.codec import Codec, Decoded, Garbage, Routes
+from tests.bench.feeder import message
 
 OURS, THEIRS = Asn(64512), Asn(65001)
 
@@ -67,11 +68,6 @@ def slowly(codec: Codec, data: bytes) -> list[Decoded]:
 
 
 # ── UPDATEs, right and wrong ─────────────────────────────────────────────────
-
-
-def message(kind: int, body: bytes) -> bytes:
-    """Return a message with its header."""
-    return b"\xff" * 16 + (19 + len(body)).to_bytes(2, "big") + bytes((kind,)) + body
 
 
 def prefixes(bits: int, excess: int) -> st.SearchStrategy[bytes]:

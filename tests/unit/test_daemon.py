@@ -14,8 +14,7 @@ import pytest
 from bgpmesh.daemon import Daemon, Overrides, choose
 from bgpmesh.journal.story import Handled, read
 from bgpmesh.state import State
-
-DEADLINE_S = 60.0
+from tests.waiting import DEADLINE_S
 
 
 def _break() -> None:
@@ -23,7 +22,7 @@ def _break() -> None:
 
 
 def run(directory: Path, begin: Callable[[Daemon], object]) -> None:
-    """Run a daemon without a kernel to its end; `begin` is called a moment after its start."""
+    """Run a daemon without a kernel to its end; `begin` is called once it is in sync."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -41,7 +40,14 @@ def run(directory: Path, begin: Callable[[Daemon], object]) -> None:
         state.open("n1")
         try:
             daemon = Daemon(chosen, overrides, state)
-            asyncio.get_running_loop().call_later(0.1, begin, daemon)
+
+            def look() -> None:
+                if daemon.engine.is_in_sync:
+                    begin(daemon)
+                else:
+                    asyncio.get_running_loop().call_later(0.01, look)
+
+            look()
             async with asyncio.timeout(DEADLINE_S):
                 await daemon.run()
         finally:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,8 +15,7 @@ from bgpmesh import keeper, objects
 from bgpmesh.events import Event, ObjectsChanged
 from bgpmesh.keeper import Keeper
 from bgpmesh.state import State
-
-DEADLINE_S = 30.0
+from tests.waiting import beside, until
 
 
 def text(*names: str) -> str:
@@ -50,19 +48,14 @@ class World:
         if names not in self.told[-1:]:  # it also tells where only what is wrong has changed
             self.told.append(names)
 
-    def watch(self, change: Callable[[], None], until: Callable[[], bool]) -> None:
+    def watch(self, change: Callable[[], None], holds: Callable[[], bool]) -> None:
         """Begin, change something, and wait until something is so."""
 
         async def story() -> None:
             assert self.keeper.restore(self.directory)
-            task = asyncio.create_task(self.keeper.watch(lambda: self.directory))
-            await asyncio.to_thread(change)
-            async with asyncio.timeout(DEADLINE_S):
-                while not until():  # noqa: ASYNC110  polled, as what it asks is not ours to signal
-                    await asyncio.sleep(0.01)
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            async with beside(self.keeper.watch(lambda: self.directory)):
+                await asyncio.to_thread(change)
+                await until(holds, lambda: self.told)
 
         asyncio.run(story())
 
@@ -117,20 +110,23 @@ def test_an_exchange_in_the_middle_of_reading_is_read_again(
     assert all("closed" in each for each in world.told)
 
 
-def test_a_file_that_is_being_written_is_not_taken(world: World) -> None:
-    """Truncated first, and empty for a while, as with `cp` over a slow line."""
+def test_a_file_that_is_being_written_is_not_taken(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Truncated first, and empty for some looks, as with `cp` over a slow line."""
     pytest.importorskip("yaml")
     place = world.directory / "a.yaml"  # JSON is YAML, and an empty one has nothing in it
     place.write_text(text("one", "two"))
 
-    def write() -> None:
-        with place.open("w") as file:
-            for _ in range(40):
-                os.utime(place)
-                time.sleep(0.02)
-            file.write(text("one", "two", "four"))
+    looks = iter(range(6))
 
-    world.watch(write, lambda: "four" in world.told[-1])
+    def looked_at(directory: Path) -> objects.Stamps | str:
+        if world.told and (number := next(looks, None)) is not None:  # each look finds it changed since the last
+            place.write_text("" if number < 5 else text("one", "two", "four"))
+            os.utime(place, (number, number))
+        return objects.stamps(directory)
+
+    monkeypatch.setattr(keeper, "objects", SimpleNamespace(stamps=looked_at, snapshot=objects.snapshot))
+    world.watch(lambda: None, lambda: "four" in world.told[-1])
+    assert next(looks, None) is None
     assert world.told == [{"one", "two"}, {"one", "two", "four"}]
 
 

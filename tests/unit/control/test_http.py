@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,11 +12,10 @@ import pytest
 from bgpmesh.control import http
 from bgpmesh.control.http import HttpServer, split_listen
 from bgpmesh.errors import ConfigError
+from tests.waiting import DEADLINE_S, beside
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Running
-
-PATIENCE_S = 60.0
 
 
 def served(running: Running, scenario: Callable[[int], Awaitable[None]]) -> None:
@@ -26,14 +24,8 @@ def served(running: Running, scenario: Callable[[int], Awaitable[None]]) -> None
     async def both() -> None:
         server = HttpServer("127.0.0.1:0", running)
         await server.start()
-        task = asyncio.create_task(server.run())
-        try:
-            async with asyncio.timeout(PATIENCE_S):
-                await scenario(server.port)
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        async with beside(server.run()), asyncio.timeout(DEADLINE_S):
+            await scenario(server.port)
 
     asyncio.run(both())
 

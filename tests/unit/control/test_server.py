@@ -9,7 +9,6 @@ import resource
 import select
 import socket
 import stat
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,8 +18,7 @@ import pytest
 from bgpmesh.control import client, server
 from bgpmesh.control.server import ControlServer, Request, RequestError, Stream
 from bgpmesh.errors import ConfigError, Problem, refused
-
-PATIENCE_S = 60.0
+from tests.waiting import DEADLINE_S, beside, until
 
 
 class Numbers:
@@ -67,14 +65,8 @@ def served(path: str, scenario: Callable[[], Awaitable[None]], node: str = "n1")
     async def both() -> None:
         control = ControlServer(path, echo, node)
         control.start()
-        running = asyncio.create_task(control.run())
-        try:
-            async with asyncio.timeout(PATIENCE_S):
-                await scenario()
-        finally:
-            running.cancel()
-            with suppress(asyncio.CancelledError):
-                await running
+        async with beside(control.run()), asyncio.timeout(DEADLINE_S):
+            await scenario()
 
     asyncio.run(both())
 
@@ -126,7 +118,7 @@ def test_a_descriptor_is_handed_over(path: str, tmp_path: Path) -> None:
             descriptor = os.open(tmp_path / "namespace", os.O_RDONLY)
             assert await ask(path, "read", {}, (descriptor,)) == ["inside"]
             os.close(descriptor)
-        await eventually(lambda: open_descriptors() <= before + 1)
+        await until(lambda: open_descriptors() <= before + 1)
 
     served(path, scenario)
 
@@ -166,13 +158,6 @@ def is_hung_up(connection: socket.socket) -> bool:
     poll = select.poll()
     poll.register(connection, 0)
     return any(event & select.POLLHUP for _, event in poll.poll(0))
-
-
-async def eventually(is_so: Callable[[], bool]) -> None:
-    """Wait until it is so."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not is_so():  # noqa: ASYNC110  what is waited for has no event
-            await asyncio.sleep(0.01)
 
 
 def test_a_large_table_arrives_whole(path: str) -> None:
@@ -242,9 +227,9 @@ def test_a_client_that_never_reads_holds_up_nobody(path: str, monkeypatch: pytes
             deaf.sendall(b'{"command": "large"}\n')
             for _ in range(20):
                 await ask(path, "status", {})
-            deaf.settimeout(PATIENCE_S)
+            deaf.settimeout(DEADLINE_S)
             received = 0
-            await eventually(lambda: is_hung_up(deaf))
+            await until(lambda: is_hung_up(deaf))
             while data := await asyncio.to_thread(deaf.recv, 1 << 16):
                 received += len(data)
             assert received < 2000 * 1000
@@ -320,14 +305,6 @@ def test_the_client_says_that_nobody_is_there(path: str, listener: socket.socket
         client.call(path, "status", {})
 
 
-async def until(is_so: Callable[[], bool]) -> None:
-    """Poll until something is so."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not is_so():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
-
-
 async def closed(count: int) -> None:
     """Wait until so many have ended that were followed."""
     await until(lambda: Numbers.closed >= count)
@@ -398,12 +375,9 @@ def test_the_end_of_the_daemon_ends_what_is_followed(path: str) -> None:
     async def whole() -> None:
         control = ControlServer(path, echo, "n1")
         control.start()
-        running = asyncio.create_task(control.run())
-        following = asyncio.create_task(asyncio.to_thread(follow))
-        await until(lambda: len(told) == 2)
-        running.cancel()
-        with suppress(asyncio.CancelledError):
-            await running
+        async with beside(control.run()):
+            following = asyncio.create_task(asyncio.to_thread(follow))
+            await until(lambda: len(told) == 2)
         with pytest.raises(client.NoDaemonError, match="has ended"):
             await following
 

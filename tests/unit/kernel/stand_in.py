@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from bgpmesh.delta import Delta
 from bgpmesh.events import Event, FibObserved, FibRead, FibWritten, HostRoutesChanged, NextHopsWritten
@@ -13,8 +13,7 @@ from bgpmesh.kernel.fib import FibEdge, KernelOptions
 from bgpmesh.kernel.netlink import Door, NetlinkDoor
 from bgpmesh.route.nlri import IPAddress, Nlri, parse_nlri
 from bgpmesh.route.path import HostRoute, Resolution, Target
-
-DEADLINE_S = 60.0
+from tests.waiting import beside, until
 
 
 class Core:
@@ -80,25 +79,13 @@ class Core:
         )
         self.kick = edge.kick
         await edge.start()
-        task = asyncio.create_task(edge.run())
-        await asyncio.sleep(0)
-        try:
+        async with beside(edge.run()):
+            await asyncio.sleep(0)
             yield edge
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
 
     async def until(self, is_so: Callable[[], bool]) -> None:
         """Poll until something is so."""
-        deadline = time.monotonic() + DEADLINE_S
-        while not is_so():
-            assert time.monotonic() < deadline, (
-                [type(e).__name__ for e in self.events[-20:]],
-                self.failures,
-                self.drift,
-            )
-            await asyncio.sleep(0.01)
+        await until(is_so, lambda: ([type(e).__name__ for e in self.events[-20:]], self.failures, self.drift))
 
     async def at_rest(self, edge: FibEdge) -> None:
         """Wait until everything is as wanted."""

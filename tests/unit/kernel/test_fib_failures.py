@@ -555,3 +555,37 @@ def test_a_bug_in_the_thread_ends_the_daemon(kernel: FakeKernel, monkeypatch: py
 
     with pytest.raises(ZeroDivisionError):
         asyncio.run(scenario())
+
+
+class Downed(FakeKernel):
+    """A kernel whose links are down until somebody sets them up."""
+
+    flags = 0
+
+    def _listed(self, kind: int, request: bytes) -> Iterator[bytes]:
+        yield from (self.link() for _ in range(kind == RTM_GETLINK))
+        if kind != RTM_GETLINK:
+            yield from super()._listed(kind, request)
+
+    def link(self) -> bytes:
+        """Return what the kernel says of the link."""
+        head = struct.pack("=BxHiII", 0, 1, LINK, self.flags, 0)
+        return message(RTM_NEWLINK, 0, 1, head + attribute(IFLA_IFNAME, b"eth0\0"))
+
+
+@pytest.mark.parametrize("is_read_back_first", [False, True])
+def test_what_waited_for_a_link_is_tried_once_it_is_up(is_read_back_first: bool) -> None:
+    """Also where the news of that come while everything is read back, which makes them superfluous."""
+    kernel, woken = Downed(), list[object]()
+    bench = Bench(kernel)
+    bench.table._hurry = woken.extend
+    kernel.message_faults.extend([errno.ENETDOWN])
+    bench.table.write([(X, Resolution(LINK, None, 0))], [])
+    assert bench.failures == {X: os.strerror(errno.ENETDOWN)}
+    kernel.flags = IFF_UP | IFF_LOWER_UP
+    kernel.tell(kernel.link())
+    if is_read_back_first:
+        bench.table.read_back()
+    bench.table.hear()
+    assert woken == [X]
+    kernel.close()

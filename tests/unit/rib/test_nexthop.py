@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from bgpmesh.route.path import Blackhole, HostRouteKind, OnLink, PeerName, Via
@@ -222,3 +224,33 @@ def test_what_is_known_of_next_hops_is_forgotten_with_the_last_path() -> None:
     world.rib.sweep(PeerName("a"), BOTH)
     world.work()
     assert world.rib.next_hop_of(address("192.0.2.9")) == []
+
+
+# On our LAN, but this host has a route of its own to it: single-hop eBGP passes that over (rule 4), iBGP does not.
+BEHIND = host("192.0.2.9/32", 2, HostRouteKind.GATEWAY, "192.0.2.77", 50)
+
+
+def hops_after(*steps: str) -> dict[str, tuple[int, str | None, int]]:
+    """Return what the next hop is to be, that an iBGP peer ("a") and an eBGP neighbour ("out", "lost") announce."""
+    world = World(A, external("out", "192.0.2.3"))
+    world.rib.host_routes_changed([BEHIND], [])
+    for step in steps:
+        if step == "lost":
+            world.lose("out", "10.2.0.0/16")
+        else:
+            world.hear(step, via("192.0.2.9", 65001), "10.1.0.0/16" if step == "a" else "10.2.0.0/16")
+        world.work()
+    return world.hops()
+
+
+def test_of_two_ways_to_one_next_hop_the_order_decides_nothing() -> None:
+    """Single-hop eBGP and iBGP mean two ways by one address, and the kernel has one object for it."""
+    answers = [hops_after(*order) for order in itertools.permutations(("a", "out"))]
+    assert answers == [{"192.0.2.9": (2, None, 0)}] * 2
+    assert hops_after("a") == {"192.0.2.9": (2, "192.0.2.77", 50)}
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(("a", "out"))))
+def test_a_way_that_nobody_uses_any_more_decides_nothing(order: tuple[str, ...]) -> None:
+    """What the eBGP neighbour had announced by it leaves no trace."""
+    assert hops_after(*order, "lost") == hops_after("a")

@@ -29,6 +29,8 @@ from bgpmesh.route.path import PeerName, Role
 from bgpmesh.wire import codec as codec_module
 from bgpmesh.wire import fastpath
 from bgpmesh.wire.codec import Codec, Garbage, Routes
+from tests.bench import feeder
+from tests.bench.feeder import message
 
 ADDRESS = ipaddress.ip_address("192.0.2.1")
 BOTH = Capabilities(families=(Family.IPV4, Family.IPV6))
@@ -64,15 +66,9 @@ def established(asn: int = 64512, theirs: Open = THEIRS) -> Codec:
     return made
 
 
-def message(kind: int, body: bytes) -> bytes:
-    """Return a message with its header."""
-    return b"\xff" * 16 + (19 + len(body)).to_bytes(2, "big") + bytes((kind,)) + body
-
-
 def update(attributes: bytes, announced: bytes = b"", withdrawn: bytes = b"") -> bytes:
     """Return an UPDATE."""
-    lengths = len(withdrawn).to_bytes(2, "big"), len(attributes).to_bytes(2, "big")
-    return message(2, lengths[0] + withdrawn + lengths[1] + attributes + announced)
+    return feeder.update(withdrawn, attributes, announced)
 
 
 def garbage(data: bytes, made: Codec | None = None) -> Garbage:

@@ -7,7 +7,7 @@ import contextlib
 import ipaddress
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -34,6 +34,7 @@ from bgpmesh.route.path import PeerName, Role
 from bgpmesh.wire import sockets, speaker
 from bgpmesh.wire.codec import Codec
 from bgpmesh.wire.speaker import Speaker
+from tests.waiting import until
 
 A, B = ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("127.0.0.2")
 V6 = ipaddress.ip_address("::1")
@@ -79,22 +80,13 @@ class Node:
 
     async def first(self, kind: type[E]) -> E:
         """Wait for the first event of a kind."""
-        await until(lambda: self.seen(kind), self.events)
+        await until(lambda: self.seen(kind), lambda: self.events)
         return self.seen(kind)[0]
 
     @property
     def connection(self) -> int:
         """The number of the newest connection."""
         return self.seen(Connected)[-1].connection
-
-
-async def until(condition: Callable[[], object], shown: object = None) -> None:
-    """Poll until it holds, for a minute at most."""
-    for _ in range(6000):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError(f"not within a minute; seen: {shown}")
 
 
 def free_port(address: IPAddress = A) -> int:
@@ -182,7 +174,7 @@ def test_a_call_to_a_peer_that_is_about_to_be_configured() -> None:
             task = asyncio.create_task(a.speaker.run())
             a.speaker.execute(Dial(NAME))
             a.speaker.configure((a.peer,))
-            await until(lambda: a.events, a.events)
+            await until(lambda: a.events)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         assert [type(event) for event in a.events] == [Connected]
@@ -249,7 +241,7 @@ def test_a_conversation(a: IPAddress, b: IPAddress) -> None:
             assert MessageReceived(1, Keepalive()) == await two.first(MessageReceived)
             one.batches += [routes(1000), EndOfRib(Family.IPV4)]
             one.speaker.execute(StartRoutes(1, NAME))
-            await until(lambda: MessageReceived(1, EndOfRib(Family.IPV4)) in two.events, two.events[:5])
+            await until(lambda: MessageReceived(1, EndOfRib(Family.IPV4)) in two.events, lambda: two.events[:5])
             assert routes(1000).nlris == [nlri for event in two.seen(RoutesReceived) for nlri in event.announced]
             assert 1 == one.speaker.messages[NAME, "out", "open"] == two.speaker.messages[NAME, "in", "keepalive"]
             assert one.speaker.messages[NAME, "out", "update"] >= 2
