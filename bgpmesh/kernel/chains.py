@@ -486,9 +486,22 @@ class _Host:
 
 
 def _write(family: int, backend: str, table: str, wanted: Mapping[str, Rules | None]) -> None:
+    """Make chains of a table as wanted (None: gone).
+
+    With nft what is refused is tried again at once: where somebody else writes meanwhile, iptables-nft-restore (1.8.11)
+    may forget chains that it has just been told of, and says that they do not exist.
+    """
     hooks = [key for key in (ChainKey(family, table, chain) for chain in wanted) if not key.is_ours]
-    standing = {key.chain: _standing(*key, backend) for key in hooks}
-    _run(family, backend, "restore", "-n", f"--wait={_LOCK_WAIT_S}", stdin=restore_text(table, wanted, standing))
+    for is_last in (backend != "nft", True):
+        standing = {key.chain: _standing(*key, backend) for key in hooks}
+        text = restore_text(table, wanted, standing)
+        try:
+            _run(family, backend, "restore", "-n", f"--wait={_LOCK_WAIT_S}", stdin=text)
+        except KernelError as error:
+            if is_last or error.errno != errno.EIO:
+                raise
+        else:
+            return
 
 
 def _standing(family: int, table: str, chain: str, backend: str) -> Standing:

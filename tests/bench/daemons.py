@@ -205,7 +205,7 @@ class Frr:
     name = "frr"
     has_fib = True
     status: tuple[str, ...] = ("vtysh", "-N", NODE, "-c", "show bgp summary")
-    _ZEBRA, _BGPD = "/usr/lib/frr/zebra", "/usr/lib/frr/bgpd"
+    _ZEBRA, _BGPD, _MGMTD = "/usr/lib/frr/zebra", "/usr/lib/frr/bgpd", "/usr/lib/frr/mgmtd"
 
     def missing(self) -> str:
         """Look for the programs."""
@@ -222,7 +222,7 @@ class Frr:
     def start(self, lab: Lab, node: str, setup: Setup) -> list[Process]:
         """Start zebra, then bgpd, in a name space of paths of their own."""
         etc, run = f"/etc/frr/{node}", f"/run/frr/{node}"
-        for name, text in (("zebra", ""), ("vtysh", ""), ("bgpd", self._file(node, setup))):
+        for name, text in (("mgmtd", ""), ("zebra", ""), ("vtysh", ""), ("bgpd", self._file(node, setup))):
             lab.write(node, f"{etc}/{name}.conf", text)
         # The socket of a zebra that was killed would be taken for that of the next one; and they become user frr.
         prepare = f"rm -rf {run}; install -d -o frr -g frr /run/frr {run}; chown -R frr:frr {etc}"
@@ -230,10 +230,12 @@ class Frr:
         if not setup.has_fib:
             return [self._start(lab, node, self._BGPD, "-Z")]
         kept = ["-r", "-K", "120"] if setup.has_graceful_restart else []
+        # Since version 9; without it the zebra of 10 never comes to rest, it has something to tell it.
+        managed = [self._start(lab, node, self._MGMTD)] if Path(self._MGMTD).exists() else []
         zebra = self._start(lab, node, self._ZEBRA, "-s", "90000000", *kept)
         # A bgpd that finds no zebra comes back ten seconds later, and knows no interface until then.
         zebra.until(Path(f"{zebra.root}{run}/zserv.api").exists, "zebra's socket")
-        return [zebra, self._start(lab, node, self._BGPD)]
+        return [*managed, zebra, self._start(lab, node, self._BGPD)]
 
     def is_in_sync(self, lab: Lab, routes: int) -> bool:
         """Read from the summary that the routes are back; of its recovery it says nothing there."""
