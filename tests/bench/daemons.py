@@ -222,7 +222,7 @@ class Frr:
     def start(self, lab: Lab, node: str, setup: Setup) -> list[Process]:
         """Start zebra, then bgpd, in a name space of paths of their own."""
         etc, run = f"/etc/frr/{node}", f"/run/frr/{node}"
-        for name, text in (("mgmtd", ""), ("zebra", ""), ("vtysh", ""), ("bgpd", self._file(node, setup))):
+        for name, text in (("zebra", ""), ("vtysh", ""), ("bgpd", self._file(node, setup))):
             lab.write(node, f"{etc}/{name}.conf", text)
         # The socket of a zebra that was killed would be taken for that of the next one; and they become user frr.
         prepare = f"rm -rf {run}; install -d -o frr -g frr /run/frr {run}; chown -R frr:frr {etc}"
@@ -248,8 +248,8 @@ class Frr:
 
     def _start(self, lab: Lab, node: str, program: str, *options: str) -> Process:
         # With -f, as a /etc/frr/frr.conf on the host would otherwise keep it from reading a file of its own.
-        file = f"/etc/frr/{node}/{Path(program).name}.conf"
-        return lab.start(node, [program, "-N", node, "-f", file, "-A", "127.0.0.1", "--log", "stdout", *options])
+        file = () if program == self._MGMTD else ("-f", f"/etc/frr/{node}/{Path(program).name}.conf")
+        return lab.start(node, [program, "-N", node, *file, "-A", "127.0.0.1", "--log", "stdout", *options])
 
     def _file(self, node: str, setup: Setup) -> str:
         own = next((each for each in setup.mesh if each.name == node), None)
