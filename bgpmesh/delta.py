@@ -73,6 +73,11 @@ class Delta(Generic[K, V]):
         """Whether every key is as wanted, or refused; O(1)."""
         return len(self) <= len(self.refused)
 
+    @property
+    def is_in_flight(self) -> bool:
+        """Whether the outcome of anything that was taken is still to be heard; O(1)."""
+        return bool(self._in_flight)
+
     def want(self, key: K, value: V | None) -> None:
         """Declare the value `key` should have; None: it should not exist."""
         if value is None:

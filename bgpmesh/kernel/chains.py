@@ -120,7 +120,13 @@ class ChainsEdge:
             await self._read_back(is_news=True)
 
     async def settle(self) -> None:
-        """Write what is not as wanted and due, once; the outcome is reported."""
+        """Write what is not as wanted and due, once; the outcome is reported.
+
+        Not before the engine has heard the last one, and has kicked us for it: what is in flight is not taken, so a
+        chain that has just gone would be built upon.
+        """
+        if self._chains.is_in_flight or self._sets.is_in_flight:
+            return
         now = asyncio.get_running_loop().time()
         sets = [(name, wanted) for wanted, names in self._sets.take(MOST, now) for name in names]
         tables: dict[tuple[int, str], dict[ChainKey, Rules | None]] = defaultdict(dict)

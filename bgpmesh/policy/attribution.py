@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from bgpmesh.policy.chains import ChainKey, Count, Counts, Rules, ids_of
+from bgpmesh.policy.chains import ChainKey, Count, Counts, Rules, bare, ids_of
 from bgpmesh.policy.form import Body, Compiled, Run, Stack, lines_of
 from bgpmesh.policy.rule import Action, Direction
 
@@ -130,7 +130,7 @@ def _fixed(key: ChainKey, rule: str) -> Cause | None:
         return Cause(chain, Action.ALLOW.value, "")
     if not rule.endswith(_DROP):
         return None
-    words = rule.split()[4:]
+    words = bare(rule).split()
     if (chain == "bm-to-host" and words == ["-j", "DROP"]) or (chain == "bm-INPUT" and words[2:] == ["-j", "DROP"]):
         return Cause("bm-to-host", Action.DENY.value, TO_HOST, Direction.EGRESS, is_final=True)
     name = next((name for word, name in _BY_WORD.items() if word in rule), GUARD)

@@ -32,6 +32,8 @@ HASH_NET, HASH_IP_PORT = "hash:net", "hash:ip,port"  # kinds of set, by ipset's 
 WITH_PORTS = frozenset({TCP, UDP, SCTP, UDPLITE})  # of any other a hash:ip,port stores port 0, whatever was said
 _SAFE = re.compile(r'[A-Za-z0-9 _.,:/+!"\[\]*-]+')
 _ID = re.compile(r'--comment "?bm:([A-Za-z0-9_-]{16})"?(?= |$)')
+_OWN_COMMENT = re.compile(r"-m comment --comment bm:[A-Za-z0-9_-]{16} ")
+_TARGET = re.compile(r"(?<![^ ])-[jg] ")
 
 _COUNTED = re.compile(r'^\[(\d+):(\d+)\] -A (bm-\S+) (?:.* )?--comment "?bm:([A-Za-z0-9_-]{16})"?(?= |$)', re.MULTILINE)
 
@@ -93,14 +95,22 @@ class Standing:
 
 
 def identified(chain: str, rules: Iterable[str]) -> Rules:
-    """Return rules with their ids: 16 characters of SHA-224 in base64url (RFC 4648 §5)."""
+    """Return rules with their ids, 16 characters of SHA-224 in base64url (RFC 4648 §5), between matches and target.
+
+    A comment is a match: all that stand before it have held when a packet pays for it, 45 ns on nft.
+    """
     found: list[str] = []
     last = ""
     for rule in rules:
         digest = hashlib.sha224(f"{chain}\n{last}\n{rule}".encode()).digest()
         last = base64.urlsafe_b64encode(digest).decode()[:16]
-        found.append(f"-m comment --comment bm:{last} {rule}")
+        found.append(_TARGET.sub(rf"-m comment --comment bm:{last} \g<0>", rule, count=1))
     return tuple(found)
+
+
+def bare(rule: str) -> str:
+    """Return a rule without its id."""
+    return _OWN_COMMENT.sub("", rule, count=1)
 
 
 def ids_of(rules: Iterable[str]) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """The compiled form as chains: the verdict in the filter table, a guard of it in another, and no lies about sources.
 
-    FORWARD -> bm-FORWARD -> bm-forwarded -> bm-fd-.. (a tree on interface names) -> bm-fw-IFACE -> bm-ce-.. -> bm-pe-..
-                                          -> bm-td-..                             -> bm-tw-IFACE -> bm-ci-.. -> bm-pi-..
-    INPUT   -> bm-INPUT   -> bm-to-host   -> bm-fd-.. as above, then what `to_host` says
+    FORWARD -> bm-forwarded             -> bm-fd-.. (a tree on interface names) -> bm-fw-IFACE -> bm-ce-.. -> bm-pe-..
+                                        -> bm-td-..                             -> bm-tw-IFACE -> bm-ci-.. -> bm-pi-..
+    INPUT   -> bm-INPUT   -> bm-to-host -> bm-fd-.. as above, then what `to_host` says
     OUTPUT  -> bm-OUTPUT  -> returns: the host reaches its own workloads
 
     mangle FORWARD      -> what comes from or goes to a workload is under guard, and has no verdict yet
@@ -15,13 +15,13 @@ With a host endpoint, what is no workload's goes further; of what nothing asks f
 
     INPUT                -> bm-INPUT   -> bm-fhd-.. (a tree)  -> bm-fh-IFACE  -> normal, ingress
     OUTPUT               -> bm-OUTPUT  -> bm-thd-..           -> bm-th-IFACE  -> normal, egress
-    FORWARD              -> bm-FORWARD -> bm-through -> bm-fhfd-.. -> bm-fhf-IFACE -> forward, ingress
-                                                     -> bm-thfd-.. -> bm-thf-IFACE -> forward, egress
+    FORWARD              -> bm-through -> bm-fhfd-.. -> bm-fhf-IFACE -> forward, ingress
+                                       -> bm-thfd-.. -> bm-thf-IFACE -> forward, egress
     raw PREROUTING       -> bm-fhd-..  -> bm-fh-IFACE -> untracked, ingress, but for what comes from a workload
     raw OUTPUT           -> bm-thd-..  -> bm-th-IFACE -> untracked, egress
     mangle PREROUTING    -> bm-fhd-..  -> bm-fh-IFACE -> pre-DNAT
-    mangle POSTROUTING   -> bm-thd-..  -> bm-th-IFACE -> normal, egress, of what OUTPUT's NAT has sent elsewhere: before
-                            that the kernel knows no interface for it
+    mangle POSTROUTING   -> bm-redirected -> bm-thd-.. -> bm-th-IFACE -> normal, egress, of what OUTPUT's NAT has sent
+                            elsewhere: before that the kernel knows no interface for it
 
 Rule 1. Nothing of a body accepts: an allow sets the mark and returns, so that the other direction still runs; the
         one ACCEPT is in `bm-forwarded`, for what came back with the mark from each direction it has.
@@ -98,7 +98,7 @@ _INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,14}")  # IFNAMSIZ less on
 _MARK = r"0x[0-9a-f]{1,8}/0x[0-9a-f]{1,8}"
 _MATCHES = "|".join(
     [
-        r"-[io] [A-Za-z0-9_][A-Za-z0-9._-]{0,14}\+?",
+        r"(?:! )?-[io] [A-Za-z0-9_][A-Za-z0-9._-]{0,14}\+?",
         r"-[sd] [0-9a-f.:]{2,39}/[0-9]{1,3}",
         r"(?:! )?-p [0-9]{1,3}",
         r"-m set (?:! )?--match-set bm-[46]-[a-z2-7]{20} (?:src|dst)(?:,(?:src|dst))?",
@@ -121,7 +121,7 @@ _TARGET = "|".join(
         r"-j CT --notrack",
     ]
 )
-_RULE = re.compile(rf"-m comment --comment bm:[A-Za-z0-9_-]{{16}}(?: (?:{_MATCHES}))* (?:{_TARGET})")
+_RULE = re.compile(rf"(?:(?:{_MATCHES}) )*-m comment --comment bm:[A-Za-z0-9_-]{{16}} (?:{_TARGET})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +157,12 @@ def render(compiled: Compiled, options: Options = Options()) -> dict[ChainKey, R
         chains: dict[tuple[str, str], list[str]] = {}
         for place, rules in (*_fixed(family, options, hosts), *hosts.chains(family)):
             chains.setdefault(place, []).extend(rules)
-        for (table, chain), rules in chains.items():
-            found[ChainKey(family, table, chain)] = _identified(chain, tuple(rules), options.log_group)
         for table, hooks in HOOKS.items():
-            led = [hook for hook in hooks if (table, f"bm-{hook}") in chains]
-            found |= {ChainKey(family, table, hook): _identified(hook, (f"-j bm-{hook}",)) for hook in led}
+            led = [hook for hook in hooks if chains.get((table, f"bm-{hook}"))]
+            chains |= {(table, hook): [f"-j bm-{hook}"] for hook in led if (table, hook) not in chains}
+        for (table, chain), rules in chains.items():
+            if rules:
+                found[ChainKey(family, table, chain)] = _identified(chain, tuple(rules), options.log_group)
     return found
 
 
@@ -188,12 +189,11 @@ def _ways(compiled: Compiled, options: Options) -> _Chains:
             raise ValueError(f"{key}: {interface!r} is no name of a workload's link (prefix {options.prefix!r})")
         for direction, chain in classes.items():
             places[direction][interface] = chain
-    clear = _clear(options.accepted | options.passed)
     for direction, to_class in places.items():
         flag = "-i" if direction is Direction.EGRESS else "-o"
         targets = {name: f"-g {_own_chain(direction, name)}" for name in sorted(to_class)}
         chains |= _dispatch(flag, _bin(direction, ""), options.prefix, targets, "-j DROP")
-        chains |= {_own_chain(direction, name): [clear, f"-g {chain}"] for name, chain in to_class.items()}
+        chains |= {_own_chain(direction, name): [f"-g {chain}"] for name, chain in to_class.items()}
     return {chain: _identified(chain, tuple(rules), options.log_group) for chain, rules in chains.items()}
 
 
@@ -228,20 +228,31 @@ def _fixed(family: int, options: Options, hosts: _Hosts) -> Iterator[tuple[tuple
     first = [over, *others_known, _clear(options.accepted)]
     out = [f"-i {wild} -j {_bin(Direction.EGRESS, options.prefix)}", f"-i {wild} {denied}"]
     into = [f"-o {wild} {_clear(options.accepted)}", f"-o {wild} -j {_bin(Direction.INGRESS, options.prefix)}"]
-    others = _clear(options.guarded | options.redirected)  # what somebody else's mark has of ours
     last = {"deny": ["-j DROP"], "allow": [f"{allowed} -j ACCEPT", "-j DROP"], "return": []}[options.to_host]
     through = ["-j bm-through"] if hosts.is_on_forward else []
-    yield ("filter", "bm-FORWARD"), [*through, f"-i {wild} -j bm-forwarded", f"-o {wild} -j bm-forwarded"]
+    yield ("filter", "FORWARD"), [*through, f"-i {wild} -j bm-forwarded", f"-o {wild} -j bm-forwarded"]
     yield ("filter", "bm-INPUT"), [f"-i {wild} -g bm-to-host"]
-    yield ("filter", "bm-OUTPUT"), [others, f"-o {wild} -j RETURN"]
+    # A mark that the host's own sockets set is somebody else's, whatever it has of ours.
+    yield ("filter", "bm-OUTPUT"), [_clear(options.guarded | options.redirected), f"-o {wild} -j RETURN"]
     yield ("filter", "bm-forwarded"), [*first, *out, *into, f"{allowed} -j ACCEPT", "-j DROP"]
     yield ("filter", "bm-to-host"), [*neighbours, *first, *out, *last]
     yield ("filter", "bm-accept"), [_mark(options.accepted), "-j ACCEPT"]
     yield from ((("filter", chain), rules) for chain, rules in _verdict_chains(options).items())
+    yield from _guards(family, options)
+
+
+def _guards(family: int, options: Options) -> Iterator[tuple[tuple[str, str], list[str]]]:
+    """Yield what drops packets whose verdict is missing, and those with a source that is not theirs.
+
+    What every packet meets is in the built-in chain itself: a jump costs as much as a rule.
+    """
+    wild, over = f"{options.prefix}+", _known_connections(options, "")[0]
     verdict = options.guarded | options.accepted
-    under_guard = f"-j MARK --set-xmark {options.guarded:#x}/{verdict:#x}"
-    yield ("mangle", "bm-FORWARD"), [others, f"-i {wild} {under_guard}", f"-o {wild} {under_guard}"]
-    yield ("mangle", "bm-POSTROUTING"), [f"-m mark --mark {options.guarded:#x}/{verdict:#x} -j DROP"]
+    # All are put under guard, whatever mark they came with, and those of others let off: that is one rule less.
+    guard = f"-j MARK --set-xmark {options.guarded:#x}/{verdict | options.redirected:#x}"
+    yield ("mangle", "FORWARD"), [guard, f"! -i {wild} ! -o {wild} {_clear(options.guarded)}"]
+    yield ("mangle", "POSTROUTING"), [f"-m mark --mark {options.guarded:#x}/{verdict:#x} -j bm-POSTROUTING"]
+    yield ("mangle", "bm-POSTROUTING"), ["-j DROP"]
     known = [f"-i {wild} -p 58 -m icmp6 --icmpv6-type {kind} -j RETURN" for kind in ICMPV6_ALLOWED if family == 6]
     known += [
         f"-i {wild} {over}",
@@ -316,7 +327,7 @@ class _Hosts:
 
     def _mangle(self, family: int) -> Iterator[tuple[tuple[str, str], list[str]]]:
         redirected = self._options.redirected
-        yield ("mangle", "bm-POSTROUTING"), [f"{_marked(redirected)} -g bm-redirected"]
+        yield ("mangle", "POSTROUTING"), [f"{_marked(redirected)} -j bm-redirected"]
         yield ("mangle", "bm-redirected"), [_clear(redirected), f"-o {self._wild} -j RETURN", f"-g {_TO_HOSTS}"]
         yield from self._ways("mangle", Phase.NORMAL, Direction.EGRESS, family)
         if self._has(Phase.PRE_DNAT):
@@ -454,16 +465,24 @@ def _stack(stack: Stack, bodies: Mapping[str, Body], family: int, options: Optio
     for layer in stack.layers:
         still = f"{_unmarked(options.passed)} " if layer.can_pass else ""
         undone = _unmarked(options.walked | (options.passed if layer.can_pass else 0))
-        if still:
-            yield _clear(options.passed)
+        stale = options.passed if layer.can_pass else 0  # bits that a rule to come asks for
         for part in layer.parts:
-            if not isinstance(part, Run):
-                yield from _through(bodies[part], family, still, undone, options)
-            elif any(_counting(part, bodies, family)):
-                yield f"{still}-j {part.chain}"
+            if isinstance(part, Run):
+                rules = [f"{still}-j {part.chain}"] if any(_counting(part, bodies, family)) else []
+            else:
+                rules = list(_through(bodies[part], family, still, undone, options))
+                stale |= options.walked if _closes(bodies[part], family) else 0
+            if rules and stale:
+                yield _clear(stale)
+                stale = 0
+            yield from rules
         if layer.default is not Action.PASS and not layer.is_absent:
+            if stale:
+                yield _clear(stale)
             yield f"{still}-j DROP"
     for chain in stack.profiles:
+        if _closes(bodies[chain], family):
+            yield _clear(options.walked)
         yield from _through(bodies[chain], family, "", _unmarked(options.walked), options)
     yield from _LAST[stack.phase.last]
 
@@ -483,8 +502,6 @@ def _through(body: Body, family: int, still: str, undone: str, options: Options)
     """Yield the rules that go through a body; `still`: if the packet is still in this tier, `undone`: and did not."""
     if not body.lines[family]:
         return
-    if _closes(body, family):
-        yield _clear(options.walked)
     yield f"{still}-j {body.chain}"
     yield f"{_marked(options.accepted)} -j RETURN"
     if _closes(body, family):

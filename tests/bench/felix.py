@@ -20,14 +20,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 from bgpmesh.kernel.sets import Sets
-from bgpmesh.policy.chains import AddressSet, ChainKey, Rules, identified, member_text
+from bgpmesh.policy.chains import AddressSet, ChainKey, Rules, bare, identified, ids_of, member_text
 from bgpmesh.policy.form import FAMILIES, Compiled, Stack
 from bgpmesh.policy.iptables import Options, render
 from bgpmesh.policy.rule import Action, Direction
 
 PREFIX = "cali"
 ACCEPTED, PASSED, WORKLOAD = 0x10000, 0x20000, 0x40000
-_ID = len("-m comment --comment bm:") + 16 + 1  # of a rule as we render it
 
 Tables = Mapping[ChainKey, Rules]
 
@@ -130,7 +129,7 @@ def _endpoint(stack: Stack, direction: Direction, bodies: set[str]) -> Iterator[
 
 def _body(rules: Rules) -> Iterator[str]:
     """Yield the rules of a policy: to allow, or to pass, is a mark and a return; what else is marked is only ours."""
-    for text in (rule[_ID:] for rule in rules):
+    for text in map(bare, rules):
         if text.startswith("-j MARK "):
             continue
         for target, bit in (("-g bm-allow", ACCEPTED), ("-g bm-pass", PASSED)):
@@ -152,7 +151,9 @@ def _own(direction: Direction, interface: str) -> str:
 
 @functools.cache
 def _identified(chain: str, rules: tuple[str, ...]) -> Rules:
-    return tuple(rule.replace(" bm:", " cali:", 1) for rule in identified(chain, rules))
+    """Return rules with their ids, as Felix writes them: in front of all matches."""
+    ids = ids_of(identified(chain, rules))
+    return tuple(f"-m comment --comment cali:{each} {rule}" for each, rule in zip(ids, rules, strict=True))
 
 
 # ── to the kernel ────────────────────────────────────────────────────────────

@@ -7,6 +7,7 @@ import errno
 import ipaddress
 import re
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -15,14 +16,27 @@ from dataclasses import replace
 import pytest
 
 from bgpmesh.errors import KernelError
-from bgpmesh.events import ChainsRead, ChainsWritten, SetsWritten
+from bgpmesh.events import (
+    ChainsRead,
+    ChainsWritten,
+    EndpointAdded,
+    EndpointRemoved,
+    Event,
+    ObjectsChanged,
+    SetsWritten,
+)
 from bgpmesh.kernel import chains as kernel_chains
 from bgpmesh.kernel import sets as kernel_sets
 from bgpmesh.kernel.chains import uninstall
 from bgpmesh.kernel.sets import IN_PLACE, Sets
 from bgpmesh.policy.chains import HASH_IP_PORT, HASH_NET, AddressSet, ChainKey, identified, member_text, port_member
+from bgpmesh.policy.objects import Key
+from bgpmesh.policy.rule import Direction, Policy
+from bgpmesh.policy.selector import parse
 from bgpmesh.route.nlri import parse_nlri
-from tests.netns.host import FILE, OFF, ON, THEIRS, Story, World, run, sets_of_ours, without_net_admin
+from bgpmesh.workload.endpoint import Endpoint
+from tests.netns.host import FILE, OFF, ON, THEIRS, Story, World, apart, run, sets_of_ours, without_net_admin
+from tests.waiting import DEADLINE_S
 
 RULES = 8  # of ours, both families
 
@@ -516,3 +530,45 @@ def test_where_others_have_moved_ours_follow(world: Callable[[Story], None]) -> 
         assert [line for family in (4, 6) for line in here.saved(family) if line.startswith("-A")] == []
 
     world(story)
+
+
+class Later(World):
+    """The engine hears what edges report in the next turn of the loop, as in the daemon."""
+
+    def report(self, event: Event) -> None:
+        """Let the engine hear it soon."""
+        asyncio.get_running_loop().call_soon(World.report, self, event)
+
+
+def test_who_comes_while_the_chains_it_needs_go_finds_them_whole(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chain that is on its way out is not built upon: not before the engine knows that it is gone."""
+    stays, one, other = (
+        Endpoint(name, "shop", (("app", app),), (ipaddress.ip_address(f"10.244.1.{n}"),), f"bgpm{name}", f"/{name}")
+        for n, (name, app) in enumerate((("api", "api"), ("web1", "web"), ("web2", "web")), start=1)
+    )
+    closed = Policy("web", "shop", selector=parse("app == 'web'"), types=frozenset({Direction.INGRESS}))
+    objects = ObjectsChanged({Key("NetworkPolicy", "shop", "web"): closed})
+    is_going, may_go = threading.Event(), threading.Event()
+    execute = kernel_chains._execute
+
+    def held(program: str, arguments: Iterable[str], stdin: str = "") -> str:
+        if "-X bm-ci-" in stdin and not is_going.is_set():
+            is_going.set()
+            assert may_go.wait(DEADLINE_S)
+        return execute(program, arguments, stdin)
+
+    monkeypatch.setattr(kernel_chains, "_execute", held)
+
+    async def story(here: World) -> None:
+        async with here.running():
+            await here.settled()
+            here.report(EndpointRemoved(one.key))
+            await asyncio.to_thread(is_going.wait, DEADLINE_S)
+            here.report(EndpointAdded(other))
+            await here.until(lambda: other.key in here.engine.endpoints, "the other one")
+            may_go.set()
+            await here.until(lambda: not here.engine.chains and here.engine.is_policy_in_force, "all written")
+            written = [event for event in here.events if isinstance(event, ChainsWritten)]
+            assert [event.failed for event in written if event.failed] == []
+
+    apart(lambda: asyncio.run(story(Later(backend, OFF, (stays, one), known=(objects,)))))

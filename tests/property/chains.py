@@ -32,6 +32,12 @@ def restore(tables: Tables, text: str) -> Tables:
         elif line.startswith("-A "):
             _, chain, rule = line.split(" ", 2)
             chains[chain].append(rule)
+        elif line.startswith("-I "):
+            _, chain, number, rule = line.split(" ", 3)
+            chains.setdefault(chain, []).insert(int(number) - 1, rule)
+        elif line.startswith("-D "):
+            _, chain, rule = line.split(" ", 2)
+            chains[chain].remove(rule)
         elif line.startswith("-X "):
             chain = line[3:]
             assert not chains.pop(chain)
@@ -163,12 +169,12 @@ def travel(
     verdict = None
     into, out = flow.into, flow.out
     for table, hook in way:
-        if f"bm-{hook}" not in tables.get(table, {}):
+        if hook not in tables.get(table, {}):
             continue
         flow.into = into if hook in {"PREROUTING", "INPUT", "FORWARD"} else ""
         flow.out = out if hook in {"OUTPUT", "FORWARD", "POSTROUTING"} else ""
         host = Host(tables[table], sets)
-        answer = host.run(f"bm-{hook}", flow)
+        answer = host.run(hook, flow)
         if seen is not None:
             seen |= {(table, chain, rule): count for (chain, rule), count in host.seen.items()}
         if answer == "DROP":

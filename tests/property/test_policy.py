@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bgpmesh.policy.attribution import Counters
-from bgpmesh.policy.chains import ChainKey, Rules, restore_text
+from bgpmesh.policy.chains import ChainKey, Rules, Standing, restore_text
 from bgpmesh.policy.compile import Compiler
 from bgpmesh.policy.explain import Step, explain, judge, why_not
 from bgpmesh.policy.form import Compiled
@@ -236,10 +236,14 @@ def restored(tables: dict[int, Tables], old: dict[ChainKey, Rules], new: dict[Ch
     """Return the tables after what changed was restored, each table in a transaction as the edge does it."""
     wanted: dict[tuple[int, str], dict[str, Rules | None]] = {}
     for key in old.keys() | new.keys():
-        if key.is_ours and old.get(key) != new.get(key):
+        if old.get(key) != new.get(key):
             wanted.setdefault((key.family, key.table), {})[key.chain] = new.get(key)
     for (family, table), chains in wanted.items():
-        tables = tables | {family: restore(tables[family], restore_text(table, chains))}
+        lines = {
+            chain: [f"-A {chain} {rule}" for rule in old.get(ChainKey(family, table, chain), ())] for chain in chains
+        }
+        standing = {chain: Standing(lines=tuple(own)) for chain, own in lines.items()}
+        tables = tables | {family: restore(tables[family], restore_text(table, chains, standing))}
     return tables
 
 
@@ -270,7 +274,8 @@ def verdict(model: Model, compiled: Compiled, tables: dict[int, Tables], packet:
     is_a_workloads = flow.into.startswith("bgpm") or flow.out.startswith("bgpm")
     answer = travel(tables[packet.family], compiled.sets, flow, way)
     assert way != THROUGH or answer is not None or not is_a_workloads
-    guard = Table(tables[packet.family]["mangle"], {}).run("bm-INPUT", flow) if way == IN else None
+    mangle = tables[packet.family]["mangle"]
+    guard = Table(mangle, {}).run("INPUT", flow) if way == IN and "INPUT" in mangle else None
     assert answer == "DROP" or guard != "DROP"
     return answer != "DROP"
 

@@ -7,6 +7,7 @@ import pytest
 from bgpmesh.policy.chains import (
     ChainKey,
     Standing,
+    bare,
     foreign_rules,
     identified,
     ids_of,
@@ -50,6 +51,17 @@ def test_a_rule_s_id_says_what_it_is_and_where_it_stands() -> None:
     assert len(ids) == 5
     assert {len(each) for each in ids} == {16}
     assert identified("bm-a", ("-j X", "-j Y"))[:1] == identified("bm-a", ("-j X",))
+
+
+@pytest.mark.parametrize(
+    "matches", ["", "-i eth0 ", "-p 6 -m multiport --dports 80 ", "-m set --match-set bm-4-g src "]
+)
+@pytest.mark.parametrize("target", ["-j X", "-g bm-b", "-j MARK --set-xmark 0x0/0x1", "-j LOG --log-prefix bm-a-j:"])
+def test_an_id_is_the_last_match(matches: str, target: str) -> None:
+    """A packet that the rule is not about does not get there; and what the rule says is as it was."""
+    (rule,) = identified("bm-a", [matches + target])
+    assert f"{matches}-m comment --comment bm:{ids_of([rule])[0]} {target}" == rule
+    assert matches + target == bare(rule)
 
 
 def test_a_listing_is_read_for_what_is_ours() -> None:

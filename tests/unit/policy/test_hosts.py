@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from bgpmesh.policy.chains import AddressSet, ChainKey, Rules
+from bgpmesh.policy.chains import AddressSet, ChainKey, Rules, bare
 from bgpmesh.policy.explain import Explanation, explain, why_not
 from bgpmesh.policy.iptables import BIN, HOOKS, ICMPV6_OF_HOSTS, Options, render
 from bgpmesh.policy.model import Model, Packet
@@ -79,7 +79,7 @@ class Node:
 
     def text(self, table: str, chain: str, family: int = 4) -> list[str]:
         """Return the rules of a chain without their ids."""
-        return [each.split(" ", 4)[-1] for each in self.chains[ChainKey(family, table, chain)]]
+        return [bare(each) for each in self.chains[ChainKey(family, table, chain)]]
 
 
 def tcp(port: int, source: IPAddress = OUTSIDE, destination: IPAddress = NODE, protocol: int = TCP) -> Packet:

@@ -165,8 +165,9 @@ def read_back(text: str) -> tuple[str, dict[str, tuple[str, ...]]]:
             chains[made] = ()
         elif found["word"] == "I":
             number, _, rest = found["rest"].partition(" ")
-            assert (number, found["chain"] in chains) == ("1", False), line
-            chains[found["chain"]] = (rest,)
+            before = chains.get(found["chain"], ())
+            assert (number, found["chain"][:3]) == (str(len(before) + 1), found["chain"][:3].upper()), line
+            chains[found["chain"]] = (*before, rest)
         else:
             assert found["word"] == "A"
             chains[found["chain"]] += (found["rest"],)

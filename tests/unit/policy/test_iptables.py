@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from bgpmesh.policy.chains import ChainKey, Rules, restore_text
+from bgpmesh.policy.chains import ChainKey, Rules, ids_of, restore_text
 from bgpmesh.policy.compile import Compiler
 from bgpmesh.policy.iptables import BIN, HOOKS, Options, render
 from bgpmesh.policy.model import Member, Model, Packet
 from bgpmesh.policy.rule import TCP, Action, Direction, Icmp, Policy, PortRange, Profile, Rule, Side
 from bgpmesh.policy.selector import parse
-from tests.property.chains import Flow, Host, restore
+from tests.property.chains import THROUGH, Flow, Host, Tables, restore, travel
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 
@@ -41,8 +41,8 @@ def policy(name: str, *rules: Rule, selector: str = "all()") -> Policy:
 
 
 def table(found: dict[ChainKey, Rules], name: str = "filter", family: int = 4) -> dict[str, Rules]:
-    """Return the chains of ours in one table."""
-    return {k.chain: rules for k, rules in found.items() if (k.family, k.table) == (family, name) and k.is_ours}
+    """Return the chains of one table, built-in ones as they begin."""
+    return {k.chain: rules for k, rules in found.items() if (k.family, k.table) == (family, name)}
 
 
 def chains(of: Model, family: int = 4, options: Options = Options()) -> dict[str, Rules]:  # noqa: B008  a value
@@ -52,7 +52,7 @@ def chains(of: Model, family: int = 4, options: Options = Options()) -> dict[str
 
 def bare(rules: tuple[str, ...]) -> list[str]:
     """Return rules without their ids."""
-    return [re.sub(r"^-m comment --comment bm:[\w-]{16} ", "", rule) for rule in rules]
+    return [re.sub(r"-m comment --comment bm:[\w-]{16} ", "", rule) for rule in rules]
 
 
 HTTP = Rule(Action.ALLOW, protocol=TCP, destination=Side(ports=(PortRange(80, 80), PortRange(8000, 8080))))
@@ -93,7 +93,7 @@ def test_what_denies_or_passes_on_has_to_be_gone_through() -> None:
 def test_the_source_of_a_packet_is_looked_at_twice() -> None:
     """By rules of ours for IPv6, by one and the kernel's own filter for IPv4."""
     found = render(Compiler().compile(model(1)))
-    tables = [(f, name) for f in (4, 6) for name in ("raw", "mangle") if table(found, name, f)["bm-PREROUTING"]]
+    tables = [(f, name) for f in (4, 6) for name in ("raw", "mangle") if "bm-PREROUTING" in table(found, name, f)]
     assert [(4, "raw"), (6, "raw"), (6, "mangle")] == tables
 
 
@@ -102,13 +102,13 @@ def test_the_host_is_guarded_twice_where_workloads_may_not_reach_it(family: int)
     """Neighbour discovery and answers apart."""
     guard = table(render(Compiler().compile(model(2))), "mangle", family)
     start = ipaddress.ip_address("10.0.0.0" if family == 4 else "fd00::")
-    assert "DROP" == run(guard, flow(packet=Packet(start, start, TCP, 1, 2), out=""), "bm-INPUT")
-    assert run(guard, flow(packet=Packet(start, start, TCP, 1, 2), out="", state="ESTABLISHED"), "bm-INPUT") is None
+    assert "DROP" == run(guard, flow(packet=Packet(start, start, TCP, 1, 2), out=""), "INPUT")
+    assert run(guard, flow(packet=Packet(start, start, TCP, 1, 2), out="", state="ESTABLISHED"), "INPUT") is None
     revoked = flow(packet=Packet(start, start, TCP, 1, 2), out="", state="ESTABLISHED", connmark=Options().revoked)
-    assert "DROP" == run(guard, revoked, "bm-INPUT")
-    assert run(guard, flow(packet=Packet(start, start, TCP, 1, 2), out="", into="eth0"), "bm-INPUT") is None
+    assert "DROP" == run(guard, revoked, "INPUT")
+    assert run(guard, flow(packet=Packet(start, start, TCP, 1, 2), out="", into="eth0"), "INPUT") is None
     solicitation = flow(packet=Packet(start, start, 58, icmp=Icmp(135, 0)), out="")
-    assert run(guard, solicitation, "bm-INPUT") == (None if family == 6 else "DROP")
+    assert run(guard, solicitation, "INPUT") == (None if family == 6 else "DROP")
 
 
 def test_a_class_asks_its_policies_then_its_profiles() -> None:
@@ -119,13 +119,13 @@ def test_a_class_asks_its_policies_then_its_profiles() -> None:
     assert [f"-j {body}", back, "-j DROP", f"-j {profile}", back, "-j DROP"] == bare(found[stack])
 
 
-def test_a_workload_is_two_rules_in_each_direction() -> None:
-    """Marks cleared, on to the class."""
+def test_a_workload_is_one_rule_in_each_direction() -> None:
+    """On to the class; marks were cleared before."""
     found = chains(model(1))
     for letter, direction in (("f", "e"), ("t", "i")):
         rules = bare(found[f"bm-{letter}w-bgpmaa000000000"])
         (stack,) = (name for name in found if name.startswith(f"bm-c{direction}-"))
-        assert ["-j MARK --set-xmark 0x0/0x3000000", f"-g {stack}"] == rules
+        assert [f"-g {stack}"] == rules
 
 
 def test_a_new_workload_of_a_known_class_rewrites_its_own_chains_and_the_dispatch_only() -> None:
@@ -149,7 +149,7 @@ def test_the_dispatch_finds_every_workload_and_drops_who_is_none(count: int) -> 
     assert max(len(rules) for name, rules in found.items() if name.startswith("bm-fd-")) <= len(ALPHABET) + 1
 
 
-def run(found: dict[str, tuple[str, ...]], flow: Flow, hook: str = "bm-FORWARD") -> str | None:
+def run(found: dict[str, tuple[str, ...]], flow: Flow, hook: str = "FORWARD") -> str | None:
     """Run a packet through the chains."""
     return Host({name: list(rules) for name, rules in found.items()}, {}).run(hook, flow)
 
@@ -161,6 +161,7 @@ def flow(**change: object) -> Flow:
 
 
 DENY_ALL = policy("none")
+EGRESS = frozenset({Direction.EGRESS})
 
 
 def test_a_pass_ends_its_tier_and_no_other() -> None:
@@ -194,7 +195,7 @@ def test_what_passes_has_the_mark_whatever_it_came_with() -> None:
 
 def test_other_peoples_packets_are_left_alone() -> None:
     """What neither comes from nor goes to a link of ours has no verdict."""
-    for hook in ("bm-FORWARD", "bm-INPUT", "bm-OUTPUT"):
+    for hook in ("FORWARD", "INPUT", "OUTPUT"):
         one = flow(into="eth0", out="docker0")
         assert run(chains(model(2)), one, hook) is None
         assert one.mark == 0
@@ -207,7 +208,7 @@ def test_an_emptied_chain_opens_nothing(family: int) -> None:
     start = ipaddress.ip_address("10.0.0.0" if family == 4 else "fd00::")
     packet = Packet(start, start + 1, TCP, 40_000, 80)
     assert run(found, flow(packet=packet)) == "DROP"
-    for name in found.keys() - {"bm-FORWARD"}:
+    for name in found.keys() - {"FORWARD"}:
         kept = {chain: () if chain == name else rules for chain, rules in found.items()}
         assert run(kept, flow(packet=packet, mark=0x0100_0000)) in {
             "DROP",
@@ -219,9 +220,9 @@ def test_an_emptied_chain_opens_nothing(family: int) -> None:
 def test_a_workload_reaches_its_host_as_the_option_says(to_host: str, verdict: str | None) -> None:
     """After its own policies."""
     found = chains(model(2), options=Options(to_host=to_host))
-    assert verdict == run(found, flow(out=""), "bm-INPUT")
+    assert verdict == run(found, flow(out=""), "INPUT")
     closed = replace(DENY_ALL, types=frozenset({Direction.EGRESS}))
-    assert "DROP" == run(chains(model(2, closed), options=Options(to_host=to_host)), flow(out=""), "bm-INPUT")
+    assert "DROP" == run(chains(model(2, closed), options=Options(to_host=to_host)), flow(out=""), "INPUT")
 
 
 def test_neighbour_discovery_reaches_the_host_and_router_advertisements_do_not() -> None:
@@ -229,7 +230,7 @@ def test_neighbour_discovery_reaches_the_host_and_router_advertisements_do_not()
     found = chains(model(2, replace(DENY_ALL, types=frozenset(Direction))), 6)
     start = ipaddress.ip_address("fd00::")
     verdicts = [
-        run(found, flow(packet=Packet(start, start, 58, icmp=Icmp(kind, 0)), out=""), "bm-INPUT")
+        run(found, flow(packet=Packet(start, start, 58, icmp=Icmp(kind, 0)), out=""), "INPUT")
         for kind in (133, 134, 135, 136, 128)
     ]
     assert ["ACCEPT", "DROP", "ACCEPT", "ACCEPT", "DROP"] == verdicts
@@ -237,13 +238,13 @@ def test_neighbour_discovery_reaches_the_host_and_router_advertisements_do_not()
 
 def test_the_host_reaches_its_workloads() -> None:
     """Ours says nothing to what the host sends."""
-    assert run(chains(model(2, DENY_ALL)), flow(into=""), "bm-OUTPUT") is None
+    assert run(chains(model(2, DENY_ALL)), flow(into=""), "OUTPUT") is None
 
 
 def test_names_fit_and_begin_with_our_mark() -> None:
     """28 characters of a chain."""
     found = chains(model(40, replace(policy("p" * 253, HTTP), namespace="n" * 253)))
-    assert all(name.startswith("bm-") and len(name) <= 28 for name in found)
+    assert all(name.startswith("bm-") and len(name) <= 28 for name in found.keys() - HOOKS["filter"])
 
 
 @pytest.mark.parametrize(
@@ -274,21 +275,32 @@ def test_an_id_depends_on_the_chain_and_on_what_stands_before() -> None:
     deny, first = Rule(Action.DENY), Rule(Action.ALLOW, protocol=17)
     one, two = (chains(model(1, policy("p", *rules))) for rules in ((deny, deny), (first, deny)))
     (chain,) = (name for name in one if name.startswith("bm-pi-"))
-    assert len({rule.split()[3] for rules in one.values() for rule in rules}) == sum(map(len, one.values()))
+    assert len({each for rules in one.values() for each in ids_of(rules)}) == sum(map(len, one.values()))
     assert bare(one[chain])[1] == bare(two[chain])[1]
     assert one[chain][1] != two[chain][1]
 
 
 @pytest.mark.parametrize("family", [4, 6])
 def test_the_hooks_lead_to_our_chains_in_every_table(family: int) -> None:
-    """One jump each, with an id, to a chain that is there."""
+    """With ids, to chains that are there; nothing is dropped or accepted on the way."""
     found = render(Compiler().compile(model(1)))
     hooks = [key for key in found if key.family == family and not key.is_ours]
     assert {key.table for key in hooks} == HOOKS.keys()
     for key in hooks:
         assert key.chain in HOOKS[key.table]
-        assert [f"-j bm-{key.chain}"] == bare(found[key])
-        assert ChainKey(family, key.table, f"bm-{key.chain}") in found
+        assert all(ids_of(found[key]))
+        targets = [rule.partition("-j ")[2].split()[0] for rule in found[key]]
+        assert {t for t in targets if ChainKey(family, key.table, t) not in found} <= {"MARK"}
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_what_has_no_rules_is_no_chain_and_no_hook(family: int) -> None:
+    """A packet pays for every hook that it passes."""
+    found = render(Compiler().compile(model(1)), Options(to_host="return"))
+    assert all(found.values())
+    hooks = {key[1:] for key in found if key.family == family and not key.is_ours}
+    assert (("mangle", "PREROUTING") in hooks) is (family == 6)
+    assert ("mangle", "INPUT") not in hooks
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -303,11 +315,37 @@ def test_what_is_forwarded_without_a_verdict_is_dropped_by_the_guard(family: int
     def passes(one: Flow, *tables: tuple[dict[str, Rules], str]) -> bool:
         return all(run(rules, one, hook) != "DROP" for rules, hook in tables)
 
-    before, after, between = (guard, "bm-FORWARD"), (guard, "bm-POSTROUTING"), (verdict, "bm-FORWARD")
+    before, after, between = (guard, "FORWARD"), (guard, "POSTROUTING"), (verdict, "FORWARD")
     assert not passes(Flow(packet, into, out, mark=0x0100_0000), before, after)
     assert passes(Flow(packet, into, out), before, between, after)
     assert passes(Flow(packet, "eth0", "eth1", mark=0x0100_0000), before, after)
     assert passes(Flow(packet, "", out), after)  # the host's own goes by OUTPUT
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_nothing_that_is_taken_away_opens_the_way_through(family: int) -> None:
+    """Whichever chain is emptied, in whichever table, and whichever rule of ours in a built-in chain is deleted."""
+    tables: Tables = {}
+    for key, rules in render(
+        Compiler().compile(model(2, DENY_ALL, replace(DENY_ALL, name="out", types=EGRESS)))
+    ).items():
+        if key.family == family:
+            tables.setdefault(key.table, {})[key.chain] = list(rules)
+    start = ipaddress.ip_address("10.0.0.0" if family == 4 else "fd00::")
+    packet = Packet(start, start + 1, TCP, 40_000, 80)
+    ends = [("bgpmaa000000000", "bgpmba000000000"), ("bgpmaa000000000", "eth0"), ("eth0", "bgpmba000000000")]
+    faults = [(table, chain, slice(None)) for table in tables for chain in tables[table] if chain.startswith("bm-")]
+    hooks = [(table, chain) for table in tables for chain in tables[table] if not chain.startswith("bm-")]
+    faults += [(t, c, slice(n, n + 1)) for t, c in hooks for n in range(len(tables[t][c]))]
+    faults += [(t, c, slice(None)) for t, c in hooks]
+    for table, chain, what in faults:
+        kept = tables[table][chain]
+        tables[table][chain] = kept[: what.start or 0] + (kept[what.stop :] if what.stop else [])
+        for into, out in ends:
+            for state, connmark in (("NEW", 0), ("INVALID", 0), ("ESTABLISHED", Options().revoked)):
+                one = Flow(packet, into, out, state, mark=0x3F00_0000, connmark=connmark)
+                assert "DROP" == travel(tables, {}, one, THROUGH), (table, chain, what, into, out, state)
+        tables[table][chain] = kept
 
 
 def test_a_difference_makes_the_old_the_new() -> None:
