@@ -13,7 +13,8 @@ Rules:
     Repairs are the engine's business: it hears what there is, if that is news.
     What policies have counted is read with it, when somebody asks, and before their chains are written anew.
  4. Where nothing is wanted and no set of ours is found, iptables is never called.
- 5. All of it happens in one thread, so what was read is older than what is written next.
+ 5. All of it happens in one thread, which hands out only the writing of the two families, so what was read is older
+    than what is written next.
 
 iptables comes as `iptables-nft` and `iptables-legacy`, two packet filters side by side. Where both are there, the
 one that others use is ours too, and what an earlier life has left in the other is removed.
@@ -137,16 +138,12 @@ class ChainsEdge:
             return
         await self._write_sets([(name, wanted) for name, wanted in sets if wanted is not None])
         await self._count({key for own in tables.values() for key in own})
-        for (family, table), wanted in tables.items():
-            failed: dict[ChainKey, str] = {}
-            try:
-                await self._in_thread(
-                    self._host.write, family, table, {key.chain: rules for key, rules in wanted.items()}
-                )
-            except KernelError as error:
-                failed = dict.fromkeys(wanted, str(error))
+        if tables:
+            refused = await self._in_thread(self._host.write, tables)
+            failed = {key: reason for table, reason in refused.items() for key in tables[table]}
+            done = [key for own in tables.values() for key in own if key not in failed]
+            if failed:
                 self._read_at = -math.inf  # it is not as we think
-            done = [key for key in wanted if key not in failed]
             self._counters.written(done)
             self._report(ChainsWritten(done, failed))
         await self._write_sets([(name, wanted) for name, wanted in sets if wanted is None])
@@ -474,9 +471,29 @@ class _Host:
         except KernelError:
             return False
 
-    def write(self, family: int, table: str, wanted: Mapping[str, Rules | None]) -> None:
-        """Make chains of one table as wanted (None: gone)."""
-        _write(family, self._used(), table, wanted)
+    def write(self, tables: Mapping[tuple[int, str], Mapping[ChainKey, Rules | None]]) -> dict[tuple[int, str], str]:
+        """Make chains of some tables as wanted (None: gone), both families at a time; return what is refused, and why.
+
+        Most of what a run takes is the program's own time, and waiting until the kernel has freed what was replaced.
+        """
+        try:
+            backend = self._used()
+        except KernelError as error:
+            return dict.fromkeys(tables, str(error))
+
+        def write(some: Iterable[tuple[int, str]]) -> dict[tuple[int, str], str]:
+            refused: dict[tuple[int, str], str] = {}
+            for family, table in some:
+                try:
+                    own = {key.chain: rules for key, rules in tables[family, table].items()}
+                    _write(family, backend, table, own)
+                except KernelError as error:
+                    refused[family, table] = str(error)
+            return refused
+
+        with ThreadPoolExecutor(max_workers=len(FAMILIES)) as threads:
+            found = threads.map(write, [[each for each in tables if each[0] == family] for family in FAMILIES])
+            return {table: reason for refused in found for table, reason in refused.items()}
 
     def write_set(self, name: str, wanted: AddressSet | None, actual: AddressSet | None) -> None:
         """Make a set as wanted (None: gone)."""
@@ -492,22 +509,9 @@ class _Host:
 
 
 def _write(family: int, backend: str, table: str, wanted: Mapping[str, Rules | None]) -> None:
-    """Make chains of a table as wanted (None: gone).
-
-    With nft what is refused is tried again at once: where somebody else writes meanwhile, iptables-nft-restore (1.8.11)
-    may forget chains that it has just been told of, and says that they do not exist.
-    """
     hooks = [key for key in (ChainKey(family, table, chain) for chain in wanted) if not key.is_ours]
-    for is_last in (backend != "nft", True):
-        standing = {key.chain: _standing(*key, backend) for key in hooks}
-        text = restore_text(table, wanted, standing)
-        try:
-            _run(family, backend, "restore", "-n", f"--wait={_LOCK_WAIT_S}", stdin=text)
-        except KernelError as error:
-            if is_last or error.errno != errno.EIO:
-                raise
-        else:
-            return
+    standing = {key.chain: _standing(*key, backend) for key in hooks}
+    _run(family, backend, "restore", "-n", f"--wait={_LOCK_WAIT_S}", stdin=restore_text(table, wanted, standing))
 
 
 def _standing(family: int, table: str, chain: str, backend: str) -> Standing:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import ipaddress
 import re
 import shutil
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import replace
@@ -266,29 +264,6 @@ def test_nothing_wanted_is_nothing_called(world: Callable[[Story], None], monkey
         async with here.running():
             await here.settled()
         assert ran != []
-
-    world(story)
-
-
-def test_a_write_that_lost_a_race_is_tried_again(
-    world: Callable[[Story], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With nft once, at once; the lock of legacy lets nobody come between."""
-    execute, refused = kernel_chains._execute, Counter[str]()
-
-    def beaten(program: str, arguments: Iterable[str], stdin: str = "") -> str:
-        if program.endswith("-restore") and not refused[program]:
-            refused[program] += 1
-            raise KernelError(program, errno.EIO, "Chain 'bm-POSTROUTING' does not exist")
-        return execute(program, arguments, stdin)
-
-    monkeypatch.setattr(kernel_chains, "_execute", beaten)
-
-    async def story(here: World) -> None:
-        async with here.running():
-            await here.settled()
-            assert set(refused.values()) == {1}
-            assert bool(here.engine.policy_errors) is (here.backend == "legacy")
 
     world(story)
 
