@@ -50,6 +50,7 @@ from bgpmesh.events import (
     FibRead,
     FibWritten,
     FloatingIpsKept,
+    FlowsReceived,
     GarbageReceived,
     HostRoutesChanged,
     Level,
@@ -244,6 +245,8 @@ class Engine:
         match event:
             case RoutesReceived():
                 self._routes_received(event, now)
+            case FlowsReceived():
+                pass  # nobody is offered the family yet
             case MessageReceived(connection, message):
                 self._message_received(connection, message, now)
             case Connected():

@@ -17,6 +17,7 @@ from bgpmesh.policy.chains import AddressSet, ChainKey, Rules
 from bgpmesh.policy.objects import Key, Value
 from bgpmesh.policy.protection import Surroundings
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
+from bgpmesh.route.flow import Flow, FlowKey
 from bgpmesh.route.nlri import IPAddress, IPNetwork, Nlri
 from bgpmesh.route.path import HostRoute, PeerName, Resolution, Target
 from bgpmesh.workload.endpoint import Endpoint, LinkSpec
@@ -81,6 +82,22 @@ class RoutesReceived:
     announced: Sequence[Nlri]
     withdrawn: Sequence[Nlri]
     read_at: float  # monotonic seconds
+    treated_as_withdraw: int = 0  # UPDATEs, 0 or 1
+    attributes_discarded: int = 0
+    problem: str = ""  # what was malformed, in words
+
+
+@dataclass(frozen=True, slots=True)
+class FlowsReceived:
+    """One UPDATE of flow specifications: those announced with one attribute set, and those withdrawn.
+
+    What RFC 7606 turned into a withdrawal stands in `withdrawn` and is counted.
+    """
+
+    connection: int
+    attributes: PathAttributes | None  # None where none is announced
+    announced: tuple[Flow, ...]
+    withdrawn: tuple[FlowKey, ...]
     treated_as_withdraw: int = 0  # UPDATEs, 0 or 1
     attributes_discarded: int = 0
     problem: str = ""  # what was malformed, in words
@@ -303,6 +320,7 @@ Event = (
     | OpenReceived
     | MessageReceived
     | RoutesReceived
+    | FlowsReceived
     | GarbageReceived
     | FibRead
     | FibObserved

@@ -20,7 +20,7 @@ from bgpmesh import __version__
 from bgpmesh.engine import Engine
 from bgpmesh.peering.session import State
 from bgpmesh.policy.attribution import Counters
-from bgpmesh.route.nlri import Family
+from bgpmesh.route.nlri import ROUTED
 from bgpmesh.route.path import PeerName
 from bgpmesh.workload.usage import usage
 
@@ -119,7 +119,7 @@ class Metrics:
         for (_, direction, kind), count in observed.speaker.messages.items():
             messages[direction, kind] += count
         yield _counter("messages", "BGP messages", messages, "direction", "type")
-        sizes: Values = {(family.label,): rib.size(family) for family in Family}
+        sizes: Values = {(family.label,): rib.size(family) for family in ROUTED}
         yield _gauge("rib_routes", "Prefixes with a selected path", sizes, "family")
         routes: Values = {
             ("wanted",): len(rib.fib.wanted),

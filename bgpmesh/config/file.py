@@ -46,7 +46,7 @@ from bgpmesh.policy.iptables import Options as Rendering
 from bgpmesh.policy.protection import Surroundings
 from bgpmesh.policy.rule import FAILSAFE_INBOUND, FAILSAFE_OUTBOUND, TCP, Failsafe
 from bgpmesh.route.attributes import Asn
-from bgpmesh.route.nlri import Family, family_of_address
+from bgpmesh.route.nlri import ROUTED, family_of_address
 from bgpmesh.workload.floating import FloatingIp
 from bgpmesh.workload.pool import Pool
 
@@ -160,7 +160,7 @@ def warnings(config: Config, name: str) -> tuple[str, ...]:
     )
     silent = (
         f"node.{name} has no {family.label} address: it announces no floating address of that family"
-        for family in Family
+        for family in ROUTED
         if own_address(node, family) is None and any(family_of_address(f.external) is family for f in config.floating)
     )
     return (*said, *(f"peer.{name}.nodes selects no node" for name in unused), *discarded, *silent)

@@ -14,7 +14,7 @@ from typing import ClassVar, Protocol
 from bgpmesh.control.http import split_listen
 from bgpmesh.peering.mesh import Limit, Password
 from bgpmesh.policy.rule import SCTP, TCP, UDP, Failsafe
-from bgpmesh.route.nlri import Family, IPAddress, IPNetwork
+from bgpmesh.route.nlri import ROUTED, Family, IPAddress, IPNetwork
 from bgpmesh.workload.pool import Masquerade
 
 NOT_BUILT = "not built yet in this version"
@@ -191,7 +191,7 @@ def _one_or_many(value: object, meta: Meta) -> tuple[object, ...]:
 
 
 def _family(value: object, _: Meta) -> Family:
-    for family in Family:
+    for family in ROUTED:
         if value == family.label:
             return family
     raise BadValueError((value, "not one of ipv4, ipv6"))

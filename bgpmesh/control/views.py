@@ -16,7 +16,7 @@ from bgpmesh.engine import Engine
 from bgpmesh.peering.session import Session, State
 from bgpmesh.rib.rib import Candidate, Rib
 from bgpmesh.route.attributes import PathAttributes
-from bgpmesh.route.nlri import Family, IPAddress, Nlri, contains, host_nlri, network_of, nlri_of, prefix_text
+from bgpmesh.route.nlri import ROUTED, IPAddress, Nlri, contains, host_nlri, network_of, nlri_of, prefix_text
 from bgpmesh.route.path import Blackhole, OnLink, PeerName, Resolution, Target, Via
 from bgpmesh.workload.endpoint import Endpoint
 from bgpmesh.workload.floating import FloatingIp, in_order
@@ -59,7 +59,7 @@ def status(running: Running) -> JsonObject:
         "uptime_s": round(now - running.started_at, 3),
         "in_sync": engine.is_in_sync,
         "peers": [peer(engine, name, now) for name in sorted(engine.sessions)],
-        "rib": {family.label: rib.size(family) for family in Family},
+        "rib": {family.label: rib.size(family) for family in ROUTED},
         "fib": {
             "wanted": len(rib.fib.wanted),
             "installed": len(rib.fib.actual),

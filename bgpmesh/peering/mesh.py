@@ -29,7 +29,7 @@ from typing import NewType
 
 from bgpmesh.peering.peer import Owner, Peer
 from bgpmesh.route.attributes import Asn, RouterId
-from bgpmesh.route.nlri import Family, IPAddress, IPNetwork, family_of_address
+from bgpmesh.route.nlri import ROUTED, Family, IPAddress, IPNetwork, family_of_address
 from bgpmesh.route.path import PeerName, Role
 
 Hops = NewType("Hops", int)  # in the file also `true`
@@ -212,7 +212,7 @@ class PeerOptions:
         default=None, metadata={"help": "eBGP: the first AS must be its own; absent: true", "example": "true"}
     )
     families: tuple[Family, ...] = field(
-        default=tuple(Family), metadata={"help": "over this one session, whatever its transport"}
+        default=ROUTED, metadata={"help": "over this one session, whatever its transport"}
     )
 
 
@@ -294,7 +294,7 @@ def _node_peer(
     asn, other_asn = asn_of(node, cluster), asn_of(other, cluster)
     is_client = cluster.topology == "reflectors" and node.reflector and not other.reflector
     role = Role.EXTERNAL if asn != other_asn else Role.CLIENT if is_client else Role.NON_CLIENT
-    next_hops = _next_hops(node, tuple(Family))
+    next_hops = _next_hops(node, ROUTED)
     return Peer(
         name=PeerName(other.name),
         address=remote,
@@ -420,6 +420,6 @@ def warnings_of(
         said += [
             f"peer.{peer.name} is not offered {family.label}: node.{node.name} has no address of it"
             for family in sorted(missing, key=lambda family: family.label)
-            if family_of_address(peer.address) is family or peer.families != tuple(Family)
+            if family_of_address(peer.address) is family or peer.families != ROUTED
         ]
     return tuple(said)

@@ -19,6 +19,17 @@ class Owner:
 
 
 @dataclass(frozen=True, slots=True)
+class FlowLimit:
+    """How many flows of a peer are in force at a time, and the seconds until one goes that it does not announce again.
+
+    `ttl` 0: they stay until they are withdrawn.
+    """
+
+    rules: int = 100
+    ttl: int = 3600
+
+
+@dataclass(frozen=True, slots=True)
 class Peer:
     """Identity, role and options of one neighbour, as this node sees it. Two equal Peers need no new session.
 
@@ -56,6 +67,7 @@ class Peer:
     next_hops: tuple[tuple[Family, IPAddress], ...] = ()
     next_hop: str = "auto"  # or "self", "keep"
     cluster_id: RouterId | None = None  # ours as a reflector; None: we do not reflect
+    flowspec: FlowLimit | None = None  # what we take of its FlowSpec; None: it is not offered
 
     @property
     def is_external(self) -> bool:

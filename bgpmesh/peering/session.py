@@ -45,7 +45,7 @@ from bgpmesh.peering.message import (
     RouteRefresh,
 )
 from bgpmesh.peering.peer import Peer
-from bgpmesh.route.nlri import Family
+from bgpmesh.route.nlri import FLOWSPEC, Family
 from bgpmesh.route.path import PeerName
 
 # RFC 4271 §8.2.2 suggests 4 minutes for the hold timer while an OPEN is awaited.
@@ -376,6 +376,7 @@ class Session:
         peer = self.peer
         able = {family for family, _ in peer.next_hops}
         families = tuple(family for family in peer.families if family in able)
+        families += FLOWSPEC if peer.flowspec is not None else ()  # which has no next hop (RFC 8955 §4)
         restart = None
         if peer.graceful_restart:
             is_kept = self._local.is_forwarding_kept or self._was_established

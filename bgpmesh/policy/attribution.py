@@ -31,7 +31,7 @@ FAILSAFE = {Direction.INGRESS: "(failsafe_inbound)", Direction.EGRESS: "(failsaf
 VERDICTS = (Action.ALLOW.value, Action.DENY.value, "established")  # allow: the first of a connection
 FIXED = (INVALID, SPOOFED, REVOKED, GUARD, UNKNOWN_LINK, TO_HOST, NO_PROFILE)  # what drops and is no policy
 
-_DROP, _TELLS = " -j DROP", " -j NFLOG "
+_DROP, TELLS = " -j DROP", " -j NFLOG "
 _PREFIX = re.compile(r" --nflog-prefix (\S+)")
 _BY_WORD = {"-m rpfilter ": SPOOFED, "-m connmark ": REVOKED, " INVALID ": INVALID}
 _STAGED = ("bm-ui-", "bm-ue-")
@@ -70,7 +70,7 @@ def causes_of(key: ChainKey, rules: Rules, compiled: Compiled) -> tuple[Cause | 
     """Return what each rule of a chain of ours is for; None where that is nothing anybody would count."""
     if (body := compiled.bodies.get(key.chain)) is not None:
         lines = _of_body(body, key.family)
-        return tuple(None if _TELLS in rule else next(lines, None) for rule in rules)  # the end of it is no line
+        return tuple(None if TELLS in rule else next(lines, None) for rule in rules)  # the end of it is no line
     if (stack := compiled.stacks.get(key.chain)) is not None:
         ends = _ends(stack, compiled.bodies)
         return tuple(next(ends) if rule.endswith(_DROP) else None for rule in rules)
@@ -158,24 +158,34 @@ class Counters:
         self.sums: dict[tuple[int, Cause], Count] = {}  # (family, cause), of what is in force
         self.told: dict[tuple[int, str], Cause] = {}  # (family, prefix) of rules that tell of drops
         self._compiled: Compiled | None = None
+        self._others: Mapping[ChainKey, Sequence[Cause | None]] = {}
         self._rules: dict[ChainKey, Rules] = {}
         self._living: set[tuple[int, Cause]] = set()
         self._causes: dict[ChainKey, dict[str, Cause]] = {}  # by the id of the rule
         self._before: dict[ChainKey, dict[str, Cause]] = {}  # of the rules that stand until the new ones do
         self._last: dict[ChainKey, Counts] = {}  # as it was read
 
-    def know(self, chains: Mapping[ChainKey, Rules], compiled: Compiled) -> None:
-        """Hear which rules there are to be, and forget what is of no rule any more; O(chains) for a new form."""
-        if compiled is self._compiled:
+    def know(
+        self,
+        chains: Mapping[ChainKey, Rules],
+        compiled: Compiled,
+        others: Mapping[ChainKey, Sequence[Cause | None]] | None = None,
+    ) -> None:
+        """Hear which rules there are to be, and forget what is of no rule any more; O(chains) for a new form.
+
+        `others`: what the rules of chains are for that are not of the compiled form.
+        """
+        others = self._others if others is None else others
+        if compiled is self._compiled and others is self._others:
             return
-        self._compiled = compiled
+        self._compiled, self._others = compiled, others
         ours = {key: rules for key, rules in chains.items() if _has_meaning(key)}
         changed = [key for key, rules in ours.items() if self._rules.get(key) is not rules]
         if not changed and len(ours) == len(self._rules):
             return
         for key in changed:
             self._before.setdefault(key, self._causes.get(key, {}))
-            causes = causes_of(key, ours[key], compiled)
+            causes = others[key] if key in others else causes_of(key, ours[key], compiled)
             self._causes[key] = {
                 rule: cause for rule, cause in zip(ids_of(ours[key]), causes, strict=True) if cause is not None
             }

@@ -26,6 +26,7 @@ from bgpmesh.policy.rule import PROTOCOLS, SCTP, TCP, UDP, UDPLITE
 from bgpmesh.route.nlri import IPAddress, IPNetwork, Nlri, nlri_of, prefix_text
 
 PREFIX = "bm-"  # of the names of our chains and sets
+FLOWS_CHAIN = "bm-flowspec"  # and what others begin with that are for what peers ask
 LONGEST_CHAIN = 28  # characters: XT_EXTENSION_MAXNAMELEN, less one
 LONGEST_SET = 31  # characters: IPSET_MAXNAMELEN, less one
 HASH_NET, HASH_IP_PORT = "hash:net", "hash:ip,port"  # kinds of set, by ipset's names
@@ -57,6 +58,11 @@ class ChainKey(NamedTuple):
     def is_ours(self) -> bool:
         """Whether the whole chain is ours."""
         return self.chain.startswith(PREFIX)
+
+    @property
+    def is_of_flows(self) -> bool:
+        """Whether its rules are what peers ask for: where one is refused, no other chain may be."""
+        return self.chain.startswith(FLOWS_CHAIN)
 
 
 @dataclass(frozen=True, slots=True)

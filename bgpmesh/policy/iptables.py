@@ -96,12 +96,13 @@ _LOG_LIMIT = "-m limit --limit 10/second --limit-burst 20"
 
 _INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,14}")  # IFNAMSIZ less one
 _MARK = r"0x[0-9a-f]{1,8}/0x[0-9a-f]{1,8}"
+_RATE = r"[0-9]{1,10}(?:b/s|/second|/minute)(?: --hashlimit-burst [0-9]{1,7})?"
 _MATCHES = "|".join(
     [
         r"(?:! )?-[io] [A-Za-z0-9_][A-Za-z0-9._-]{0,14}\+?",
-        r"-[sd] [0-9a-f.:]{2,39}/[0-9]{1,3}",
+        r"-[sd] [0-9a-f.:]{2,39}/(?:[0-9]{1,3}|[0-9a-f.:]{2,45})",
         r"(?:! )?-p [0-9]{1,3}",
-        r"-m set (?:! )?--match-set bm-[46]-[a-z2-7]{20} (?:src|dst)(?:,(?:src|dst))?",
+        r"-m set (?:! )?--match-set bm-[46]-(?:[a-z2-7]{20}|flows) (?:src|dst)(?:,(?:src|dst))?",
         r"-m multiport (?:! )?--[sd]ports [0-9:,]{1,89}",
         r"-m icmp (?:! )?--icmp-type [0-9]{1,3}(?:/[0-9]{1,3})?",
         r"-m icmp6 (?:! )?--icmpv6-type [0-9]{1,3}(?:/[0-9]{1,3})?",
@@ -109,6 +110,12 @@ _MATCHES = "|".join(
         r"-m conntrack --ctstate [A-Z,]{3,30}",
         r"-m rpfilter --invert",
         r"-m limit --limit [0-9]{1,3}/second --limit-burst [0-9]{1,3}",
+        r"-m addrtype --dst-type LOCAL",
+        r"-m tcp --tcp-flags [A-Z,]{3,23} [A-Z,]{3,23}",
+        r"-m ecn (?:! )?--ecn-tcp-(?:ece|cwr)",
+        r"-m length --length [0-9]{1,5}:[0-9]{1,5}",
+        r"-m dscp (?:! )?--dscp [0-9]{1,2}",
+        rf"-m hashlimit --hashlimit-above {_RATE} --hashlimit-name bm[a-z0-9]{{12}}",
     ]
 )
 _NFLOG = r"-j NFLOG --nflog-group [0-9]{1,5} --nflog-prefix bm-[A-Za-z0-9._-]{1,25}:[0-9]{1,5} --nflog-size [0-9]{1,3}"
@@ -162,7 +169,7 @@ def render(compiled: Compiled, options: Options = Options()) -> dict[ChainKey, R
             chains |= {(table, hook): [f"-j bm-{hook}"] for hook in led if (table, hook) not in chains}
         for (table, chain), rules in chains.items():
             if rules:
-                found[ChainKey(family, table, chain)] = _identified(chain, tuple(rules), options.log_group)
+                found[ChainKey(family, table, chain)] = as_written(chain, tuple(rules), options.log_group)
     return found
 
 
@@ -194,7 +201,7 @@ def _ways(compiled: Compiled, options: Options) -> _Chains:
         targets = {name: f"-g {_own_chain(direction, name)}" for name in sorted(to_class)}
         chains |= _dispatch(flag, _bin(direction, ""), options.prefix, targets, "-j DROP")
         chains |= {_own_chain(direction, name): [f"-g {chain}"] for name, chain in to_class.items()}
-    return {chain: _identified(chain, tuple(rules), options.log_group) for chain, rules in chains.items()}
+    return {chain: as_written(chain, tuple(rules), options.log_group) for chain, rules in chains.items()}
 
 
 def _verdicts(
@@ -205,18 +212,18 @@ def _verdicts(
     runs: dict[str, Run] = {}
     for stack in stacks:
         rules = tuple(_stack(stack, compiled.bodies, family, options))
-        yield stack.chain, _identified(stack.chain, rules, options.log_group)
+        yield stack.chain, as_written(stack.chain, rules, options.log_group)
         used.update(*(layer.bodies for layer in stack.layers), stack.profiles)
         runs |= {run.chain: run for run in runs_of(stack)}
     for run in runs.values():
         if rules := tuple(_counting(run, compiled.bodies, family)):
-            yield run.chain, _identified(run.chain, rules)
+            yield run.chain, as_written(run.chain, rules)
     for chain in sorted(used):
         body = compiled.bodies[chain]
         if body.lines[family]:
             lines = [_line(line, body, family) for line in body.lines[family]]
             end = [_mark(options.walked)] if _closes(body, family) else []
-            yield chain, _identified(chain, (*lines, *end), options.log_group)
+            yield chain, as_written(chain, (*lines, *end), options.log_group)
 
 
 def _fixed(family: int, options: Options, hosts: _Hosts) -> Iterator[tuple[tuple[str, str], list[str]]]:
@@ -384,7 +391,7 @@ class _Hosts:
                 yield f"{_marked(options.early)} {allowed}"
             yield invalid
         if phase is not Phase.FORWARD:
-            for text in _failsafes(direction, family, options, are_replies_too=phase is Phase.UNTRACKED):
+            for text in failsafes(direction, family, options, are_replies_too=phase is Phase.UNTRACKED):
                 yield f"{text} {allowed}"
         yield _clear(options.accepted | options.passed)
         yield f"-j {stack}"
@@ -421,7 +428,7 @@ _ALLOWED = {
 }
 
 
-def _failsafes(direction: Direction, family: int, options: Options, *, are_replies_too: bool) -> Iterator[str]:
+def failsafes(direction: Direction, family: int, options: Options, *, are_replies_too: bool) -> Iterator[str]:
     """Yield the matches of the failsafe ports; before connection tracking an answer is known by the port it is from."""
     ways = {Direction.INGRESS: options.failsafe_inbound, Direction.EGRESS: options.failsafe_outbound}
     other = Direction.EGRESS if direction is Direction.INGRESS else Direction.INGRESS
@@ -579,7 +586,7 @@ def _own_chain(direction: Direction, interface: str) -> str:
 
 
 @functools.lru_cache(maxsize=65_536)
-def _identified(chain: str, rules: tuple[str, ...], log_group: int = 0) -> tuple[str, ...]:
+def as_written(chain: str, rules: tuple[str, ...], log_group: int = 0) -> tuple[str, ...]:
     """Return the rules with their ids, each looked at; where drops are followed, each with one before that tells."""
     found = identified(chain, _telling(chain, rules, log_group) if log_group else rules)
     for text in found:

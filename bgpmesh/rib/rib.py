@@ -187,7 +187,7 @@ class Rib:
         if rib_in.member is not None:
             self._leave(rib_in.member)
             rib_in.member = None
-        widths = {_WIDTHS[family] for family in retain}
+        widths = {_WIDTHS[family] for family in retain if family in _WIDTHS}
         self._withdraw(rib_in, [nlri for nlri in rib_in.table if len(nlri) not in widths])
         rib_in.stale = set(rib_in.table)
         self._drop_if_empty(rib_in)
@@ -196,7 +196,7 @@ class Rib:
         """Drop what is still stale of these families: the peer said End-of-RIB, or its time is up."""
         rib_in = self._ins.get(name)
         if rib_in is not None and rib_in.stale:
-            widths = {_WIDTHS[family] for family in families}
+            widths = {_WIDTHS[family] for family in families if family in _WIDTHS}
             self._withdraw(rib_in, [nlri for nlri in rib_in.stale if len(nlri) in widths])
             self._drop_if_empty(rib_in)
 
@@ -577,6 +577,10 @@ class Rib:
 
     def _refusal(self, peer: Peer, attributes: PathAttributes) -> str:
         """Return why no path with these attributes from this peer can be selected; "" where it can."""
+        return self.loop(peer, attributes) or ("" if attributes.next_hop is not None else "no next hop")
+
+    def loop(self, peer: Peer, attributes: PathAttributes) -> str:
+        """Return how what has these attributes has been here before; "" where it has not."""
         as_path = attributes.as_path
         for asn in (self._asn, peer.local_asn):
             if as_path.count(asn):
@@ -585,7 +589,7 @@ class Rib:
             return "loop: ORIGINATOR_ID is ours"
         if self._cluster_id is not None and self._cluster_id in attributes.cluster_list:
             return "loop: our cluster is in CLUSTER_LIST"
-        return "" if attributes.next_hop is not None else "no next hop"
+        return ""
 
     def _insert(self, path: Path, batch: dict[Nlri, Path]) -> None:
         candidates = self._candidates

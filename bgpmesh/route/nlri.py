@@ -19,10 +19,12 @@ IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Family(enum.Enum):
-    """An (AFI, SAFI) pair that we route (RFC 4760)."""
+    """An (AFI, SAFI) pair that we speak (RFC 4760): `ROUTED` ones are routes, `FLOWSPEC` ones are not."""
 
     IPV4 = (1, 1)
     IPV6 = (2, 1)
+    IPV4_FLOWSPEC = (1, 133)
+    IPV6_FLOWSPEC = (2, 133)
 
     @property
     def afi(self) -> int:
@@ -36,13 +38,17 @@ class Family(enum.Enum):
 
     @property
     def label(self) -> str:
-        """The name in JSON, metrics and configuration: ipv4 or ipv6."""
-        return "ipv4" if self is Family.IPV4 else "ipv6"
+        """The name in JSON, metrics and configuration: ipv4, ipv6, ipv4-flowspec or ipv6-flowspec."""
+        return self.name.lower().replace("_", "-")
 
     @property
     def bits(self) -> int:
         """The width of an address: 32 or 128."""
-        return 32 if self is Family.IPV4 else 128
+        return 32 if self.afi == 1 else 128
+
+
+ROUTED = (Family.IPV4, Family.IPV6)
+FLOWSPEC = (Family.IPV4_FLOWSPEC, Family.IPV6_FLOWSPEC)  # RFC 8955 §4, RFC 8956 §2
 
 
 def family_of(nlri: Nlri) -> Family:

@@ -10,10 +10,12 @@ leaves alone. What it has not, or has otherwise than we need it, is here:
 * Community attributes are arrays of numbers and read as such: ExaBGP sorts the list again for each
   member, which takes 20 ms for one full message, and every distinct set of a peer would cost that.
 * Any exception of it that is not a `Notify` becomes one: the bytes are the peer's.
+* Flow specifications are cut here, so that each keeps its bytes: they are its key, and what its order goes by. ExaBGP
+  reads what is in one; it passes over one that it cannot read, and over an address that stands twice.
 * The graceful-restart capability has the R and F bits that our `Capabilities` say, and nothing is
   offered that we do not handle (ExaBGP would add enhanced refresh and a host name).
 
-RFC 4271 §4 and §6, RFC 4760, RFC 5492, RFC 6793, RFC 7606, RFC 7607, RFC 9072.
+RFC 4271 §4 and §6, RFC 4760, RFC 5492, RFC 6793, RFC 7606, RFC 7607, RFC 8955 §4, RFC 8956 §3, RFC 9072.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ from exabgp.bgp.message.open.version import Version
 from exabgp.bgp.message.refresh import RouteRefresh as ExaRouteRefresh
 from exabgp.bgp.message.update import EOR
 from exabgp.bgp.message.update.attribute import Attribute, Attributes
+from exabgp.bgp.message.update.nlri import NLRI
 from exabgp.bgp.neighbor import Neighbor
 from exabgp.environment import getenv
 from exabgp.logger import log as exabgp_log
@@ -76,7 +79,8 @@ from bgpmesh.route.attributes import (
     SegmentKind,
     Treatment,
 )
-from bgpmesh.route.nlri import Family, IPAddress, Nlri
+from bgpmesh.route.flow import Comparison, Component, Field, Flow, FlowKey, Kind, flow_prefix
+from bgpmesh.route.nlri import FLOWSPEC, Family, IPAddress, Nlri
 from bgpmesh.wire.fastpath import (
     EXTENDED_LENGTH,
     HEADER_SIZE,
@@ -117,7 +121,7 @@ from bgpmesh.wire.packing import (
     withdrawals,
 )
 
-__all__ = ["Codec", "Decoded", "Garbage", "Routes"]
+__all__ = ["Codec", "Decoded", "Flows", "Garbage", "Routes"]
 
 OPEN, NOTIFICATION, KEEPALIVE, ROUTE_REFRESH = 1, 3, 4, 5
 _MINIMUM = {OPEN: 29, UPDATE: UPDATE_MINIMUM, NOTIFICATION: 21, KEEPALIVE: 19, ROUTE_REFRESH: 19}  # RFC 4271 §6.1
@@ -135,7 +139,19 @@ class Garbage:
     text: str
 
 
-Decoded = Negotiated | Keepalive | RouteRefresh | EndOfRib | Notification | Routes | Garbage
+@dataclass(frozen=True, slots=True)
+class Flows:
+    """What one UPDATE says of flow specifications: those announced, with these attributes, and those withdrawn."""
+
+    attributes: PathAttributes | None  # None where none is announced
+    announced: tuple[Flow, ...]
+    withdrawn: tuple[FlowKey, ...]
+    treated_as_withdraw: int = 0  # 0 or 1
+    attributes_discarded: int = 0
+    problem: str = ""  # what was malformed, in words
+
+
+Decoded = Negotiated | Keepalive | RouteRefresh | EndOfRib | Notification | Routes | Flows | Garbage
 
 _value_of = operator.attrgetter(*(field.name for field in dataclasses.fields(PathAttributes)))
 
@@ -328,6 +344,17 @@ class Codec:
         mp = {item.code: item for item in items if item.code in {MP_REACH, MP_UNREACH}}
         if len(mp) < sum(item.code in mp for item in items):
             raise PeerError(Code.UPDATE, 1, "MP_REACH_NLRI or MP_UNREACH_NLRI stands twice (RFC 7606 §3 g)")
+        rest = b"".join(item.raw for item in items if item.code not in mp)
+        of_flows = [item for item in mp.values() if _has_flows(item, context)]
+        if of_flows:
+            found = self._flows(of_flows, rest, fault)
+            if not (withdrawn or announced) and len(of_flows) == len(mp):
+                return [found]
+            behind = attributes[
+                sum(len(item.raw) for item in items) :
+            ]  # what is wrong with the framing, if anything is
+            others = b"".join(item.raw for item in items if item not in of_flows) + behind
+            return [found, *self._decode_update(update_body(withdrawn, others, announced), context, now)]
         if (withdrawn or announced) and Family.IPV4 not in context.families:
             if not mp:
                 return [Routes(None, [], [], now, problem="ignored IPv4 prefixes: the family was not agreed")]
@@ -338,7 +365,6 @@ class Codec:
             update = _called(lambda: ExaMessage.unpack(UPDATE, bare, Direction.IN, self._exabgp), Code.UPDATE)
         except PeerError as error:
             raise PeerError(error.code, error.subcode, error.text, mp_raw if error.subcode == 9 else b"") from error
-        rest = b"".join(item.raw for item in items if item.code not in mp)
         if isinstance(update, EOR):
             self._check_without_routes(rest, fault)
             marked = update.nlris[0]
@@ -364,6 +390,46 @@ class Codec:
         routes[0].withdrawn = prefixes.withdrawn
         routes[0].attributes_discarded, routes[0].problem = sets[0].discarded, sets[0].problem
         return routes
+
+    def _flows(self, items: Iterable[_Item], rest: bytes, fault: str) -> Flows:
+        """Return what the MP attributes with flow specifications say; raises PeerError where they cannot be cut.
+
+        One that cannot be read is withdrawn alone: the others stand whole beside it (RFC 8955 §10, RFC 7606 §5.4).
+        """
+        announced: list[Flow] = []
+        withdrawn: list[FlowKey] = []
+        unread: list[FlowKey] = []
+        for item in items:
+            keys = list(_flow_keys(item))
+            if item.code == MP_UNREACH:
+                withdrawn += keys
+                continue
+            for key in keys:
+                flow = _flow(key)
+                if flow is None:
+                    unread.append(key)
+                else:
+                    announced.append(flow)
+        if not announced and not unread:
+            self._check_without_routes(rest, fault)
+            return Flows(None, (), tuple(withdrawn))
+        reading = _Reading(self._exabgp, is_external=self._peer.is_external, first_asn=self._first_asn)
+        try:
+            if fault:
+                raise _TreatAsWithdraw(fault)
+            attributes = reading.read(None, rest)
+        except _TreatAsWithdraw as reason:
+            everything = (*withdrawn, *unread, *(flow.key for flow in announced))
+            return Flows(None, (), everything, 1, reading.discarded, str(reason))
+        problem = f"flow specification {unread[0].nlri.hex()} is malformed (RFC 8955 §4.2)" if unread else ""
+        return Flows(
+            attributes if announced else None,
+            tuple(announced),
+            (*withdrawn, *unread),
+            treated_as_withdraw=int(bool(unread)),
+            attributes_discarded=reading.discarded,
+            problem=problem or reading.problem,
+        )
 
     def _check_without_routes(self, rest: bytes, fault: str) -> None:
         """Raise PeerError where an UPDATE that announces nothing has malformed attributes.
@@ -605,6 +671,79 @@ def _keys(update: Any, reach: _Item | None) -> _Prefixes:
     return found._replace(with_mp=found.with_mp[::2]) if len(mp_next_hop) == 32 else found
 
 
+def _has_flows(item: _Item, context: Context) -> bool:
+    """Tell whether an MP attribute is about flow specifications of a family that was agreed on, and no End-of-RIB."""
+    family = _family_of(item)
+    is_end = item.code == MP_UNREACH and len(item.value) == 3
+    return family in FLOWSPEC and family in context.families and not is_end
+
+
+def _family_of(item: _Item) -> Family | None:
+    return _FAMILIES.get((int.from_bytes(item.value[:2], "big"), item.value[2])) if len(item.value) > 2 else None
+
+
+def _flow_keys(item: _Item) -> Iterator[FlowKey]:
+    """Yield the NLRI of an MP attribute; raises PeerError where their lengths do not add up (RFC 4760 §7).
+
+    The next hop, if there is one, says nothing (RFC 8955 §4).
+    """
+    family = _family_of(item)
+    assert family is not None  # `_has_flows`
+    nlri, at = item.value, 3
+    if item.code == MP_REACH:
+        at = 5 + nlri[3] if len(nlri) > 3 else len(nlri) + 1
+    if at >= len(nlri):
+        raise PeerError(Code.UPDATE, 9, f"{family.label}: MP_REACH_NLRI is cut short or empty", item.raw)
+    while at < len(nlri):
+        width = 2 if nlri[at] >= 0xF0 else 1  # RFC 8955 §4.1
+        start = at + width
+        at = start + (int.from_bytes(nlri[at:start], "big") & (0xFFF if width == 2 else 0xFF))
+        if at > len(nlri) or start > len(nlri):
+            raise PeerError(Code.UPDATE, 9, f"{family.label}: an NLRI is longer than what is there", item.raw)
+        yield FlowKey(family, nlri[start:at])
+
+
+@functools.lru_cache(maxsize=1_024)
+def _flow(key: FlowKey) -> Flow | None:
+    """Return the flow specification that an NLRI is; None where it is malformed."""
+    size = len(key.nlri)
+    length = bytes((size,)) if size < 0xF0 else (0xF000 | size).to_bytes(2, "big")
+    family = AFI.create(key.family.afi), SAFI.create(key.family.safi)
+    read, _ = _called(lambda: NLRI.unpack_nlri(*family, length + key.nlri, Action.ANNOUNCE, None), Code.UPDATE)
+    if read is None or any(len(rules) > 1 for kind, rules in read.rules.items() if kind <= Kind.SOURCE):
+        return None
+    components = (_component(kind, data, read.rules[kind]) for kind, data in _component_data(key))
+    return Flow(key, tuple(components))
+
+
+def _component_data(key: FlowKey) -> Iterator[tuple[Kind, bytes]]:
+    """Yield each component of a well-formed NLRI, and how it is written behind its type."""
+    nlri, at = key.nlri, 0
+    while at < len(nlri):
+        kind, start = Kind(nlri[at]), at + 1
+        at = start
+        if kind <= Kind.SOURCE:
+            offset = nlri[at + 1] if key.family is Family.IPV6_FLOWSPEC else 0
+            at += (2 if key.family is Family.IPV6_FLOWSPEC else 1) + (nlri[at] - offset + 7) // 8
+        else:
+            is_last = False
+            while not is_last:
+                is_last = bool(nlri[at] & 0x80)
+                at += 1 + (1 << (nlri[at] >> 4 & 3))
+        yield kind, nlri[start:at]
+
+
+def _component(kind: Kind, data: bytes, rules: Any) -> Component:
+    """Return a component as ExaBGP has read it."""
+    if kind <= Kind.SOURCE:
+        (rule,) = rules
+        address = ipaddress.ip_address(rule.cidr.ton())
+        return flow_prefix(kind, address, int(rule.cidr.mask), int(getattr(rule, "offset", 0)))
+    return Field(
+        kind, tuple(Comparison(int(r.operations) & 7, int(r.value), bool(r.operations & 0x40)) for r in rules), data
+    )
+
+
 class _Reading:
     """One set of attribute bytes being read, by the table of RFC 7606; afterwards what was discarded, and why."""
 
@@ -618,20 +757,20 @@ class _Reading:
         self._arrays: dict[int, bytes] = {}  # what we read
         self._other: list[tuple[int, int, bytes]] = []
 
-    def read(self, next_hop: bytes, rest: bytes) -> PathAttributes:
-        """Return what the attributes say; `next_hop` is that of MP_REACH_NLRI or b"".
+    def read(self, next_hop: bytes | None, rest: bytes) -> PathAttributes:
+        """Return what the attributes say; `next_hop` is that of MP_REACH_NLRI or b"", None where there is to be none.
 
         Raises _TreatAsWithdraw, or PeerError for an unknown well-known attribute (RFC 4271 §6.3).
         """
-        seen = self.read_items(rest, has_mp_next_hop=bool(next_hop))
-        wanted = (ORIGIN, AS_PATH) if next_hop else (ORIGIN, AS_PATH, NEXT_HOP)
+        seen = self.read_items(rest, has_mp_next_hop=next_hop != b"")
+        wanted = (ORIGIN, AS_PATH, NEXT_HOP) if next_hop == b"" else (ORIGIN, AS_PATH)
         missing = [ROWS[code].name for code in wanted if code not in seen]
         if missing:
             raise _TreatAsWithdraw(f"{', '.join(missing)} missing (RFC 7606 §3 d)")
         if AGGREGATOR not in self._decoded:
             self._decoded.pop(AS4_AGGREGATOR, None)
         _called(self._decoded.reconcile_four_octet_as, Code.UPDATE)
-        return self._attributes(next_hop or self._arrays[NEXT_HOP])
+        return self._attributes(self._arrays[NEXT_HOP] if next_hop == b"" else next_hop)
 
     def read_items(self, rest: bytes, *, has_mp_next_hop: bool) -> set[int]:
         """Read the attributes one by one and return the codes that are there; raises as `read` does."""
@@ -712,15 +851,15 @@ class _Reading:
         self._decoded.add(decoded)
         return ""
 
-    def _attributes(self, next_hop: bytes) -> PathAttributes:
+    def _attributes(self, next_hop: bytes | None) -> PathAttributes:
         decoded, arrays = self._decoded, self._arrays
         # reconcile_four_octet_as has dropped the AGGREGATOR of AS_TRANS where AS4_AGGREGATOR says who it was
         aggregator = decoded.get(AGGREGATOR, decoded.get(AS4_AGGREGATOR))
         return PathAttributes(
             origin=Origin(decoded[ORIGIN].origin),
             as_path=self._as_path(),
-            next_hop=_host(next_hop[:16]),
-            link_local=_link_local(next_hop[16:]),
+            next_hop=None if next_hop is None else _host(next_hop[:16]),
+            link_local=None if next_hop is None else _link_local(next_hop[16:]),
             med=int(decoded[MED].med) if MED in decoded else None,
             local_pref=int(decoded[LOCAL_PREF].localpref) if LOCAL_PREF in decoded else None,
             atomic_aggregate=ATOMIC_AGGREGATE in decoded,

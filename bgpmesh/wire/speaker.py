@@ -35,6 +35,7 @@ from bgpmesh.events import (
     ConnectFailed,
     Disconnected,
     Event,
+    FlowsReceived,
     GarbageReceived,
     MessageReceived,
     OpenReceived,
@@ -47,7 +48,7 @@ from bgpmesh.peering.session import Dial, Hangup, Send
 from bgpmesh.rib.export import Batch
 from bgpmesh.route.nlri import IPAddress
 from bgpmesh.route.path import PeerName
-from bgpmesh.wire.codec import Codec, Decoded, Garbage
+from bgpmesh.wire.codec import Codec, Decoded, Flows, Garbage
 from bgpmesh.wire.fastpath import without_martians
 from bgpmesh.wire.sockets import (
     SocketError,
@@ -467,6 +468,19 @@ class Speaker:
                     self._report(OpenReceived(number, decoded))
                 case Garbage(notification, text):
                     self._report(GarbageReceived(number, notification, text))
+                case Flows():
+                    updates += 1
+                    self._report(
+                        FlowsReceived(
+                            number,
+                            decoded.attributes,
+                            decoded.announced,
+                            decoded.withdrawn,
+                            decoded.treated_as_withdraw,
+                            decoded.attributes_discarded,
+                            decoded.problem,
+                        )
+                    )
                 case routes:
                     updates += 1
                     without_martians(routes)

@@ -1,0 +1,557 @@
+"""The flows of all peers: which are in force, in which order, as rules in a chain of their own (RFC 8955, RFC 8956).
+
+    raw PREROUTING -> bm-flowspec   what comes in by any interface, those of workloads too, before it is tracked and
+                                    before destination NAT:
+        to an address that no flow is about             goes on: one look into a set
+        by the loopback, or neighbour discovery         goes on
+        to this host, and to a port that is kept open   goes on: failsafe ports; BGP and BFD always; answers, too
+        each flow in order                              dropped; or goes on, and no further flow is asked
+                              -> bm-flowspec-..         what is over the limit of one flow
+
+What the host itself sends does not come here. A flow never opens anything: what goes on meets every policy.
+
+Rules:
+ 1. Whom the file names for it is believed: there is no check against unicast routes (RFC 8955 §6 lets configuration
+    switch it off), no import filter, and flows are passed on to nobody.
+ 2. Of a peer so many are in force at a time, first come. Of those that are not, 1,000 are remembered.
+ 3. A flow that is not announced again in time leaves the chain; announced again, it comes back, as a newcomer.
+ 4. Of equal flows of several peers one counts: of the higher local preference, then the shorter path, then by name.
+ 5. What one flow needs and this kernel has not is that flow's matter. Chains of flows are written apart from all others
+    (`ChainKey.is_of_flows`), led to once they stand, and left before they go. Where they are refused, those that the
+    kernel has not taken before are tried one by one.
+ 6. What stands at a start stays until this node is in sync, so that a restart lets nothing through.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from bgpmesh.policy.attribution import FAILSAFE, TELLS, Cause
+from bgpmesh.policy.chains import FLOWS_CHAIN, AddressSet, ChainKey, Rules, identified, ids_of, name_hash, whole
+from bgpmesh.policy.explain import Step
+from bgpmesh.policy.flowmatch import NOTHING, Doing, Unfit, doing, judge, matches
+from bgpmesh.policy.form import FAMILIES
+from bgpmesh.policy.iptables import ICMPV6_OF_HOSTS, Options, as_written, failsafes
+from bgpmesh.policy.model import Packet
+from bgpmesh.policy.rule import ICMPV6, TCP, UDP, Action, Direction, Failsafe, IPNetwork
+from bgpmesh.route.attributes import PathAttributes
+from bgpmesh.route.flow import Flow, FlowKey, Kind, Prefix, Rank, rank
+from bgpmesh.route.nlri import Family, IPAddress
+from bgpmesh.route.path import PeerName
+
+TABLE, HOOK = "raw", "PREROUTING"
+REMEMBERED = 1000  # flows of a peer that are not in force
+RETRY_S = 60.0  # what the packet filter has refused is tried again
+NEVER = float("inf")
+JUMP = identified(HOOK, (f"-j {FLOWS_CHAIN}",))
+_EVERYTHING = {4: ipaddress.ip_network("0.0.0.0/0"), 6: ipaddress.ip_network("::/0")}
+_BFD = tuple(Failsafe(UDP, port) for port in (3784, 4784))  # RFC 5881 §4, RFC 5883 §5
+
+
+class Said(NamedTuple):
+    """Something worth telling people: the name and the keys of a note."""
+
+    name: str
+    keys: Mapping[str, object]
+    is_warning: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A flow that a peer announces."""
+
+    peer: PeerName
+    number: int  # of the peer's flows, as they came: what people call it by
+    flow: Flow
+    rank: Rank
+    attributes: PathAttributes
+    heard_at: float = 0.0
+    expires_at: float = NEVER
+    doing: Doing = NOTHING
+    lines: tuple[str, ...] = ()
+    problem: str = ""  # why it cannot be in force
+    retry_at: float = NEVER  # where that is the packet filter's
+    is_in_force: bool = False  # it has its place among those that may be
+    is_over: bool = False  # there was no room for it
+    is_expired: bool = False
+    is_stale: bool = False  # not announced since its session was lost
+    is_proven: bool = False  # the packet filter has taken it as it is
+    equal_of: PeerName | None = None  # whose equal flow counts instead
+
+    @property
+    def name(self) -> str:
+        """Whom people hold to account, as they do a policy."""
+        return f"flowspec {self.peer}"
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether only room is missing."""
+        return not (self.is_in_force or self.problem or self.is_expired)
+
+    @property
+    def place(self) -> tuple[Rank, bytes, int, int, PeerName]:
+        """The order of flows of one family; of those with the same NLRI the first counts."""
+        preference, path = self.attributes.local_pref, self.attributes.as_path
+        return self.rank, self.flow.key.nlri, -(100 if preference is None else preference), path.length, self.peer
+
+    @property
+    def hash(self) -> str:
+        """What its chain and its buckets are called by."""
+        return name_hash(f"{self.peer} {self.flow.key.family.label} {self.flow.key.nlri.hex()}")
+
+    def fit(self, refusal: str) -> None:
+        """Know what is to be done, or why nothing can be."""
+        before, self.problem, self.retry_at = (self.doing, self.lines), refusal, NEVER
+        try:
+            self.doing = doing(self.attributes)
+            self.lines = self.lines or matches(self.flow)
+        except Unfit as reason:
+            self.problem = self.problem or str(reason)
+        self.is_proven = self.is_proven and before == (self.doing, self.lines)
+        if self.problem:
+            self.is_in_force = self.is_over = self.is_expired = False
+
+
+@dataclass(slots=True)
+class _OfPeer:
+    """What one peer announces, in the order in which it came."""
+
+    rules: int = 0
+    ttl: int = 0
+    entries: dict[FlowKey, Entry] = field(default_factory=dict)
+    last: int = 0
+    forgotten: int = 0  # that are not in force, and not remembered
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """The chains of one family, what each of their rules is for, and the flows in them, in order."""
+
+    chains: Mapping[ChainKey, Rules] = field(default_factory=dict)
+    causes: Mapping[ChainKey, tuple[Cause | None, ...]] = field(default_factory=dict)
+    entries: tuple[Entry, ...] = ()
+
+
+class Flows:
+    """Every flow that is announced to this node."""
+
+    def __init__(self) -> None:
+        self.refused: Counter[PeerName] = Counter()  # how often one was, by peer
+        self.causes: Mapping[ChainKey, tuple[Cause | None, ...]] = {}  # of each rule; another object when they change
+        self._rendered: dict[int, Rendered] = {}  # by family: what is wanted
+        self._peers: dict[PeerName, _OfPeer] = {}
+        self._held: dict[ChainKey, Rules] = {}  # found at start (rule 6)
+        self._on_trial: set[int] = set()  # families in which flows are tried one by one (rule 5)
+        self._options = Options()
+        self._made: dict[int, tuple[object, Rendered]] = {}  # by family: from what it was made, and what that is
+        self._version = 0
+        self._due: float | None = None  # None: to be looked for
+
+    # ── what peers say ───────────────────────────────────────────────────────
+
+    def take(
+        self,
+        peer: PeerName,
+        attributes: PathAttributes | None,
+        announced: Iterable[Flow],
+        withdrawn: Iterable[FlowKey],
+        now: float,
+        *,
+        refusal: str = "",
+    ) -> list[Said]:
+        """Take in one UPDATE; a flow that is both withdrawn and announced is announced.
+
+        `refusal`: why nothing that has these attributes is believed.
+        """
+        own = self._peers[peer]
+        gone = [own.entries.pop(key) for key in withdrawn if key in own.entries]
+        said = _told("flow.withdrawn", [entry for entry in gone if entry.is_in_force])
+        refused: list[Entry] = []
+        for flow in announced if attributes is not None else ():
+            assert attributes is not None
+            entry = self._hear(own, peer, flow, attributes, now)
+            before = entry.problem
+            entry.fit(refusal)
+            if entry.problem and entry.problem != before:
+                refused.append(entry)
+        self.refused[peer] += len(refused)
+        said += _told("flow.refused", refused, is_warning=True)
+        said += self._settle(peer)
+        return said
+
+    def peer_up(self, peer: PeerName, keep: Collection[Family], rules: int, ttl: int) -> list[Said]:
+        """Begin a session: stale flows of `keep` stay, other stale ones go.
+
+        So many of its flows may be in force, and one that is not announced again goes after `ttl` seconds (0: never).
+        """
+        own = self._peers.setdefault(peer, _OfPeer())
+        own.rules, own.ttl = rules, ttl
+        return self._drop(peer, lambda entry: entry.is_stale and entry.flow.key.family not in keep, "a new session")
+
+    def peer_down(self, peer: PeerName, retain: Collection[Family]) -> list[Said]:
+        """End a session: flows of `retain` become stale and stay in force, the others go."""
+        said = self._drop(peer, lambda entry: entry.flow.key.family not in retain, "the session is lost")
+        for entry in self._of(peer):
+            entry.is_stale = True
+        return said
+
+    def sweep(self, peer: PeerName, families: Collection[Family]) -> list[Said]:
+        """Drop what is still stale of these families: the peer said End-of-RIB, or its time is up."""
+        return self._drop(peer, lambda entry: entry.is_stale and entry.flow.key.family in families, "it was stale")
+
+    # ── time ─────────────────────────────────────────────────────────────────
+
+    def next_due(self) -> float:
+        """Return the monotonic second at which `tick` has something to do, infinity if never."""
+        if self._due is None:
+            times = [each.expires_at for each in self._all() if not each.problem and not each.is_expired]
+            self._due = min([*times, *(each.retry_at for each in self._all())], default=NEVER)
+        return self._due
+
+    def tick(self, now: float) -> list[Said]:
+        """Take out what is not announced any more, and try again what the packet filter has refused."""
+        if self.next_due() > now:
+            return []
+        over = [each for each in self._all() if each.expires_at <= now and not each.problem and not each.is_expired]
+        said = _told("flow.expired", [entry for entry in over if entry.is_in_force], is_warning=True)
+        for entry in over:
+            entry.is_expired, entry.is_in_force, entry.is_over = True, False, False
+        for entry in self._all():
+            if entry.retry_at <= now:
+                entry.problem, entry.retry_at = "", NEVER
+        for peer in self._peers:
+            said += self._settle(peer)
+        return said
+
+    # ── the packet filter ────────────────────────────────────────────────────
+
+    def found(self, chains: Mapping[ChainKey, Rules]) -> None:
+        """Hear what an earlier life has left (rule 6), where packets are still led to it."""
+        led = {family for family in FAMILIES if _is_led(family, chains)}
+        self._held = {key: rules for key, rules in chains.items() if key.is_of_flows and key.family in led}
+
+    def wanted(
+        self,
+        options: Options,
+        ports: Iterable[tuple[int, int]],
+        actual: Mapping[ChainKey, Rules],
+        sets: Mapping[str, AddressSet],
+        *,
+        is_settled: bool,
+    ) -> tuple[dict[ChainKey, Rules], dict[str, AddressSet]]:
+        """Return the chains and sets that are the next step from what there is to what is to be (rule 5).
+
+        `ports`: on which this node listens, and on which a peer does, for each peer. `is_settled`: it is in sync.
+        """
+        self._options = _guarded(options, ports)
+        self._held = {} if is_settled else {key: r for key, r in self._held.items() if actual.get(key) == r}
+        chains: dict[ChainKey, Rules] = {}
+        kept: dict[str, AddressSet] = {}
+        for family in FAMILIES:
+            is_held = any(key.family == family for key in self._held)
+            rendered = self._rendered[family] = Rendered() if is_held else self._render(family)
+            name = flows_set(family)
+            if rendered.chains:
+                chains |= rendered.chains
+                kept[name] = AddressSet(family, whole(_destinations(rendered.entries, family)))
+            elif is_held or _is_led(family, actual):
+                chains |= {key: r for key, r in actual.items() if key.is_of_flows and key.family == family}
+                kept |= {name: sets[name]} if name in sets else {}
+            if ChainKey(family, TABLE, FLOWS_CHAIN) in actual and (rendered.chains or is_held):
+                chains[ChainKey(family, TABLE, HOOK)] = JUMP
+        causes = {key: own for each in self._rendered.values() for key, own in each.causes.items()}
+        self.causes = self.causes if causes == self.causes else causes
+        return chains, kept
+
+    def written(self, actual: Mapping[ChainKey, Rules], failed: Mapping[ChainKey, str], now: float) -> list[Said]:
+        """Hear how chains are now, and what was refused; find out which flow is to blame (rule 5)."""
+        said: list[Said] = []
+        for family, rendered in self._rendered.items():
+            unproven = [entry for entry in rendered.entries if not entry.is_proven]
+            reason = next((why for key, why in failed.items() if key.is_of_flows and key.family == family), None)
+            if reason is None:
+                if unproven and _stands(rendered, actual):
+                    for entry in unproven:
+                        entry.is_proven = True
+                    if family in self._on_trial:
+                        self._changed()  # for the next one
+            elif len(unproven) == 1 or (unproven and family in self._on_trial):
+                entry = unproven[0]
+                entry.problem, entry.retry_at = f"the packet filter refuses it: {reason}", now + RETRY_S
+                entry.is_in_force = False
+                self.refused[entry.peer] += 1
+                said += _told("flow.refused", [entry], is_warning=True) + self._settle(entry.peer)
+            elif unproven:
+                self._on_trial.add(family)
+                self._changed()
+            if all(entry.is_proven for entry in self._counting(family)):
+                self._on_trial.discard(family)
+        return said
+
+    # ── what people ask ──────────────────────────────────────────────────────
+
+    def entries(self) -> list[Entry]:
+        """Return every flow that is remembered: by family, in the order in which they are or would be asked."""
+        for family in FAMILIES:
+            self._counting(family)
+        return sorted(self._all(), key=lambda entry: (entry.flow.version, entry.place))
+
+    def forgotten(self) -> dict[PeerName, int]:
+        """Return how many flows of each peer are neither in force nor remembered."""
+        return {peer: own.forgotten for peer, own in self._peers.items() if own.forgotten}
+
+    def state(self, entry: Entry, actual: Mapping[ChainKey, Rules]) -> tuple[str, str]:
+        """Return what has become of a flow (in force, pending, refused, expired), and why."""
+        if entry.problem:
+            return "refused", entry.problem
+        if entry.is_expired:
+            return "expired", f"not announced again within {self._peers[entry.peer].ttl} s"
+        if not entry.is_in_force:
+            return "refused", f"the limit of {self._peers[entry.peer].rules} flows is reached"
+        if entry.equal_of is not None:
+            return "refused", f"the same flow of {entry.equal_of} counts"
+        version = entry.flow.version
+        rendered = self._rendered.get(version, Rendered())
+        is_there = entry in rendered.entries and _stands(rendered, actual) and _is_led(version, actual)
+        return ("in force" if is_there else "pending"), entry.doing.remark
+
+    def explain(self, packet: Packet, own: Collection[IPAddress], node: str) -> tuple[list[Step], list[str]]:
+        """Return the steps of a packet through the flows, the last of them deciding; and what of it is not known.
+
+        `own` are this host's addresses: what it sends itself meets no flow.
+        """
+        entries = self._rendered.get(packet.family, Rendered()).entries
+        steps: list[Step] = []
+        unknown: list[str] = []
+        if packet.source in own or not entries:
+            return steps, unknown
+
+        def step(policy: str, rule: int | None, action: str, chain: str = FLOWS_CHAIN) -> Step:
+            return Step(Direction.INGRESS, f"node {node}", None, policy, rule, action, chain)
+
+        if packet.destination in own and (way := _kept_open(packet, self._options)) is not None:
+            return [step(FAILSAFE[way], None, "accept")], unknown
+        for entry in entries:
+            may_be, conditions = judge(entry.flow, packet)
+            who = f"rule {entry.number} of {entry.name} ({entry.doing})"
+            if not may_be:
+                continue
+            if conditions:
+                unknown.append(f"{who} is for it if {' and '.join(conditions)}")
+                continue
+            if entry.doing.drops_all:
+                steps.append(step(entry.name, entry.number, Action.DENY.value))
+                break
+            if entry.doing.limits:
+                unknown.append(f"{who} lets it pass within the limit")
+                steps.append(step(entry.name, entry.number, "rate-limit", over_chain(entry)))
+            else:
+                steps.append(step(entry.name, entry.number, "accept"))
+            if not entry.doing.goes_on:
+                break
+        return steps, unknown
+
+    # ── inside ───────────────────────────────────────────────────────────────
+
+    def _all(self) -> Iterator[Entry]:
+        for own in self._peers.values():
+            yield from own.entries.values()
+
+    def _of(self, peer: PeerName) -> Iterable[Entry]:
+        return self._peers[peer].entries.values() if peer in self._peers else ()
+
+    def _changed(self) -> None:
+        self._version += 1
+        self._due = None
+
+    @staticmethod
+    def _hear(own: _OfPeer, peer: PeerName, flow: Flow, attributes: PathAttributes, now: float) -> Entry:
+        """Return the entry of a flow that is announced; its time begins anew."""
+        entry = own.entries.get(flow.key)
+        if entry is None:
+            own.last += 1
+            entry = own.entries[flow.key] = Entry(peer, own.last, flow, rank(flow), attributes)
+        elif entry.is_expired:
+            own.entries[flow.key] = own.entries.pop(flow.key)  # a newcomer (rule 3)
+        entry.attributes, entry.heard_at, entry.expires_at = attributes, now, now + own.ttl if own.ttl else NEVER
+        entry.is_expired = entry.is_stale = False
+        return entry
+
+    def _settle(self, peer: PeerName) -> list[Said]:
+        """Put flows in force while there is room, those first that came first; forget what is too much."""
+        own = self._peers[peer]
+        room = max(own.rules - sum(entry.is_in_force for entry in own.entries.values()), 0)
+        waiting = [entry for entry in own.entries.values() if entry.is_waiting]
+        taken, left = waiting[:room], [entry for entry in waiting[room:] if not entry.is_over]
+        for entry in taken:
+            entry.is_in_force, entry.is_over = True, False
+        for entry in left:
+            entry.is_over = True
+        self.refused[peer] += len(left)
+        said = _told("flow.taken", taken)
+        said += _told("flow.refused", left, is_warning=True, reason=f"the limit of {own.rules} flows is reached")
+        idle = [key for key, entry in own.entries.items() if not entry.is_in_force]
+        for key in idle[REMEMBERED:]:
+            del own.entries[key]
+            own.forgotten += 1
+        self._changed()
+        return said
+
+    def _drop(self, peer: PeerName, is_gone: Callable[[Entry], bool], reason: str) -> list[Said]:
+        """Forget some flows of a peer."""
+        gone = [entry for entry in self._of(peer) if is_gone(entry)]
+        if not gone:
+            return []
+        own = self._peers[peer]
+        for entry in gone:
+            del own.entries[entry.flow.key]
+        said = _told("flow.withdrawn", [entry for entry in gone if entry.is_in_force], reason=reason)
+        return said + self._settle(peer)
+
+    def _counting(self, family: int) -> list[Entry]:
+        """Return the flows of a family that are to be asked, in order; of equal ones know which counts (rule 4)."""
+        found: list[Entry] = []
+        placed = sorted((e for e in self._all() if e.flow.version == family and e.is_in_force), key=lambda e: e.place)
+        for entry in placed:
+            entry.equal_of = found[-1].peer if found and found[-1].flow.key == entry.flow.key else None
+            if entry.equal_of is None:
+                found.append(entry)
+        return found
+
+    def _render(self, family: int) -> Rendered:
+        """Return the chains of a family; those of the last time where nothing has changed."""
+        said = (self._version, self._options)
+        before = self._made.get(family, (None, Rendered()))
+        if before[0] == said:
+            return before[1]
+        entries = self._counting(family)
+        if family in self._on_trial:
+            unproven = [entry for entry in entries if not entry.is_proven]
+            entries = [entry for entry in entries if entry.is_proven or entry is unproven[0]]
+        made = _rendered(family, entries, self._options)
+        # What is equal is the same object, as of all rules.
+        same = {k: before[1].chains[k] if before[1].chains.get(k) == r else r for k, r in made.chains.items()}
+        made = replace(made, chains=same)
+        self._made[family] = said, made
+        return made
+
+
+def flows_set(family: int) -> str:
+    """Return the name of the set of what the flows of a family are about."""
+    return f"bm-{family}-flows"
+
+
+def over_chain(entry: Entry) -> str:
+    """Return the chain of what is over the limit of a flow."""
+    return f"{FLOWS_CHAIN}-{entry.hash}"
+
+
+def _is_led(family: int, chains: Mapping[ChainKey, Rules]) -> bool:
+    """Tell whether packets are led to the flows, by our own rules or by what was read of them."""
+    (jump,) = ids_of(JUMP)
+    return any(jump in rule for rule in chains.get(ChainKey(family, TABLE, HOOK), ()))
+
+
+def _stands(rendered: Rendered, actual: Mapping[ChainKey, Rules]) -> bool:
+    return all(actual.get(key) == rules for key, rules in rendered.chains.items())
+
+
+def _told(name: str, entries: list[Entry], *, is_warning: bool = False, reason: str = "") -> list[Said]:
+    """Tell of the first of several flows, and how many others there are."""
+    if not entries:
+        return []
+    first = entries[0]
+    keys = {
+        "peer": first.peer,
+        "value": f"{first.flow}: {first.doing}",
+        "reason": reason or first.problem or None,
+        "others_count": len(entries) - 1 or None,
+    }
+    return [Said(name, keys, is_warning)]
+
+
+def _guarded(options: Options, ports: Iterable[tuple[int, int]]) -> Options:
+    """Return options in which BGP and BFD are kept open, whatever the file says of other ports."""
+    ports = sorted(set(ports))
+    listens, calls = (tuple(Failsafe(TCP, port) for port in sorted({pair[way] for pair in ports})) for way in (0, 1))
+    return replace(
+        options,
+        failsafe_inbound=tuple(dict.fromkeys((*options.failsafe_inbound, *listens, *_BFD))),
+        failsafe_outbound=tuple(dict.fromkeys((*options.failsafe_outbound, *calls, *_BFD))),
+    )
+
+
+def _kept_open(packet: Packet, options: Options) -> Direction | None:
+    """Return which failsafe ports keep a packet to this host from being asked about."""
+    ways = (
+        (Direction.INGRESS, options.failsafe_inbound, packet.port),
+        (Direction.EGRESS, options.failsafe_outbound, packet.source_port),
+    )
+    for way, ports, port in ways:
+        for each in ports:
+            if (each.protocol, each.port) == (packet.protocol, port) and (
+                each.net is None or packet.source in each.net
+            ):
+                return way
+    return None
+
+
+def _destinations(entries: Iterable[Entry], family: int) -> Iterator[IPNetwork]:
+    """Yield what flows are about; everything, where one has no destination, or one that is no prefix."""
+    for entry in entries:
+        end = entry.flow.of(Kind.DESTINATION)
+        if isinstance(end, Prefix) and not end.offset:
+            yield ipaddress.ip_network(f"{end.address}/{end.length}")
+        else:
+            yield _EVERYTHING[family]
+
+
+def _rendered(family: int, entries: Iterable[Entry], options: Options) -> Rendered:
+    """Return the chains that say what these flows ask for, in this order."""
+    entries = tuple(entries)
+    if not entries:
+        return Rendered()
+    rules: list[tuple[str, Cause | None]] = [(text, None) for text in _first(family, options)]
+    chains: dict[str, list[tuple[str, Cause | None]]] = {FLOWS_CHAIN: rules}
+    for entry in entries:
+        allowed = Cause(FLOWS_CHAIN, Action.ALLOW.value, entry.name, policy=entry.name, rule=entry.number)
+        dropped = replace(allowed, action=Action.DENY.value, is_final=True)
+        over = over_chain(entry)
+        if entry.doing.limits:
+            chains[over] = [("-j DROP", replace(dropped, chain=over))]
+        for line in entry.lines:
+            start = f"{line} " if line else ""
+            if entry.doing.drops_all:
+                rules.append((f"{start}-j DROP", dropped))
+                continue
+            for number, limit in enumerate(entry.doing.limits):
+                # A bucket keeps the limit it was made with as long as a rule with its name stands.
+                bucket = f"bm{name_hash(f'{entry.hash} {limit}')}{number}"
+                rules.append((f"{start}-m hashlimit {limit} --hashlimit-name {bucket} -j {over}", None))
+            if not entry.doing.goes_on:
+                rules.append((f"{start}-j RETURN", allowed))
+    texts = {c: as_written(c, tuple(text for text, _ in own), options.log_group) for c, own in chains.items()}
+    return Rendered(
+        {ChainKey(family, TABLE, chain): own for chain, own in texts.items()},
+        {ChainKey(family, TABLE, c): _beside(texts[c], (cause for _, cause in own)) for c, own in chains.items()},
+        entries,
+    )
+
+
+def _beside(rules: Rules, causes: Iterator[Cause | None]) -> tuple[Cause | None, ...]:
+    """Return the cause of each rule; one that tells of drops has none."""
+    return tuple(None if TELLS in rule else next(causes) for rule in rules)
+
+
+def _first(family: int, options: Options) -> Iterator[str]:
+    """Yield what no flow is asked about."""
+    yield f"-m set ! --match-set {flows_set(family)} dst -j RETURN"
+    yield "-i lo -j RETURN"
+    for kind in ICMPV6_OF_HOSTS if family == 6 else ():
+        yield f"-p {ICMPV6} -m icmp6 --icmpv6-type {kind} -j RETURN"
+    for text in failsafes(Direction.INGRESS, family, options, are_replies_too=True):
+        yield f"{text} -m addrtype --dst-type LOCAL -j RETURN"
