@@ -151,16 +151,51 @@ class Options:
     failsafe_outbound: tuple[Failsafe, ...] = FAILSAFE_OUTBOUND
 
 
-def render(compiled: Compiled, options: Options = Options()) -> dict[ChainKey, Rules]:
-    """Return every chain of ours, and what the built-in chains begin with."""
-    ways = _ways(compiled, options)
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """The chains of stacks and of the bodies in them, and what they were rendered from."""
+
+    compiled: Compiled
+    options: Options
+    chains: Mapping[ChainKey, Rules]
+
+    def body(self, key: ChainKey, body: Body) -> Rules | None:
+        """Return the rules of a body, None where it is another than it was."""
+        return self.chains.get(key) if self.compiled.bodies.get(key.chain) is body else None
+
+    def stack(self, key: ChainKey, stack: Stack, bodies: Mapping[str, Body]) -> Rules | None:
+        """Return the rules of a stack, None where it or something in it is another than it was."""
+        were = self.compiled.bodies
+        asked = itertools.chain(_bodies_of(stack), *(run.bodies for run in runs_of(stack)))
+        is_same = self.compiled.stacks.get(key.chain) is stack and all(were.get(c) is bodies[c] for c in asked)
+        return self.chains.get(key) if is_same else None
+
+
+def verdicts(compiled: Compiled, options: Options, last: Verdicts | None = None) -> Verdicts:
+    """Return the chains of stacks and bodies; those of the last time cost little where they are the same."""
+    if last is not None and last.options != options:
+        last = None
+    if last is not None:
+        parts = zip(_parts(compiled), _parts(last.compiled), strict=True)
+        if all(now is before for now, before in parts):
+            return last
     found: dict[ChainKey, Rules] = {}
+    for family in FAMILIES:
+        for table, stacks in _stacks_of(compiled).items():
+            found |= _verdicts(compiled, stacks, (family, table), options, last)
+    return Verdicts(compiled, options, found)
+
+
+_parts = operator.attrgetter("stacks", "bodies", "hosts")
+
+
+def render(compiled: Compiled, options: Options = Options(), known: Verdicts | None = None) -> dict[ChainKey, Rules]:
+    """Return every chain of ours, and what the built-in chains begin with; `known`: the verdicts of that form."""
+    ways = _ways(compiled, options)
+    found = dict((known or verdicts(compiled, options)).chains)
     hosts = _Hosts(compiled, options)
     for family in FAMILIES:
         found |= {ChainKey(family, "filter", chain): rules for chain, rules in ways.items()}
-        for table, stacks in _stacks_of(compiled).items():
-            verdicts = _verdicts(compiled, stacks, family, options)
-            found |= {ChainKey(family, table, chain): rules for chain, rules in verdicts}
         chains: dict[tuple[str, str], list[str]] = {}
         for place, rules in (*_fixed(family, options, hosts), *hosts.chains(family)):
             chains.setdefault(place, []).extend(rules)
@@ -205,25 +240,42 @@ def _ways(compiled: Compiled, options: Options) -> _Chains:
 
 
 def _verdicts(
-    compiled: Compiled, stacks: Iterable[Stack], family: int, options: Options
-) -> Iterator[tuple[str, Rules]]:
-    """Yield the chains of stacks, and those of the policies and profiles in them."""
-    used: set[str] = set()
+    compiled: Compiled, stacks: Iterable[Stack], place: tuple[int, str], options: Options, last: Verdicts | None
+) -> dict[ChainKey, Rules]:
+    """Return the chains of stacks in one table, and those of the policies and profiles in them."""
+    family, bodies = place[0], compiled.bodies
+    found: dict[ChainKey, Rules] = {}
+    used: dict[str, None] = {}
     runs: dict[str, Run] = {}
     for stack in stacks:
-        rules = tuple(_stack(stack, compiled.bodies, family, options))
-        yield stack.chain, as_written(stack.chain, rules, options.log_group)
-        used.update(*(layer.bodies for layer in stack.layers), stack.profiles)
+        key = ChainKey(*place, stack.chain)
+        rules = last.stack(key, stack, bodies) if last else None
+        if rules is None:
+            rules = as_written(stack.chain, tuple(_stack(stack, bodies, family, options)), options.log_group)
+        found[key] = rules
+        used.update(dict.fromkeys(_bodies_of(stack)))
         runs |= {run.chain: run for run in runs_of(stack)}
     for run in runs.values():
-        if rules := tuple(_counting(run, compiled.bodies, family)):
-            yield run.chain, as_written(run.chain, rules)
+        if rules := tuple(_counting(run, bodies, family)):
+            found[ChainKey(*place, run.chain)] = as_written(run.chain, rules)
     for chain in sorted(used):
-        body = compiled.bodies[chain]
-        if body.lines[family]:
+        body, key = bodies[chain], ChainKey(*place, chain)
+        if not body.lines[family]:
+            continue
+        rules = last.body(key, body) if last else None
+        if rules is None:
             lines = [_line(line, body, family) for line in body.lines[family]]
             end = [_mark(options.walked)] if _closes(body, family) else []
-            yield chain, as_written(chain, (*lines, *end), options.log_group)
+            rules = as_written(chain, (*lines, *end), options.log_group)
+        found[key] = rules
+    return found
+
+
+def _bodies_of(stack: Stack) -> Iterator[str]:
+    """Yield the chains of all the bodies that a stack goes through."""
+    for layer in stack.layers:
+        yield from layer.bodies
+    yield from stack.profiles
 
 
 def _fixed(family: int, options: Options, hosts: _Hosts) -> Iterator[tuple[tuple[str, str], list[str]]]:

@@ -23,7 +23,7 @@ from bgpmesh.policy.chains import AddressSet, ChainKey, Rules
 from bgpmesh.policy.compile import Compiler
 from bgpmesh.policy.form import FAMILIES, Compiled, Ground
 from bgpmesh.policy.identity import WORKLOAD, encode, unanswered
-from bgpmesh.policy.iptables import HOOKS, Options, render
+from bgpmesh.policy.iptables import HOOKS, Options, Verdicts, render, verdicts
 from bgpmesh.policy.kubernetes import CALICO_NAME_LABEL, NAME_LABEL, Namespace
 from bgpmesh.policy.model import Host, Member, Model
 from bgpmesh.policy.objects import Key, Value
@@ -76,6 +76,7 @@ class Protection:
         self._looked_in: Mapping[Key, Value] = self.objects  # for host endpoints, and what was found
         self._found: list[HostEndpoint] = []
         self._rendered: tuple[Compiled | None, Options, Mapping[ChainKey, Rules]] = (None, self.options, {})
+        self._verdicts: Verdicts | None = None  # of the last time
         self._members: dict[str, tuple[Endpoint, Mapping[str, str], Member]] = {}  # to know again who did not change
 
     def wanted(
@@ -104,7 +105,8 @@ class Protection:
         """Return the rules of the compiled form: those of the last time where only sets differ."""
         compiled, (before, last, chains) = self.compiled, self._rendered
         if before is None or options != last or not compiled.has_rules_of(before):
-            chains = render(compiled, options)
+            self._verdicts = verdicts(compiled, options, self._verdicts)
+            chains = render(compiled, options, self._verdicts)
             self._rendered = compiled, options, chains
         return chains
 
