@@ -86,7 +86,7 @@ from bgpmesh.peering.session import (
 )
 from bgpmesh.policy.chains import AddressSet, ChainKey, Rules
 from bgpmesh.policy.identity import Sayings
-from bgpmesh.policy.nat import FAMILIES, external_set, floating_chains, inside_set, translation
+from bgpmesh.policy.nat import FAMILIES, NOTHING, Translation, external_set, floating_chains, inside_set, translation
 from bgpmesh.policy.protection import TABLES, Protection, members_within
 from bgpmesh.restart import NEVER, Awaited
 from bgpmesh.rib.claimants import Claimants
@@ -155,8 +155,8 @@ class _Ways:
     waits_for: set[Nlri] = field(default_factory=set)  # routes of workloads, before their addresses are announced
     found_inside: frozenset[Nlri] = frozenset()  # at start, until this node is in sync and knows them itself
     attributes: PathAttributes = field(default_factory=PathAttributes)  # what they are announced with
-    said: tuple[object, ...] = ()  # what the chains and sets of address translation were last made from, and they
-    translation: tuple[dict[ChainKey, Rules], dict[str, AddressSet]] = field(default_factory=lambda: ({}, {}))
+    said: tuple[object, ...] = ()  # what address translation was last made from, and what that came to
+    translation: Translation = NOTHING
 
 
 @dataclass(slots=True)
@@ -956,7 +956,8 @@ class Engine:
         self._is_protection_due = False
         self.chains.keep_unwanted = self.sets.keep_unwanted = not self.is_policy_known
         configured = self.configured
-        chains, sets = self._translated()
+        translated = self._translated()
+        chains, sets = dict(translated.chains), dict(translated.sets)
         if configured.kernel_enabled and self.is_policy_known:
             is_needed = bool(self.endpoints or self.links.actual or self._disputed)
             before = self.protection.compiled
@@ -1101,8 +1102,13 @@ class Engine:
         """Return what a floating address leads to here."""
         return self._ways.wanted.get(external)
 
-    def _translated(self) -> tuple[dict[ChainKey, Rules], dict[str, AddressSet]]:
-        """Return the chains and sets of address translation that pools, floating addresses and workloads come to."""
+    @property
+    def translation(self) -> Translation:
+        """What addresses are translated to here."""
+        return self._ways.translation
+
+    def _translated(self) -> Translation:
+        """Return the address translation that pools, floating addresses and workloads come to."""
         new, before = self.configured, self._ways.wanted
         leads = self.floating.leads(self.endpoints, self.floating_taken())
         self._ways.wanted = leads if new.kernel_enabled else {}
@@ -1111,7 +1117,7 @@ class Engine:
         others = (network_of(nlri).network_address for nlri in self.rib.floating | self._ways.found_inside)
         self.floating_known = frozenset((*self.floating.in_force, *others))
         if not new.kernel_enabled:
-            return {}, {}
+            return NOTHING
         said = (new.pools, tuple(leads.values()), self.floating_known, new.around.space, new.interface_prefix)
         if said != self._ways.said:  # a workload that comes or goes has no floating address, most often
             self._ways.said, self._ways.translation = said, translation(*said)

@@ -95,7 +95,7 @@ class Demo:
             self.ping_all()
         with self.step("a policy on n2: only web-1 may reach web-2; and why the others may not"):
             self.show_policy()
-        with self.step("a floating address leads to web-2, and then to web-3 on another node"):
+        with self.step("a floating address leads to web-2, step by step, and then to web-3 on another node"):
             self.show_floating()
         with self.step("what the nodes say"):
             self.show_tables()
@@ -210,6 +210,10 @@ class Demo:
         check(self.ping(first, FLOATING), f"{first.name} reaches {second.name} at {FLOATING}")
         check(self.ping(second, FLOATING), f"{second.name} reaches itself at {FLOATING}")
         self.show(first.node, ["bgpmesh", "floating-ip", "list"])
+        for name in (first.addresses[0], f"default/{second.name}"):
+            words = ["bgpmesh", "policy", "explain", "--from", name, "--to", FLOATING, "--protocol", "icmp"]
+            told = " ".join(self.show(second.node, words).split())
+            check(f"dnat {second.addresses[0]}" in told, f"{name} is led to {second.name}")
         self.show(third.node, [*add, third.name])
         self.show(second.node, remove)
         self.await_way(first.node, FLOATING, NODE_ADDRESSES[third.node][0])
@@ -227,11 +231,12 @@ class Demo:
         until(is_so, f"{node} to send {address} by {gateway}")
         print(f"   {node} sends {address} by {gateway}")
 
-    def show(self, node: str, words: Sequence[str], expected: int = 0) -> None:
-        """Print a command and what it says; its exit status is as expected."""
+    def show(self, node: str, words: Sequence[str], expected: int = 0) -> str:
+        """Print a command and what it says, and return that; its exit status is as expected."""
         done = self.lab.exec(node, words, check=False)
         print(f"\n{node}# {' '.join(words)}\n{done.stdout.rstrip()}{done.stderr.rstrip()}\n")
         check(done.returncode == expected, f"exit status {expected}")
+        return done.stdout
 
     def show_tables(self) -> None:
         """Print what an operator would look at."""

@@ -125,25 +125,35 @@ def _stack(running: Running, stack: Stack) -> list[JsonObject]:
 
 def explanation(running: Running, args: Mapping[str, object]) -> object:
     """Return whether a packet from one to another passes, every step to that, and on demand what would turn it."""
-    protection = running.engine.protection
-    source, destination = _ends(running.engine, _word(args, "from"), _word(args, "to"))
-    into, out = (running.engine.rib.interface_towards(address) for address in (source, destination))
+    engine, protection = running.engine, running.engine.protection
+    source, destination = _ends(engine, _word(args, "from"), _word(args, "to"))
+    lead = engine.lead(source)
+    into, out = (engine.rib.interface_towards(address) for address in (source, destination))
+    into = into if lead is None else lead.interface  # where the route to it leads
     packet = replace(_packet(source, destination, args), into=into, out=out)
-    found = explain(protection.compiled, packet, protection.options)
+    found = explain(protection.compiled, packet, protection.options, engine.translation)
+    left_by = engine.rib.masquerade_of(destination, engine.configured.around.addresses)
+    steps = [replace(step, to=left_by) if step.action == "masquerade" else step for step in found.steps]
+    unknown = list(found.unknown)
+    if left_by is None and any(step.action == "masquerade" for step in steps):
+        unknown.append(f"{destination}: which address of {out or 'this node'} it is masqueraded by")
     answer: JsonObject = {
         "verdict": found.verdict.value,
         "from": str(source),
         "to": str(destination),
-        "steps": [_step(running, step, packet, is_live=bool(args.get("live"))) for step in found.steps],
-        "unknown": list(found.unknown),
+        "steps": [_step(running, step, packet, is_live=bool(args.get("live"))) for step in steps],
+        "unknown": unknown,
     }
     if args.get("why_not"):
-        answer["why_not"] = list(why_not(protection.compiled, packet, protection.options))
+        answer["why_not"] = list(why_not(protection.compiled, packet, protection.options, engine.translation))
     return answer
 
 
 def _step(running: Running, step: Step, packet: Packet, *, is_live: bool) -> JsonObject:
-    row: JsonObject = asdict(step) | {"direction": step.direction.value}
+    row: JsonObject = asdict(step) | {
+        "direction": step.direction.value,
+        "to": None if step.to is None else str(step.to),
+    }
     row["staged"] = row.pop("is_staged")
     if is_live:
         place = (step.chain, step.action, step.tier, step.policy, step.rule)

@@ -327,7 +327,7 @@ _OF_A_TIER = ("policies", "staged", "default")
 def explanation(result: object) -> str:
     """Return the verdict, and the steps to it."""
     head = f"{_words(field(result, 'verdict'))}: {_words(field(result, 'from'))} to {_words(field(result, 'to'))}"
-    heads = ("DIRECTION", "WORKLOAD", "TIER", "POLICY", "RULE", "ACTION", "PACKETS", "BYTES", "CHAIN")
+    heads = ("DIRECTION", "WORKLOAD", "TIER", "POLICY", "RULE", "ACTION", "TO", "PACKETS", "BYTES", "CHAIN")
     rows = [
         {**row, "action": f"{row.get('action')} (staged)"} if row.get("staged") else row
         for row in each_of(field(result, "steps"))

@@ -1,6 +1,6 @@
 """Who may talk to whom, and by which address: packets, not routes.
 
-Pure up to the text. `selector` is the language that says who is meant. `nat` makes chains and sets out of
+Pure up to the text. `selector` is the language that says who is meant. `nat` makes rules and sets out of
 pools and floating addresses; `chains` makes text out of chains, and recognises chains in a listing.
 `kernel/chains.py`, with `kernel/sets.py`, makes the host's packet filter equal to that; nobody else touches it.
 
@@ -23,7 +23,7 @@ From what people write to what a packet may do:
     protection                            objects, configuration, workloads, interfaces -> the model -> chains and sets
     model, index, compile, form           the model and who is known -> stacks, classes, chains in one form
     identity, crowds                      who workloads are to other nodes, in hashes; theirs in the sets
-    explain                               that form walked for one packet: the verdict, each step, what would turn it
+    explain                               that form and `nat` walked for one packet: verdict, steps, what would turn it
     iptables                              that form as rules: verdict, guard, and whose address a source is
     attribution                           those rules told back to policies, with what they have counted
 """

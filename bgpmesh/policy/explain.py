@@ -3,6 +3,9 @@
 What is decided elsewhere is answered from what is known here, and said to be so: for a known workload of another
 node the same policies are compiled as if it were here; of an address that may be anybody's nothing can be
 said, and it is listed. A host endpoint of another node is listed, too.
+
+Address translation is walked with it: the host's policies before it see the packet as it was called, all others as it
+is translated, and what it leaves with is said last.
 """
 
 from __future__ import annotations
@@ -11,12 +14,11 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from bgpmesh.policy.attribution import FAILSAFE, NEIGHBOURS
+from bgpmesh.policy.attribution import FAILSAFE, NEIGHBOURS, SPOOFED
 from bgpmesh.policy.compile import Compiler
 from bgpmesh.policy.form import (
     Body,
     Compiled,
-    End,
     HasPort,
     HostInterface,
     InSet,
@@ -27,10 +29,12 @@ from bgpmesh.policy.form import (
     Run,
     Stack,
     Term,
+    holds,
     lines_of,
 )
 from bgpmesh.policy.iptables import ICMPV6_ALLOWED, ICMPV6_OF_HOSTS, Options, host_chain
 from bgpmesh.policy.model import Member, Model, Packet
+from bgpmesh.policy.nat import ARRIVING, LEAVING, LIES, NOTHING, SENDING, Met, Translation
 from bgpmesh.policy.rule import ICMPV6, Action, Direction, Profile
 from bgpmesh.route.nlri import IPAddress, host_nlri
 
@@ -46,13 +50,14 @@ class Step:
     """
 
     direction: Direction
-    workload: str  # or a host endpoint: `host NODE/NAME`
+    workload: str | None  # or a host endpoint: `host NODE/NAME`; None: the address translated is nobody's who is known
     tier: str | None
     policy: str | None
     rule: int | None  # counted from 1
-    action: str  # of Action, or "return": the host's own rules go on
+    action: str  # of Action, "return": the host's own rules go on; or "dnat", "snat", "masquerade"
     chain: str
     is_staged: bool = False  # what would be; it decides nothing
+    to: IPAddress | None = None  # which destination or source it gets; of "masquerade" it is not known here
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,41 +83,65 @@ class _Passage:
     interface: str | None = None
     is_here: bool = True
 
+    @property
+    def is_before_translation(self) -> bool:
+        """Tell whether it sees the packet as it was called: on the node it is from, or early."""
+        return self.stack.phase.is_early or (self.direction is Direction.EGRESS and not self.is_here)
+
     def step(self, action: str, chain: str, tier: str | None = None, policy: str | None = None) -> Step:
         """Return a step that is no rule's."""
         return Step(self.direction, self.key, tier, policy, None, action, chain)
 
 
-def explain(compiled: Compiled, packet: Packet, options: Options = Options()) -> Explanation:  # noqa: B008  a value
+def explain(
+    compiled: Compiled,
+    packet: Packet,
+    options: Options = Options(),  # noqa: B008  a value
+    nat: Translation = NOTHING,
+) -> Explanation:
     """Return whether the first packet of a connection passes, and why; both addresses are of one family.
 
-    O(members), and a compilation of the policies for each end that is a workload of another node.
+    `packet` is as it was called. O(members), and a compilation of the policies for each end that is a workload of
+    another node.
     """
-    model = compiled.model
+    model, way = compiled.model, _way(compiled, packet, options, nat)
     unknown = [
         f"{address}: {_ELSEWHERE if model.is_remote(address) else 'no workload known here'}"
-        for address in (packet.source, packet.destination)
+        for address in (way.packet.source, way.packet.destination)
         if model.is_remote(address) or model.is_unknown(address)
     ]
-    unknown += _undecided(compiled, packet)
-    steps: list[Step] = []
-    for passage, own in _walk(compiled, packet, options):
+    if packet.destination in nat.elsewhere:
+        unknown.append(f"{packet.destination}: a floating address, translated on the node of its workload")
+    unknown += _undecided(compiled, way.packet)
+    steps: list[Step] = [] if way.lie is None else [way.lie]
+    waiting = way.arriving
+    for passage, own in _walk(compiled, way, options):
         if not passage.is_here:
             unknown.append(f"{passage.direction.value} of {passage.key}: decided on its own node")
+        if waiting and not passage.is_before_translation and not _is_denied(steps):
+            steps, waiting = [*steps, *waiting], ()
         if not _is_denied(steps):
             steps += own
     if steps and steps[-1].action == "return":
-        unknown.append(f"{packet.destination}: the host's own rules decide")
+        unknown.append(f"{way.packet.destination}: the host's own rules decide")
+    if not _is_denied(steps):
+        steps += (*waiting, *way.leaving)
     return Explanation(Action.DENY if _is_denied(steps) else Action.ALLOW, tuple(steps), tuple(unknown))
 
 
-def why_not(compiled: Compiled, packet: Packet, options: Options = Options()) -> tuple[str, ...]:  # noqa: B008  a value
+def why_not(
+    compiled: Compiled,
+    packet: Packet,
+    options: Options = Options(),  # noqa: B008  a value
+    nat: Translation = NOTHING,
+) -> tuple[str, ...]:
     """Return what stands in the way, one line for each direction that denies; nothing where the packet passes.
 
     Where a rule denies, that rule; where a default does, the allow rule of that tier that misses least.
     """
-    found: list[str] = []
-    for passage, steps in _walk(compiled, packet, options):
+    way = _way(compiled, packet, options, nat)
+    found: list[str] = [] if way.lie is None else [f"no workload sends from a floating address: {SPOOFED} denies it"]
+    for passage, steps in _walk(compiled, way, options):
         if not _is_denied(steps):
             continue
         last, where = steps[-1], f"{passage.direction.value} of {passage.key}"
@@ -121,7 +150,7 @@ def why_not(compiled: Compiled, packet: Packet, options: Options = Options()) ->
         elif last.rule is not None:
             found.append(f"{where}: rule {last.rule} of {last.policy} denies it")
         else:
-            found.append(f"{where}: {_nearest(passage, packet, last.tier)}")
+            found.append(f"{where}: {_nearest(passage, way.seen_by(passage), last.tier)}")
     return tuple(found)
 
 
@@ -148,11 +177,72 @@ def judge(compiled: Compiled, options: Options = Options()) -> Callable[[Packet]
     return may_pass
 
 
-def _walk(compiled: Compiled, packet: Packet, options: Options) -> Iterator[tuple[_Passage, list[Step]]]:
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """What address translation makes of a packet, and the steps of that in three places."""
+
+    called: Packet
+    packet: Packet  # with the destination that it gets
+    lie: Step | None = None  # it is dropped: no workload has that source
+    arriving: tuple[Step, ...] = ()
+    leaving: tuple[Step, ...] = ()
+
+    def seen_by(self, passage: _Passage) -> Packet:
+        """Return the packet as it is there."""
+        return self.called if passage.is_before_translation else self.packet
+
+
+def _way(compiled: Compiled, packet: Packet, options: Options, nat: Translation) -> _Way:
+    """Return what becomes of the addresses of a packet, if it passes."""
+    model = compiled.model
+    source = model.owner(packet.source)
+    into = source.interface if source is not None and source.interface is not None else packet.into
+    if nat.meets(replace(packet, into=into), LIES) is not None:
+        owner = next((key for key, member in model.members.items() if member.interface == into), None)
+        lie = Step(Direction.EGRESS, owner, None, SPOOFED, None, Action.DENY.value, " ".join(LIES))
+        return _Way(packet, packet, lie)
+    met = nat.meets(packet, SENDING if packet.source in model.addresses else ARRIVING)
+    way = _Way(packet, packet if met is None or met.to is None else replace(packet, destination=met.to))
+    if _is_untracked(compiled, way, options):
+        return _Way(packet, packet)
+    destination = model.owner(way.packet.destination)
+    if met is not None:
+        way = replace(way, arriving=(_translated(met, Direction.INGRESS, destination),))
+    is_of_host = packet.source in model.addresses
+    if not is_of_host and not _is_through(model, way.packet, source, destination):
+        return way
+    if way.packet.destination in model.addresses or _is_inside(way, source, destination):
+        return way
+    left = nat.meets(way.packet, LEAVING)
+    return way if left is None else replace(way, leaving=(_translated(left, Direction.EGRESS, source),))
+
+
+def _is_inside(way: _Way, source: Member | None, destination: Member | None) -> bool:
+    """Tell whether the packet never leaves a workload; to its own floating address it does."""
+    return source is not None and source is destination and way.packet is way.called
+
+
+def _translated(met: Met, direction: Direction, member: Member | None) -> Step:
+    key = None if member is None else member.key
+    return Step(direction, key, None, None, None, met.action, met.chain, to=met.to)
+
+
+def _is_untracked(compiled: Compiled, way: _Way, options: Options) -> bool:
+    """Tell whether a host endpoint allows the packet before it is tracked; then it is not translated either."""
+    model = compiled.model
+    ends = model.owner(way.packet.source), model.owner(way.packet.destination)
+    return any(
+        passage.stack.phase is Phase.UNTRACKED
+        and _decision(list(_at_host(passage, way.called, options))) == Action.ALLOW.value
+        for passage in _of_hosts(compiled, way.packet, *ends)
+    )
+
+
+def _walk(compiled: Compiled, way: _Way, options: Options) -> Iterator[tuple[_Passage, list[Step]]]:
     """Yield what has a say, in the order the packet meets it and past every denial, each with its steps."""
     is_allowed_early: set[Direction] = set()
-    for passage in _passages(compiled, packet):
-        phase, direction = passage.stack.phase, passage.direction
+    for passage in _passages(compiled, way):
+        phase, direction, packet = passage.stack.phase, passage.direction, way.seen_by(passage)
         if passage.interface is None:
             yield passage, list(_steps(passage, packet, options))
         elif direction not in is_allowed_early:
@@ -162,14 +252,14 @@ def _walk(compiled: Compiled, packet: Packet, options: Options) -> Iterator[tupl
             yield passage, steps
 
 
-def _passages(compiled: Compiled, packet: Packet) -> Iterator[_Passage]:
+def _passages(compiled: Compiled, way: _Way) -> Iterator[_Passage]:
     """Yield the directions that have a say, in the order the packet meets them."""
-    model = compiled.model
+    model, packet = compiled.model, way.packet
     source, destination = model.owner(packet.source), model.owner(packet.destination)
-    if source is not None and source is destination:
-        return  # it never leaves the workload
+    if _is_inside(way, source, destination):
+        return
     if source is not None and source.interface is None:
-        yield _elsewhere(model, packet, source, destination, Direction.EGRESS)
+        yield _elsewhere(model, way.called, source, destination, Direction.EGRESS)
     yield from _of_hosts(compiled, packet, source, destination)
     for direction, member in ((Direction.EGRESS, source), (Direction.INGRESS, destination)):
         if member is not None and member.interface is not None:
@@ -360,7 +450,7 @@ def _at_the_end(passage: _Passage) -> Iterator[Step]:
 def _lines(passage: _Passage, body: Body, packet: Packet) -> Generator[Step, None, Action | None]:
     """Yield a step for each line that matches; return the action of the one that decides."""
     for line in body.lines[packet.family]:
-        if all(_holds(term, packet, passage.compiled) for term in line.terms):
+        if all(holds(term, packet, passage.compiled.sets) for term in line.terms):
             key, action = passage.key, line.action
             yield Step(passage.direction, key, body.tier, body.policy, line.rule, action.value, body.chain)
             if action is not Action.LOG:
@@ -371,7 +461,7 @@ def _lines(passage: _Passage, body: Body, packet: Packet) -> Generator[Step, Non
 def _would_be(passage: _Passage, run: Run, tier: str, packet: Packet) -> Iterator[Step]:
     """Yield what staged policies would do, if that is anything."""
     for body, line in lines_of(run, passage.compiled.bodies, packet.family):
-        if all(_holds(term, packet, passage.compiled) for term in line.terms):
+        if all(holds(term, packet, passage.compiled.sets) for term in line.terms):
             step = passage.step(line.action.value, run.chain, tier)
             yield replace(step, policy=body.policy, rule=line.rule, is_staged=True)
             return
@@ -384,7 +474,7 @@ def _nearest(passage: _Passage, packet: Packet, tier: str | None) -> str:
     stack, bodies = passage.stack, passage.compiled.bodies
     chains = [chain for layer in stack.layers if layer.tier == tier for chain in layer.bodies]
     missing = [
-        ([term for term in line.terms if not _holds(term, packet, passage.compiled)], body.policy, line.rule)
+        ([term for term in line.terms if not holds(term, packet, passage.compiled.sets)], body.policy, line.rule)
         for body in (bodies[chain] for chain in (stack.profiles if tier is None else chains))
         for line in body.lines[packet.family]
         if line.action is Action.ALLOW
@@ -410,32 +500,3 @@ def _name(term: Term) -> str:
         case HasPort(end, _, _):
             return f"the {end.name.lower()} port"
     assert_never(term)
-
-
-def _holds(term: Term, packet: Packet, compiled: Compiled) -> bool:
-    """Tell whether one term holds for the packet."""
-    match term:
-        case IsProtocol(number, is_negated):
-            return (packet.protocol == number) is not is_negated
-        case IsIcmp(icmp, is_negated):
-            own = packet.icmp
-            same = own is not None and own.type == icmp.type and icmp.code in {None, own.code}
-            return same is not is_negated
-        case IsIn(end, net):
-            return _address(packet, end) in net
-        case InSet(end, name, is_negated, with_port):
-            found, address = compiled.sets[name], _address(packet, end)
-            has = found.holds_port(address, packet.protocol, _port(packet, end)) if with_port else found.holds(address)
-            return has is not is_negated
-        case HasPort(end, ranges, is_negated):
-            port = _port(packet, end)
-            return (port is not None and any(r.first <= port <= r.last for r in ranges)) is not is_negated
-    assert_never(term)
-
-
-def _address(packet: Packet, end: End) -> IPAddress:
-    return packet.source if end is End.SOURCE else packet.destination
-
-
-def _port(packet: Packet, end: End) -> int | None:
-    return packet.source_port if end is End.SOURCE else packet.port

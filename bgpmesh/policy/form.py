@@ -18,11 +18,13 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import assert_never
 
 from bgpmesh.policy.chains import AddressSet
-from bgpmesh.policy.model import Model
+from bgpmesh.policy.model import Model, Packet
 from bgpmesh.policy.rule import Action, Direction, Icmp, IPNetwork, PortRange
 from bgpmesh.policy.selector import Selector
+from bgpmesh.route.nlri import IPAddress
 
 FAMILIES = (4, 6)
 
@@ -78,6 +80,35 @@ class HasPort:
 
 
 Term = IsProtocol | IsIcmp | IsIn | InSet | HasPort
+
+
+def holds(term: Term, packet: Packet, sets: Mapping[str, AddressSet]) -> bool:
+    """Tell whether one term holds for the packet."""
+    match term:
+        case IsProtocol(number, is_negated):
+            return (packet.protocol == number) is not is_negated
+        case IsIcmp(icmp, is_negated):
+            own = packet.icmp
+            same = own is not None and own.type == icmp.type and icmp.code in {None, own.code}
+            return same is not is_negated
+        case IsIn(end, net):
+            return _address(packet, end) in net
+        case InSet(end, name, is_negated, with_port):
+            found, address = sets[name], _address(packet, end)
+            has = found.holds_port(address, packet.protocol, _port(packet, end)) if with_port else found.holds(address)
+            return has is not is_negated
+        case HasPort(end, ranges, is_negated):
+            port = _port(packet, end)
+            return (port is not None and any(r.first <= port <= r.last for r in ranges)) is not is_negated
+    assert_never(term)
+
+
+def _address(packet: Packet, end: End) -> IPAddress:
+    return packet.source if end is End.SOURCE else packet.destination
+
+
+def _port(packet: Packet, end: End) -> int | None:
+    return packet.source_port if end is End.SOURCE else packet.port
 
 
 @dataclass(frozen=True, slots=True)

@@ -324,6 +324,28 @@ class Rib:
         self._resolver.resolve(hop)
         return None if hop.resolution is None else self._link_names.get(hop.resolution.link)
 
+    def masquerade_of(self, address: IPAddress, own: Collection[IPAddress]) -> IPAddress | None:
+        """Return which of this host's `own` addresses MASQUERADE puts in for what it sends to an address.
+
+        That of the link, and of IPv4 in the subnet of the next hop (inet_select_addr in net/ipv4/devinet.c). None: it
+        is another, or not known.
+        """
+        hop = NextHop(address, is_single_hop=False)
+        self._resolver.resolve(hop)
+        if hop.resolution is None:
+            return None
+        link, subnet = hop.resolution.link, self._hosts.connected_subnet(hop.resolution.gateway or address)
+        return next(
+            (
+                each
+                for each in own
+                if each.version == address.version
+                and link in self._hosts.links_with(each)
+                and (each.version == 6 or subnet in (None, self._hosts.connected_subnet(each)))
+            ),
+            None,
+        )
+
     # ── the thinking ─────────────────────────────────────────────────────────
 
     def work(self, limit: int) -> bool:

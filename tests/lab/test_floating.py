@@ -195,6 +195,42 @@ def test_everybody_finds_the_workload_and_it_sees_them_as_they_are(cluster: Clus
     assert [reasons(cluster, node) for node in NODES] == [[], [], []]
 
 
+def explained(cluster: Cluster, of: str, target: str) -> dict[str, object]:
+    """Return what the node of a workload, or n1, explains of a datagram."""
+    source = f"shop/{of}" if of in NODE_OF else of
+    words = ["bgpmesh", "policy", "explain", "--from", source, "--to", target, "--protocol", "udp", "--json"]
+    answer = cluster.lab.exec(NODE_OF.get(of, "n1"), words, check=False).stdout
+    return cast("dict[str, object]", json.loads(answer))
+
+
+@pytest.mark.parametrize("family", [0, 1])
+def test_the_explanation_says_who_is_reached_and_which_source_they_see(cluster: Cluster, family: int) -> None:
+    """As the servers tell it; and of what another node translates that it does."""
+    external, web, node = OF_FILE[family], ADDRESSES["web"][family], ADDRESS_OF_NODE["n1"][family]
+    for of, target, led, source in (
+        (CLIENT[family], external, web, CLIENT[family]),
+        ("db", external, web, ADDRESSES["db"][family]),
+        ("web", external, web, external),
+        ("web", CLIENT[family], CLIENT[family], external),
+        ("db", CLIENT[family], CLIENT[family], node),
+        ("api", CLIENT[family], CLIENT[family], ADDRESS_OF_NODE["n2"][family]),
+    ):
+        answer = explained(cluster, of, target)
+        steps = cast("list[Row]", answer["steps"])
+        to = {step["action"]: step["to"] for step in steps if step["to"] is not None}
+        own = ADDRESSES[of][family] if of in NODE_OF else of
+        assert (to.get("dnat", target), to.get("snat", to.get("masquerade", own))) == (led, source), steps
+        assert answer["unknown"] == []
+        caller = "client" if of == CLIENT[family] else of
+        assert asked(cluster, caller, target).split()[1] == source
+    elsewhere = explained(cluster, "api", external)
+    assert elsewhere["unknown"] == [f"{external}: a floating address, translated on the node of its workload"]
+    lie = explained(cluster, external, ADDRESSES["db"][family])
+    assert [(step["workload"], step["policy"]) for step in cast("list[Row]", lie["steps"])] == [
+        ("shop/web", "(spoofed)")
+    ]
+
+
 def tell(text: str) -> None:
     """Put a measurement into the test's output."""
     print(f"\n{text}")  # noqa: T201  what it is for

@@ -17,6 +17,10 @@ from dataclasses import dataclass
 from bgpmesh.events import ChainsWritten, ConnectionsCut, EndpointRemoved, Event, FloatingIpsKept
 from bgpmesh.kernel.chains import uninstall
 from bgpmesh.kernel.conntrack import Connections, ConnectionsEdge
+from bgpmesh.policy.explain import explain
+from bgpmesh.policy.model import Packet
+from bgpmesh.policy.rule import UDP, Action
+from bgpmesh.route.nlri import IPAddress
 from bgpmesh.workload.endpoint import Endpoint
 from bgpmesh.workload.floating import FloatingIp
 from tests.lab.cluster import script
@@ -191,6 +195,48 @@ def test_packets_find_the_workload_and_keep_who_they_are_from(world: Callable[[S
     world(story)
 
 
+def explained(here: World, packet: Packet) -> tuple[IPAddress, str]:
+    """Return where a connection is led, and with which source it leaves ("masquerade": with the host's)."""
+    engine = here.engine
+    found = explain(engine.protection.compiled, packet, engine.protection.options, engine.translation)
+    assert found.verdict is Action.ALLOW
+    led, source = packet.destination, str(packet.source)
+    for step in found.steps:
+        if step.action == "dnat" and step.to is not None:
+            led = step.to
+        elif step.action in {"snat", "masquerade"}:
+            source = str(step.to or step.action)
+    return led, source
+
+
+def test_the_explanation_says_what_the_kernel_translates(world: Callable[[Story], None]) -> None:
+    """Of each connection, as connection tracking has it: into a workload, out of one, both, and neither."""
+
+    async def story(here: World) -> None:
+        lay_out()
+        here.text = ALL
+        with servers(), closing(Connections()) as tracked:
+            async with running(here, endpoint("web", WEB), endpoint("db", DB)) as life:
+                await life.settled()
+                for family in (0, 1):
+                    web, second, outside = OF_WEB[family], SECOND[family], OUTSIDE[family]
+                    ways = [("outside", web), ("outside", second), ("db", web), ("web", OF_DB[family]), ("", web)]
+                    ways += [("web", web), ("web", second), ("db", OF_DB[family])]
+                    ways += [("web", outside), ("db", outside), ("web", DB[family]), ("", DB[family])]
+                    for port, (of, target) in enumerate(ways, start=7000):
+                        assert await asyncio.to_thread(ask, of, target, own_port=str(port))
+                        called = tracked.of(ipaddress.ip_address(target))
+                        (entry,) = (e for e in called if e.packet is not None and e.packet.source_port == port)
+                        into = "fabric" if of == "outside" else None
+                        packet = Packet(entry.source, entry.destination, UDP, port, int(PORT), into=into)
+                        led, source = explained(here, packet)
+                        kernel = entry.reply_source, str(entry.reply_destination)
+                        expected = HOST[family] if source == "masquerade" else source
+                        assert (led, expected) == kernel, (of, target)
+
+    world(story)
+
+
 def test_nobody_else_is_translated(world: Callable[[Story], None]) -> None:
     """Without masquerading, and for addresses that are not here: packets are as they were sent."""
 
@@ -313,6 +359,12 @@ with socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, so
                     await asyncio.to_thread(run, *command, OF_WEB[family], DB[family])
                     assert await asyncio.to_thread(ask, "web", DB[family]) == f"db {WEB[family]}", "behind it"
                     assert connections(DB[family]) == [(WEB[family], DB[family])]
+                    source, target = (ipaddress.ip_address(each[family]) for each in (OF_WEB, DB))
+                    lie = Packet(source, target, UDP, 1, int(PORT), into="bgpm-web")
+                    engine = here.engine
+                    options = engine.protection.options
+                    found = explain(engine.protection.compiled, lie, options, engine.translation)
+                    assert [(step.policy, step.action) for step in found.steps] == [("(spoofed)", "deny")]
 
     world(story)
 

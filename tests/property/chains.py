@@ -9,7 +9,7 @@ import ipaddress
 import struct
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bgpmesh.policy.chains import AddressSet, ids_of
 from bgpmesh.policy.model import Packet
@@ -65,6 +65,7 @@ class Flow:
     connmark: int = 0
     logged: list[str] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
+    translated: list[tuple[str, str]] = field(default_factory=list)  # the target, and the address that was put in
 
 
 class Host:
@@ -88,6 +89,9 @@ class Host:
                     return verdict
                 case ["-j", "RETURN"]:
                     return None
+                case ["-j", "DNAT" | "SNAT" | "MASQUERADE" as how, *words]:
+                    _translate(how, words, flow)
+                    return "ACCEPT"  # no other rule of this hook's nat table is asked
                 case ["-j", "MARK" | "LOG" | "NFLOG" | "CT" as how, *words]:
                     _act(how, words, flow)
                 case ["-j", other]:
@@ -153,10 +157,26 @@ def _act(how: str, words: list[str], flow: Flow) -> None:
             (flow.logged if how == "LOG" else flow.told).append(prefix)
 
 
+def _translate(how: str, words: list[str], flow: Flow) -> None:
+    """Put another address into a packet; which one MASQUERADE takes, nobody here knows."""
+    match how, words:
+        case "DNAT", ["--to-destination", address]:
+            flow.packet = replace(flow.packet, destination=ipaddress.ip_address(address))
+            flow.is_dnat = True
+        case "SNAT", ["--to-source", address] | ["--to-source", address, "--random-fully"]:
+            flow.packet = replace(flow.packet, source=ipaddress.ip_address(address))
+        case "MASQUERADE", ["--random-fully"]:
+            address = ""
+        case _:
+            raise AssertionError(words)
+    flow.translated.append((how.lower(), address))
+
+
 # The hooks that a packet comes by, in order, with the tables in order: netfilter's priorities.
-IN: Way = (("raw", "PREROUTING"), ("mangle", "PREROUTING"), ("filter", "INPUT"))
-OUT: Way = (("raw", "OUTPUT"), ("filter", "OUTPUT"), ("mangle", "POSTROUTING"))
-THROUGH: Way = (*IN[:2], ("mangle", "FORWARD"), ("filter", "FORWARD"), ("mangle", "POSTROUTING"))
+IN: Way = (("raw", "PREROUTING"), ("mangle", "PREROUTING"), ("nat", "PREROUTING"), ("filter", "INPUT"))
+LEAVING: Way = (("mangle", "POSTROUTING"), ("nat", "POSTROUTING"))
+OUT: Way = (("raw", "OUTPUT"), ("nat", "OUTPUT"), ("filter", "OUTPUT"), *LEAVING)
+THROUGH: Way = (*IN[:3], ("mangle", "FORWARD"), ("filter", "FORWARD"), *LEAVING)
 
 
 def travel(
@@ -164,12 +184,13 @@ def travel(
 ) -> str | None:
     """Return DROP, ACCEPT where the filter table says so, or None: nobody of ours decides.
 
-    `seen`: takes what each rule has matched.
+    The way depends on what the packet is translated to, which is for the caller to know. `seen`: takes what each rule
+    has matched.
     """
     verdict = None
     into, out = flow.into, flow.out
     for table, hook in way:
-        if hook not in tables.get(table, {}):
+        if hook not in tables.get(table, {}) or (table == "nat" and flow.state == "UNTRACKED"):
             continue
         flow.into = into if hook in {"PREROUTING", "INPUT", "FORWARD"} else ""
         flow.out = out if hook in {"OUTPUT", "FORWARD", "POSTROUTING"} else ""

@@ -42,11 +42,16 @@ PLACES = {
     4: [ipaddress.ip_address(a) for a in ("10.0.1.1", "10.0.1.2", "10.0.2.3", "10.0.2.4", "198.51.100.7", "192.0.2.1")],
     6: [ipaddress.ip_address(a) for a in ("fd00::1", "fd00::2", "fd00::3", "fd00::4", "2001:db8::7", "2001:db8:1::1")],
 }
+EXTERNALS = {  # floating addresses, in tests/property/test_nat.py; here they are nobody's
+    4: [ipaddress.ip_address(f"203.0.113.{last}") for last in (1, 2, 3)],
+    6: [ipaddress.ip_address(f"2001:db8:f::{last}") for last in (1, 2, 3)],
+}
 POOLS = (ipaddress.ip_network("10.0.0.0/16"), ipaddress.ip_network("fd00::/64"))
 NETS = [
     *POOLS,
     *map(ipaddress.ip_network, ("10.0.1.1/32", "10.0.2.0/24", "198.51.100.0/24", "0.0.0.0/0")),
     *map(ipaddress.ip_network, ("fd00::2/127", "2001:db8::/32", "::/0")),
+    *(ipaddress.ip_network(EXTERNALS[family][0]) for family in (4, 6)),
 ]
 SELECTORS = [
     parse(text)
@@ -341,7 +346,7 @@ def test_what_the_rules_count_is_put_down_to_the_steps_of_the_explanation(
 
 def is_of_this_node(model: Model, step: Step) -> bool:
     """Tell whether a step is one of chains here: a workload's here, or a host endpoint's."""
-    member = model.members.get(step.workload)
+    member = model.members.get(step.workload or "")
     return member is None or member.interface is not None
 
 
@@ -368,7 +373,7 @@ def test_staged_policies_change_no_verdict_and_say_what_they_would_do(
         here = passes(model, packet, to_host=False, only_here=True, failsafes=failsafes_of(Options()))
         assert here is verdict(model, compiled, tables, packet)
         for step in found.steps:
-            if step.workload not in model.members:
+            if step.workload is None or step.workload not in model.members:
                 continue
             labels = labels_of(model, model.members[step.workload])
             normal = [p for p in model.policies if p.tier == step.tier and not p.is_untracked and not p.is_pre_dnat]

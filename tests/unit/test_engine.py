@@ -1030,3 +1030,36 @@ def test_the_interface_towards_an_address_is_that_of_its_route() -> None:
     world.engine.handle(LinkNamesRead({2: "eth0"}), world.now)
     assert world.engine.rib.interface_towards(HOP) == "eth0"
     assert world.engine.rib.interface_towards(ipaddress.ip_address("198.51.100.1")) is None
+
+
+def test_what_masquerades_is_the_address_of_the_link_in_the_subnet_of_the_next_hop() -> None:
+    """Of IPv6 the one of the link; None where that is not among the addresses that are configured."""
+    world = World(Engine(configured(), (), lambda: 0.5))
+    world.boot({})
+
+    def route(prefix: str, kind: HostRouteKind, gateway: str | None = None) -> HostRoute:
+        hop = None if gateway is None else ipaddress.ip_address(gateway)
+        return HostRoute(parse_nlri(prefix), 2, hop, 0, kind, 2, 254)
+
+    local, connected, by_gateway = HostRouteKind.LOCAL, HostRouteKind.CONNECTED, HostRouteKind.GATEWAY
+    routes = (
+        route("192.0.2.1/32", local),
+        route("198.18.0.1/32", local),
+        route("198.18.0.0/24", connected),
+        route("203.0.113.0/24", by_gateway, "198.18.0.254"),
+        route("2001:db8::1/128", local),
+        route("2001:db8:1::/48", by_gateway, "fe80::1"),
+    )
+    world.engine.handle(HostRoutesChanged(routes, ()), world.now)
+
+    def used(destination: str, *own: str) -> str:
+        found = world.engine.rib.masquerade_of(ipaddress.ip_address(destination), [*map(ipaddress.ip_address, own)])
+        return str(found)
+
+    both = ("192.0.2.1", "198.18.0.1", "2001:db8::1")
+    assert used(str(HOP), *both) == "192.0.2.1"
+    assert used("203.0.113.9", *both) == "198.18.0.1"
+    assert used("203.0.113.9", "192.0.2.1") == "None", "it has another in that subnet"
+    assert used("2001:db8:1::9", *both) == "2001:db8::1"
+    assert used("198.51.100.1", *both) == "None", "no route leads there"
+    assert used(str(HOP), "192.0.2.99") == "None", "this host does not have it"

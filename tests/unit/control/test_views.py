@@ -18,6 +18,7 @@ from bgpmesh.events import (
     ConnectionsCut,
     EndpointAdded,
     FloatingIpsKept,
+    HostRoutesChanged,
     LinkNamesRead,
     ObjectsChanged,
     RoutesReceived,
@@ -29,8 +30,10 @@ from bgpmesh.policy.selector import parse
 from bgpmesh.route.attributes import Asn, PathAttributes
 from bgpmesh.route.claim import Kind, claim
 from bgpmesh.route.nlri import parse_nlri
+from bgpmesh.route.path import HostRoute, HostRouteKind
 from bgpmesh.workload.endpoint import Endpoint
 from bgpmesh.workload.floating import FloatingIp
+from bgpmesh.workload.pool import Masquerade
 from tests.flat import pairs, protect
 from tests.unit.policy.test_attribution import BAD, WEB, made, policy, rule_of
 
@@ -345,3 +348,49 @@ def test_host_endpoints_are_listed_and_explained(running: Running) -> None:
     assert isinstance(told, dict)
     assert [("host n1/lan", "(failsafe_inbound)")] == [(step["workload"], step["policy"]) for step in told["steps"]]
     assert "failsafe_inbound" in tables.explanation(told)
+
+
+def test_the_explanation_has_what_packets_are_translated_to(running: Running) -> None:
+    """As texts, in a column of its own; which address masquerades is the link's, where that is known."""
+    engine = running.engine
+    pools = tuple(replace(pool, masquerade=Masquerade()) for pool in engine.configured.pools)
+    engine.handle(replace(engine.configured, pools=pools), 24.0)
+    external = ipaddress.ip_address("203.0.113.10")
+    engine.handle(FloatingIpsKept((FloatingIp(external, "default/web"),)), 24.0)
+    engine.work(1000, 24.0)
+    told = asked(running, "policy explain", {"from": "198.51.100.7", "to": str(external), "port": "80", "live": True})
+    assert isinstance(told, dict)
+    first, second = told["steps"]
+    assert first == {
+        "direction": "ingress",
+        "workload": "default/web",
+        "tier": None,
+        "policy": None,
+        "rule": None,
+        "action": "dnat",
+        "chain": "bm-fip-dnat",
+        "to": "10.244.1.5",
+        "staged": False,
+        "packets": None,
+        "bytes": None,
+    }
+    assert (second["action"], second["to"]) == ("allow", None)
+    lines = tables.explanation(told).splitlines()
+    assert lines[2].split() == ["DIRECTION", "WORKLOAD", "POLICY", "RULE", "ACTION", "TO", "CHAIN"]
+    assert "dnat    10.244.1.5" in lines[3]
+
+    outwards: dict[str, object] = {"from": "default/web", "to": "192.0.2.77"}
+    told = asked(running, "policy explain", outwards)
+    assert isinstance(told, dict)
+    assert (told["steps"][-1]["action"], told["steps"][-1]["to"]) == ("masquerade", None)
+    assert told["unknown"] == ["192.0.2.77: which address of eth0 it is masqueraded by"]
+    own = HostRoute(parse_nlri("192.0.2.1/32"), 2, None, 0, HostRouteKind.LOCAL, 2, 255)
+    engine.handle(HostRoutesChanged((own,), ()), 25.0)
+    told = asked(running, "policy explain", outwards)
+    assert isinstance(told, dict)
+    assert (told["steps"][-1]["to"], told["unknown"]) == ("192.0.2.1", [])
+
+    lie = asked(running, "policy explain", {"from": str(external), "to": "192.0.2.77", "why_not": True})
+    assert isinstance(lie, dict)
+    assert [(step["workload"], step["policy"]) for step in lie["steps"]] == [("default/web", "(spoofed)")]
+    assert lie["why_not"] == ["no workload sends from a floating address: (spoofed) denies it"]

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
 
-from bgpmesh.policy.chains import AddressSet, ChainKey, bare, identified, name_hash, restore_text
+from bgpmesh.policy.chains import AddressSet, ChainKey, Rules, bare, identified, name_hash, restore_text
 from bgpmesh.policy.nat import translation
-from bgpmesh.route.nlri import parse_nlri
+from bgpmesh.route.nlri import IPAddress, IPNetwork, parse_nlri
 from bgpmesh.workload.floating import Lead
 from bgpmesh.workload.pool import Masquerade, Pool
 
 PLAIN = name_hash("None ")
+
+
+def translated(
+    pools: Sequence[Pool],
+    leads: Iterable[Lead] = (),
+    floating: Iterable[IPAddress] = (),
+    blocks: Iterable[IPNetwork] = (),
+) -> tuple[Mapping[ChainKey, Rules], Mapping[str, AddressSet]]:
+    """Return the chains and the sets."""
+    made = translation(pools, leads, floating, blocks)
+    return made.chains, made.sets
 
 
 def pool(cidr: str, masquerade: Masquerade | None = None) -> Pool:
@@ -23,7 +35,7 @@ def networks(*texts: str) -> frozenset[bytes]:
 
 def test_without_a_pool_that_masquerades_there_is_nothing() -> None:
     """Not even an empty chain: iptables is then not called."""
-    assert translation([pool("10.244.0.0/16"), pool("fd00::/48")], floating=[ipaddress.ip_address("203.0.113.10")]) == (
+    assert translated([pool("10.244.0.0/16"), pool("fd00::/48")], floating=[ipaddress.ip_address("203.0.113.10")]) == (
         {},
         {},
     )
@@ -32,7 +44,7 @@ def test_without_a_pool_that_masquerades_there_is_nothing() -> None:
 def test_a_pool_that_masquerades_spares_every_pool() -> None:
     """One that does not masquerade, and a floating address, are inside too; another family is left alone."""
     pools = [pool("10.244.0.0/16", Masquerade()), pool("10.245.0.0/16"), pool("fd00::/48")]
-    chains, sets = translation(pools, floating=[ipaddress.ip_address("203.0.113.10")])
+    chains, sets = translated(pools, floating=[ipaddress.ip_address("203.0.113.10")])
     sources = f"bm-4-from-{PLAIN}"
     expected = {
         "POSTROUTING": ("-j bm-POSTROUTING",),
@@ -52,7 +64,7 @@ def test_a_pool_that_masquerades_spares_every_pool() -> None:
 def test_what_is_excluded_keeps_its_address_and_a_source_is_said() -> None:
     """Pools with other options have rules and sets of their own."""
     special = Masquerade((ipaddress.ip_network("fd99::/16"),), ipaddress.ip_address("2001:db8::9"))
-    chains, sets = translation([pool("fd00::/48", special), pool("fd01::/48", Masquerade())])
+    chains, sets = translated([pool("fd00::/48", special), pool("fd01::/48", Masquerade())])
     name = name_hash("2001:db8::9 fd99::/16")
     rules = chains[ChainKey(6, "nat", "bm-nat-outgoing")]
     special_match = f"-m set --match-set bm-6-from-{name} src -m set ! --match-set bm-6-keep-{name} dst"
@@ -66,16 +78,24 @@ def test_what_is_excluded_keeps_its_address_and_a_source_is_said() -> None:
 
 def test_a_pool_more_changes_sets_and_no_chain() -> None:
     """Pools with the same options share a set."""
-    one = translation([pool("10.1.0.0/16", Masquerade())])
-    two = translation([pool("10.2.0.0/16", Masquerade()), pool("10.1.0.0/16", Masquerade())])
+    one = translated([pool("10.1.0.0/16", Masquerade())])
+    two = translated([pool("10.2.0.0/16", Masquerade()), pool("10.1.0.0/16", Masquerade())])
     assert one[0] == two[0]
     assert one[1].keys() == two[1].keys()
     assert two[1][f"bm-4-from-{PLAIN}"].members == networks("10.1.0.0/16", "10.2.0.0/16")
 
 
+def test_pools_that_exclude_the_same_share_a_set_in_whatever_order_they_say_it() -> None:
+    """None of them is left out."""
+    excluded = (ipaddress.ip_network("192.0.2.0/24"), ipaddress.ip_network("198.51.100.0/24"))
+    _, sets = translated([pool("10.1.0.0/16", Masquerade(excluded)), pool("10.2.0.0/16", Masquerade(excluded[::-1]))])
+    (sources,) = (each.members for name, each in sets.items() if "-from-" in name)
+    assert sources == networks("10.1.0.0/16", "10.2.0.0/16")
+
+
 def test_everything_is_excluded_by_its_halves() -> None:
     """`hash:net` has no /0."""
-    _, sets = translation([pool("10.1.0.0/16", Masquerade((ipaddress.ip_network("0.0.0.0/0"),)))])
+    _, sets = translated([pool("10.1.0.0/16", Masquerade((ipaddress.ip_network("0.0.0.0/0"),)))])
     (kept,) = (each.members for name, each in sets.items() if "-keep-" in name)
     assert kept == networks("0.0.0.0/1", "128.0.0.0/1")
 
@@ -93,7 +113,7 @@ LEADS = (
 
 def test_floating_addresses_are_asked_for_by_a_set_and_led_one_by_one() -> None:
     """Two of one workload: it leaves, and sees itself, by the one that is for that; before masquerading is asked."""
-    chains, sets = translation([pool("10.244.0.0/16", Masquerade()), pool("fd00::/48")], LEADS)
+    chains, sets = translated([pool("10.244.0.0/16", Masquerade()), pool("fd00::/48")], LEADS)
     dnat = ("-m set --match-set bm-4-fip dst -j bm-fip-dnat",)
     expected = {
         "PREROUTING": dnat,
@@ -132,7 +152,7 @@ def test_floating_addresses_are_asked_for_by_a_set_and_led_one_by_one() -> None:
 def test_without_masquerading_nothing_but_the_addresses_is_asked() -> None:
     """And what is inside only where something leaves by such an address: pools, or pod CIDRs where there are none."""
     six = lead("2001:db8:f::10", "fd00::5")
-    chains, sets = translation([pool("fd00::/48")], [six])
+    chains, sets = translated([pool("fd00::/48")], [six])
     assert chains[ChainKey(6, "nat", "bm-POSTROUTING")] == identified(
         "bm-POSTROUTING", ["-m set --match-set bm-6-fip-to src -j bm-fip-snat"]
     )
@@ -140,14 +160,14 @@ def test_without_masquerading_nothing_but_the_addresses_is_asked() -> None:
     assert {key.family for key in chains} == {6}
     blocks = [ipaddress.ip_network("10.1.0.0/24"), ipaddress.ip_network("fd01::/64")]
     leaving = [lead("203.0.113.10", "10.1.0.5", is_outbound=True), lead("2001:db8:f::10", "fd00::5", is_outbound=True)]
-    _, sets = translation([pool("fd00::/48")], leaving, [ipaddress.ip_address("203.0.113.9")], blocks)
+    _, sets = translated([pool("fd00::/48")], leaving, [ipaddress.ip_address("203.0.113.9")], blocks)
     assert sets["bm-4-inside"].members == networks("10.1.0.0/24", "203.0.113.9/32", "203.0.113.10/32")
     assert sets["bm-6-inside"].members == networks("fd00::/48", "2001:db8:f::10/128")
 
 
 def test_every_line_is_one_that_iptables_may_get() -> None:
     """Both families."""
-    chains, _ = translation([], [*LEADS, lead("2001:db8:f::10", "fd00::5", is_outbound=True)])
+    chains, _ = translated([], [*LEADS, lead("2001:db8:f::10", "fd00::5", is_outbound=True)])
     for family in (4, 6):
         of_table = {key.chain: rules for key, rules in chains.items() if key[:2] == (family, "nat")}
         text = restore_text("nat", of_table)
