@@ -86,6 +86,7 @@ from bgpmesh.peering.session import (
 )
 from bgpmesh.policy.chains import AddressSet, ChainKey, Rules
 from bgpmesh.policy.identity import Sayings
+from bgpmesh.policy.iptables import SPARE
 from bgpmesh.policy.nat import FAMILIES, NOTHING, Translation, external_set, floating_chains, inside_set, translation
 from bgpmesh.policy.protection import TABLES, Protection, members_within
 from bgpmesh.restart import NEVER, Awaited
@@ -290,8 +291,10 @@ class Engine:
             case ChainsRead():
                 self._chains_read(event)
             case ChainsWritten(done, failed):
+                self.policy_errors += sum(key.table not in SPARE for key in failed)
                 self._packets_written(self.chains, done, failed, "chain", now)
             case SetsWritten(done, failed):
+                self.policy_errors += len(failed)
                 self._packets_written(self.sets, done, failed, "set", now)
                 if self.sets.is_at_rest:
                     self.identity.pause_s = min(max(LESSON_S, 2 * (now - self.identity.learnt_at)), LAST_LESSON_S)
@@ -892,12 +895,21 @@ class Engine:
 
     def unmade(self) -> dict[str, str]:
         """Return which chains, sets and host endpoints cannot be as they are wanted, each with the reason."""
-        chains = {f"chain {key}": refusal.reason for key, refusal in self.chains.refused.items()}
+        refused = {key: refusal.reason for key, refusal in self.chains.refused.items() if key.table not in SPARE}
+        chains = {f"chain {key}": reason for key, reason in refused.items()}
         sets = {f"set {name}": refusal.reason for name, refusal in self.sets.refused.items()}
         cuts = {f"connections of {each}": refusal.reason for each, refusal in self.connections.refused.items()}
         unreviewed = {"connections that are no longer allowed": self.review.problem} if self.review.problem else {}
         hosts = self.protection.unplaced if self.configured.kernel_enabled else {}
         return chains | sets | cuts | unreviewed | hosts
+
+    def unguarded(self) -> list[tuple[str, str, str]]:
+        """Return (object, field, reason) of a second guard that cannot be had: all else is in force without it."""
+        reasons = {key.family: refusal.reason for key, refusal in self.chains.refused.items() if key.table in SPARE}
+        return [
+            ("[policy]", "workload_to_host", f"no second guard of the host (IPv{family}): {reason}")
+            for family, reason in sorted(reasons.items())
+        ]
 
     def _chains_read(self, event: ChainsRead) -> None:
         if self.rib.is_deferring and not self.sets.actual:
@@ -940,7 +952,6 @@ class Engine:
     ) -> None:
         recovered = [key for key in done if key in delta.refused]
         delta.acknowledge(done)
-        self.policy_errors += len(failed)
         self._refused(delta, failed, f"{word}.refused", now, word=word, show=str)
         for key in recovered:
             self._note(f"{word}.recovered", Level.INFO, **{word: str(key)})

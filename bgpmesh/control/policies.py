@@ -48,7 +48,10 @@ def summary(running: Running) -> JsonObject:
         "policies": len(engine.protection.policies()),
         "rules": engine.rules_in_force,
         "errors": errors,
-        "warnings": [dict(zip(("object", "field", "reason"), each, strict=True)) for each in engine.unknowable()],
+        "warnings": [
+            dict(zip(("object", "field", "reason"), each, strict=True))
+            for each in (*engine.unguarded(), *engine.unknowable())
+        ],
         "identities": engine.protection.remote_count,
     }
 

@@ -60,6 +60,7 @@ from bgpmesh.policy.chains import (
     restore_text,
     rules_of,
 )
+from bgpmesh.policy.iptables import SPARE
 from bgpmesh.policy.nat import external_set
 from bgpmesh.route.nlri import IPAddress, Nlri, network_of
 
@@ -226,7 +227,8 @@ class ChainsEdge:
         """Report all that is ours if it is news; what could not be read is believed to be as it was."""
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        tables = {(key.family, key.table) for key in (*self._chains.wanted, *self._chains.actual)}
+        absent = {key for key in self._chains.refused if key.table in SPARE}  # a table that is none has no list
+        tables = {(key.family, key.table) for key in (*(self._chains.wanted.keys() - absent), *self._chains.actual)}
         read = await self._in_thread(self._host.read, tables, dict(self._sets.actual))
         believed = self._chains.actual
         chains = {key: rules for key, rules in believed.items() if key.family not in read.families}

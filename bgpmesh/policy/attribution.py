@@ -36,6 +36,7 @@ _PREFIX = re.compile(r" --nflog-prefix (\S+)")
 _BY_WORD = {"-m rpfilter ": SPOOFED, "-m connmark ": REVOKED, " INVALID ": INVALID}
 _STAGED = ("bm-ui-", "bm-ue-")
 _DISPATCH = ("bm-fd-", "bm-td-")
+_TO_HOST = (("filter", "bm-to-host"), ("mangle", "bm-INPUT"))
 _ON_THE_WAY = ("bm-fw-", "bm-tw-")
 _ZERO: Count = (0, 0)
 
@@ -130,8 +131,7 @@ def _fixed(key: ChainKey, rule: str) -> Cause | None:
         return Cause(chain, Action.ALLOW.value, "")
     if not rule.endswith(_DROP):
         return None
-    words = bare(rule).split()
-    if (chain == "bm-to-host" and words == ["-j", "DROP"]) or (chain == "bm-INPUT" and words[2:] == ["-j", "DROP"]):
+    if (key.table, chain) in _TO_HOST and bare(rule) == "-j DROP":
         return Cause("bm-to-host", Action.DENY.value, TO_HOST, Direction.EGRESS, is_final=True)
     name = next((name for word, name in _BY_WORD.items() if word in rule), GUARD)
     if chain.startswith(_DISPATCH):

@@ -7,7 +7,8 @@
 
     mangle FORWARD      -> what comes from or goes to a workload is under guard, and has no verdict yet
     mangle POSTROUTING  -> what is under guard and still has none is dropped
-    mangle INPUT        -> where workloads may not reach the host: the same again
+    mangle INPUT        -> where workloads may not reach the host: the same again; where they may: no verdict yet
+    security INPUT      -> where workloads may reach the host: what is new and has no verdict then is dropped
     raw PREROUTING      -> a workload sends from the addresses that are routed to it
     mangle PREROUTING   -> IPv6: the same again; of IPv4 the kernel asks it too (rp_filter)
 
@@ -34,6 +35,9 @@ Rule 4. Names that people choose do not reach the text. Chains and sets are call
 Rule 5. What the host endpoint of no interface is about is left to the host's other rules, and so is what one allows
         to be forwarded: there is no guard of a host, which would lock people out of it. Where one is asked, what is
         established passes, then neighbour discovery and the failsafe ports, and only then policy.
+Rule 6. What workloads send to the host is guarded against a missing verdict, not against the host's own rules: what is
+        established goes on without our hook in INPUT, what is new does not, and where that hook has asked, the rules
+        behind it decide as they would. A kernel without the table `security` has no such guard, which `status` says.
 """
 
 from __future__ import annotations
@@ -82,7 +86,9 @@ HOOKS = {  # that may lead to chains of ours
     "filter": ("INPUT", "FORWARD", "OUTPUT"),
     "mangle": ("PREROUTING", "INPUT", "FORWARD", "POSTROUTING"),
     "raw": ("PREROUTING", "OUTPUT"),
+    "security": ("INPUT",),
 }
+SPARE = frozenset({"security"})  # tables that a kernel may do without, so nothing is in them but a second guard
 BIN = 8  # interfaces that one dispatch chain asks for one after the other; more are split by their next character
 # Neighbour discovery and multicast listeners (RFC 4861 §4, RFC 2710 §3): without them a workload has no way to the
 # host's link. Not 134: a workload advertises no router, and a host that hears it from one would route by it.
@@ -312,13 +318,15 @@ def _guards(family: int, options: Options) -> Iterator[tuple[tuple[str, str], li
     yield ("mangle", "FORWARD"), [guard, f"! -i {wild} ! -o {wild} {_clear(options.guarded)}"]
     yield ("mangle", "POSTROUTING"), [f"-m mark --mark {options.guarded:#x}/{verdict:#x} -j bm-POSTROUTING"]
     yield ("mangle", "bm-POSTROUTING"), ["-j DROP"]
-    known = [f"-i {wild} -p 58 -m icmp6 --icmpv6-type {kind} -j RETURN" for kind in ICMPV6_ALLOWED if family == 6]
-    known += [
-        f"-i {wild} {over}",
-        f"-i {wild} -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN",
-        f"-i {wild} -j DROP",
-    ]
-    yield ("mangle", "bm-INPUT"), known if options.to_host == "deny" else []
+    known = [*_neighbours(ICMPV6_ALLOWED, family, "-j RETURN"), over]
+    known += ["-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN", "-j DROP"]
+    if options.to_host == "deny":
+        yield ("mangle", "INPUT"), [f"-i {wild} -j bm-INPUT"]
+        yield ("mangle", "bm-INPUT"), known
+    else:
+        yield ("mangle", "INPUT"), [f"-i {wild} {_clear(options.accepted)}"]
+        yield ("security", "INPUT"), [f"-i {wild} {_unmarked(options.accepted)} -j bm-INPUT"]
+        yield ("security", "bm-INPUT"), known
     spoofed = [f"-i {wild} -m rpfilter --invert -j DROP"]
     yield ("raw", "bm-PREROUTING"), spoofed
     yield ("mangle", "bm-PREROUTING"), spoofed if family == 6 else []

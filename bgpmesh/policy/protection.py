@@ -23,7 +23,7 @@ from bgpmesh.policy.chains import AddressSet, ChainKey, Rules
 from bgpmesh.policy.compile import Compiler
 from bgpmesh.policy.form import FAMILIES, Compiled, Ground
 from bgpmesh.policy.identity import WORKLOAD, encode, unanswered
-from bgpmesh.policy.iptables import HOOKS, Options, Verdicts, render, verdicts
+from bgpmesh.policy.iptables import HOOKS, SPARE, Options, Verdicts, render, verdicts
 from bgpmesh.policy.kubernetes import CALICO_NAME_LABEL, NAME_LABEL, Namespace
 from bgpmesh.policy.model import Host, Member, Model
 from bgpmesh.policy.objects import Key, Value
@@ -43,7 +43,7 @@ from bgpmesh.route.claim import Claims
 from bgpmesh.route.nlri import IPAddress, Nlri
 from bgpmesh.workload.endpoint import Endpoint
 
-TABLES = frozenset(HOOKS)  # that have a say in what passes
+TABLES = frozenset(HOOKS) - SPARE  # without which nobody is let in
 OPEN_PROFILE = "projectcalico-default-allow"  # that Calico has, and gives host endpoints that it makes itself
 OWN_LABELS = (NAMESPACE_LABEL, WORKLOAD_LABEL)  # of a workload: not given by people, nor what begins with `pcns.`
 

@@ -13,7 +13,7 @@ import os
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random, SystemRandom
@@ -25,6 +25,7 @@ from tests.lab.nodes import BLOCKS, JsonObject, Node, file_of, pair
 
 PORT = 5005
 RATE = 25  # datagrams a second of each flow
+TRIES = 8  # of every flow, in which one that may pass would be seen to
 PROGRAMS = {4: "iptables", 6: "ip6tables"}
 WORKLOADS = ("web", "db", "other")
 HOST = {4: "10.0.0.1", 6: "2001:db8::1"}
@@ -126,6 +127,7 @@ class Stage:
     node: Node
     backend: str
     addresses: dict[str, dict[int, str]] = field(default_factory=dict)  # of each workload, by family
+    flows: dict[str, tuple[str, str, str]] = field(default_factory=dict)
     hearers: dict[str, Process] = field(default_factory=dict)
     senders: list[Process] = field(default_factory=list)
 
@@ -187,6 +189,7 @@ class Stage:
                 words[sender].append(f"{name}-{family},{bound},{self.address(target, family)},{PORT}")
         for sender, each in words.items():
             self.senders.append(self.volley(sender, "send", str(RATE), *each))
+        self.flows |= flows
         self.await_flow()
 
     # ── what arrived ─────────────────────────────────────────────────────────
@@ -202,7 +205,7 @@ class Stage:
 
     def await_flow(self) -> None:
         """Wait until some datagrams of every flow that may arrive have arrived anew."""
-        wanted = [f"{name}-{family}" for name in FLOWS if not name.startswith("no-") for family in PROGRAMS]
+        wanted = [f"{name}-{family}" for name in self.flows if not name.startswith("no-") for family in PROGRAMS]
         before = self.seen()
 
         def flows() -> bool:
@@ -285,6 +288,28 @@ class Stage:
             script.append(f"{PROGRAMS[family]}-{self.backend}-restore -w 30 -n <<'X'\n{text}\nX")
         self.node.sh("\n".join(script))
 
+    def opened_by_absence(self, places: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
+        """Return what has come through that should not, while each of some chains, or what is ours in it, was away."""
+        whole, found = self.saved(), dict[str, set[str]]()
+        texts = {
+            (family, table): self.node.sh(f"{PROGRAMS[family]}-{self.backend}-save -t {table}")
+            for family, table in sorted({(family, table) for family, table, _ in whole})
+        }
+        for table, chain in places:
+            since = time.monotonic()
+            families = [family for family in PROGRAMS if (family, table, chain) in whole]
+            for family in families:
+                if chain.startswith("bm-"):
+                    self.table(family, table, f"-F {chain}")
+                else:
+                    self.unhook((family, table, chain))
+            self.await_tries(TRIES)
+            if passed := {flow for at, flow in self.strays() if at >= since}:
+                found[f"{table} {chain}"] = passed
+            for family in families:
+                self.restore(family, texts[family, table])
+        return found
+
     def restore(self, family: int, text: str) -> None:
         """Put tables back as `iptables-save` has told them."""
         command = [f"{PROGRAMS[family]}-{self.backend}-restore", "-w", "30"]
@@ -328,11 +353,11 @@ def chosen() -> Random:
 
 
 @contextmanager
-def staged(backend: str) -> Iterator[Stage]:
+def staged(backend: str, text: str = "") -> Iterator[Stage]:
     """Lay everything out, with flows running; what was in the packet filter before is there after `uninstall`."""
     with pair() as lab:
         stage = Stage(Node(lab), backend)
-        stage.bring_up()
+        stage.bring_up(text)
         yield stage
         stage.cease()
 

@@ -16,7 +16,7 @@ from signal import SIGKILL
 import pytest
 
 from containerlab.lab import until
-from tests.lab.guarded import FLOWS, PROGRAMS, TALKS, Stage, calico, chosen, closing_sets, staged
+from tests.lab.guarded import FLOWS, TALKS, Stage, calico, chosen, closing_sets, staged
 
 IS_LONG = bool(os.environ.get("BGPMESH_SOAK"))
 BACKENDS = ("nft", "legacy") if IS_LONG else ("nft",)
@@ -25,7 +25,6 @@ UNHOOKED = 30 if IS_LONG else 1  # times that all hooks are deleted
 HELD_S = 10.0 if IS_LONG else 4.0
 REPAIRED_S = 90.0  # the longest that a repair may take: a read-back and a busy machine
 UNDER_WAY_S = 0.3  # what has passed has arrived within this
-TRIES = 8  # of every flow, in which one that may pass would be seen to
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
@@ -124,28 +123,10 @@ def test_no_chain_and_no_hook_opens_anything_by_its_absence(stage: Stage, chance
     """Each of them gone, or some, one after the other, with no daemon there to repair it."""
     whole = stage.whole()
     begun = time.monotonic()
+    places = sorted({(table, chain) for _, table, chain in whole[0]})
     stage.node.stop(SIGKILL)
     try:
-        texts = {
-            (family, table): stage.node.sh(f"{program}-{stage.backend}-save -t {table}")
-            for family, program in PROGRAMS.items()
-            for table in sorted({table for _, table, _ in whole[0]})
-        }
-        opened: dict[str, set[str]] = {}
-        places = sorted({(table, chain) for _, table, chain in whole[0]})
-        for table, chain in places if IS_LONG else sorted(chance.sample(places, 12)):
-            since = time.monotonic()
-            for family in (each for each in PROGRAMS if (each, table, chain) in whole[0]):
-                if chain.startswith("bm-"):
-                    stage.table(family, table, f"-F {chain}")
-                else:
-                    stage.unhook((family, table, chain))
-            stage.await_tries(TRIES)
-            if passed := {flow for at, flow in stage.strays() if at >= since}:
-                opened[f"{table} {chain}"] = passed
-            for family in PROGRAMS:
-                stage.restore(family, texts[family, table])
-        assert opened == {}
+        assert stage.opened_by_absence(places if IS_LONG else sorted(chance.sample(places, 12))) == {}
         assert stage.whole() == whole
         stage.await_flow()
     finally:

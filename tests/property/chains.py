@@ -173,7 +173,13 @@ def _translate(how: str, words: list[str], flow: Flow) -> None:
 
 
 # The hooks that a packet comes by, in order, with the tables in order: netfilter's priorities.
-IN: Way = (("raw", "PREROUTING"), ("mangle", "PREROUTING"), ("nat", "PREROUTING"), ("filter", "INPUT"))
+IN: Way = (
+    ("raw", "PREROUTING"),
+    ("mangle", "PREROUTING"),
+    ("nat", "PREROUTING"),
+    ("filter", "INPUT"),
+    ("security", "INPUT"),
+)
 LEAVING: Way = (("mangle", "POSTROUTING"), ("nat", "POSTROUTING"))
 OUT: Way = (("raw", "OUTPUT"), ("nat", "OUTPUT"), ("filter", "OUTPUT"), *LEAVING)
 THROUGH: Way = (*IN[:3], ("mangle", "FORWARD"), ("filter", "FORWARD"), *LEAVING)

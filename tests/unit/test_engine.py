@@ -33,6 +33,7 @@ from bgpmesh.events import (
     ObjectsChanged,
     OpenReceived,
     RoutesReceived,
+    SetsWritten,
     Stopping,
     TimerFired,
 )
@@ -50,6 +51,7 @@ from bgpmesh.peering.message import (
 from bgpmesh.peering.peer import Peer
 from bgpmesh.peering.session import Dial, Hangup, Send, State
 from bgpmesh.policy.chains import ChainKey
+from bgpmesh.policy.iptables import Options
 from bgpmesh.policy.objects import read
 from bgpmesh.policy.protection import Surroundings
 from bgpmesh.rib.export import Batch
@@ -884,6 +886,31 @@ def test_a_link_is_opened_once_every_chain_and_set_that_protects_it_stands() -> 
     world.engine.handle(LinkWritten(WEB.interface), world.now)
     world.settle()
     assert (prefix_text(ROUTE), OnLink(WEB.interface)) in world.written()
+
+
+def test_a_second_guard_that_cannot_be_had_keeps_nobody_out() -> None:
+    """Nor is it an error, which would ring for ever; it is told until it stands."""
+    world = World(Engine(configured(around=Surroundings(options=Options(to_host="allow"))), (), lambda: 0.5))
+    engine = world.engine
+    world.boot({})
+    engine.handle(EndpointAdded(WEB), world.now)
+    world.settle()
+    assert world.links() == [(WEB.interface, CLOSED)]
+    engine.handle(LinkWritten(WEB.interface), world.now)
+    keys = [key for key, _ in pairs(engine.chains.take(1000, world.now))]
+    refused = dict.fromkeys((key for key in keys if key.table == "security"), "no such table")
+    assert {key.family for key in refused} == {4, 6}
+    engine.handle(ChainsWritten([key for key in keys if key not in refused], refused), world.now)
+    sets = [name for name, _ in pairs(engine.sets.take(1000, world.now))]
+    engine.handle(SetsWritten(sets, {}), world.now)
+    world.settle()
+    assert world.links() == [(WEB.interface, link_of(WEB))]
+    assert (engine.unmade(), engine.policy_errors, engine.is_policy_in_force) == ({}, 0, True)
+    told = [f"no second guard of the host (IPv{family}): no such table" for family in (4, 6)]
+    assert engine.unguarded() == [("[policy]", "workload_to_host", each) for each in told]
+    world.now += 2
+    protect(engine, world.now)
+    assert engine.unguarded() == []
 
 
 def test_a_changed_label_closes_no_link() -> None:

@@ -242,6 +242,23 @@ def test_what_the_packet_filter_refuses_is_in_status(running: Running) -> None:
     assert f"packet filter  0 policies, {before + 1} rules, 2 errors" in tables.status(status)
 
 
+def test_a_guard_that_cannot_be_had_is_a_warning_in_status(running: Running) -> None:
+    """Once, and no reason not to be ready."""
+    engine = running.engine
+    keys = [ChainKey(4, "security", chain) for chain in ("INPUT", "bm-INPUT")]
+    for key in keys:
+        engine.chains.want(key, ("-j RETURN",))
+    engine.chains.take(10, 90.0)
+    engine.handle(ChainsWritten([], dict.fromkeys(keys, "no such table")), 90.0)
+    status = asked(running, "status", {})
+    assert isinstance(status, dict)
+    reason = "no second guard of the host (IPv4): no such table"
+    assert status["policy"]["errors"] == []
+    assert status["policy"]["warnings"] == [{"object": "[policy]", "field": "workload_to_host", "reason": reason}]
+    assert views.unmade(engine) == []
+    assert f"[policy] workload_to_host {reason}" in tables.status(status)
+
+
 def test_status_names_policies_that_ask_for_more_than_is_known(running: Running) -> None:
     """By object and rule; with identity only those that ask for a part of a value, and workloads nobody hears of."""
     engine = running.engine

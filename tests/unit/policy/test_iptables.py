@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import re
 from dataclasses import replace
 
@@ -10,11 +11,11 @@ import pytest
 
 from bgpmesh.policy.chains import ChainKey, Rules, ids_of, restore_text
 from bgpmesh.policy.compile import Compiler
-from bgpmesh.policy.iptables import BIN, HOOKS, Options, render
+from bgpmesh.policy.iptables import BIN, HOOKS, SPARE, Options, render
 from bgpmesh.policy.model import Member, Model, Packet
 from bgpmesh.policy.rule import TCP, Action, Direction, Icmp, Policy, PortRange, Profile, Rule, Side
 from bgpmesh.policy.selector import parse
-from tests.property.chains import THROUGH, Flow, Host, Tables, restore, travel
+from tests.property.chains import IN, THROUGH, Flow, Host, Tables, Way, restore, travel
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 
@@ -161,7 +162,6 @@ def flow(**change: object) -> Flow:
 
 
 DENY_ALL = policy("none")
-EGRESS = frozenset({Direction.EGRESS})
 
 
 def test_a_pass_ends_its_tier_and_no_other() -> None:
@@ -281,11 +281,12 @@ def test_an_id_depends_on_the_chain_and_on_what_stands_before() -> None:
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_the_hooks_lead_to_our_chains_in_every_table(family: int) -> None:
+@pytest.mark.parametrize(("to_host", "unused"), [("deny", SPARE), ("allow", set()), ("return", set())])
+def test_the_hooks_lead_to_our_chains_in_every_table(to_host: str, unused: set[str], family: int) -> None:
     """With ids, to chains that are there; nothing is dropped or accepted on the way."""
-    found = render(Compiler().compile(model(1)))
+    found = render(Compiler().compile(model(1)), Options(to_host=to_host))
     hooks = [key for key in found if key.family == family and not key.is_ours]
-    assert {key.table for key in hooks} == HOOKS.keys()
+    assert {key.table for key in hooks} == HOOKS.keys() - unused
     for key in hooks:
         assert key.chain in HOOKS[key.table]
         assert all(ids_of(found[key]))
@@ -296,11 +297,10 @@ def test_the_hooks_lead_to_our_chains_in_every_table(family: int) -> None:
 @pytest.mark.parametrize("family", [4, 6])
 def test_what_has_no_rules_is_no_chain_and_no_hook(family: int) -> None:
     """A packet pays for every hook that it passes."""
-    found = render(Compiler().compile(model(1)), Options(to_host="return"))
+    found = render(Compiler().compile(model(1)))
     assert all(found.values())
-    hooks = {key[1:] for key in found if key.family == family and not key.is_ours}
-    assert (("mangle", "PREROUTING") in hooks) is (family == 6)
-    assert ("mangle", "INPUT") not in hooks
+    assert (ChainKey(family, "mangle", "PREROUTING") in found) is (family == 6)
+    assert ChainKey(family, "raw", "OUTPUT") not in found
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -322,30 +322,63 @@ def test_what_is_forwarded_without_a_verdict_is_dropped_by_the_guard(family: int
     assert passes(Flow(packet, "", out), after)  # the host's own goes by OUTPUT
 
 
+TO_HOST: Way = (*IN[:3], ("mangle", "INPUT"), *IN[3:])
+WAYS = [("bgpmaa000000000", "bgpmba000000000"), ("bgpmaa000000000", "eth0"), ("eth0", "bgpmba000000000")]
+OVER = [
+    ("NEW", 0),
+    ("INVALID", 0),
+    ("ESTABLISHED", Options().revoked),
+]  # state and connection mark of what may not pass
+
+
 @pytest.mark.parametrize("family", [4, 6])
-def test_nothing_that_is_taken_away_opens_the_way_through(family: int) -> None:
+@pytest.mark.parametrize("to_host", ["deny", "allow", "return"])
+def test_nothing_that_is_taken_away_opens_anything(to_host: str, family: int) -> None:
     """Whichever chain is emptied, in whichever table, and whichever rule of ours in a built-in chain is deleted."""
     tables: Tables = {}
-    for key, rules in render(
-        Compiler().compile(model(2, DENY_ALL, replace(DENY_ALL, name="out", types=EGRESS)))
-    ).items():
+    denied = model(2, DENY_ALL, replace(DENY_ALL, name="out", types=frozenset({Direction.EGRESS})))
+    for key, rules in render(Compiler().compile(denied), Options(to_host=to_host)).items():
         if key.family == family:
             tables.setdefault(key.table, {})[key.chain] = list(rules)
     start = ipaddress.ip_address("10.0.0.0" if family == 4 else "fd00::")
     packet = Packet(start, start + 1, TCP, 40_000, 80)
-    ends = [("bgpmaa000000000", "bgpmba000000000"), ("bgpmaa000000000", "eth0"), ("eth0", "bgpmba000000000")]
-    faults = [(table, chain, slice(None)) for table in tables for chain in tables[table] if chain.startswith("bm-")]
-    hooks = [(table, chain) for table in tables for chain in tables[table] if not chain.startswith("bm-")]
-    faults += [(t, c, slice(n, n + 1)) for t, c in hooks for n in range(len(tables[t][c]))]
-    faults += [(t, c, slice(None)) for t, c in hooks]
-    for table, chain, what in faults:
-        kept = tables[table][chain]
-        tables[table][chain] = kept[: what.start or 0] + (kept[what.stop :] if what.stop else [])
-        for into, out in ends:
-            for state, connmark in (("NEW", 0), ("INVALID", 0), ("ESTABLISHED", Options().revoked)):
-                one = Flow(packet, into, out, state, mark=0x3F00_0000, connmark=connmark)
-                assert "DROP" == travel(tables, {}, one, THROUGH), (table, chain, what, into, out, state)
-        tables[table][chain] = kept
+    ways: list[tuple[str, str, Way]] = [(*ends, THROUGH) for ends in WAYS]
+    ways.append(("bgpmaa000000000", "", TO_HOST))
+    for chains in tables.values():
+        for chain, kept in chains.items():
+            parts = [slice(None)] if chain.startswith("bm-") else [slice(None), *(slice(n, n + 1) for n in range(9))]
+            for part in parts:
+                chains[chain] = [*kept]
+                del chains[chain][part]
+                for (into, out, way), (state, connmark) in itertools.product(ways, OVER):
+                    one = Flow(packet, into, out, state, mark=0x3F00_0000, connmark=connmark)
+                    assert "DROP" == travel(tables, {}, one, way), (chain, part, into, out, state)
+            chains[chain] = kept
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("to_host", ["allow", "return"])
+def test_without_our_verdict_nothing_new_reaches_the_host(to_host: str, family: int) -> None:
+    """Whatever mark it came with, and whatever others accept; neighbour discovery and answers apart."""
+    found = render(Compiler().compile(model(2)), Options(to_host=to_host))
+    before, after = table(found, "mangle", family), table(found, "security", family)
+    verdict = table(found, "filter", family)
+    start = ipaddress.ip_address("10.0.0.0" if family == 4 else "fd00::")
+
+    def passes(one: Flow, *, is_asked: bool) -> bool:
+        hooks = [(before, "INPUT"), *([(verdict, "INPUT")] if is_asked else []), (after, "INPUT")]
+        return all(run(rules, one, hook) != "DROP" for rules, hook in hooks)
+
+    plain = flow(packet=Packet(start, start, TCP, 1, 2), out="", mark=0x3F00_0000)
+    solicitation = replace(plain, packet=Packet(start, start, 58, icmp=Icmp(135, 0)))
+    known, foreign = replace(plain, state="ESTABLISHED"), replace(plain, into="eth0", mark=0)
+    for one in (plain, known, foreign):
+        assert passes(replace(one), is_asked=True)
+    assert not passes(replace(plain), is_asked=False)
+    assert not passes(replace(known, connmark=Options().revoked), is_asked=False)
+    assert passes(replace(known), is_asked=False)
+    assert passes(replace(foreign), is_asked=False)
+    assert passes(replace(solicitation), is_asked=False) is (family == 6)
 
 
 def test_a_difference_makes_the_old_the_new() -> None:
