@@ -3,12 +3,12 @@
 Who feeds whom:
 
     speaker, kernel, control, signals  --events-->  inbox  --handle, work-->  engine
-    engine.held, next hops, what commands made  --state--->  disk   (before anything else of the same turn)
-    engine.commands, rib.take              ---------->  speaker
+    peers.held, next hops, what commands made  --state--->  disk   (before anything else of the same turn)
+    peers.commands, rib.take               ---------->  speaker
     rib.fib, rib.next_hops                 ---------->  kernel.fib
-    engine.links                           ---------->  kernel.links
-    engine.chains, engine.sets             ---------->  kernel.chains
-    engine.connections                     ---------->  kernel.conntrack
+    local.links                            ---------->  kernel.links
+    packets.chains, packets.sets           ---------->  kernel.chains
+    packets.leads.connections              ---------->  kernel.conntrack
     control, the policy directory          ---------->  store   --disk, events-->  inbox
     kernel.chains                          --counts-->  counters
     kernel.nflog                           ---------->  drops   --who follows-->  inbox
@@ -168,7 +168,7 @@ class Daemon:
         self._saved_floating = floating.value or ()
         self._saved_config = state.config().value
         self.counters = Counters()
-        self.drops = Drops(self.report, lambda: self.counters.told, lambda: self.engine.endpoints)
+        self.drops = Drops(self.report, lambda: self.counters.told, lambda: self.engine.local.endpoints)
         self._save_at = 0.0  # not before: the disk has refused
         self._inbox: deque[Event] = deque()
         self._waiters: list[Waiter] = []
@@ -192,15 +192,15 @@ class Daemon:
             known_next_hops=self._saved_next_hops,
             on_burst=self.metrics.burst_written,
         )
-        self.links = LinksEdge(self.engine.links, configuration.workload.prefix, self.report)
+        self.links = LinksEdge(self.engine.local.links, configuration.workload.prefix, self.report)
         self.chains = ChainsEdge(
-            self.engine.chains,
-            self.engine.sets,
+            self.engine.packets.chains,
+            self.engine.packets.sets,
             self.report,
             counters=self.counters,
             on_apply=self.metrics.policy_applied,
         )
-        self.connections = ConnectionsEdge(self.engine.connections, self.report)
+        self.connections = ConnectionsEdge(self.engine.packets.leads.connections, self.report)
         self.control = ControlServer(configuration.control.socket, self.answer, self.node)
         self.http = HttpServer(configuration.metrics.listen, self)
 
@@ -285,13 +285,13 @@ class Daemon:
 
     async def _review(self) -> None:
         """Have the connections cut that what is in force no longer allows, each time that changes."""
-        engine = self.engine
+        packets = self.engine.packets
         while True:
             await self._review_asked.wait()
             self._review_asked.clear()
-            if not engine.is_review_due:
+            if not packets.is_review_due:
                 continue
-            generation, protection, counts, problem = engine.review.generation, engine.protection, (0, 0), ""
+            generation, protection, counts, problem = packets.review.generation, packets.protection, (0, 0), ""
             may_pass = judge(protection.compiled, protection.options)
             try:
                 counts = await self.connections.review(may_pass, protection.options.revoked)
@@ -303,8 +303,8 @@ class Daemon:
 
     def _is_policy_settled(self) -> bool:
         """Tell whether all that was said of packets is in force, and connections were looked at, or cannot be."""
-        engine = self.engine
-        return engine.is_policy_in_force and (not engine.is_review_due or bool(engine.review.problem))
+        packets = self.engine.packets
+        return packets.is_policy_in_force and (not packets.is_review_due or bool(packets.review.problem))
 
     async def _answered(self, answer: Answer, word: str) -> dict[str, object]:
         """Return what became of a request for objects once that is in force here."""
@@ -313,11 +313,11 @@ class Daemon:
         if answer.done:
             self._pump()
             if word == "applied" and not engine.configured.has_identity:  # with it, whoever read them has said so
-                found = [Remark(*each)._asdict() for each in engine.unknowable()]
+                found = [Remark(*each)._asdict() for each in engine.packets.unknowable()]
                 warnings += [each for each in found if each["object"] in answer.done]
             if not await self._until(self._is_policy_settled, IN_FORCE_S):
                 warnings.append({"object": "", "field": "", "reason": f"not in force within {IN_FORCE_S:g} s"})
-            for what, reason in engine.unmade().items():
+            for what, reason in engine.packets.unmade().items():
                 warnings.append({"object": what, "field": "", "reason": f"not in force: {reason}"})
         return {word: answer.done, "refused": [remark._asdict() for remark in answer.refused], "warnings": warnings}
 
@@ -395,14 +395,14 @@ class Daemon:
             if isinstance(event, FibWritten) or self.now() > now + TURN_S:
                 break  # an acknowledged burst is followed by the next one, not by more reading
         is_left = engine.work(SLICE, now) or bool(self._inbox)
-        self.counters.know(engine.chains.wanted, engine.protection.compiled)
+        self.counters.know(engine.packets.chains.wanted, engine.packets.protection.compiled)
         self._save()
         self._execute()
         self.speaker.kick(engine.rib.stirred())
         self.fib.kick()
         self.chains.kick()
         self.connections.kick()
-        if engine.is_review_due:
+        if engine.packets.is_review_due:
             self._review_asked.set()
         self.links.kick()
         self._notice()
@@ -430,19 +430,19 @@ class Daemon:
         engine, state, failed = self.engine, self.state, self.problems
         if self.now() < self._save_at:
             return
-        if engine.held != self._saved_held or "peers" in failed:
-            self._saved_held = engine.held
-            self._disk("peers", state.save_peers(engine.held))
+        if engine.peers.held != self._saved_held or "peers" in failed:
+            self._saved_held = engine.peers.held
+            self._disk("peers", state.save_peers(engine.peers.held))
         is_new = len(engine.rib.next_hops) and engine.rib.next_hops.wanted.keys() - self._saved_next_hops
         if is_new or "next_hops" in failed:
             self._saved_next_hops = frozenset(engine.rib.next_hops.wanted) | frozenset(engine.rib.next_hops.actual)
             self._disk("next_hops", state.save_next_hops(self._saved_next_hops))
-        if engine.endpoints != self._saved_endpoints or "endpoints" in failed:
-            self._saved_endpoints = dict(engine.endpoints)
-            self._disk("endpoints", state.save_endpoints(engine.endpoints.values()))
-        if engine.floating.kept != self._saved_floating or "floating_ips" in failed:
-            self._saved_floating = engine.floating.kept
-            self._disk("floating_ips", state.save_floating_ips(engine.floating.kept))
+        if engine.local.endpoints != self._saved_endpoints or "endpoints" in failed:
+            self._saved_endpoints = dict(engine.local.endpoints)
+            self._disk("endpoints", state.save_endpoints(engine.local.endpoints.values()))
+        if engine.local.floating.kept != self._saved_floating or "floating_ips" in failed:
+            self._saved_floating = engine.local.floating.kept
+            self._disk("floating_ips", state.save_floating_ips(engine.local.floating.kept))
         if problem := self.keeper.save():
             self._disk("objects", problem)
         elif "objects" in failed:
@@ -464,7 +464,7 @@ class Daemon:
                 log.info("state.written", file=what)
 
     def _execute(self) -> None:
-        commands = self.engine.commands
+        commands = self.engine.peers.commands
         while commands:
             self.speaker.execute(commands.popleft())
 
@@ -610,12 +610,12 @@ class Daemon:
         if not self.config.kernel.enabled:
             raise refused("kernel.enabled", "false", "this node has no chains that drop")
         group = self.config.policy.nflog_group
-        chains = self.engine.chains
+        chains = self.engine.packets.chains
         before = set(chains.refused)
         follower = self.drops.join(group)
         try:
             self._pump()
-            if not await self._until(lambda: self.engine.is_policy_in_force, IN_FORCE_S):
+            if not await self._until(lambda: self.engine.packets.is_policy_in_force, IN_FORCE_S):
                 raise refused("policy.nflog_group", str(group), f"no rule tells of drops within {IN_FORCE_S:g} s")
             for chain in chains.refused.keys() - before:
                 raise refused("policy.nflog_group", str(group), f"{chain}: {chains.refused[chain].reason}")
@@ -638,8 +638,8 @@ class Daemon:
         key = _key(args)
         namespace, _, name = key.partition("/")
         netns = _text(args, "netns") or ""
-        if key in engine.endpoints:
-            raise refused("name", key, f"already attached to {engine.endpoints[key].netns}")
+        if key in engine.local.endpoints:
+            raise refused("name", key, f"already attached to {engine.local.endpoints[key].netns}")
         if len(request.descriptors) != 1:
             raise refused("netns", netns, "no descriptor of the namespace came with the request")
         wanted = tuple(_address(text) for text in _strings(args, "ip"))
@@ -650,7 +650,7 @@ class Daemon:
         except OSError as error:
             raise refused("netns", netns, f"the daemon cannot keep it open: {error.strerror}") from error
         try:
-            addresses = engine.addresses.request(key, wanted, self.now())
+            addresses = engine.local.addresses.request(key, wanted, self.now())
         except ConfigError:
             os.close(descriptor)
             raise
@@ -661,20 +661,20 @@ class Daemon:
         self._pump()  # now: the next request must find name and addresses taken
 
         def is_over() -> bool:
-            return key not in engine.endpoints or engine.endpoint_problem(key) != ""
+            return key not in engine.local.endpoints or engine.endpoint_problem(key) != ""
 
         is_settled = await self._until(is_over, ATTACH_S)
-        problem = (engine.endpoint_problem(key) or "") if key in engine.endpoints else "removed meanwhile"
+        problem = (engine.endpoint_problem(key) or "") if key in engine.local.endpoints else "removed meanwhile"
         if is_settled and not problem:
             return views.workload(endpoint)
-        if key in engine.endpoints:
+        if key in engine.local.endpoints:
             self.report(EndpointRemoved(key))
         raise refused("workload", key, problem or f"not connected within {ATTACH_S:g} s")
 
     async def _label(self, key: str, words: list[str]) -> object:
         """Change labels of a workload: `k=v` sets one, `k-` takes one away; answers once that is in force."""
         engine = self.engine
-        endpoint = engine.endpoints.get(key)
+        endpoint = engine.local.endpoints.get(key)
         if endpoint is None:
             raise RequestError("not-found", "no such workload on this node", key="workload", value=key)
         gone = {word[:-1] for word in words if word.endswith("-") and "=" not in word}
@@ -690,14 +690,14 @@ class Daemon:
         return views.workload(endpoint)
 
     async def _detach(self, key: str) -> object:
-        endpoint = self.engine.endpoints.get(key)
+        endpoint = self.engine.local.endpoints.get(key)
         if endpoint is None:
             raise RequestError("not-found", "no such workload on this node", key="workload", value=key)
         self.report(EndpointRemoved(key))
 
         def is_gone() -> bool:
-            another = self.engine.endpoints.get(key, endpoint) is not endpoint  # added since: the link is its
-            return another or endpoint.interface not in self.engine.links.actual
+            another = self.engine.local.endpoints.get(key, endpoint) is not endpoint  # added since: the link is its
+            return another or endpoint.interface not in self.engine.local.links.actual
 
         if not await self._until(is_gone, ATTACH_S):
             raise refused("workload", key, f"its link {endpoint.interface} is still there after {ATTACH_S:g} s")
@@ -709,41 +709,42 @@ class Daemon:
         Where the packet filter refuses it is as it was before.
         """
         engine = self.engine
+        floating, leads = engine.local.floating, engine.packets.leads
         if not self.config.kernel.enabled:
             raise refused("kernel.enabled", "false", "this node writes no routes, so it has no workloads")
         self.keeper.check_is_known()
         taken = taken_by_others(self.config.nodes, self.config.neighbours, ()) | announced_by(self.config.nodes)
-        taken |= engine.floating_taken(new.external)
-        engine.floating.check(new, self.config.pools, engine.configured.around.space, taken)
-        before = engine.floating.kept
-        self._keep_floating((*engine.floating.without(new.external), new))
+        taken |= engine.local.floating_taken(new.external)
+        floating.check(new, self.config.pools, engine.configured.around.space, taken)
+        before = floating.kept
+        self._keep_floating((*floating.without(new.external), new))
 
         def is_over() -> bool:
-            return engine.floating.in_force.get(new.external) != new or engine.floating_problem(new.external) != ""
+            return floating.in_force.get(new.external) != new or leads.problem(new.external) != ""
 
         await self._until(is_over, ATTACH_S)
-        if engine.floating.in_force.get(new.external) != new:
+        if floating.in_force.get(new.external) != new:
             raise refused("external", new.external, "changed meanwhile")
-        problem = engine.floating_problem(new.external)
-        if problem == "" or (problem is not None and engine.lead(new.external) is not None):
+        problem = leads.problem(new.external)
+        if problem == "" or (problem is not None and new.external in leads.wanted):
             old = tuple(each for each in before if each.external == new.external)
-            self._keep_floating((*engine.floating.without(new.external), *old))
+            self._keep_floating((*floating.without(new.external), *old))
             raise refused("external", new.external, problem or f"not in force within {ATTACH_S:g} s")
         return views.floating_ip(engine, new)
 
     async def _sink(self, external: IPAddress) -> object:
         """Have a floating address lead nowhere; answers once nothing of it is left on this node."""
-        engine = self.engine
+        floating, leads = self.engine.local.floating, self.engine.packets.leads
         self.keeper.check_is_known()
-        left = engine.floating.without(external)
-        if len(left) == len(engine.floating.kept):
+        left = floating.without(external)
+        if len(left) == len(floating.kept):
             reason = "no such floating address on this node"
             raise RequestError("not-found", reason, key="external", value=str(external))
-        (gone,) = set(engine.floating.kept) - set(left)
+        (gone,) = set(floating.kept) - set(left)
         self._keep_floating(left)
 
         def is_gone() -> bool:
-            return external in engine.floating.in_force or engine.is_floating_gone(external)  # it may be here again
+            return external in floating.in_force or leads.is_gone(external)  # it may be here again
 
         if not await self._until(is_gone, ATTACH_S):
             raise refused("external", external, f"its translation is still there after {ATTACH_S:g} s")
@@ -764,13 +765,13 @@ class Daemon:
         reasons += [*self.problems.values(), *self._unprepared]
         reasons += views.unmade(engine)
         reasons += self.keeper.problems()
-        if not engine.is_in_sync:
-            waiting = "; ".join(f"{name}: {why}" for name, why in engine.waiting_for().items())
+        if not engine.peers.is_in_sync:
+            waiting = "; ".join(f"{name}: {why}" for name, why in engine.peers.waiting_for().items())
             reasons.append(f"not in sync after a restart: waiting for {waiting}" if waiting else "starting")
         reasons += self.speaker.problems.values()
-        down = [name for name, session in engine.sessions.items() if session.established_at is None]
-        if down and len(down) == len(engine.sessions):
-            reasons += [f"no session is up: {views.why_down(engine.sessions[name])}" for name in sorted(down)[:3]]
+        down = [name for name, session in engine.peers.sessions.items() if session.established_at is None]
+        if down and len(down) == len(engine.peers.sessions):
+            reasons += [f"no session is up: {views.why_down(engine.peers.sessions[name])}" for name in sorted(down)[:3]]
         return reasons
 
 

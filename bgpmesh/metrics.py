@@ -128,17 +128,16 @@ class Metrics:
             ("failed",): len(rib.fib.refused),
         }
         yield _gauge("fib_routes", "Routes of ours in the kernel", routes, "state")
-        repaired: Values = {(): observed.engine.drift_repaired}
+        repaired: Values = {(): observed.engine.notes.drift_repaired}
         yield _counter("fib_drift_repaired", "Routes, links, chains and sets that somebody else had changed", repaired)
         engine = observed.engine
-        yield _gauge("policy_rules", "Rules of ours in the packet filter", {(): engine.rules_in_force})
-        yield _counter("policy_errors", "Chains and sets that were refused", {(): engine.policy_errors})
-        announced = sum(engine.is_announced(address) for address in engine.floating.in_force)
-        floating: Values = {("announced",): announced, ("other",): len(engine.floating_known) - announced}
+        yield _gauge("policy_rules", "Rules of ours in the packet filter", {(): engine.packets.rules_in_force})
+        yield _counter("policy_errors", "Chains and sets that were refused", {(): engine.packets.policy_errors})
+        announced = sum(map(engine.local.is_announced, engine.local.floating.in_force))
+        floating: Values = {("announced",): announced, ("other",): len(engine.packets.leads.known) - announced}
         yield _gauge("floating_ips", "Floating addresses, announced by this node or not", floating, "state")
-        yield _gauge(
-            "identities", "Addresses of other nodes' workloads known by labels", {(): engine.protection.remote_count}
-        )
+        remote: Values = {(): engine.packets.protection.remote_count}
+        yield _gauge("identities", "Addresses of other nodes' workloads known by labels", remote)
         counters = observed.counters
         verdicts: Values = {(verdict,): count for verdict, count in counters.by_verdict.items()}
         yield _counter(
@@ -148,7 +147,7 @@ class Metrics:
         yield _counter("policy_drops", "Packets that were dropped, by the policy that did it", drops, "policy")
         staged: Values = {(name, action): count for (name, action), count in counters.staged().items()}
         yield _counter("policy_staged_packets", "New connections, by what a staged policy would do", staged, *_STAGED)
-        yield _gauge("workloads", "Workloads of this node", {(): len(engine.endpoints)})
+        yield _gauge("workloads", "Workloads of this node", {(): len(engine.local.endpoints)})
         yield self._pool_addresses()
 
     def _sessions(self) -> Iterator[Metric]:
@@ -158,9 +157,9 @@ class Metrics:
         routes: Counter[tuple[str, ...]] = Counter()
         refused: Counter[tuple[str, ...]] = Counter()
         engine = self._observed.engine
-        for name, session in engine.sessions.items():
+        for name, session in engine.peers.sessions.items():
             peer = (name,) if self._per_peer else ()
-            refused[peer] += engine.identity.refused[name]
+            refused[peer] += engine.peers.faults[name].claims_refused
             up[peer] += int(session.state is State.ESTABLISHED)
             for state, count in session.transitions.items():
                 transitions[*peer, state.value] += count
@@ -178,7 +177,7 @@ class Metrics:
         counted: Counter[tuple[str, ...]] = Counter()
         if engine.configured is not None:
             configured = engine.configured
-            for row in usage(configured.pools, configured.pod_cidrs, engine.addresses.in_use()):
+            for row in usage(configured.pools, configured.pod_cidrs, engine.local.addresses.in_use()):
                 counted[row.pool, "used"] += row.used
                 counted[row.pool, "free"] += row.free
                 counted[row.pool, "reserved"] += row.reserved

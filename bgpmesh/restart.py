@@ -41,7 +41,7 @@ class _Wait:
 
 
 class Awaited:
-    """The listed peers that keep this node from being in sync; `sessions` are the engine's, as they are at any time.
+    """The listed peers that keep this node from being in sync; `sessions` are this node's, as they are at any time.
 
     Whoever is not awaited may be spoken of all the same: nothing happens.
     """

@@ -20,5 +20,5 @@ def pairs(runs: Iterable[tuple[V, Iterable[K]]]) -> list[tuple[K, V]]:
 def protect(engine: Engine, now: float) -> None:
     """Let the engine think, and have every chain and set as it wants them: so links may be opened."""
     engine.work(1000, now)
-    engine.handle(SetsWritten([key for key, _ in pairs(engine.sets.take(10_000, now))], {}), now)
-    engine.handle(ChainsWritten([key for key, _ in pairs(engine.chains.take(10_000, now))], {}), now)
+    engine.handle(SetsWritten([key for key, _ in pairs(engine.packets.sets.take(10_000, now))], {}), now)
+    engine.handle(ChainsWritten([key for key, _ in pairs(engine.packets.chains.take(10_000, now))], {}), now)

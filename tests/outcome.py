@@ -26,9 +26,9 @@ def outcome(engine: Engine) -> dict[str, object]:
     rib = engine.rib
     candidates = {nlri: rib.candidates(nlri) for nlri in rib.prefixes()}
     return {
-        "in_sync": engine.is_in_sync,
-        "held": sorted(engine.held),
-        "sessions": {name: session.state.value for name, session in sorted(engine.sessions.items())},
+        "in_sync": engine.peers.is_in_sync,
+        "held": sorted(engine.peers.held),
+        "sessions": {name: session.state.value for name, session in sorted(engine.peers.sessions.items())},
         "paths": {
             prefix_text(nlri): [
                 {
@@ -43,21 +43,21 @@ def outcome(engine: Engine) -> dict[str, object]:
         },
         "told": {
             name: {prefix_text(nlri): _attributes(told) for nlri, told in sorted(rib.advertised(name))}
-            for name in sorted(engine.sessions)
+            for name in sorted(engine.peers.sessions)
         },
-        "endpoints": _table(engine.endpoints, Endpoint),
+        "endpoints": _table(engine.local.endpoints, Endpoint),
         "fib": _table({network(nlri): target for nlri, target in rib.fib.wanted.items()}, Target),
         "next_hops": _table(rib.next_hops.wanted, Resolution),
-        "links": _table(engine.links.wanted, LinkSpec),
-        "chains": _table(engine.chains.wanted, Rules),
-        "sets": _table(engine.sets.wanted, AddressSet),
+        "links": _table(engine.local.links.wanted, LinkSpec),
+        "chains": _table(engine.packets.chains.wanted, Rules),
+        "sets": _table(engine.packets.sets.wanted, AddressSet),
         "unmade": sorted(
             [
                 *_unmade(rib.fib),
                 *_unmade(rib.next_hops),
-                *_unmade(engine.links),
-                *_unmade(engine.chains),
-                *_unmade(engine.sets),
+                *_unmade(engine.local.links),
+                *_unmade(engine.packets.chains),
+                *_unmade(engine.packets.sets),
             ]
         ),
     }

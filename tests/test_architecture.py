@@ -23,10 +23,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rib": BASE | {"peering"},
     "policy": BASE | {"workload"},
 }
-CORE = set(MAY_IMPORT) | {"restart", "events", "engine"}
+TOLD = set(MAY_IMPORT) | {"events", "notes"}
+# The rooms of the engine: sessions know nothing of packets, workloads nothing of either, and none knows the engine.
+MAY_IMPORT |= {
+    "restart": BASE | {"peering"},
+    "events": TOLD - {"events", "notes"},
+    "notes": {"delta", "events"},
+    "peers": BASE | {"peering", "rib", "events", "notes", "restart"},
+    "local": TOLD - {"peering"},
+    "leads": TOLD - {"peering"} | {"local"},
+    "packets": TOLD - {"peering"} | {"local", "leads"},
+}
+CORE = set(MAY_IMPORT) | {"engine"}
 EDGES = {"wire", "kernel", "control", "metrics", "journal", "state"}
-MAY_IMPORT |= {"restart": BASE | {"peering"}, "log": set()}
-MAY_IMPORT |= {"events": CORE - {"engine", "events", "restart"}, "engine": CORE - {"engine"}}
+MAY_IMPORT |= {"engine": CORE - {"engine"}, "log": set()}
 MAY_IMPORT |= {edge: CORE | {"log"} for edge in EDGES}
 TOP = {
     "config",

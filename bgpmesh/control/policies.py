@@ -39,20 +39,20 @@ class Running(Protocol):
 
 def summary(running: Running) -> JsonObject:
     """Return what `status` says of packet policy."""
-    engine = running.engine
+    packets, local = running.engine.packets, running.engine.local
     errors = [remark._asdict() for remark in running.store.problems()]
-    errors += [{"object": each, "field": "", "reason": reason} for each, reason in engine.unmade().items()]
-    floating = engine.floating_problems()
+    errors += [{"object": each, "field": "", "reason": reason} for each, reason in packets.unmade().items()]
+    floating = local.floating_problems()
     errors += [{"object": f"floating_ip {each}", "field": "", "reason": reason} for each, reason in floating]
     return {
-        "policies": len(engine.protection.policies()),
-        "rules": engine.rules_in_force,
+        "policies": len(packets.protection.policies()),
+        "rules": packets.rules_in_force,
         "errors": errors,
         "warnings": [
             dict(zip(("object", "field", "reason"), each, strict=True))
-            for each in (*engine.unguarded(), *engine.unknowable())
+            for each in (*packets.unguarded(), *packets.unknowable())
         ],
-        "identities": engine.protection.remote_count,
+        "identities": packets.protection.remote_count,
     }
 
 
@@ -89,7 +89,7 @@ def listing(running: Running, _: Mapping[str, object]) -> object:
 
     A workload has the phase `normal` alone.
     """
-    compiled = running.engine.protection.compiled
+    compiled = running.engine.packets.protection.compiled
     rows = [(key, compiled.model.members[key].interface, Phase.NORMAL, own) for key, own in compiled.classes.items()]
     for host in compiled.hosts.values():
         for phase in Phase:
@@ -107,7 +107,7 @@ def listing(running: Running, _: Mapping[str, object]) -> object:
 
 
 def _stack(running: Running, stack: Stack) -> list[JsonObject]:
-    bodies = running.engine.protection.compiled.bodies
+    bodies = running.engine.packets.protection.compiled.bodies
 
     def row(layer: Layer) -> JsonObject:
         policies = [bodies[chain].policy for chain in layer.bodies]
@@ -128,13 +128,13 @@ def _stack(running: Running, stack: Stack) -> list[JsonObject]:
 
 def explanation(running: Running, args: Mapping[str, object]) -> object:
     """Return whether a packet from one to another passes, every step to that, and on demand what would turn it."""
-    engine, protection = running.engine, running.engine.protection
+    engine, protection = running.engine, running.engine.packets.protection
     source, destination = _ends(engine, _word(args, "from"), _word(args, "to"))
-    lead = engine.lead(source)
+    lead = engine.packets.leads.wanted.get(source)
     into, out = (engine.rib.interface_towards(address) for address in (source, destination))
     into = into if lead is None else lead.interface  # where the route to it leads
     packet = replace(_packet(source, destination, args), into=into, out=out)
-    found = explain(protection.compiled, packet, protection.options, engine.translation)
+    found = explain(protection.compiled, packet, protection.options, engine.packets.leads.translation)
     left_by = engine.rib.masquerade_of(destination, engine.configured.around.addresses)
     steps = [replace(step, to=left_by) if step.action == "masquerade" else step for step in found.steps]
     unknown = list(found.unknown)
@@ -148,7 +148,9 @@ def explanation(running: Running, args: Mapping[str, object]) -> object:
         "unknown": unknown,
     }
     if args.get("why_not"):
-        answer["why_not"] = list(why_not(protection.compiled, packet, protection.options, engine.translation))
+        answer["why_not"] = list(
+            why_not(protection.compiled, packet, protection.options, engine.packets.leads.translation)
+        )
     return answer
 
 
@@ -170,7 +172,7 @@ def drops(running: Running, args: Mapping[str, object]) -> object:
     With `staged` what staged policies would do, whatever that is.
     """
     is_staged = bool(args.get("staged"))
-    compiled = running.engine.protection.compiled
+    compiled = running.engine.packets.protection.compiled
     through: dict[
         str, list[str]
     ] = {}  # chain of a class or a body -> the workloads and host endpoints that go through it
@@ -259,7 +261,7 @@ def _addresses(engine: Engine, word: str, key: str) -> tuple[IPAddress, ...]:
         return (ipaddress.ip_address(word),)
     except ValueError:
         pass
-    members = engine.protection.compiled.model.members
+    members = engine.packets.protection.compiled.model.members
     named = [each for each in members.values() if word in {each.key, each.key.partition("/")[2]}]
     if word in members:
         named = [members[word]]

@@ -57,14 +57,14 @@ def status(running: Running) -> JsonObject:
         "ready": not reasons,
         "reasons": reasons,
         "uptime_s": round(now - running.started_at, 3),
-        "in_sync": engine.is_in_sync,
-        "peers": [peer(engine, name, now) for name in sorted(engine.sessions)],
+        "in_sync": engine.peers.is_in_sync,
+        "peers": [peer(engine, name, now) for name in sorted(engine.peers.sessions)],
         "rib": {family.label: rib.size(family) for family in ROUTED},
         "fib": {
             "wanted": len(rib.fib.wanted),
             "installed": len(rib.fib.actual),
             "failed": len(rib.fib.refused),
-            "drift_repaired": engine.drift_repaired,
+            "drift_repaired": engine.notes.drift_repaired,
         },
         "policy": policies.summary(running),
     }
@@ -73,7 +73,7 @@ def status(running: Running) -> JsonObject:
 def unmade(engine: Engine) -> list[str]:
     """Return what cannot be made in the packet filter, in words: each reason once, with the first that has it."""
     by_reason: dict[str, list[str]] = {}
-    for each, reason in engine.unmade().items():
+    for each, reason in engine.packets.unmade().items():
         by_reason.setdefault(reason, []).append(each)
     return [
         f"{objects[0]}{f' and {len(objects) - 1} more' if objects[1:] else ''}: {reason}"
@@ -83,7 +83,7 @@ def unmade(engine: Engine) -> list[str]:
 
 def peer(engine: Engine, name: PeerName, now: float) -> JsonObject:
     """Return one peer as `status` and `peers` show it."""
-    session = engine.sessions[name]
+    session, faults = engine.peers.sessions[name], engine.peers.faults[name]
     counts = engine.rib.counts(name)
     received, accepted, advertised = map(sum, zip(*counts.values(), strict=True))
     return {
@@ -97,16 +97,16 @@ def peer(engine: Engine, name: PeerName, now: float) -> JsonObject:
         "accepted": accepted,
         "advertised": advertised,
         "last_error": session.last_error,
-        "treated_as_withdraw": engine.treated_as_withdraw[name],
-        "attributes_discarded": engine.attributes_discarded[name],
-        "claims_refused": engine.identity.refused[name],
+        "treated_as_withdraw": faults.treated_as_withdraw,
+        "attributes_discarded": faults.attributes_discarded,
+        "claims_refused": faults.claims_refused,
         "bfd": None,
     }
 
 
 def peer_in_full(engine: Engine, name: PeerName, now: float) -> JsonObject:
     """Return everything about one peer."""
-    session = engine.sessions[name]
+    session, faults = engine.peers.sessions[name], engine.peers.faults[name]
     options, negotiated = session.peer, session.negotiated
     counts = engine.rib.counts(name)
     return peer(engine, name, now) | {
@@ -116,8 +116,8 @@ def peer_in_full(engine: Engine, name: PeerName, now: float) -> JsonObject:
         "md5": options.password is not None,
         "import": list(options.imports),
         "export": list(options.exports),
-        "update_problem": engine.update_problem.get(name, ""),
-        "claims_problem": engine.identity.problem.get(name, ""),
+        "update_problem": faults.update_problem,
+        "claims_problem": faults.claims_problem,
         "next_hop_resolution": "connected" if options.is_single_hop else "any route",
         "router_id": None if negotiated is None else dotted(negotiated.received.router_id),
         "hold_time": options.hold_time if negotiated is None else negotiated.hold_time,
@@ -146,15 +146,15 @@ def _peers(running: Running, args: Mapping[str, object]) -> object:
     engine, now = running.engine, running.now()
     name = args.get("name")
     if name is None:
-        return [peer(engine, known, now) for known in sorted(engine.sessions)]
+        return [peer(engine, known, now) for known in sorted(engine.peers.sessions)]
     return [peer_in_full(engine, _peer_name(engine, name), now)]
 
 
 def _peer_name(engine: Engine, name: object) -> PeerName:
-    for known in engine.sessions:
+    for known in engine.peers.sessions:
         if known == name:
             return known
-    has = ", ".join(sorted(engine.sessions)) or "none"
+    has = ", ".join(sorted(engine.peers.sessions)) or "none"
     raise RequestError("not-found", f"no such peer; there are {has}", key="peer", value=str(name))
 
 
@@ -418,7 +418,7 @@ def _decided(candidates: Sequence[Candidate], best: Candidate | None) -> tuple[s
 
 
 def _told(engine: Engine, nlri: Nlri) -> list[str]:
-    established = [name for name, session in engine.sessions.items() if session.state is State.ESTABLISHED]
+    established = [name for name, session in engine.peers.sessions.items() if session.state is State.ESTABLISHED]
     return sorted(name for name in established if any(told == nlri for told, _ in engine.rib.advertised(name)))
 
 
@@ -448,9 +448,9 @@ def workload(endpoint: Endpoint, problem: str | None = None) -> JsonObject:
 
 def _workloads(running: Running, _: Mapping[str, object]) -> object:
     engine = running.engine
-    problems = {key: engine.endpoint_problem(key) for key in sorted(engine.endpoints)}
+    problems = {key: engine.endpoint_problem(key) for key in sorted(engine.local.endpoints)}
     return [
-        workload(engine.endpoints[key], "being connected" if problem == "" else problem)
+        workload(engine.local.endpoints[key], "being connected" if problem == "" else problem)
         for key, problem in problems.items()
     ]
 
@@ -458,7 +458,7 @@ def _workloads(running: Running, _: Mapping[str, object]) -> object:
 def _pool_show(running: Running, _: Mapping[str, object]) -> object:
     engine = running.engine
     configured = engine.configured
-    in_use = engine.addresses.in_use()
+    in_use = engine.local.addresses.in_use()
     blocks = [] if configured is None else usage(configured.pools, configured.pod_cidrs, in_use)
     return {
         "node": engine.node,
@@ -488,16 +488,17 @@ def _pool_show(running: Running, _: Mapping[str, object]) -> object:
 
 def floating_ip(engine: Engine, floating: FloatingIp) -> JsonObject:
     """Return one floating address; `address` is what it leads to here, null where its workload is not."""
-    lead = engine.lead(floating.external)
-    is_in_force = engine.floating.in_force.get(floating.external) is floating
-    problem = engine.floating_problem(floating.external) if is_in_force else "the configuration has it"
+    local, leads = engine.local, engine.packets.leads
+    lead = leads.wanted.get(floating.external)
+    is_in_force = local.floating.in_force.get(floating.external) is floating
+    problem = leads.problem(floating.external) if is_in_force else "the configuration has it"
     return {
         "external": str(floating.external),
         "workload": floating.workload,
         "outbound": floating.outbound,
-        "from": "configuration" if is_in_force and engine.floating.has_of_file(floating.external) else "command",
+        "from": "configuration" if is_in_force and local.floating.has_of_file(floating.external) else "command",
         "address": None if lead is None or not is_in_force else str(lead.internal),
-        "announced": is_in_force and engine.is_announced(floating.external),
+        "announced": is_in_force and local.is_announced(floating.external),
         "problem": "under way" if problem == "" else problem,
     }
 
@@ -505,9 +506,10 @@ def floating_ip(engine: Engine, floating: FloatingIp) -> JsonObject:
 def _floating_ips(running: Running, _: Mapping[str, object]) -> object:
     """Return those of the file, those of commands here, and others that nodes announce, each of these with its peer."""
     engine = running.engine
-    shadowed = [each for each in engine.floating.kept if engine.floating.in_force[each.external] is not each]
-    known = [floating_ip(engine, each) for each in in_order((*engine.floating.in_force.values(), *shadowed))]
-    others = sorted(nlri for nlri in engine.rib.floating if _host(nlri) not in engine.floating.in_force)
+    floating = engine.local.floating
+    shadowed = [each for each in floating.kept if floating.in_force[each.external] is not each]
+    known = [floating_ip(engine, each) for each in in_order((*floating.in_force.values(), *shadowed))]
+    others = sorted(nlri for nlri in engine.rib.floating if _host(nlri) not in floating.in_force)
     return [*known, *(_learnt(engine, nlri) for nlri in others)]
 
 

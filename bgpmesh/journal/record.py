@@ -47,8 +47,8 @@ KEYS: dict[str, object] = {
 
 def deltas_of(engine: Engine) -> dict[str, Delta[object, object]]:
     """Return the Deltas of an engine, by the names of `KEYS`."""
-    rib = engine.rib
-    deltas = (rib.fib, rib.next_hops, engine.links, engine.chains, engine.sets, engine.connections)
+    rib, links, packets = engine.rib, engine.local.links, engine.packets
+    deltas = (rib.fib, rib.next_hops, links, packets.chains, packets.sets, packets.leads.connections)
     return typing.cast("dict[str, Delta[object, object]]", dict(zip(KEYS, deltas, strict=True)))
 
 

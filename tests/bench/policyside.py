@@ -73,7 +73,7 @@ class Bgpmesh:
         self._after = changes(self._before)
         effective = config.effective(config.parse(CONFIGURATION, "bench.toml"), "n1")
         self._engine = Engine(effective, (), lambda: 0.0)
-        self._edge = ChainsEdge(self._engine.chains, self._engine.sets, self._report)
+        self._edge = ChainsEdge(self._engine.packets.chains, self._engine.packets.sets, self._report)
         self._task: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()
         self._written = 0  # chains and sets, by the last change
@@ -133,7 +133,7 @@ class Bgpmesh:
         self._engine.handle(event, time.monotonic())
         self._work()
         self._edge.kick()
-        if self._engine.is_policy_in_force:
+        if self._engine.packets.is_policy_in_force:
             self._settled.set()
 
     def _work(self) -> None:
@@ -141,7 +141,7 @@ class Bgpmesh:
             pass
 
     def _check(self) -> None:
-        if unmade := self._engine.unmade():
+        if unmade := self._engine.packets.unmade():
             raise SystemExit(str(unmade))
 
 

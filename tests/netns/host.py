@@ -174,7 +174,7 @@ class World:
         self.events.append(event)
         self.engine.handle(event, time.monotonic())
         self.engine.work(1000, time.monotonic())
-        self.counters.know(self.engine.chains.wanted, self.engine.protection.compiled)
+        self.counters.know(self.engine.packets.chains.wanted, self.engine.packets.protection.compiled)
         self.edge.kick()
 
     def reload(self, text: str) -> None:
@@ -195,7 +195,7 @@ class World:
         self.events.clear()
         self.applied.clear()
         edge = partial(ChainsEdge, counters=self.counters, on_apply=self.applied.append)
-        self.edge = edge(self.engine.chains, self.engine.sets, self.report)
+        self.edge = edge(self.engine.packets.chains, self.engine.packets.sets, self.report)
         await self.edge.start()
         await self.edge.settle()
         try:
@@ -206,11 +206,11 @@ class World:
 
     async def until(self, is_so: Callable[[], object], what: str) -> None:
         """Poll until something is so."""
-        await until(is_so, lambda: f"{what}: {self.events} {self.engine.unmade()}")
+        await until(is_so, lambda: f"{what}: {self.events} {self.engine.packets.unmade()}")
 
     async def settled(self) -> None:
         """Wait until all is as wanted."""
-        await self.until(lambda: not len(self.engine.chains) and not len(self.engine.sets), "as wanted")
+        await self.until(lambda: not len(self.engine.packets.chains) and not len(self.engine.packets.sets), "as wanted")
 
     def read_back(self) -> None:
         """Have the minute over."""

@@ -51,9 +51,9 @@ def test_masquerading_is_made_changed_and_taken_away(world: Callable[[Story], No
                 assert len(hooks) == 2
                 assert hooks[0].endswith("-j bm-POSTROUTING")
                 assert any("-j MASQUERADE --random-fully" in line for line in here.saved(family))
-            assert here.engine.rules_in_force == RULES
+            assert here.engine.packets.rules_in_force == RULES
             assert len(here.applied) == 1
-            inside = here.engine.sets.actual["bm-4-inside"]
+            inside = here.engine.packets.sets.actual["bm-4-inside"]
             assert sets_of_ours()["bm-4-inside"] == inside
             assert {member_text(member) for member in inside.members} == {"10.244.0.0/16", "10.245.0.0/16"}
 
@@ -66,7 +66,7 @@ def test_masquerading_is_made_changed_and_taken_away(world: Callable[[Story], No
             await here.settled()
             assert (here.saved(4), here.saved(6)) == before
             assert sets_of_ours() == {}
-            assert here.engine.unmade() == {}
+            assert here.engine.packets.unmade() == {}
 
     world(story)
 
@@ -104,7 +104,7 @@ def test_what_others_break_is_repaired_and_named(world: Callable[[Story], None])
             here.read_back()
             await repaired("chain nat bm-POSTROUTING (IPv4)")
             with closing(Sets()) as sets:
-                sets.write("bm-4-inside", AddressSet(4, frozenset()), here.engine.sets.actual["bm-4-inside"])
+                sets.write("bm-4-inside", AddressSet(4, frozenset()), here.engine.packets.sets.actual["bm-4-inside"])
             here.read_back()
             await repaired("set bm-4-inside")
             here.restore(4, [THEIRS[4]])
@@ -114,7 +114,7 @@ def test_what_others_break_is_repaired_and_named(world: Callable[[Story], None])
                 "chain nat bm-nat-outgoing (IPv4)",
             )
             assert here.saved(4) == whole
-            assert here.engine.drift_repaired == 9
+            assert here.engine.notes.drift_repaired == 9
 
     world(story)
 
@@ -125,13 +125,17 @@ def test_a_restart_writes_nothing_and_changes_only_what_differs(world: Callable[
     async def story(here: World) -> None:
         async with here.running():
             await here.settled()
-        assert here.engine.rules_in_force == RULES
+        assert here.engine.packets.rules_in_force == RULES
         whole = here.saved(4), here.saved(6)
 
         async with here.running():
             await here.settled()
             assert [type(event) for event in here.events] == [ChainsRead]
-            assert (here.applied, here.engine.drift_repaired, here.engine.rules_in_force) == ([], 0, RULES)
+            assert (here.applied, here.engine.notes.drift_repaired, here.engine.packets.rules_in_force) == (
+                [],
+                0,
+                RULES,
+            )
         assert (here.saved(4), here.saved(6)) == whole
 
         here.text = ON.replace('cidr = "10.245.0.0/16"', 'cidr = "10.246.0.0/16"')
@@ -179,18 +183,18 @@ def test_a_table_that_is_refused_stops_no_other(world: Callable[[Story], None]) 
         async with here.running():
             await here.settled()
             bad = ChainKey(4, "filter", "bm-bad")
-            here.engine.chains.want(bad, identified("bm-bad", ["-j NO-SUCH-TARGET"]))
-            here.engine.chains.want(ChainKey(4, "nat", "bm-good"), identified("bm-good", ["-j RETURN"]))
+            here.engine.packets.chains.want(bad, identified("bm-bad", ["-j NO-SUCH-TARGET"]))
+            here.engine.packets.chains.want(ChainKey(4, "nat", "bm-good"), identified("bm-good", ["-j RETURN"]))
             here.edge.kick()
-            await here.until(lambda: bad in here.engine.chains.refused, "the refusal")
+            await here.until(lambda: bad in here.engine.packets.chains.refused, "the refusal")
             await here.until(lambda: ":bm-good -" in here.saved(4), "the other table")
-            assert here.engine.policy_errors >= 1
-            (reason,) = here.engine.unmade().values()
+            assert here.engine.packets.policy_errors >= 1
+            (reason,) = here.engine.packets.unmade().values()
             assert reason.startswith(f"iptables-{here.backend}-restore: ")
-            here.engine.chains.want(bad, identified("bm-bad", ["-j RETURN"]))
+            here.engine.packets.chains.want(bad, identified("bm-bad", ["-j RETURN"]))
             here.edge.kick()
             await here.settled()
-            assert here.engine.unmade() == {}
+            assert here.engine.packets.unmade() == {}
 
     world(story)
 
@@ -202,8 +206,8 @@ def test_what_is_not_installed_is_named(world: Callable[[Story], None], monkeypa
 
     async def story(here: World) -> None:
         async with here.running():
-            await here.until(lambda: here.engine.rules_in_force == RULES // 2, "IPv4")
-            reasons = here.engine.unmade()
+            await here.until(lambda: here.engine.packets.rules_in_force == RULES // 2, "IPv4")
+            reasons = here.engine.packets.unmade()
             assert set(reasons.values()) == {"ip6tables: is not installed"}
             assert all("(IPv6)" in each for each in reasons)
 
@@ -216,8 +220,8 @@ def test_a_kernel_without_sets_is_named(world: Callable[[Story], None], monkeypa
 
     async def story(here: World) -> None:
         async with here.running():
-            await here.until(lambda: len(here.engine.unmade()) == 4 + 6, "all refused")
-            reasons = set(here.engine.unmade().values())
+            await here.until(lambda: len(here.engine.packets.unmade()) == 4 + 6, "all refused")
+            reasons = set(here.engine.packets.unmade().values())
             assert "ipset: this kernel has none (module ip_set)" in reasons
             assert any("bm-4-inside" in reason for reason in reasons)
         assert here.saved(4)[-2] == THEIRS[4]
@@ -232,8 +236,8 @@ def test_without_permission_it_says_so(world: Callable[[Story], None]) -> None:
     async def story(here: World) -> None:
         without_net_admin()
         async with here.running():
-            await here.until(lambda: len(here.engine.unmade()) == 4 + 6, "all refused")
-            reasons = set(here.engine.unmade().values())
+            await here.until(lambda: len(here.engine.packets.unmade()) == 4 + 6, "all refused")
+            reasons = set(here.engine.packets.unmade().values())
             assert "ipset: Operation not permitted" in reasons
             assert any(
                 "ermission denied" in reason or "not permitted" in reason
@@ -540,9 +544,11 @@ def test_who_comes_while_the_chains_it_needs_go_finds_them_whole(backend: str, m
             here.report(EndpointRemoved(one.key))
             await asyncio.to_thread(is_going.wait, DEADLINE_S)
             here.report(EndpointAdded(other))
-            await here.until(lambda: other.key in here.engine.endpoints, "the other one")
+            await here.until(lambda: other.key in here.engine.local.endpoints, "the other one")
             may_go.set()
-            await here.until(lambda: not here.engine.chains and here.engine.is_policy_in_force, "all written")
+            await here.until(
+                lambda: not here.engine.packets.chains and here.engine.packets.is_policy_in_force, "all written"
+            )
             written = [event for event in here.events if isinstance(event, ChainsWritten)]
             assert [event.failed for event in written if event.failed] == []
 

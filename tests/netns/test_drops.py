@@ -118,7 +118,7 @@ def test_drops_are_counted_by_policy(world: Callable[[Story], None]) -> None:
                     send(source, DB, 77, 4)
                 await await_counted(here, lambda: dropped(here), {"shop/db": 14})
                 packet = Packet(WEB.addresses[0], DB.addresses[0], UDP, 4000, 99)
-                (*_, last) = explain(here.engine.protection.compiled, packet).steps
+                (*_, last) = explain(here.engine.packets.protection.compiled, packet).steps
                 place = (last.chain, last.action, last.tier, last.policy, last.rule)
                 assert here.counters.of(4, place) == (3, 3 * 38)
 
@@ -154,7 +154,7 @@ def test_drops_can_be_followed_while_somebody_does(world: Callable[[Story], None
         async with here.running():
             await here.settled()
             before = here.filters()
-            drops = Drops(here.report, lambda: here.counters.told, lambda: here.engine.endpoints)
+            drops = Drops(here.report, lambda: here.counters.told, lambda: here.engine.local.endpoints)
             first, second = drops.join(GROUP), drops.join(GROUP)
             with pytest.raises(KernelError, match="another program listens to it"):
                 NflogDoor(GROUP)

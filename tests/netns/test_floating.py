@@ -141,7 +141,11 @@ class Life:
 
         def is_settled() -> bool:
             self.edge.kick()
-            return not len(engine.chains) and not len(engine.sets) and not len(engine.connections)
+            return (
+                not len(engine.packets.chains)
+                and not len(engine.packets.sets)
+                and not len(engine.packets.leads.connections)
+            )
 
         await self.world.until(is_settled, "as wanted")
 
@@ -151,7 +155,7 @@ async def running(here: World, *attached: Endpoint) -> AsyncIterator[Life]:
     """Live one life of a daemon with these workloads, connections included."""
     here.attached = attached
     async with here.running():
-        life = Life(here, ConnectionsEdge(here.engine.connections, here.report))
+        life = Life(here, ConnectionsEdge(here.engine.packets.leads.connections, here.report))
         async with beside(life.edge.run()):
             yield life
 
@@ -198,7 +202,9 @@ def test_packets_find_the_workload_and_keep_who_they_are_from(world: Callable[[S
 def explained(here: World, packet: Packet) -> tuple[IPAddress, str]:
     """Return where a connection is led, and with which source it leaves ("masquerade": with the host's)."""
     engine = here.engine
-    found = explain(engine.protection.compiled, packet, engine.protection.options, engine.translation)
+    found = explain(
+        engine.packets.protection.compiled, packet, engine.packets.protection.options, engine.packets.leads.translation
+    )
     assert found.verdict is Action.ALLOW
     led, source = packet.destination, str(packet.source)
     for step in found.steps:
@@ -290,7 +296,7 @@ def test_a_move_takes_one_transaction_and_cuts_what_led_elsewhere(world: Callabl
                     life.report(FloatingIpsKept(()))
                     await life.settled()
                     assert connections(web) == []
-                assert here.engine.unmade() == {}
+                assert here.engine.packets.unmade() == {}
 
     world(story)
 
@@ -362,8 +368,8 @@ with socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, so
                     source, target = (ipaddress.ip_address(each[family]) for each in (OF_WEB, DB))
                     lie = Packet(source, target, UDP, 1, int(PORT), into="bgpm-web")
                     engine = here.engine
-                    options = engine.protection.options
-                    found = explain(engine.protection.compiled, lie, options, engine.translation)
+                    options = engine.packets.protection.options
+                    found = explain(engine.packets.protection.compiled, lie, options, engine.packets.leads.translation)
                     assert [(step.policy, step.action) for step in found.steps] == [("(spoofed)", "deny")]
 
     world(story)
@@ -377,10 +383,10 @@ def test_without_permission_it_says_so(world: Callable[[Story], None]) -> None:
         async with running(here) as life:
             await life.settled()
             without_net_admin()
-            here.engine.connections.want(ipaddress.ip_address(OF_WEB[0]), ipaddress.ip_address(WEB[0]))
+            here.engine.packets.leads.connections.want(ipaddress.ip_address(OF_WEB[0]), ipaddress.ip_address(WEB[0]))
             life.edge.kick()
-            await here.until(here.engine.unmade, "the refusal")
-            assert here.engine.unmade() == {f"connections of {OF_WEB[0]}": "Operation not permitted"}
+            await here.until(here.engine.packets.unmade, "the refusal")
+            assert here.engine.packets.unmade() == {f"connections of {OF_WEB[0]}": "Operation not permitted"}
 
     world(story)
 

@@ -162,8 +162,8 @@ class Host(World):
         found = read(documents)
         assert found.refused == []
         self.report(ObjectsChanged(found.objects))
-        await self.until(lambda: self.engine.is_policy_in_force, "policy in force")
-        assert self.engine.unmade() == {}
+        await self.until(lambda: self.engine.packets.is_policy_in_force, "policy in force")
+        assert self.engine.packets.unmade() == {}
 
     async def await_reached(self, probes: set[Probe], expected: set[Probe]) -> None:
         """Wait until these of the probes are answered and no others: what is late on a busy machine is no denial."""
@@ -226,7 +226,7 @@ def test_a_closed_host_keeps_ssh_bgp_and_bfd(
             await here.await_reached(through, through)
             await here.apply()
             await here.await_reached(everything, everything)
-            assert not [key for key in here.engine.chains.actual if key.table in {"filter", "mangle", "raw"}]
+            assert not [key for key in here.engine.packets.chains.actual if key.table in {"filter", "mangle", "raw"}]
 
     world(story)
 

@@ -191,7 +191,7 @@ class Cluster:
     def is_established(self, name: str, peer: str) -> bool:
         """Tell whether `name` has a session with `peer`."""
         engine = self.nodes[name].engine
-        return engine is not None and engine.sessions[PeerName(peer)].state is State.ESTABLISHED
+        return engine is not None and engine.peers.sessions[PeerName(peer)].state is State.ESTABLISHED
 
     # ── how it happens ───────────────────────────────────────────────────────
 
@@ -209,10 +209,10 @@ class Cluster:
         engine = node.engine
         assert engine is not None
         worked = engine.work(self.random.choice((1, 3, 1000)), self.now)
-        node.listed = engine.held
-        while engine.commands:
+        node.listed = engine.peers.held
+        while engine.peers.commands:
             worked = True
-            self._execute(node, engine.commands.popleft())
+            self._execute(node, engine.peers.commands.popleft())
         node.hungry |= engine.rib.stirred()
         for end in list(node.ends.values()):
             if end.is_started and end.is_open and end.peer in node.hungry and self.random.random() < 0.8:
@@ -244,15 +244,15 @@ class Cluster:
         engine, kernel = node.engine, node.kernel
         assert engine is not None
         if self.random.random() < 0.3:
-            return len(engine.sets) + len(engine.chains) + len(engine.links) > 0  # it is busy
-        sets = pairs(engine.sets.take(self.random.choice((1, 100)), self.now))
+            return len(engine.packets.sets) + len(engine.packets.chains) + len(engine.local.links) > 0  # it is busy
+        sets = pairs(engine.packets.sets.take(self.random.choice((1, 100)), self.now))
         for name, wanted in sets:
             kernel.set_writes.append((name, kernel.sets.get(name), wanted))
             _put(kernel.sets, name, wanted)
-        chains = pairs(engine.chains.take(100, self.now))
+        chains = pairs(engine.packets.chains.take(100, self.now))
         for key, rules in chains:
             _put(kernel.chains, key, rules)
-        links = pairs(engine.links.take(self.random.choice((1, 100)), self.now))
+        links = pairs(engine.local.links.take(self.random.choice((1, 100)), self.now))
         for interface, link in links:
             _put(kernel.links, interface, link)
         if sets:

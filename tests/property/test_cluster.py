@@ -150,7 +150,7 @@ def test_a_killed_daemon_comes_back_without_a_write(seed: int) -> None:
     for n in cluster.nodes.values():
         assert n.engine is not None
         assert {
-            peer: n.engine.rib.stale_count(peer) for peer in n.engine.sessions if n.engine.rib.stale_count(peer)
+            peer: n.engine.rib.stale_count(peer) for peer in n.engine.peers.sessions if n.engine.rib.stale_count(peer)
         } == {}
 
 

@@ -93,11 +93,11 @@ def serve(here: World) -> None:
     for _ in range(3):
         here.settle()
         protect(engine, here.now)
-        for interface, _spec in pairs(engine.links.take(99, here.now)):
+        for interface, _spec in pairs(engine.local.links.take(99, here.now)):
             engine.handle(LinkWritten(interface), here.now)
         here.settle()
         here.written()
-        cut = [address for address, _ in pairs(engine.connections.take(99, here.now))]
+        cut = [address for address, _ in pairs(engine.packets.leads.connections.take(99, here.now))]
         engine.handle(ConnectionsCut(cut, {}), here.now)
 
 
@@ -114,12 +114,12 @@ def outcome(here: World) -> tuple[object, ...]:
     engine = here.engine
     told = {nlri: attributes.large_communities for nlri, attributes in engine.rib.advertised(PeerName("n3"))}
     return (
-        dict(engine.chains.actual),
-        dict(engine.sets.actual),
-        dict(engine.connections.actual),
+        dict(engine.packets.chains.actual),
+        dict(engine.packets.sets.actual),
+        dict(engine.packets.leads.connections.actual),
         dict(engine.rib.fib.actual),
         told,
-        engine.floating_problems(),
+        engine.local.floating_problems(),
         set(engine.rib.floating),
     )
 
@@ -163,17 +163,19 @@ def test_every_lead_is_announced_and_inside_and_nothing_else_leads(facts: Facts)
         if addresses:
             expected[external] = (addresses[0], WORKLOADS[name].interface)
     engine = here.engine
-    assert dict(engine.connections.actual) == {external: way[0] for external, way in expected.items()}
-    assert {external for external in in_force if engine.is_announced(external)} == expected.keys()
+    assert dict(engine.packets.leads.connections.actual) == {external: way[0] for external, way in expected.items()}
+    assert {external for external in in_force if engine.local.is_announced(external)} == expected.keys()
     for external, (_, interface) in expected.items():
         assert engine.rib.fib.actual[host_nlri(external)] == OnLink(interface)
     inside = {host_nlri(each) for each in in_force if each.version == 4}
     inside |= {nlri for nlri, is_claimed in learnt.items() if is_claimed and engine.rib.best(nlri) is not None}
     theirs = {nlri for nlri in inside if nlri not in engine.rib.floating and network(nlri) not in in_force}
-    assert engine.sets.actual[inside_set(4)].members == inside - theirs | {parse_nlri("10.244.0.0/16")}
+    assert engine.packets.sets.actual[inside_set(4)].members == inside - theirs | {parse_nlri("10.244.0.0/16")}
     for family in (4, 6):
         wanted = {
-            key.chain: engine.chains.actual[key] for key in floating_chains(family) if key in engine.chains.actual
+            key.chain: engine.packets.chains.actual[key]
+            for key in floating_chains(family)
+            if key in engine.packets.chains.actual
         }
         restore_text("nat", wanted)
 

@@ -391,11 +391,11 @@ def test_a_policy_that_is_new_after_a_restart_opens_nothing_meanwhile(seed: int)
     cluster.apply("n1", {Key("NetworkPolicy", "shop", "new"): new})
     cluster.start("n1")
     node, looked = cluster.nodes["n1"], 0
-    while node.engine is not None and not node.engine.is_in_sync:
-        asked = node.engine.sets.wanted.get(SetSource(4, selector).name)
+    while node.engine is not None and not node.engine.peers.is_in_sync:
+        asked = node.engine.packets.sets.wanted.get(SetSource(4, selector).name)
         if asked is not None:
             looked += 1
-            wanted = set().union(*(each.members for each in known_sets(node.engine.sets.wanted)))
+            wanted = set().union(*(each.members for each in known_sets(node.engine.packets.sets.wanted)))
             assert not wanted & {host_nlri(a) for a in elsewhere(cluster, "n1")}
         if not cluster._step():
             cluster.settle(0.5)
@@ -458,15 +458,17 @@ def test_nobody_speaks_for_the_block_of_another(shape: str, seed: int) -> None:
             members = set().union(*(each.members for each in node.kernel.sets.values()))
             assert not members & (of_liar - of_others)
             assert not node.kernel.sets[web].members & of_liar
-        for peer in node.engine.sessions:
+        for peer in node.engine.peers.sessions:
             told = {n: attributes for n, attributes in node.engine.rib.advertised(peer) if n in of_liar - of_others}
             assert not [n for n, attributes in told.items() if identity_of(attributes.large_communities, ASN)]
-    hearers = [node for node in cluster.nodes.values() if PeerName(liar.node) in (node.engine or refuse()).sessions]
+    hearers = [
+        node for node in cluster.nodes.values() if PeerName(liar.node) in (node.engine or refuse()).peers.sessions
+    ]
     assert hearers
     for node in hearers:
         assert node.engine is not None
-        assert node.engine.identity.refused[PeerName(liar.node)] >= 4
-        assert f"node {liar.node}" in node.engine.identity.problem[PeerName(liar.node)]
+        assert node.engine.peers.faults[PeerName(liar.node)].claims_refused >= 4
+        assert f"node {liar.node}" in node.engine.peers.faults[PeerName(liar.node)].claims_problem
         said = [note for note in node.engine.notes if note.name == "identity.refused"]
         assert len(said) == 1
 
@@ -530,10 +532,10 @@ def test_another_label_there_calls_for_a_look_at_connections_here() -> None:
     engine = cluster.nodes["n1"].engine or refuse()
 
     def grows(change: Callable[[], None]) -> bool:
-        before = engine.review.generation
+        before = engine.packets.review.generation
         change()
         cluster.settle(3)
-        return engine.review.generation > before
+        return engine.packets.review.generation > before
 
     assert grows(lambda: cluster.attach("n2", endpoint("n2", 1, "other")))
     assert not grows(lambda: cluster.attach("n2", endpoint("n2", 3, "web")))
@@ -547,13 +549,13 @@ def test_no_connection_is_cut_before_it_is_known_who_is_who() -> None:
     cluster.start("n1")
     engine, looked = cluster.nodes["n1"].engine or refuse(), 0
     while engine.rib.fib.keep_unwanted:
-        looked += engine.review.generation != engine.review.reviewed
-        assert not engine.is_review_due
+        looked += engine.packets.review.generation != engine.packets.review.reviewed
+        assert not engine.packets.is_review_due
         if not cluster._step():
             cluster.settle(0.5)
     cluster.settle(3)
     assert looked
-    assert engine.is_review_due
+    assert engine.packets.is_review_due
 
 
 def test_an_address_is_not_given_away_while_it_may_be_taken_for_another() -> None:
@@ -571,11 +573,11 @@ def test_an_address_is_not_given_away_while_it_may_be_taken_for_another() -> Non
     released, nlri = cluster.now, host_nlri(address)
     while any(nlri in each.members for each in cluster.nodes["n2"].kernel.sets.values()):
         with pytest.raises(ConfigError, match="may take it for shop/n1-1"):
-            engine.addresses.request("shop/evil", (address,), cluster.now)
+            engine.local.addresses.request("shop/evil", (address,), cluster.now)
         cluster.settle(5)
     assert cluster.now > released + 60
     cluster.settle(30)
-    assert address in engine.addresses.request("shop/evil", (address,), cluster.now)
+    assert address in engine.local.addresses.request("shop/evil", (address,), cluster.now)
 
 
 def test_more_identities_than_a_peer_may_send_end_its_session() -> None:
@@ -596,4 +598,4 @@ def test_more_identities_than_a_peer_may_send_end_its_session() -> None:
     cluster.settle(5)
     engine = cluster.nodes["n1"].engine or refuse()
     assert not cluster.is_established("n1", "n2")
-    assert engine.sessions[PeerName("n2")].last_error == "sent more than max_identities = 2 ipv4 prefixes"
+    assert engine.peers.sessions[PeerName("n2")].last_error == "sent more than max_identities = 2 ipv4 prefixes"

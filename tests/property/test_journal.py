@@ -98,7 +98,7 @@ class Lives:
         directory.mkdir()
         journal = Journal(directory, configured.node, 0.0, limit=PLENTY)
         engine = journal.engine(configured, listed, jitter)
-        engine.commands = kept = Kept()
+        engine.peers.commands = kept = Kept()
         self.all.append((engine, kept, journal))
         return engine
 
@@ -110,7 +110,7 @@ class Lives:
             *_, (_, again) = story.replay()
             assert outcome(engine) == outcome(again)
             assert list(engine.notes) == list(again.notes)
-            assert kept.all == list(again.commands)
+            assert kept.all == list(again.peers.commands)
             assert engine.next_wakeup() == again.next_wakeup()
 
 

@@ -100,12 +100,12 @@ def engine_of_n1() -> Engine:
     engine.handle(FibRead({}, {}), 10.0)
     _establish(engine, PeerName("n2"), RouterId(int(ipaddress.ip_address("192.0.2.2"))))
     engine.handle(ConnectFailed(PeerName("n3"), "connection refused"), 12.0)
-    address = engine.addresses.request("default/web", (ipaddress.ip_address("10.244.1.5"),))
+    address = engine.local.addresses.request("default/web", (ipaddress.ip_address("10.244.1.5"),))
     engine.handle(
         EndpointAdded(Endpoint("web", "default", (("app", "web"),), address, "bgpmx", "/run/netns/web")), 13.0
     )
     protect(engine, 13.0)
-    pairs(engine.links.take(1, 13.0))
+    pairs(engine.local.links.take(1, 13.0))
     engine.handle(LinkWritten("bgpmx"), 13.0)
     learnt = PathAttributes(
         origin=Origin.INCOMPLETE,
@@ -135,7 +135,7 @@ def engine_of_n1() -> Engine:
 def _establish(engine: Engine, name: PeerName, router_id: RouterId) -> None:
     local, remote = ipaddress.ip_address("192.0.2.1"), ipaddress.ip_address("192.0.2.2")
     engine.handle(Connected(1, name, local, remote, is_inbound=True), 11.0)
-    ours = next(c.message for c in engine.commands if isinstance(c, Send) and isinstance(c.message, Open))
+    ours = next(c.message for c in engine.peers.commands if isinstance(c, Send) and isinstance(c.message, Open))
     restart = GracefulRestart(120, is_restarting=False, families=((Family.IPV4, True),))
     theirs = Open(Asn(64512), 9, router_id, Capabilities((Family.IPV4,), graceful_restart=restart))
     negotiated = Negotiated(ours, theirs, 9, (Family.IPV4,), four_octet_asn=True)

@@ -42,7 +42,7 @@ def run(directory: Path, begin: Callable[[Daemon], object]) -> None:
             daemon = Daemon(chosen, overrides, state)
 
             def look() -> None:
-                if daemon.engine.is_in_sync:
+                if daemon.engine.peers.is_in_sync:
                     begin(daemon)
                 else:
                     asyncio.get_running_loop().call_later(0.01, look)

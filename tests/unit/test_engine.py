@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -21,6 +22,7 @@ from bgpmesh.events import (
     Disconnected,
     EndpointAdded,
     EndpointRemoved,
+    Event,
     FibObserved,
     FibRead,
     FibWritten,
@@ -129,8 +131,8 @@ class World:
         """Let the engine think; returns what the wire is told."""
         while self.engine.work(1000, self.now):
             pass
-        commands = list(self.engine.commands)
-        self.engine.commands.clear()
+        commands = list(self.engine.peers.commands)
+        self.engine.peers.commands.clear()
         return commands
 
     def at(self, seconds: float) -> list[Command]:
@@ -143,7 +145,7 @@ class World:
         """Bring a session up; returns the OPEN that we sent."""
         self.connections += 1
         number = self.of[name] = self.connections
-        session = self.engine.sessions[name]
+        session = self.engine.peers.sessions[name]
         address = session.peer.address
         self.engine.handle(Connected(number, name, address, address, is_inbound=True), self.now)
         sent = next(c.message for c in self.settle() if isinstance(c, Send) and isinstance(c.message, Open))
@@ -178,7 +180,7 @@ class World:
 
     def links(self) -> list[tuple[str, LinkSpec | None]]:
         """Return what links are asked for."""
-        return sorted(pairs(self.engine.links.take(9, self.now)), key=lambda pair: pair[1] is not None)
+        return sorted(pairs(self.engine.local.links.take(9, self.now)), key=lambda pair: pair[1] is not None)
 
     def told_of(self, name: str) -> list[Mapping[str, object]]:
         """Return the keys of every note of that name."""
@@ -208,7 +210,7 @@ def test_a_first_boot_waits_for_nothing() -> None:
     """With nothing listed and nothing in the kernel the node is in sync at once, and neither R nor F is set."""
     world = World(Engine(configured(), None, lambda: 0.5))
     world.boot({})
-    assert world.engine.is_in_sync
+    assert world.engine.peers.is_in_sync
     restart = world.establish(N2, KEPT).capabilities.graceful_restart
     assert restart == GracefulRestart(120, is_restarting=False, families=((Family.IPV4, False),))
     assert world.told(N2) == ["10.244.1.0/26", "EoR"]
@@ -228,9 +230,9 @@ def test_a_restart_touches_no_route_until_the_listed_peer_has_said_all() -> None
     assert world.told(N2) == ["10.244.1.0/26"]
     world.announce(N2, "10.244.2.0/26")
     assert world.written() == []
-    assert not world.engine.is_in_sync
+    assert not world.engine.peers.is_in_sync
     world.end_of_rib(N2)
-    assert world.engine.is_in_sync
+    assert world.engine.peers.is_in_sync
     assert world.written() == []
     assert world.told(N2) == ["EoR"]
 
@@ -249,9 +251,9 @@ def test_a_peer_that_refuses_our_calls_is_given_up_after_three_seconds() -> None
     world = restarted()
     world.engine.handle(ConnectFailed(N2, "refused"), world.now)
     world.at(2.9)
-    assert not world.engine.is_in_sync
+    assert not world.engine.peers.is_in_sync
     world.at(3.0)
-    assert world.engine.is_in_sync
+    assert world.engine.peers.is_in_sync
 
 
 def test_a_peer_without_graceful_restart_owes_a_second_of_silence() -> None:
@@ -261,9 +263,9 @@ def test_a_peer_without_graceful_restart_owes_a_second_of_silence() -> None:
     world.at(0.8)
     world.announce(N2, "10.244.2.0/26")
     world.at(1.7)
-    assert not world.engine.is_in_sync
+    assert not world.engine.peers.is_in_sync
     world.at(1.8)
-    assert world.engine.is_in_sync
+    assert world.engine.peers.is_in_sync
 
 
 def test_a_quiet_second_is_not_judged_before_what_came_was_looked_at() -> None:
@@ -272,9 +274,9 @@ def test_a_quiet_second_is_not_judged_before_what_came_was_looked_at() -> None:
     world.establish(N2, None)
     world.now += 2.0
     world.engine.handle(TimerFired({world.of[N2]}), world.now)
-    assert not world.engine.is_in_sync
+    assert not world.engine.peers.is_in_sync
     world.engine.handle(TimerFired({world.of[N2] + 1}), world.now)
-    assert world.engine.is_in_sync
+    assert world.engine.peers.is_in_sync
 
 
 def test_two_nodes_that_restart_together_do_not_wait_for_each_other() -> None:
@@ -282,9 +284,9 @@ def test_two_nodes_that_restart_together_do_not_wait_for_each_other() -> None:
     world = restarted()
     world.establish(N2, replace(KEPT, is_restarting=True))
     world.at(2.9)
-    assert not world.engine.is_in_sync
+    assert not world.engine.peers.is_in_sync
     world.at(3.0)
-    assert world.engine.is_in_sync
+    assert world.engine.peers.is_in_sync
 
 
 def test_a_peer_that_does_it_wrong_in_every_update_is_told_of_once() -> None:
@@ -299,7 +301,7 @@ def test_a_peer_that_does_it_wrong_in_every_update_is_told_of_once() -> None:
         world.engine.handle(Disconnected(world.of[N2], "closed by peer"), world.now)
     told = [note.keys["reason"] for note in world.engine.notes if note.name == "update.malformed"]
     assert told == ["flags", "length"] * 2
-    assert world.engine.treated_as_withdraw[N2] == 8
+    assert world.engine.peers.faults[N2].treated_as_withdraw == 8
 
 
 def test_an_end_of_rib_that_is_not_owed_ends_no_waiting() -> None:
@@ -310,9 +312,9 @@ def test_an_end_of_rib_that_is_not_owed_ends_no_waiting() -> None:
     world.at(0.8)
     world.end_of_rib(N2)
     world.at(1.7)
-    assert not world.engine.is_in_sync
+    assert not world.engine.peers.is_in_sync
     world.at(1.8)
-    assert world.engine.is_in_sync
+    assert world.engine.peers.is_in_sync
 
 
 def test_where_we_do_not_offer_graceful_restart_no_end_of_rib_is_owed() -> None:
@@ -320,9 +322,9 @@ def test_where_we_do_not_offer_graceful_restart_no_end_of_rib_is_owed() -> None:
     world = restarted(peer(2, graceful_restart=0))
     world.establish(N2, KEPT)
     world.at(0.9)
-    assert not world.engine.is_in_sync
+    assert not world.engine.peers.is_in_sync
     world.at(1.0)
-    assert world.engine.is_in_sync
+    assert world.engine.peers.is_in_sync
 
 
 def test_a_listed_peer_that_a_reload_changes_is_still_waited_for() -> None:
@@ -331,12 +333,12 @@ def test_a_listed_peer_that_a_reload_changes_is_still_waited_for() -> None:
     world.establish(N2, KEPT)
     world.engine.handle(configured(peer(2, hold_time=30), peer(3)), world.now)
     assert Dial(N2) in world.settle()
-    assert not world.engine.is_in_sync
+    assert not world.engine.peers.is_in_sync
     assert world.written() == []
     world.establish(N2, KEPT)
     world.announce(N2, "10.244.2.0/26")
     world.end_of_rib(N2)
-    assert world.engine.is_in_sync
+    assert world.engine.peers.is_in_sync
     assert world.written() == []
 
 
@@ -344,7 +346,7 @@ def test_a_listed_peer_that_a_reload_removes_is_not_waited_for() -> None:
     """Nothing more will come of it."""
     world = restarted()
     world.engine.handle(configured(peer(3)), world.now)
-    assert world.engine.is_in_sync
+    assert world.engine.peers.is_in_sync
 
 
 def test_a_listed_peer_over_its_limit_is_not_waited_for() -> None:
@@ -352,7 +354,7 @@ def test_a_listed_peer_over_its_limit_is_not_waited_for() -> None:
     world = restarted(peer(2, max_prefixes=1))
     world.establish(N2, KEPT)
     world.announce(N2, "10.244.2.0/26", "10.244.3.0/26")
-    assert world.engine.is_in_sync
+    assert world.engine.peers.is_in_sync
 
 
 def test_a_peer_that_restarts_too_and_says_end_of_rib_is_done() -> None:
@@ -360,7 +362,7 @@ def test_a_peer_that_restarts_too_and_says_end_of_rib_is_done() -> None:
     world = restarted()
     world.establish(N2, replace(KEPT, is_restarting=True))
     world.end_of_rib(N2)
-    assert world.engine.is_in_sync
+    assert world.engine.peers.is_in_sync
 
 
 def test_a_client_waits_for_its_reflector_that_restarts_too() -> None:
@@ -368,9 +370,9 @@ def test_a_client_waits_for_its_reflector_that_restarts_too() -> None:
     world = restarted(peer(2, reflects_to_us=True))
     world.establish(N2, replace(KEPT, is_restarting=True))
     world.at(2.0)
-    assert not world.engine.is_in_sync
+    assert not world.engine.peers.is_in_sync
     world.end_of_rib(N2)
-    assert world.engine.is_in_sync
+    assert world.engine.peers.is_in_sync
 
 
 def test_a_listed_peer_that_goes_away_again_is_called_for_three_seconds() -> None:
@@ -384,9 +386,9 @@ def test_a_listed_peer_that_goes_away_again_is_called_for_three_seconds() -> Non
     world.end_of_rib(N3)
     called_at = next(second for second in range(4, 9) if Dial(N2) in world.at(second))
     world.at(called_at + 2.9)
-    assert not world.engine.is_in_sync
+    assert not world.engine.peers.is_in_sync
     world.at(called_at + 3.0)
-    assert world.engine.is_in_sync
+    assert world.engine.peers.is_in_sync
 
 
 def test_the_deferral_limit_ends_the_waiting() -> None:
@@ -394,24 +396,24 @@ def test_the_deferral_limit_ends_the_waiting() -> None:
     world = restarted(peer(2, hold_time=0))
     world.establish(N2, KEPT, hold_time=0)
     world.at(9.9)
-    assert not world.engine.is_in_sync
-    assert world.engine.waiting_for() == {N2: "no End-of-RIB yet for ipv4"}
+    assert not world.engine.peers.is_in_sync
+    assert world.engine.peers.waiting_for() == {N2: "no End-of-RIB yet for ipv4"}
     world.at(10.0)
-    assert world.engine.is_in_sync
+    assert world.engine.peers.is_in_sync
 
 
 def test_without_a_readable_list_every_peer_counts() -> None:
     """Routes of ours without a list: all configured peers are called and waited for."""
     world = World(Engine(configured(), None, lambda: 0.5))
     assert sorted(map(repr, world.boot(ADOPTED))) == [repr(Dial(N2)), repr(Dial(N3))]
-    assert not world.engine.is_in_sync
+    assert not world.engine.peers.is_in_sync
 
 
 def test_a_list_without_routes_is_a_reboot_and_no_restart() -> None:
     """After a reboot the list is there and the kernel is empty: nothing was preserved, so F is not claimed."""
     world = World(Engine(configured(), (N2,), lambda: 0.5))
     world.boot({})
-    assert world.engine.is_in_sync
+    assert world.engine.peers.is_in_sync
     restart = world.establish(N2, KEPT).capabilities.graceful_restart
     assert restart == GracefulRestart(120, is_restarting=False, families=((Family.IPV4, False),))
 
@@ -420,7 +422,7 @@ def test_without_a_kernel_the_list_alone_decides_and_f_is_set() -> None:
     """A reflector off the path restarts by its list, and claims F: nothing forwards through it."""
     world = World(Engine(configured(kernel_enabled=False, pod_cidrs=()), (N2,), lambda: 0.5))
     world.boot({})
-    assert not world.engine.is_in_sync
+    assert not world.engine.peers.is_in_sync
     restart = world.establish(N2, KEPT).capabilities.graceful_restart
     assert restart == GracefulRestart(120, is_restarting=True, families=((Family.IPV4, True),))
 
@@ -430,16 +432,16 @@ def test_a_peer_is_on_the_list_until_its_paths_are_gone_from_the_kernel() -> Non
     world = World(Engine(configured(), (), lambda: 0.5))
     world.boot({})
     world.written()
-    held = [world.engine.held]
+    held = [world.engine.peers.held]
     world.establish(N2, replace(KEPT, restart_time=5))
-    held.append(world.engine.held)
+    held.append(world.engine.peers.held)
     world.announce(N2, "10.244.2.0/26")
     world.written()
     world.engine.handle(MessageReceived(world.of[N2], Notification(6, 2)), world.now)
     world.settle()
-    held.append(world.engine.held)
+    held.append(world.engine.peers.held)
     assert world.written() == [("10.244.2.0/26", None)]
-    held.append(world.engine.held)
+    held.append(world.engine.peers.held)
     assert held == [frozenset(), {N2}, {N2}, frozenset()]
 
 
@@ -448,7 +450,7 @@ def test_a_second_kill_before_being_in_sync_finds_the_list_whole() -> None:
     world = restarted(listed=(N2, N3))
     world.establish(N2, KEPT)
     world.written()
-    assert world.engine.held == {N2, N3}
+    assert world.engine.peers.held == {N2, N3}
 
 
 @pytest.mark.parametrize("is_covered", [False, True])
@@ -466,7 +468,7 @@ def test_a_workload_has_its_link_then_its_route_then_its_announcement(is_covered
     world.settle()
     assert world.written() == []
     assert world.engine.endpoint_problem(endpoint.key) == ""
-    assert pairs(world.engine.links.take(9, world.now)) == [(endpoint.interface, link_of(endpoint))]
+    assert pairs(world.engine.local.links.take(9, world.now)) == [(endpoint.interface, link_of(endpoint))]
     world.engine.handle(LinkWritten(endpoint.interface), world.now)
     world.settle()
     assert world.told(N2) == []
@@ -499,7 +501,7 @@ def test_a_link_that_cannot_be_made_says_why() -> None:
     world.written()
     world.engine.handle(EndpointAdded(WEB), world.now)
     protect(world.engine, world.now)
-    world.engine.links.take(9, world.now)
+    world.engine.local.links.take(9, world.now)
     world.engine.handle(LinkWritten(WEB.interface, "no such namespace"), world.now)
     world.settle()
     assert world.engine.endpoint_problem(WEB.key) == "no such namespace"
@@ -511,16 +513,16 @@ def test_links_of_ours_tell_the_workloads_of_a_daemon_that_lost_its_state() -> N
     world = World(Engine(configured(), (), lambda: 0.5, adopt_endpoints=True))
     links: dict[str, LinkSpec] = {WEB.interface: link_of(WEB)}
     world.engine.handle(LinksRead(links), world.now)
-    assert world.engine.endpoints == {WEB.key: WEB}
+    assert world.engine.local.endpoints == {WEB.key: WEB}
     protect(world.engine, world.now)
-    assert pairs(world.engine.links.take(9, world.now)) == []
+    assert pairs(world.engine.local.links.take(9, world.now)) == []
 
 
 def attached(world: World, endpoint: Endpoint = WEB) -> World:
     """Bring a workload up, and forget what was told."""
     world.engine.handle(EndpointAdded(endpoint), world.now)
     protect(world.engine, world.now)
-    world.engine.links.take(9, world.now)
+    world.engine.local.links.take(9, world.now)
     world.engine.handle(LinkWritten(endpoint.interface), world.now)
     world.settle()
     assert (f"{endpoint.addresses[0]}/32", OnLink(endpoint.interface)) in world.written()
@@ -578,7 +580,7 @@ def test_a_link_that_goes_or_breaks_by_itself_while_it_is_leaving_is_not_made_ag
     links = {} if left is None else {WEB.interface: left}
     world.engine.handle(LinkObserved(WEB.interface, left) if how == "observed" else LinksRead(links), world.now)
     assert world.links() == ([] if left is None else [(WEB.interface, None)])
-    assert world.engine.drift_repaired == 0
+    assert world.engine.notes.drift_repaired == 0
     assert world.told_of("drift.found") == []
 
 
@@ -632,7 +634,7 @@ def test_of_two_links_with_one_address_the_second_is_left_alone() -> None:
     links = {endpoint.interface: link_of(endpoint) for endpoint in (WEB, second, renamed)}
     world = World(Engine(configured(), (), lambda: 0.5, adopt_endpoints=True))
     world.engine.handle(LinksRead(links), world.now)
-    assert world.engine.endpoints == {WEB.key: WEB}
+    assert world.engine.local.endpoints == {WEB.key: WEB}
     assert [note["reason"] for note in world.told_of("endpoint.not-adopted")] == [
         "ip = 10.244.9.9: already in use by shop/web; the link is left as it is until the next start",
         f"name = shop/web: its link is {WEB.interface}; the link is left as it is until the next start",
@@ -656,7 +658,7 @@ def test_a_workload_cannot_have_the_address_of_somebody_else() -> None:
         {"endpoint": "shop/web", "address": WEB.addresses[0], "reason": "also node n9"}
     ]
     with pytest.raises(ConfigError, match=r"^ip = 192\.0\.2\.2: already in use by node n2$"):
-        world.engine.addresses.request("shop/db", (HOP,))
+        world.engine.local.addresses.request("shop/db", (HOP,))
 
 
 def test_an_address_of_this_host_is_refused_as_soon_as_the_link_stands() -> None:
@@ -667,7 +669,7 @@ def test_an_address_of_this_host_is_refused_as_soon_as_the_link_stands() -> None
     world.engine.handle(HostRoutesChanged([own], ()), world.now)
     world.engine.handle(EndpointAdded(WEB), world.now)
     protect(world.engine, world.now)
-    world.engine.links.take(9, world.now)
+    world.engine.local.links.take(9, world.now)
     world.engine.handle(LinkWritten(WEB.interface), world.now)
     world.settle()
     assert world.engine.endpoint_problem(WEB.key) == "no route to 10.244.9.9/32: connected on this host"
@@ -702,7 +704,7 @@ def test_drift_is_told_of_by_what_it_is() -> None:
         {"interface": WEB.interface},
         {"routes_count": 3},
     ]
-    assert world.engine.drift_repaired == 6
+    assert world.engine.notes.drift_repaired == 6
 
 
 def test_too_many_prefixes_close_the_session_for_a_while() -> None:
@@ -714,7 +716,7 @@ def test_too_many_prefixes_close_the_session_for_a_while() -> None:
     commands = world.announce(N2, "10.1.0.0/24", "10.2.0.0/24", "10.3.0.0/24")
     cease = Notification(6, Cease.MAX_PREFIXES, bytes((0, 1, 1, 0, 0, 0, 2)))
     assert commands == [Send(world.of[N2], cease), Hangup(world.of[N2])]
-    assert world.engine.sessions[N2].last_error == "sent more than max_prefixes = 2 ipv4 prefixes"
+    assert world.engine.peers.sessions[N2].last_error == "sent more than max_prefixes = 2 ipv4 prefixes"
     assert world.at(59) == []
     assert world.at(60) == [Dial(N2)]
 
@@ -732,7 +734,7 @@ def test_a_peer_that_calls_while_it_is_closed_for_too_many_prefixes_does_not_sta
     assert world.engine.next_wakeup() == 160.0
     world.at(60)
     world.establish(N2, KEPT)
-    assert world.engine.sessions[N2].state is State.ESTABLISHED
+    assert world.engine.peers.sessions[N2].state is State.ESTABLISHED
 
 
 def test_a_route_refresh_before_the_session_is_up_is_named_in_the_notification() -> None:
@@ -757,7 +759,7 @@ def test_a_stop_says_nothing_where_graceful_restart_was_agreed() -> None:
     cease = Notification.cease(Cease.ADMIN_SHUTDOWN, "bgpmesh stops")
     hangups = [Hangup(world.of[N2]), Send(world.of[N3], cease), Hangup(world.of[N3])]
     assert world.settle() == hangups
-    assert world.engine.held == {N2, N3}
+    assert world.engine.peers.held == {N2, N3}
 
 
 def test_a_reload_resets_only_the_session_that_changed() -> None:
@@ -766,11 +768,11 @@ def test_a_reload_resets_only_the_session_that_changed() -> None:
     world.boot({})
     world.establish(N2, KEPT)
     world.establish(N3, KEPT)
-    kept = world.engine.sessions[N3]
+    kept = world.engine.peers.sessions[N3]
     world.engine.handle(configured(peer(2, hold_time=30), peer(3)), world.now)
     cease = Notification.cease(Cease.OTHER_CONFIGURATION_CHANGE)
     assert world.settle() == [Send(world.of[N2], cease), Hangup(world.of[N2])]
-    assert world.engine.sessions[N3] is kept
+    assert world.engine.peers.sessions[N3] is kept
 
 
 def test_a_peer_taken_out_takes_its_routes_along() -> None:
@@ -822,22 +824,22 @@ def test_pools_that_masquerade_are_chains_and_sets_until_they_do_not() -> None:
     pools = (Pool("p", ipaddress.ip_network("10.244.0.0/16"), Masquerade()),)
     world = World(Engine(configured(pools=pools, kernel_enabled=False), None, lambda: 0.5))
     world.settle()
-    assert (world.engine.chains.wanted, world.engine.sets.wanted) == ({}, {})
+    assert (world.engine.packets.chains.wanted, world.engine.packets.sets.wanted) == ({}, {})
     world.engine.handle(configured(pools=pools), world.now)
     world.settle()
-    taken = [key for key, _ in pairs(world.engine.chains.take(9, world.now))]
+    taken = [key for key, _ in pairs(world.engine.packets.chains.take(9, world.now))]
     assert len(taken) == 3
     world.engine.handle(ChainsWritten(taken[1:], {taken[0]: "no permission"}), world.now)
-    assert (world.engine.rules_in_force, world.engine.policy_errors) == (3, 1)
-    assert world.engine.unmade() == {f"chain {taken[0]}": "no permission"}
-    assert [key for key, _ in pairs(world.engine.chains.take(9, world.now + 1))] == taken[:1]
+    assert (world.engine.packets.rules_in_force, world.engine.packets.policy_errors) == (3, 1)
+    assert world.engine.packets.unmade() == {f"chain {taken[0]}": "no permission"}
+    assert [key for key, _ in pairs(world.engine.packets.chains.take(9, world.now + 1))] == taken[:1]
     world.engine.handle(ChainsWritten(taken[:1], {}), world.now + 1)
-    assert (world.engine.rules_in_force, world.engine.unmade()) == (4, {})
+    assert (world.engine.packets.rules_in_force, world.engine.packets.unmade()) == (4, {})
     assert world.told_of("chain.refused") == [{"chain": str(taken[0]), "reason": "no permission", "others_count": None}]
     assert world.told_of("chain.recovered") == [{"chain": str(taken[0])}]
     world.engine.handle(configured(), world.now + 2)
     world.settle()
-    assert sorted(pairs(world.engine.chains.take(9, world.now + 2))) == [(key, None) for key in sorted(taken)]
+    assert sorted(pairs(world.engine.packets.chains.take(9, world.now + 2))) == [(key, None) for key in sorted(taken)]
 
 
 def test_chains_that_somebody_changed_are_drift_and_what_was_found_at_start_is_not() -> None:
@@ -845,16 +847,16 @@ def test_chains_that_somebody_changed_are_drift_and_what_was_found_at_start_is_n
     pools = (Pool("p", ipaddress.ip_network("10.244.0.0/16"), Masquerade()),)
     world = World(Engine(configured(pools=pools), None, lambda: 0.5))
     world.settle()
-    wanted, sets = dict(world.engine.chains.wanted), dict(world.engine.sets.wanted)
+    wanted, sets = dict(world.engine.packets.chains.wanted), dict(world.engine.packets.sets.wanted)
     old = ChainKey(4, "nat", "bm-old")
     world.engine.handle(ChainsRead(wanted | {old: ("?",)}, sets), world.now)
-    assert pairs(world.engine.chains.take(9, world.now)) == [(old, None)]
-    assert (len(world.engine.sets), world.engine.drift_repaired) == (0, 0)
+    assert pairs(world.engine.packets.chains.take(9, world.now)) == [(old, None)]
+    assert (len(world.engine.packets.sets), world.engine.notes.drift_repaired) == (0, 0)
     world.engine.handle(ChainsWritten([old], {}), world.now)
     entry = ChainKey(4, "nat", "bm-POSTROUTING")
     world.engine.handle(ChainsRead(wanted | {entry: ("?", "")}, {}), world.now)
-    assert [key for key, _ in pairs(world.engine.chains.take(9, world.now))] == [entry]
-    assert world.engine.drift_repaired == 1 + len(sets)
+    assert [key for key, _ in pairs(world.engine.packets.chains.take(9, world.now))] == [entry]
+    assert world.engine.notes.drift_repaired == 1 + len(sets)
     (keys,) = world.told_of("drift.found")
     assert str(keys["value"]).startswith("chain nat bm-POSTROUTING (IPv4), set bm-4-")
 
@@ -870,7 +872,7 @@ def test_a_link_is_opened_once_every_chain_and_set_that_protects_it_stands() -> 
     world.settle()
     assert world.links() == [(WEB.interface, CLOSED)]
     world.engine.handle(LinkWritten(WEB.interface), world.now)
-    keys = [key for key, _ in pairs(world.engine.chains.take(1000, world.now))]
+    keys = [key for key, _ in pairs(world.engine.packets.chains.take(1000, world.now))]
     refused = [key for key in keys if (key.family, key.table) == (6, "mangle")]
     done = [key for key in keys if key not in refused]
     world.engine.handle(ChainsWritten(done, dict.fromkeys(refused, "ip6tables is not installed")), world.now)
@@ -897,20 +899,20 @@ def test_a_second_guard_that_cannot_be_had_keeps_nobody_out() -> None:
     world.settle()
     assert world.links() == [(WEB.interface, CLOSED)]
     engine.handle(LinkWritten(WEB.interface), world.now)
-    keys = [key for key, _ in pairs(engine.chains.take(1000, world.now))]
+    keys = [key for key, _ in pairs(engine.packets.chains.take(1000, world.now))]
     refused = dict.fromkeys((key for key in keys if key.table == "security"), "no such table")
     assert {key.family for key in refused} == {4, 6}
     engine.handle(ChainsWritten([key for key in keys if key not in refused], refused), world.now)
-    sets = [name for name, _ in pairs(engine.sets.take(1000, world.now))]
+    sets = [name for name, _ in pairs(engine.packets.sets.take(1000, world.now))]
     engine.handle(SetsWritten(sets, {}), world.now)
     world.settle()
     assert world.links() == [(WEB.interface, link_of(WEB))]
-    assert (engine.unmade(), engine.policy_errors, engine.is_policy_in_force) == ({}, 0, True)
+    assert (engine.packets.unmade(), engine.packets.policy_errors, engine.packets.is_policy_in_force) == ({}, 0, True)
     told = [f"no second guard of the host (IPv{family}): no such table" for family in (4, 6)]
-    assert engine.unguarded() == [("[policy]", "workload_to_host", each) for each in told]
+    assert engine.packets.unguarded() == [("[policy]", "workload_to_host", each) for each in told]
     world.now += 2
     protect(engine, world.now)
-    assert engine.unguarded() == []
+    assert engine.packets.unguarded() == []
 
 
 def test_a_changed_label_closes_no_link() -> None:
@@ -926,11 +928,11 @@ def test_links_are_closed_while_a_hook_of_ours_is_gone_and_cannot_be_had() -> No
     """A hook that can be repaired closes nothing; once it stands again the links are opened."""
     world = attached(World(Engine(configured(), (), lambda: 0.5)))
     hook = ChainKey(4, "filter", "FORWARD")
-    standing = {key: rules for key, rules in world.engine.chains.wanted.items() if key != hook}
-    world.engine.handle(ChainsRead(standing, dict(world.engine.sets.wanted)), world.now)
+    standing = {key: rules for key, rules in world.engine.packets.chains.wanted.items() if key != hook}
+    world.engine.handle(ChainsRead(standing, dict(world.engine.packets.sets.wanted)), world.now)
     world.settle()
     assert world.links() == []
-    assert [key for key, _ in pairs(world.engine.chains.take(9, world.now))] == [hook]
+    assert [key for key, _ in pairs(world.engine.packets.chains.take(9, world.now))] == [hook]
     world.engine.handle(ChainsWritten([], {hook: "no permission"}), world.now)
     assert world.links() == [(WEB.interface, CLOSED)]
     assert world.told_of("endpoint.closed") == [{"endpoint": WEB.key, "reason": f"no hook in {hook}"}]
@@ -943,20 +945,20 @@ def test_links_are_closed_while_a_hook_of_ours_is_gone_and_cannot_be_had() -> No
 def test_chains_stand_as_long_as_a_link_of_ours_does() -> None:
     """Also that of a workload which is leaving: they go after it."""
     world = leaving()
-    assert len(world.engine.chains.wanted) > 0
+    assert len(world.engine.packets.chains.wanted) > 0
     world.engine.handle(FibWritten([ROUTE], {}), world.now)
     assert world.links() == [(WEB.interface, None)]
     world.settle()
-    assert len(world.engine.chains.wanted) > 0
+    assert len(world.engine.packets.chains.wanted) > 0
     world.engine.handle(LinkWritten(WEB.interface), world.now)
     world.settle()
-    assert world.engine.chains.wanted == {}
+    assert world.engine.packets.chains.wanted == {}
 
 
 def test_policies_that_are_not_known_leave_packets_as_they_are() -> None:
     """Chains and sets of the last life stand, who was open stays open, and nobody new is let in."""
     world = World(Engine(configured(), (), lambda: 0.5))
-    world.engine.is_policy_known = False
+    world.engine.packets.is_policy_known = False
     standing = {ChainKey(4, "filter", "bm-FORWARD"): ("?", "x")}
     other = replace(WEB, name="db", interface=interface_name("bgpm", "shop/db"), addresses=(HOP,))
     world.engine.handle(EndpointAdded(WEB), world.now)
@@ -964,7 +966,7 @@ def test_policies_that_are_not_known_leave_packets_as_they_are() -> None:
     world.engine.handle(ChainsRead(standing, {}), world.now)
     world.engine.handle(EndpointAdded(other), world.now)
     world.settle()
-    assert pairs(world.engine.chains.take(9, world.now)) == []
+    assert pairs(world.engine.packets.chains.take(9, world.now)) == []
     assert world.links() == [(other.interface, replace(link_of(other), is_open=False))]
     assert world.engine.endpoint_problem(other.key) == "which policies are in force is not known"
 
@@ -973,27 +975,27 @@ def test_connections_are_looked_at_when_what_they_may_do_has_changed_and_is_in_f
     """Not when a workload comes or goes; until it can be done `unmade` says that it cannot."""
     world = attached(World(Engine(configured(), (), lambda: 0.5)))
     engine, now = world.engine, world.now
-    assert engine.is_review_due  # after a start: nobody knows what was let in before
-    engine.handle(ConnectionsReviewed(engine.review.generation, 0, 0), now)
+    assert engine.packets.is_review_due  # after a start: nobody knows what was let in before
+    engine.handle(ConnectionsReviewed(engine.packets.review.generation, 0, 0), now)
     attached(world, replace(WEB, name="db", interface=interface_name("bgpm", "shop/db"), addresses=(HOP,)))
-    assert not engine.is_review_due
+    assert not engine.packets.is_review_due
     closed = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "spec": {}}
     objects = read([{**closed, "metadata": {"name": "closed", "namespace": "shop"}}]).objects
     engine.handle(ObjectsChanged(objects), now)
     engine.work(1000, now)
-    assert not engine.is_review_due  # the chains come first
+    assert not engine.packets.is_review_due  # the chains come first
     protect(engine, now)
-    assert engine.is_review_due
-    engine.handle(ConnectionsReviewed(engine.review.generation, 0, 0, "none here"), now)
-    assert engine.is_review_due
-    assert engine.unmade() == {"connections that are no longer allowed": "none here"}
-    engine.handle(ConnectionsReviewed(engine.review.generation, 2, 1), now)
-    assert (engine.is_review_due, engine.unmade()) == (False, {})
+    assert engine.packets.is_review_due
+    engine.handle(ConnectionsReviewed(engine.packets.review.generation, 0, 0, "none here"), now)
+    assert engine.packets.is_review_due
+    assert engine.packets.unmade() == {"connections that are no longer allowed": "none here"}
+    engine.handle(ConnectionsReviewed(engine.packets.review.generation, 2, 1), now)
+    assert (engine.packets.is_review_due, engine.packets.unmade()) == (False, {})
     assert world.told_of("connections.revoked") == [{"revoked_count": 2, "restored_count": 1}]
     engine.handle(EndpointAdded(replace(WEB, labels=(("app", "web"),))), now)
     engine.handle(ObjectsChanged(dict(objects)), now)
     protect(engine, now)
-    assert not engine.is_review_due  # nothing has come of it
+    assert not engine.packets.is_review_due  # nothing has come of it
 
 
 def host_endpoint(**spec: object) -> ObjectsChanged:
@@ -1009,20 +1011,20 @@ def test_a_host_endpoint_finds_its_interface_by_an_address() -> None:
     world.engine.handle(host_endpoint(expectedIPs=["192.0.2.1"]), world.now)
     world.settle()
     missing = {"HostEndpoint edge": "no interface has one of its expectedIPs"}
-    assert (world.engine.unmade(), world.engine.chains.wanted) == (missing, {})
+    assert (world.engine.packets.unmade(), world.engine.packets.chains.wanted) == (missing, {})
 
     own = HostRoute(parse_nlri("192.0.2.1/32"), 2, None, 0, HostRouteKind.LOCAL, 2, 255)
     world.engine.handle(HostRoutesChanged([own], ()), world.now)
     world.settle()
-    assert world.engine.unmade() == missing  # the link has no name yet
+    assert world.engine.packets.unmade() == missing  # the link has no name yet
     world.engine.handle(LinkNamesRead({1: "lo", 2: "eth0"}), world.now)
     world.settle()
-    assert world.engine.unmade() == {}
-    assert ChainKey(4, "filter", "bm-fh-eth0") in world.engine.chains.wanted
+    assert world.engine.packets.unmade() == {}
+    assert ChainKey(4, "filter", "bm-fh-eth0") in world.engine.packets.chains.wanted
 
     world.engine.handle(HostRoutesChanged((), [own]), world.now)
     world.settle()
-    assert (world.engine.unmade(), world.engine.chains.wanted) == (missing, {})
+    assert (world.engine.packets.unmade(), world.engine.packets.chains.wanted) == (missing, {})
 
 
 def test_at_start_a_host_endpoint_finds_its_interface_before_routes_are_read() -> None:
@@ -1032,9 +1034,9 @@ def test_at_start_a_host_endpoint_finds_its_interface_before_routes_are_read() -
     own = {ipaddress.ip_address("192.0.2.1"): frozenset({2})}
     world.engine.handle(LinkNamesRead({2: "eth0"}, own), world.now)
     world.settle()
-    assert ChainKey(4, "filter", "bm-fh-eth0") in world.engine.chains.wanted
+    assert ChainKey(4, "filter", "bm-fh-eth0") in world.engine.packets.chains.wanted
     world.boot({})
-    assert world.engine.chains.wanted == {}
+    assert world.engine.packets.chains.wanted == {}
 
 
 def test_a_host_endpoint_by_name_is_wanted_before_its_interface_is_there() -> None:
@@ -1043,10 +1045,10 @@ def test_a_host_endpoint_by_name_is_wanted_before_its_interface_is_there() -> No
     world.boot({})
     world.engine.handle(host_endpoint(interfaceName="eth7"), world.now)
     world.settle()
-    assert ChainKey(6, "filter", "bm-th-eth7") in world.engine.chains.wanted
+    assert ChainKey(6, "filter", "bm-th-eth7") in world.engine.packets.chains.wanted
     world.engine.handle(ObjectsChanged({}), world.now)
     world.settle()
-    assert world.engine.chains.wanted == {}
+    assert world.engine.packets.chains.wanted == {}
 
 
 def test_the_interface_towards_an_address_is_that_of_its_route() -> None:
@@ -1090,3 +1092,8 @@ def test_what_masquerades_is_the_address_of_the_link_in_the_subnet_of_the_next_h
     assert used("2001:db8:1::9", *both) == "2001:db8::1"
     assert used("198.51.100.1", *both) == "None", "no route leads there"
     assert used(str(HOP), "192.0.2.99") == "None", "this host does not have it"
+
+
+def test_every_event_has_its_room() -> None:
+    """What can happen and nobody takes would end the daemon when it happens."""
+    assert set(Engine(configured(), (), lambda: 0.5)._room_of) == set(typing.get_args(Event))

@@ -76,8 +76,8 @@ def attach(here: World, endpoint: Endpoint, nat: str | None = None) -> list[Chai
     engine = here.engine
     engine.handle(EndpointAdded(endpoint), here.now)
     engine.work(1000, here.now)
-    engine.handle(SetsWritten([name for name, _ in pairs(engine.sets.take(99, here.now))], {}), here.now)
-    taken = [key for key, _ in pairs(engine.chains.take(99, here.now))]
+    engine.handle(SetsWritten([name for name, _ in pairs(engine.packets.sets.take(99, here.now))], {}), here.now)
+    taken = [key for key, _ in pairs(engine.packets.chains.take(99, here.now))]
     held = [key for key in taken if key.table == "nat" and nat is not None]
     engine.handle(
         ChainsWritten([key for key in taken if key not in held], dict.fromkeys(held, nat) if nat else {}), here.now
@@ -88,7 +88,7 @@ def attach(here: World, endpoint: Endpoint, nat: str | None = None) -> list[Chai
 
 def link(here: World, endpoint: Endpoint) -> None:
     """Have the link of a workload, and its routes."""
-    here.engine.links.take(9, here.now)
+    here.engine.local.links.take(9, here.now)
     here.engine.handle(LinkWritten(endpoint.interface), here.now)
     here.settle()
     here.written()
@@ -97,21 +97,21 @@ def link(here: World, endpoint: Endpoint) -> None:
 def filtered(here: World) -> None:
     """Have the packet filter as it is wanted."""
     engine = here.engine
-    engine.handle(SetsWritten([name for name, _ in pairs(engine.sets.take(99, here.now))], {}), here.now)
-    engine.handle(ChainsWritten([key for key, _ in pairs(engine.chains.take(99, here.now))], {}), here.now)
+    engine.handle(SetsWritten([name for name, _ in pairs(engine.packets.sets.take(99, here.now))], {}), here.now)
+    engine.handle(ChainsWritten([key for key, _ in pairs(engine.packets.chains.take(99, here.now))], {}), here.now)
     here.settle()
 
 
 def cut(here: World) -> list[tuple[IPAddress, IPAddress | None]]:
     """Have connections as they are wanted, and return what that was."""
-    taken = pairs(here.engine.connections.take(99, here.now))
+    taken = pairs(here.engine.packets.leads.connections.take(99, here.now))
     here.engine.handle(ConnectionsCut([address for address, _ in taken], {}), here.now)
     return taken
 
 
 def inside(here: World) -> frozenset[object]:
     """Return what is not masqueraded."""
-    return frozenset(here.engine.sets.wanted[inside_set(4)].members)
+    return frozenset(here.engine.packets.sets.wanted[inside_set(4)].members)
 
 
 def members(*texts: str) -> frozenset[object]:
@@ -121,11 +121,11 @@ def members(*texts: str) -> frozenset[object]:
 def test_it_is_announced_once_packets_are_led_to_the_workload() -> None:
     """Link, the workload's route, the packet filter: then peers hear of it, by a community of its own."""
     here = world(TO_WEB)
-    assert here.engine.floating_problem(EXTERNAL) is None, "a workload of the file may be elsewhere"
+    assert here.engine.packets.leads.problem(EXTERNAL) is None, "a workload of the file may be elsewhere"
     first = world(TO_WEB)
     held = attach(first, WEB, "")
     assert set(floating_chains(4)[-2:]) <= set(held)
-    assert (first.told(N2), first.engine.floating_problem(EXTERNAL)) == ([], "")
+    assert (first.told(N2), first.engine.packets.leads.problem(EXTERNAL)) == ([], "")
     first.engine.handle(ChainsWritten(held, {}), first.now)
     first.settle()
     assert first.told(N2) == ["203.0.113.10/32"]
@@ -134,18 +134,18 @@ def test_it_is_announced_once_packets_are_led_to_the_workload() -> None:
     here.engine.work(1000, here.now)
     filtered(here)
     assert here.told(N2) == []
-    here.engine.links.take(9, here.now)
+    here.engine.local.links.take(9, here.now)
     here.engine.handle(LinkWritten(WEB.interface), here.now)
     here.settle()
     assert here.told(N2) == []
-    assert here.engine.floating_problem(EXTERNAL) == ""
+    assert here.engine.packets.leads.problem(EXTERNAL) == ""
     assert here.written() == [("10.244.1.5/32", OnLink(WEB.interface)), ("203.0.113.10/32", OnLink(WEB.interface))]
     (batch,) = here.engine.rib.take(N2, 9)
     assert isinstance(batch, Batch)
     assert batch.attributes is not None
     assert (batch.nlris, batch.attributes.large_communities) == ([host_nlri(EXTERNAL)], (FLOATING,))
     assert cut(here) == [(EXTERNAL, WEB.addresses[0])]
-    assert (here.engine.floating_problem(EXTERNAL), here.engine.is_announced(EXTERNAL)) == (None, True)
+    assert (here.engine.packets.leads.problem(EXTERNAL), here.engine.local.is_announced(EXTERNAL)) == (None, True)
 
 
 def test_what_the_packet_filter_refuses_is_not_announced() -> None:
@@ -153,11 +153,11 @@ def test_what_the_packet_filter_refuses_is_not_announced() -> None:
     here = world(TO_WEB)
     engine = here.engine
     attach(here, WEB, "no such target")
-    assert (here.told(N2), engine.floating_problem(EXTERNAL)) == ([], "no such target")
+    assert (here.told(N2), engine.packets.leads.problem(EXTERNAL)) == ([], "no such target")
     here.now += 60
     filtered(here)
     cut(here)
-    assert (here.told(N2), engine.floating_problem(EXTERNAL)) == (["203.0.113.10/32"], None)
+    assert (here.told(N2), engine.packets.leads.problem(EXTERNAL)) == (["203.0.113.10/32"], None)
 
 
 def test_it_moves_without_being_withdrawn() -> None:
@@ -177,14 +177,14 @@ def test_it_moves_without_being_withdrawn() -> None:
     filtered(here)
     assert cut(here) == [(EXTERNAL, DB.addresses[0])]
     assert here.written() == [("203.0.113.10/32", OnLink(DB.interface))]
-    assert (here.told(N2), here.engine.floating_problem(EXTERNAL)) == ([], None)
+    assert (here.told(N2), here.engine.packets.leads.problem(EXTERNAL)) == ([], None)
     here.engine.handle(FloatingIpsKept(()), here.now)
     here.settle()
     assert here.told(N2) == ["-203.0.113.10/32"], "before the packet filter has changed"
-    assert not here.engine.is_floating_gone(EXTERNAL)
+    assert not here.engine.packets.leads.is_gone(EXTERNAL)
     filtered(here)
     assert cut(here) == [(EXTERNAL, None)]
-    assert here.engine.is_floating_gone(EXTERNAL)
+    assert here.engine.packets.leads.is_gone(EXTERNAL)
 
 
 def test_it_goes_with_its_workload_whose_link_waits_for_both_routes() -> None:
@@ -203,7 +203,7 @@ def test_it_goes_with_its_workload_whose_link_waits_for_both_routes() -> None:
     assert here.links() == [(WEB.interface, None)]
     filtered(here)
     assert cut(here) == [(EXTERNAL, None)]
-    assert here.engine.chains.wanted.keys().isdisjoint(floating_chains(4)[-2:])
+    assert here.engine.packets.chains.wanted.keys().isdisjoint(floating_chains(4)[-2:])
 
 
 def test_connections_that_cannot_be_cut_are_named() -> None:
@@ -211,13 +211,13 @@ def test_connections_that_cannot_be_cut_are_named() -> None:
     here = world(TO_WEB)
     attach(here, WEB)
     filtered(here)
-    here.engine.connections.take(9, here.now)
+    here.engine.packets.leads.connections.take(9, here.now)
     here.engine.handle(ConnectionsCut([], {EXTERNAL: "no permission"}), here.now)
-    assert here.engine.unmade() == {"connections of 203.0.113.10": "no permission"}
-    assert here.engine.floating_problem(EXTERNAL) == "no permission"
+    assert here.engine.packets.unmade() == {"connections of 203.0.113.10": "no permission"}
+    assert here.engine.packets.leads.problem(EXTERNAL) == "no permission"
     here.now += 60
     cut(here)
-    assert (here.engine.unmade(), here.engine.floating_problem(EXTERNAL)) == ({}, None)
+    assert (here.engine.packets.unmade(), here.engine.packets.leads.problem(EXTERNAL)) == ({}, None)
 
 
 def heard(here: World, name: PeerName, prefixes: Iterable[str], communities: tuple[tuple[int, int, int], ...]) -> None:
@@ -281,7 +281,7 @@ def test_after_a_restart_what_was_inside_stays_so_until_the_node_is_in_sync() ->
     assert inside(here) == known.members
     here.end_of_rib(N2)
     here.settle()
-    assert here.engine.is_in_sync
+    assert here.engine.peers.is_in_sync
     assert inside(here) == members("10.244.0.0/16", f"{EXTERNAL}/32")
 
 
@@ -289,14 +289,14 @@ def test_a_daemon_that_lost_its_state_finds_the_packet_filter_as_it_wants_it() -
     """It knows the workloads by their links before it looks."""
     before = world(TO_WEB)
     attach(before, WEB)
-    chains, sets = dict(before.engine.chains.wanted), dict(before.engine.sets.wanted)
+    chains, sets = dict(before.engine.packets.chains.wanted), dict(before.engine.packets.sets.wanted)
     made = configured(in_cluster(2), pools=POOLS, floating=(TO_WEB,))
     here = World(Engine(made, None, lambda: 0.5, adopt_endpoints=True))
     here.engine.handle(LinksRead({WEB.interface: link_of(WEB)}), here.now)
     here.engine.handle(ChainsRead(chains, sets), here.now)
     here.settle()
-    assert (here.engine.chains.wanted, here.engine.sets.wanted) == (chains, sets)
-    assert (here.engine.chains.take(9, here.now), here.engine.sets.take(9, here.now)) == ([], [])
+    assert (here.engine.packets.chains.wanted, here.engine.packets.sets.wanted) == (chains, sets)
+    assert (here.engine.packets.chains.take(9, here.now), here.engine.packets.sets.take(9, here.now)) == ([], [])
 
 
 def test_a_workload_without_an_address_of_the_family_is_no_lead() -> None:
@@ -306,9 +306,9 @@ def test_a_workload_without_an_address_of_the_family_is_no_lead() -> None:
     attach(here, WEB)
     filtered(here)
     cut(here)
-    assert here.engine.floating_problems() == [(six.external, "shop/web has no IPv6 address")]
-    assert here.engine.floating_problem(six.external) == "shop/web has no IPv6 address"
-    assert here.engine.floating_problem(EXTERNAL) is None
+    assert here.engine.local.floating_problems() == [(six.external, "shop/web has no IPv6 address")]
+    assert here.engine.packets.leads.problem(six.external) == "shop/web has no IPv6 address"
+    assert here.engine.packets.leads.problem(EXTERNAL) is None
 
 
 def test_a_node_that_writes_no_routes_translates_nothing() -> None:
@@ -318,7 +318,7 @@ def test_a_node_that_writes_no_routes_translates_nothing() -> None:
     here.boot({})
     here.engine.handle(EndpointAdded(WEB), here.now)
     here.settle()
-    assert (here.engine.chains.wanted, here.engine.sets.wanted) == ({}, {})
+    assert (here.engine.packets.chains.wanted, here.engine.packets.sets.wanted) == ({}, {})
 
 
 def test_an_address_of_this_host_leads_nowhere() -> None:
@@ -327,18 +327,18 @@ def test_an_address_of_this_host_leads_nowhere() -> None:
     own = HostRoute(host_nlri(EXTERNAL), 2, None, 0, HostRouteKind.LOCAL, 2, 255)
     here.engine.handle(HostRoutesChanged([own], ()), here.now)
     attach(here, WEB)
-    assert here.engine.floating_problems() == [(EXTERNAL, "already in use by this host")]
-    assert here.engine.chains.wanted.keys().isdisjoint(floating_chains(4)[-2:])
+    assert here.engine.local.floating_problems() == [(EXTERNAL, "already in use by this host")]
+    assert here.engine.packets.chains.wanted.keys().isdisjoint(floating_chains(4)[-2:])
     here.engine.handle(HostRoutesChanged((), [own]), here.now)
     here.settle()
     filtered(here)
     cut(here)
-    assert here.engine.floating_problem(EXTERNAL) is None
+    assert here.engine.packets.leads.problem(EXTERNAL) is None
     here.engine.handle(HostRoutesChanged([own], ()), here.now)
     here.settle()
     filtered(here)
     assert cut(here) == [(EXTERNAL, None)]
-    assert here.engine.floating_taken(OTHER) == {EXTERNAL: "this host", WEB.addresses[0]: WEB.key}
+    assert here.engine.local.floating_taken(OTHER) == {EXTERNAL: "this host", WEB.addresses[0]: WEB.key}
 
 
 @pytest.mark.parametrize("is_of_file", [True, False])
@@ -348,10 +348,10 @@ def test_no_workload_gets_a_floating_address_as_its_own(is_of_file: bool) -> Non
     if not is_of_file:
         here.engine.handle(FloatingIpsKept((TO_WEB,)), here.now)
     with pytest.raises(Exception, match="already in use by floating address of shop/web"):
-        here.engine.addresses.request("shop/db", (EXTERNAL,))
+        here.engine.local.addresses.request("shop/db", (EXTERNAL,))
     attach(here, replace(DB, addresses=(EXTERNAL,)))
     attach(here, WEB)
-    assert here.engine.floating_problems() == [(EXTERNAL, "already in use by shop/db")]
-    assert here.engine.chains.wanted.keys().isdisjoint(floating_chains(4)[-2:])
+    assert here.engine.local.floating_problems() == [(EXTERNAL, "already in use by shop/db")]
+    assert here.engine.packets.chains.wanted.keys().isdisjoint(floating_chains(4)[-2:])
     assert here.engine.rib.fib.wanted[host_nlri(EXTERNAL)] == OnLink(DB.interface)
     assert here.engine.rib.fib.wanted[OWN] == Blackhole()

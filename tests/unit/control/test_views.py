@@ -120,7 +120,7 @@ def test_floating_addresses_are_listed_with_what_they_lead_to_or_why_not(running
         "2001:db8:f::10  default/web              no        no         command  default/web has no IPv6 address",
         "203.0.113.12                                       no         peer n2",
     ]
-    cut = [address for address, _ in pairs(engine.connections.take(9, 25.0))]
+    cut = [address for address, _ in pairs(engine.packets.leads.connections.take(9, 25.0))]
     engine.handle(ConnectionsCut(cut, {}), 25.0)
     first = asked(running, "floating-ip list", {})
     assert isinstance(first, list)
@@ -220,11 +220,11 @@ def test_tables_obey_nobody() -> None:
 def test_what_the_packet_filter_refuses_is_in_status(running: Running) -> None:
     """By the object and the reason; a node whose pools cannot be masqueraded is told why, each reason once."""
     engine = running.engine
-    before = engine.rules_in_force
+    before = engine.packets.rules_in_force
     (one, two) = (ChainKey(6, "nat", chain) for chain in ("POSTROUTING", "bm-POSTROUTING"))
     for key in (one, two, ChainKey(4, "nat", "bm-POSTROUTING")):
-        engine.chains.want(key, ("-j RETURN",))
-    engine.chains.take(10, 90.0)
+        engine.packets.chains.want(key, ("-j RETURN",))
+    engine.packets.chains.take(10, 90.0)
     engine.handle(ChainsWritten([ChainKey(4, "nat", "bm-POSTROUTING")], dict.fromkeys((one, two), "none here")), 90.0)
     status = asked(running, "status", {})
     assert isinstance(status, dict)
@@ -247,8 +247,8 @@ def test_a_guard_that_cannot_be_had_is_a_warning_in_status(running: Running) -> 
     engine = running.engine
     keys = [ChainKey(4, "security", chain) for chain in ("INPUT", "bm-INPUT")]
     for key in keys:
-        engine.chains.want(key, ("-j RETURN",))
-    engine.chains.take(10, 90.0)
+        engine.packets.chains.want(key, ("-j RETURN",))
+    engine.packets.chains.take(10, 90.0)
     engine.handle(ChainsWritten([], dict.fromkeys(keys, "no such table")), 90.0)
     status = asked(running, "status", {})
     assert isinstance(status, dict)
@@ -278,7 +278,7 @@ def test_status_names_policies_that_ask_for_more_than_is_known(running: Running)
     assert [("NetworkPolicy default/p", "ingress[0]"), ("NetworkPolicy default/p", "ingress[1]")] == warned()
     engine.handle(replace(engine.configured, has_identity=True), 91.0)
     assert [("NetworkPolicy default/p", "ingress[1]")] == warned()
-    elsewhere = engine.addresses.request("default/far", (ipaddress.ip_address("10.250.0.1"),))
+    elsewhere = engine.local.addresses.request("default/far", (ipaddress.ip_address("10.250.0.1"),))
     engine.handle(EndpointAdded(Endpoint("far", "default", (), elsewhere, "bgpmy", "/run/netns/far")), 92.0)
     assert ("workload default/far", "ip") in warned()
     engine.handle(replace(engine.configured, owners=engine.configured.owners[:1]), 93.0)
@@ -289,7 +289,7 @@ def test_drops_and_steps_carry_what_the_rules_have_seen(running: Running) -> Non
     """By rule, the most first, with the workload where it can only be one; zero is a number and no rule is none."""
     chains, compiled = made(policy("web", BAD, WEB), replace(policy("next", WEB), is_staged=True))
     running.counters.know(chains, compiled)
-    running.engine.protection.compiled = compiled
+    running.engine.packets.protection.compiled = compiled
     for name, number, count in (("shop/web", 1, 3), ("(invalid)", None, 5)):
         key, rule = rule_of(chains, compiled, name, number)
         running.counters.read({key: {rule: (count, 100 * count)}})

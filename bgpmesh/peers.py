@@ -1,0 +1,409 @@
+"""Whom this node talks to: a session for each peer, the timers of all, a restart, and the list of held peers.
+
+A restart (RFC 4724 §4.1). At the first read-back of the kernel (`boot`) it is known whether this node
+restarted: peers are on the list of those whose paths the node holds *and* routes of ours are in the
+kernel. Then it sets the R bit, calls every listed peer at once, holds what it found, and selects
+among learnt paths, sweeps and sends End-of-RIB only once in sync: when each listed peer has sent
+End-of-RIB, or owes none, or does not answer, or the time is up (`restart.py`). Own prefixes never wait.
+
+What may not happen here:
+ 1. A peer's paths are used before its name is in `held`, or its name leaves while one is in the kernel.
+ 2. End-of-RIB leaves while a prefix still waits for a decision: it is asked for once this node is in sync, and the
+    RIB keeps it back until it is at rest.
+
+What is learnt goes to the RIB, what is to be said to `commands`. Workloads and packets are nothing to a session.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+from typing import assert_never
+
+from bgpmesh.events import (
+    Command,
+    Configured,
+    Connected,
+    ConnectFailed,
+    Disconnected,
+    GarbageReceived,
+    Level,
+    MessageReceived,
+    OpenReceived,
+    RoutesReceived,
+    StartRoutes,
+    Stopping,
+    TimerFired,
+)
+from bgpmesh.notes import Notes
+from bgpmesh.peering.message import Cease, EndOfRib, Notification, RouteRefresh
+from bgpmesh.peering.peer import Peer
+from bgpmesh.peering.session import (
+    Dial,
+    Established,
+    Hangup,
+    LocalRestart,
+    Output,
+    Send,
+    Session,
+    StaleExpired,
+    State,
+    WentDown,
+    restart_agreed,
+)
+from bgpmesh.restart import NEVER, Awaited
+from bgpmesh.rib.rib import Rib
+from bgpmesh.route.nlri import Family, prefix_text
+from bgpmesh.route.path import PeerName
+
+
+@dataclass(slots=True)
+class Faults:
+    """What a peer did wrong: counts of all its sessions, and the words of this one ("": nothing yet)."""
+
+    treated_as_withdraw: int = 0  # UPDATEs (RFC 7606)
+    attributes_discarded: int = 0
+    update_problem: str = ""  # what was wrong with an UPDATE last
+    claims_refused: int = 0  # prefixes of which it said what it may not say
+    claims_problem: str = ""  # the first of them
+
+
+class Peers:
+    """The sessions of one node.
+
+    `listed` are the peers whose paths the node held when it last ran; None where that is not known.
+    `jitter` answers a number in [0, 1).
+    """
+
+    def __init__(
+        self,
+        configured: Configured,
+        rib: Rib,
+        notes: Notes,
+        *,
+        listed: Iterable[PeerName] | None,
+        jitter: Callable[[], float],
+    ) -> None:
+        self.commands: deque[Command] = deque()  # what the wire is to do
+        self.sessions: dict[PeerName, Session] = {}
+        self.faults: defaultdict[PeerName, Faults] = defaultdict(Faults)
+        self._listed = None if listed is None else frozenset(listed)
+        self.held: frozenset[PeerName] = self._listed or frozenset()  # on disk before anything else is done
+        self.is_in_sync = False
+        self._configured = configured
+        self._rib = rib
+        self._rib.is_deferring = True  # until the first read-back tells whether this is a restart
+        self._notes = notes
+        self._jitter = jitter
+        self._local_restart = LocalRestart()
+        self._peer_of: dict[int, PeerName] = {}  # connection -> peer
+        self._wakeups: dict[PeerName, float] = {}
+        self._agenda: list[tuple[float, PeerName]] = []  # a heap of the same, and of what it was before
+        self._away: set[PeerName] = set(self.held)  # on the list without a session
+        self._resume_at: dict[PeerName, float] = {}  # sessions closed for too many prefixes
+        self._awaited = Awaited(self.sessions)
+        self._booted_at: float | None = None
+        self._is_stopping = False
+
+    def configure(self, new: Configured, now: float) -> None:
+        """Have a session with each of these peers, and with nobody else; `check_sync` comes after."""
+        self._configured = new
+        self._hear_of_refusals()
+        wanted = {peer.name: peer for peer in new.peers}
+        awaited = wanted.keys() & self._awaited.names
+        for name, session in list(self.sessions.items()):
+            if wanted.get(name) != session.peer:
+                self._remove(session, is_gone=name not in wanted, now=now)
+        for name, peer in wanted.items():
+            if name not in self.sessions:
+                self._add(peer, now, is_awaited=name in awaited)
+
+    def next_wakeup(self) -> float:
+        """Return the monotonic second at which a timer is due, infinity if none is."""
+        earliest = self._next_due()
+        if self._booted_at is not None and not self.is_in_sync:
+            earliest = min(earliest, self._awaited.next_check())
+        return earliest
+
+    def waiting_for(self) -> dict[PeerName, str]:
+        """Return the peers that keep this restart from being in sync, each with the reason."""
+        return self._awaited.reasons()
+
+    # ── what the wire tells ──────────────────────────────────────────────────
+
+    def connected(self, event: Connected, now: float) -> None:
+        """Give a connection to the session of its peer."""
+        session = self.sessions.get(event.peer)
+        if session is None:  # it was removed while the connection was on its way
+            self.commands.append(Hangup(event.connection))
+            return
+        self._peer_of[event.connection] = event.peer
+        self._apply(event.peer, session.connected(event.connection, event.is_inbound, now), now)
+
+    def connect_failed(self, event: ConnectFailed, now: float) -> None:
+        """Tell a session that our call came to nothing."""
+        if event.peer in self.sessions:
+            self._apply(event.peer, self.sessions[event.peer].connect_failed(event.reason, now), now)
+
+    def disconnected(self, event: Disconnected, now: float) -> None:
+        """Tell a session that its connection is gone."""
+        name = self._peer_of.pop(event.connection, None)
+        if name is not None:
+            self._apply(name, self.sessions[name].disconnected(event.connection, event.reason, now), now)
+
+    def open_received(self, event: OpenReceived, now: float) -> None:
+        """Give an OPEN to its session."""
+        if (session := self._session(event.connection)) is not None:
+            self._apply(session.peer.name, session.open_received(event.connection, event.negotiated, now), now)
+
+    def garbage_received(self, event: GarbageReceived, now: float) -> None:
+        """End the session of a peer that sent what ends one."""
+        if (session := self._session(event.connection)) is not None:
+            outputs = session.garbage_received(event.connection, event.notification, event.text, now)
+            self._apply(session.peer.name, outputs, now)
+
+    def message_received(self, event: MessageReceived, now: float) -> None:
+        """Give any other message but an UPDATE to its session, and to the RIB what is for it."""
+        connection, message = event.connection, event.message
+        session = self._session(connection)
+        if session is None:
+            return
+        name = session.peer.name
+        match message:
+            case EndOfRib(family):
+                outputs = session.update_received(connection, now)
+                if session.connection == connection:
+                    outputs += session.end_of_rib_received(family, now)
+                    self._awaited.end_of_rib(name, family, now)
+            case RouteRefresh(family):
+                outputs = session.message_received(connection, message, now)
+                if session.connection == connection:
+                    self._rib.refresh(name, family)
+            case _:
+                outputs = session.message_received(connection, message, now)
+        self._apply(name, outputs, now)
+        self.check_sync(now)
+
+    def routes_received(self, event: RoutesReceived, now: float) -> PeerName | None:
+        """Give an UPDATE to the RIB; return whose it was, None where it is not to be heard."""
+        session = self._session(event.connection)
+        if session is None:
+            return None
+        name = session.peer.name
+        self._apply(name, session.update_received(event.connection, now), now)
+        if session.connection != event.connection or session.state is not State.ESTABLISHED:
+            return None
+        if event.problem:
+            faults = self.faults[name]
+            faults.treated_as_withdraw += event.treated_as_withdraw
+            faults.attributes_discarded += event.attributes_discarded
+            if faults.update_problem != event.problem:  # who does it wrong does so in every UPDATE
+                faults.update_problem = event.problem
+                self._notes.add("update.malformed", Level.WARNING, peer=name, reason=event.problem)
+        self._awaited.updated(name, now)
+        self._rib.receive(name, event.attributes, event.announced, event.withdrawn, event.read_at)
+        self._hear_of_refusals()
+        if (over := self._rib.is_over_limit(name)) is not None:
+            self._over_limit(session, *over, now)
+        return name
+
+    def timer_fired(self, event: TimerFired, now: float) -> None:
+        """Let every session have its turn that is due."""
+        due: list[PeerName] = []
+        while self._next_due() <= now:
+            due.append(heappop(self._agenda)[1])
+            del self._wakeups[due[-1]]
+        for name in due:
+            session = self.sessions[name]
+            is_resumed = self._resume_at.get(name, NEVER) <= now
+            if is_resumed:
+                del self._resume_at[name]
+            self._apply(name, session.start(now) if is_resumed else session.tick(now, event.unheard), now)
+        self.check_sync(now, event.unheard)
+
+    def stop(self, _: Stopping, now: float) -> None:
+        """End every session: the kernel's routes stay, and so does the list."""
+        self._is_stopping = True
+        for name, session in self.sessions.items():
+            is_silent = restart_agreed(session.negotiated)
+            farewell = None if is_silent else Notification.cease(Cease.ADMIN_SHUTDOWN, "bgpmesh stops")
+            self._apply(name, session.stop(now, farewell), now)
+
+    # ── sessions ─────────────────────────────────────────────────────────────
+
+    def _session(self, connection: int) -> Session | None:
+        name = self._peer_of.get(connection)
+        return None if name is None else self.sessions.get(name)
+
+    def _add(self, peer: Peer, now: float, *, is_awaited: bool) -> None:
+        session = self.sessions[peer.name] = Session(peer, self._local_restart, self._jitter)
+        if is_awaited:  # it was changed before it could say what we held of it when we restarted
+            self._awaited.add(peer.name, now)
+        if self._booted_at is not None:
+            self._apply(peer.name, session.start(now, at_once=is_awaited), now)
+
+    def _remove(self, session: Session, *, is_gone: bool, now: float) -> None:
+        name = session.peer.name
+        cause = Cease.PEER_DECONFIGURED if is_gone else Cease.OTHER_CONFIGURATION_CHANGE
+        self._apply(name, session.stop(now, Notification.cease(cause)), now)
+        self._awaited.discard(name)
+        self._begin_anew(name)
+        for of_peer in (self._wakeups, self._resume_at):
+            of_peer.pop(name, None)
+        for connection in [c for c, n in self._peer_of.items() if n == name]:
+            del self._peer_of[connection]
+            self.commands.append(Hangup(connection))
+        del self.sessions[name]
+
+    def _apply(self, name: PeerName, outputs: Iterable[Output], now: float) -> None:
+        """Carry out what a session answered."""
+        session = self.sessions[name]
+        for output in outputs:
+            match output:
+                case Dial() | Send():
+                    self.commands.append(output)
+                case Hangup(connection):
+                    self._peer_of.pop(connection, None)
+                    self.commands.append(output)
+                case Established():
+                    self._established(session, output, now)
+                case WentDown(reason, retain):
+                    self._went_down(session, reason, retain)
+                case StaleExpired(families):
+                    if not self._is_stopping:
+                        self._rib.sweep(name, families)
+                        self._notes.add("peer.stale-swept", peer=name, family=_labels(families))
+                case _:
+                    assert_never(output)
+        self._wake_at(name, min(session.next_wakeup(), self._resume_at.get(name, NEVER)))
+
+    def _established(self, session: Session, up: Established, now: float) -> None:
+        name = session.peer.name
+        self.held |= {name}
+        self._away.discard(name)
+        self._begin_anew(name)
+        self._rib.peer_up(session.peer, up.negotiated, up.keep)
+        self.commands.append(StartRoutes(up.connection, name))
+        if self.is_in_sync:
+            self._rib.send_end_of_rib(name)
+        self._awaited.established(session.peer, up.negotiated, now)
+        self._notes.add(
+            "peer.up",
+            peer=name,
+            address=session.peer.address,
+            family=_labels(up.negotiated.families),
+            hold_time_s=up.negotiated.hold_time,
+            stale=_labels(up.keep) or None,
+        )
+        self.check_sync(now)
+
+    def _went_down(self, session: Session, reason: str, retain: frozenset[Family]) -> None:
+        name = session.peer.name
+        if self._is_stopping:
+            return  # the kernel's routes stay, and so does the list
+        self._away.add(name)
+        self._rib.peer_down(name, retain)
+        self._notes.add("peer.down", Level.WARNING, peer=name, reason=reason, kept=_labels(retain) or None)
+
+    def _over_limit(self, session: Session, family: Family, limit: str, now: float) -> None:
+        peer = session.peer
+        most = peer.max_identities if limit == "max_identities" else peer.max_prefixes
+        afi_safi = family.afi.to_bytes(2, "big") + bytes((family.safi,)) + most.to_bytes(4, "big")
+        notification = Notification(6, Cease.MAX_PREFIXES, afi_safi)  # RFC 4486 §4
+        self._apply(peer.name, session.stop(now, notification), now)
+        session.last_error = f"sent more than {limit} = {most} {family.label} prefixes"
+        self._resume_at[peer.name] = now + peer.max_prefixes_restart
+        self._wake_at(peer.name, self._resume_at[peer.name])
+        self._awaited.discard(peer.name)  # it is we who do not want to hear it
+        self.check_sync(now)
+
+    def _hear_of_refusals(self) -> None:
+        """Count what peers said of addresses and may not say; tell of the first of a session."""
+        for name, nlri, count, reason in self._rib.refused_claims:
+            faults = self.faults[name]
+            faults.claims_refused += count
+            if not faults.claims_problem:
+                faults.claims_problem = reason
+                self._notes.add("identity.refused", Level.WARNING, peer=name, prefix=prefix_text(nlri), reason=reason)
+        self._rib.refused_claims.clear()
+
+    def _begin_anew(self, name: PeerName) -> None:
+        """Forget what a session did wrong in words: another begins."""
+        if name in self.faults:
+            self.faults[name].update_problem = self.faults[name].claims_problem = ""
+
+    # ── the agenda ───────────────────────────────────────────────────────────
+
+    def _wake_at(self, name: PeerName, at: float) -> None:
+        """Have a session looked at when it is due; what the agenda had for it before is passed over."""
+        if self._wakeups.get(name) == at:
+            return
+        self._wakeups[name] = at
+        if len(self._agenda) > 4 * len(self._wakeups) + 64:
+            self._agenda = [(other, of) for of, other in self._wakeups.items()]
+            heapify(self._agenda)
+        else:
+            heappush(self._agenda, (at, name))
+
+    def _next_due(self) -> float:
+        agenda = self._agenda
+        while agenda and self._wakeups.get(agenda[0][1]) != agenda[0][0]:
+            heappop(agenda)
+        return agenda[0][0] if agenda else NEVER
+
+    # ── being in sync ────────────────────────────────────────────────────────
+
+    @property
+    def is_booted(self) -> bool:
+        """Whether the kernel was read back, and so whether sessions have begun."""
+        return self._booted_at is not None
+
+    def boot(self, now: float, *, has_routes: bool) -> None:
+        """Start the sessions, as a restart or as a first boot: the kernel is known now."""
+        configured = self._configured
+        self._booted_at = now
+        routes_kept = has_routes or not configured.kernel_enabled
+        listed = frozenset(self.sessions) if self._listed is None and has_routes else (self._listed or frozenset())
+        self._local_restart.is_forwarding_kept = (bool(listed) and routes_kept) or not configured.kernel_enabled
+        if listed and routes_kept:
+            self._local_restart.is_restarting = True
+            self.held = listed
+            self._away = set(listed)
+            self._awaited.limit = now + configured.restart_deferral
+            for name in sorted(listed & self.sessions.keys()):
+                self._awaited.add(name, now)
+            self._notes.add("restart.began", peer=",".join(self._awaited.names) or None)
+        for name, session in self.sessions.items():
+            self._apply(name, session.start(now, at_once=name in self._awaited.names), now)
+        self.check_sync(now)
+
+    def check_sync(self, now: float, unheard: Collection[int] = ()) -> None:
+        """Be in sync where nobody is waited for any longer: learnt paths are selected from then on."""
+        if self.is_in_sync or self._booted_at is None or self._awaited.is_waiting(now, unheard):
+            return
+        was_restart = self._local_restart.is_restarting
+        if left := self._awaited.give_up():
+            self._notes.add("restart.gave-up-waiting", Level.WARNING, peer=",".join(left), reason=str(left))
+        self.is_in_sync = True
+        self._local_restart.is_restarting = False
+        self._rib.is_deferring = False
+        for name, session in self.sessions.items():
+            session.call_passive = False
+            if session.state is State.ESTABLISHED:
+                self._rib.send_end_of_rib(name)
+        if was_restart:
+            self._notes.add("restart.in-sync", waited_s=now - self._booted_at)
+
+    def forget_held(self) -> None:
+        """Take peers off the list whose paths are gone, from the kernel too (rule 1)."""
+        if not self._away or self._is_stopping or not self.is_in_sync or not self._rib.fib.is_at_rest:
+            return
+        gone = {name for name in self._away if not self._rib.stale_count(name)}
+        self._away -= gone
+        self.held -= gone
+
+
+def _labels(families: Iterable[Family]) -> str:
+    return ",".join(sorted(family.label for family in families))
