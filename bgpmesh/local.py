@@ -62,6 +62,7 @@ class Local:
         self._notes = notes
         self._adopt_endpoints = adopt_endpoints
         self._specs: dict[str, LinkSpec] = {}  # by interface: what the link of a workload is when it is open
+        self._keys: dict[str, str] = {}  # by interface: of the workload
         self._closed: set[str] = set()  # links of workloads that chains do not protect yet
         self._leaving: dict[str, Endpoint] = {}  # by interface: removed, and the link stands until the routes are gone
         self._disputed: set[str] = set()  # links of ours that no workload can be adopted from
@@ -69,6 +70,7 @@ class Local:
         self._of_floating = PathAttributes()  # what they are announced with
         self._announce_when_written: set[Nlri] = set()
         self._awaited_by_floating: set[Nlri] = set()  # routes of workloads, before their addresses are announced
+        self._externals: set[Nlri] = set()  # floating addresses that have a route here
 
     @property
     def has_links(self) -> bool:
@@ -132,7 +134,7 @@ class Local:
         is_where_it_was = known is not None and known.addresses == endpoint.addresses  # and has other labels
         self.addresses.claim(endpoint.key, endpoint.addresses)
         self.endpoints[endpoint.key] = endpoint
-        self._specs[endpoint.interface] = link_of(endpoint)
+        self._specs[endpoint.interface], self._keys[endpoint.interface] = link_of(endpoint), endpoint.key
         self._leaving.pop(endpoint.interface, None)
         self._disputed.discard(endpoint.interface)
         if known is None:
@@ -142,7 +144,7 @@ class Local:
         for address in endpoint.addresses:
             self._warn_of_taken(endpoint.key, address)
         if not is_where_it_was or self._configured.has_identity:  # its labels say nothing to routes, but for identity
-            self._originate()
+            self._originate([each for each in (known, endpoint) if each is not None])
 
     def remove(self, key: str, now: float) -> bool:
         """Have a workload no longer; False where there is none: two removed it at once, or an addition had failed."""
@@ -151,7 +153,7 @@ class Local:
             return False
         self.addresses.release(key, self._believed_until(endpoint, now))
         self.sayings.forget(key)
-        self._originate()
+        self._originate((endpoint,))
         self._leaving[endpoint.interface] = endpoint
         return True
 
@@ -245,7 +247,7 @@ class Local:
         self.links.observe(interface, link)
         if interface not in self._leaving and self.links.wanted.get(interface) != link:
             self._notes.drifted(1, "changed by somebody else", interface=interface)
-        self._originate()
+        self._originate_on(interface)
 
     def link_written(self, event: LinkWritten, now: float) -> None:
         """Take note of whether a link is as wanted."""
@@ -257,7 +259,7 @@ class Local:
             self.links.acknowledge((interface,))
             if was_refused:
                 self._notes.add("link.recovered", interface=interface)
-        self._originate()
+        self._originate_on(interface)
 
     def remove_links(self) -> None:
         """Want the links of removed workloads gone, each once its host routes are (rule 1).
@@ -271,7 +273,7 @@ class Local:
             if not self._is_routed(endpoint):
                 del self._leaving[interface]
                 self._closed.discard(interface)
-                del self._specs[interface]
+                del self._specs[interface], self._keys[interface]
                 self.links.want(interface, None)
 
     def _is_linked(self, endpoint: Endpoint) -> bool:
@@ -318,7 +320,7 @@ class Local:
     def lead(self, leads: Mapping[IPAddress, Lead]) -> None:
         """Have these floating addresses announced, and no others: the packet filter leads them so."""
         self._leads = leads
-        self._originate()
+        self._originate(())
 
     def routes_read(self) -> None:
         """Announce what waited for routes that a read-back has found."""
@@ -332,14 +334,23 @@ class Local:
                 self._announce_when_written.discard(nlri)
                 self._originate_one(nlri, self.routes[nlri], advertise=True)
         if self._awaited_by_floating and not self._awaited_by_floating.isdisjoint(nlris):
-            self._originate()
+            self._originate(())
 
-    def _originate(self) -> None:
-        """Make the RIB's local prefixes what configuration and workloads say."""
-        wanted = self._wanted()
-        for nlri in self.routes.keys() - wanted.keys():
+    def _originate(self, touched: Collection[Endpoint] | None = None) -> None:
+        """Make the RIB's local prefixes what configuration and workloads say.
+
+        `touched`: the workloads of which alone anything has changed, as they were and as they are; None: all may have.
+        """
+        if touched is None:
+            scope, endpoints = set(self.routes), list(self.endpoints.values())
+        else:
+            scope = {host_nlri(address) for endpoint in touched for address in endpoint.addresses} | self._externals
+            endpoints = [endpoint for endpoint in touched if self.endpoints.get(endpoint.key) is endpoint]
+        wanted = self._wanted(scope, endpoints, is_all=touched is None)
+        for nlri in (scope & self.routes.keys()) - wanted.keys():
             self._rib.retire(nlri)
             self._announce_when_written.discard(nlri)
+            del self.routes[nlri]
         for nlri, route in wanted.items():
             if self.routes.get(nlri) != route:
                 waits = isinstance(route.target, OnLink) and not self._is_written(nlri, route.target)
@@ -347,14 +358,23 @@ class Local:
                 self._originate_one(nlri, route, advertise=route.is_advertised and not waits)
                 if waits and route.is_advertised:
                     self._announce_when_written.add(nlri)
-        self.routes = wanted
+                self.routes[nlri] = route
+
+    def _originate_on(self, interface: str) -> None:
+        """Do so where something has become of a link."""
+        endpoint = self.endpoints.get(self._keys.get(interface, "")) or self._leaving.get(interface)
+        if endpoint is not None:
+            self._originate((endpoint,))
 
     def _originate_one(self, nlri: Nlri, route: LocalRoute, *, advertise: bool) -> None:
         self._rib.originate(
             nlri, route.target, advertise=advertise, attributes=route.attributes, is_for_cluster=route.is_for_cluster
         )
 
-    def _wanted(self) -> dict[Nlri, LocalRoute]:
+    def _wanted(
+        self, scope: Collection[Nlri], endpoints: Iterable[Endpoint], *, is_all: bool
+    ) -> dict[Nlri, LocalRoute]:
+        """Return what is to be originated of a scope by these workloads, and all floating addresses."""
         configured = self._configured
         routes = {
             nlri_of(cidr): LocalRoute(Blackhole(), _is_pool_advertised(configured.pools, cidr.network_address))
@@ -362,17 +382,22 @@ class Local:
         }
         for network in configured.advertise:
             routes[nlri_of(network)] = LocalRoute(None, is_advertised=True)
-        for endpoint in filter(self._is_linked, self.endpoints.values()):  # the link comes first
+        if not is_all:
+            routes = {nlri: route for nlri, route in routes.items() if nlri in scope}
+        for endpoint in filter(self._is_linked, endpoints):  # the link comes first
             for address in endpoint.addresses:
                 nlri = host_nlri(address)
                 routes[nlri] = self._route_of(endpoint, address, routes.get(nlri))
         self._awaited_by_floating.clear()
+        self._externals.clear()
         for external, lead in self._leads.items():
             internal, target = host_nlri(lead.internal), OnLink(lead.interface)
-            if internal in routes and routes[internal].target == target:
+            route = routes.get(internal) if is_all or internal in scope else self.routes.get(internal)
+            if route is not None and route.target == target:
                 is_advertised = self._is_written(internal, target)
                 routes[host_nlri(external)] = LocalRoute(target, is_advertised, self._of_floating, has_waited=True)
                 self._awaited_by_floating.add(internal)
+                self._externals.add(host_nlri(external))
         return routes
 
     def _route_of(self, endpoint: Endpoint, address: IPAddress, was: LocalRoute | None) -> LocalRoute:

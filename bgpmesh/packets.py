@@ -100,7 +100,8 @@ class Packets:
         self.is_policy_known = event.objects is not None
         self.protection.objects = event.objects or {}
         self.doubt(connections=True)
-        self._local.say(self.claims_of(self._local.endpoints.values()))
+        if self._configured.has_identity:  # else nobody hears of labels, whatever they are
+            self._local.say(self.claims_of(self._local.endpoints.values()))
 
     def claims_of(self, endpoints: Iterable[Endpoint]) -> Mapping[str, Claims] | None:
         """Return what the nodes of the cluster are to hear of some workloads, by key; None: nothing of any."""

@@ -17,6 +17,7 @@ from bgpmesh.events import (
     EndpointRemoved,
     Event,
     FloatingIpsKept,
+    LinkObserved,
     LinkWritten,
     RoutesReceived,
 )
@@ -81,6 +82,8 @@ def changes(here: World, old: Facts, new: Facts) -> list[Event]:
     events: list[Event] = [configuration(new[0]), FloatingIpsKept(new[1])]
     events += [EndpointRemoved(f"shop/{name}") for name in old[2] - new[2]]
     events += [EndpointAdded(WORKLOADS[name]) for name in new[2] - old[2]]
+    lost = sorted(old[2])[:1]  # somebody has deleted a link: it is made again
+    events += [LinkObserved(WORKLOADS[name].interface, None) for name in lost]
     gone = [nlri for nlri in old[3] if nlri not in new[3]]
     events += [RoutesReceived(here.of[N2], None, (), gone, here.now)] if gone else []
     events += [learn(here, nlri, is_claimed=is_claimed) for nlri, is_claimed in new[3].items()]
@@ -138,6 +141,10 @@ def test_the_way_to_a_state_does_not_matter(states: Sequence[Facts], order: Rand
                 serve(here)
             elif data.draw(st.booleans()):
                 here.settle()
+            # What was worked out for the one who came or went is what would have been for all.
+            routes = dict(here.engine.local.routes)
+            here.engine.local._originate()
+            assert here.engine.local.routes == routes
         old = new
     serve(here)
     fresh = world()
