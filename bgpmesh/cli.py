@@ -296,7 +296,13 @@ def _delete(arguments: Arguments) -> int:
     return _ask(arguments, "delete", args, tables.changed, judge=_judge_change)
 
 
-def _change(arguments: Arguments, command: str) -> int:
+def _change(
+    arguments: Arguments,
+    command: str,
+    args: Mapping[str, object] | None = None,
+    show: Callable[[object], str] = tables.changed,
+    judge: Callable[[object], int] | None = None,
+) -> int:
     """Hand over the objects of a file (`-`: standard input), as plain data: only here has YAML to be known."""
     from bgpmesh import objects  # noqa: PLC0415  only these commands read files of objects
 
@@ -305,7 +311,7 @@ def _change(arguments: Arguments, command: str) -> int:
     except (objects.UnreadableError, ValueError) as error:
         return _failed(arguments, f"{arguments.file}: {error}", BAD)
     plain = json.loads(json.dumps(documents, default=str))  # YAML and TOML know dates
-    return _ask(arguments, command, {"documents": plain}, tables.changed, judge=_judge_change)
+    return _ask(arguments, command, {"documents": plain, **(args or {})}, show, judge=judge or _judge_change)
 
 
 def _judge_change(result: object) -> int:
@@ -320,6 +326,15 @@ def _get(arguments: Arguments) -> int:
 
 def _policy_list(arguments: Arguments) -> int:
     return _ask(arguments, "policy list", {}, tables.policies)
+
+
+def _policy_preview(arguments: Arguments) -> int:
+    def judge(result: object) -> int:
+        if tables.field(result, "refused"):
+            return BAD
+        return NO if any(tables.field(result, key) for key in ("cut_count", "kept_count", "unknown")) else DONE
+
+    return _change(arguments, "policy preview", {"delete": arguments.delete}, tables.preview, judge)
 
 
 def _policy_explain(arguments: Arguments) -> int:
@@ -488,6 +503,11 @@ def _file_argument(parser: argparse.ArgumentParser, *, is_required: bool) -> Non
     )
 
 
+def _preview_arguments(parser: argparse.ArgumentParser) -> None:
+    _file_argument(parser, is_required=True)
+    parser.add_argument("--delete", action="store_true", help="what deleting the objects would do")
+
+
 def _get_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", metavar="KIND", nargs="?", help="NetworkPolicy, Namespace, Tier, ..")
     parser.add_argument("name", metavar="NAME", nargs="?")
@@ -637,6 +657,15 @@ COMMANDS: tuple[Command, ...] = (
         bad="bad use, or one was refused",
     ),
     Command(("policy", "list"), "print what each workload here is under", "bgpmesh policy list", _policy_list),
+    Command(
+        ("policy", "preview"),
+        "say what an apply would change, and which connections it would cut",
+        "bgpmesh policy preview -f policy.yaml",
+        _policy_preview,
+        _preview_arguments,
+        no="some connections would be cut (or not begin again), or it is not known",
+        bad="bad use, or one would be refused",
+    ),
     Command(
         ("policy", "explain"),
         "say whether a packet passes, and every step to that",

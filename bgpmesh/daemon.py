@@ -12,6 +12,7 @@ Who feeds whom:
     control, the policy directory          ---------->  store   --disk, events-->  inbox
     kernel.chains                          --counts-->  counters
     kernel.nflog                           ---------->  drops   --who follows-->  inbox
+    store, engine (copies), kernel.conntrack  ------->  previews, in threads
     engine.notes                           ---------->  log
     all that the engine is told            ---------->  journal
 
@@ -77,6 +78,7 @@ from bgpmesh.policy.objects import Remark
 from bgpmesh.policy.protection import OWN_LABELS
 from bgpmesh.policy.rule import NAMESPACE_PREFIX, PROTOCOLS
 from bgpmesh.policy.store import Answer, Store
+from bgpmesh.previews import Previews
 from bgpmesh.route.nlri import IPAddress
 from bgpmesh.route.path import PeerName
 from bgpmesh.state import KeptConfig, State
@@ -201,6 +203,7 @@ class Daemon:
             on_apply=self.metrics.policy_applied,
         )
         self.connections = ConnectionsEdge(self.engine.packets.leads.connections, self.report)
+        self.previews = Previews(self, self.connections)
         self.control = ControlServer(configuration.control.socket, self.answer, self.node)
         self.http = HttpServer(configuration.metrics.listen, self)
 
@@ -601,6 +604,9 @@ class Daemon:
         """Answer a request that only looks, with counters that are fresh where it shows some."""
         if command == "policy drops" and args.get("follow"):
             return await self._follow_drops()
+        if command == "policy preview":
+            self.keeper.check_is_known()
+            return await self.previews.answer(_documents(args), is_deletion=args.get("delete") is True)
         if command == "policy drops" or args.get("live"):
             await self.freshen(0.0)
         return views.answer(command, args, self)

@@ -44,6 +44,7 @@ TOP = {
     "keeper",
     "daemon",
     "drops",
+    "previews",
     "cli",
     "uninstall",
     "__main__",

@@ -14,6 +14,7 @@ from bgpmesh.policy.attribution import Cause, Counters
 from bgpmesh.policy.explain import Step, explain, why_not
 from bgpmesh.policy.form import Layer, Phase, Stack, runs_of
 from bgpmesh.policy.model import Packet
+from bgpmesh.policy.preview import Fate, Outcome
 from bgpmesh.policy.rule import ICMP, ICMPV6, PROTOCOLS, Action, Icmp
 from bgpmesh.policy.store import Store
 from bgpmesh.route.nlri import IPAddress
@@ -207,6 +208,56 @@ def drops(running: Running, args: Mapping[str, object]) -> object:
         for cause, count in packets.most_common()
         for own in (through.get(cause.chain, []),)
     ]
+
+
+def previewed(found: Outcome, *, is_revoking: bool, looked_at: int, unknown: list[str]) -> JsonObject:
+    """Return what a change would do; of connections of each fate the first, and how many there are."""
+    lots = {"cut": found.cut, "restored": found.restored, "kept": found.kept}
+    objects = {word: list(getattr(found, word)) for word in ("added", "changed", "unchanged", "deleted")}
+    remarks = {"refused": found.refused, "warnings": found.warnings}
+    return {
+        **objects,
+        **{word: [remark._asdict() for remark in some] for word, some in remarks.items()},
+        "workloads": [
+            {
+                "workload": turn.workload,
+                "phase": turn.phase.value,
+                "direction": turn.direction.value,
+                **{word: list(getattr(turn, word)) for word in ("added", "removed", "changed", "staged")},
+            }
+            for turn in found.turns
+        ],
+        "revoke": is_revoking,
+        "looked_at": looked_at,
+        **{f"{word}_count": lot.count for word, lot in lots.items()},
+        **{word: list(map(_fate, lot.fates)) for word, lot in lots.items()},
+        "unknown": unknown,
+    }
+
+
+def _fate(fate: Fate) -> JsonObject:
+    """Return a connection: as it was called, what that is translated to if it is, and the step that denies it."""
+    packet, each, step = fate.packet, fate.connection, fate.step
+    called, answered = each.destination, each.reply_destination
+    return {
+        "protocol": _NAMES.get(packet.protocol, packet.protocol),
+        "source": str(packet.source),
+        "source_port": packet.source_port,
+        "destination": str(called),
+        "port": packet.port,
+        "icmp": None if packet.icmp is None else f"{packet.icmp.type}/{packet.icmp.code}",
+        "translated_source": None if answered == packet.source else str(answered),
+        "translated_destination": None if called == packet.destination else str(packet.destination),
+        "from": fate.source,
+        "to": fate.destination,
+        **dict.fromkeys(_OF_STEP),
+        **({} if step is None else {key: getattr(step, key) for key in _OF_STEP}),
+        "direction": None if step is None else step.direction.value,
+    }
+
+
+_OF_STEP = ("direction", "workload", "tier", "policy", "rule", "chain")
+_NAMES = {number: name for name, number in PROTOCOLS.items()}
 
 
 def _packet(source: IPAddress, destination: IPAddress, args: Mapping[str, object]) -> Packet:

@@ -296,11 +296,17 @@ def objects(result: object) -> str:
 def changed(result: object) -> str:
     """Return what was applied or deleted, what was refused and what is odd, one a line."""
     lines = [f"{_words(each)} {word}" for word in ("applied", "deleted") for each in _list(result, word)]
+    return "\n".join([*lines, *_remarks(result)]) or "nothing to do"
+
+
+def _remarks(result: object) -> list[str]:
+    """Return what was refused and what is odd, one a line."""
+    lines: list[str] = []
     for word in ("refused", "warnings"):
         for row in each_of(field(result, word)):
             where = ": ".join(filter(None, (str(row.get("object") or ""), str(row.get("field") or ""))))
             lines.append(clean(f"{word.removesuffix('s')}: {where}{': ' if where else ''}{row.get('reason')}"))
-    return "\n".join(lines) or "nothing to do"
+    return lines
 
 
 def policies(result: object) -> str:
@@ -322,6 +328,51 @@ def policies(result: object) -> str:
 
 
 _OF_A_TIER = ("policies", "staged", "default")
+
+
+def preview(result: object) -> str:
+    """Return what a change would do to objects, to workloads, and to connections, and what is not known of that."""
+    lines = [
+        f"{_words(each)} would be {word}" for word in ("added", "changed", "deleted") for each in _list(result, word)
+    ]
+    lines += [f"{_words(each)} is as it was" for each in _list(result, "unchanged")]
+    lines += _remarks(result)
+    groups: dict[tuple[str, ...], list[str]] = {}  # what changes -> for whom
+    for row in each_of(field(result, "workloads")):
+        phase = "" if row.get("phase") == "normal" else _words(row.get("phase"))
+        what = (_words(row.get("direction")), phase, *(_words(row.get(word)) for word in _OF_A_TURN))
+        groups.setdefault(what, []).append(_words(row.get("workload")))
+    heads = ("WORKLOADS", "DIRECTION", "PHASE", *map(str.upper, _OF_A_TURN))
+    lines += ["", table(heads, ((_some(own), *what) for what, own in groups.items()))] if groups else []
+    for key, words in _FATES.items():
+        count, rows = field(result, f"{key}_count"), each_of(field(result, key))
+        if count or (key == "cut" and field(result, "revoke")):
+            lines += ["", f"{count or 'none'} of {field(result, 'looked_at')} connections {words}"]
+        lines += [table(_OF_A_FATE, map(_fate, rows))] if rows else []
+        lines += [f"(the first {len(rows)})"] if isinstance(count, int) and count > len(rows) else []
+    return "\n".join([*lines, *(f"not known here: {_words(each)}" for each in _list(result, "unknown"))])
+
+
+_OF_A_TURN = ("added", "removed", "changed", "staged")
+_FATES = {
+    "cut": "would be cut",
+    "restored": "have been cut, and would come back",
+    "kept": "would go on, and not begin again ([policy] revoke = false)",
+}
+_OF_A_FATE = ("", "SOURCE", "DESTINATION", "TRANSLATED", "WORKLOAD", "DIRECTION", "TIER", "POLICY", "RULE")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _fate(row: Row) -> list[object]:
+    source = _end(row.get("source"), row.get("source_port"), row.get("from"))
+    destination = _end(row.get("destination"), row.get("port"), row.get("to"))
+    to = [each for key in ("source", "destination") if (each := row.get(f"translated_{key}")) is not None]
+    rule = "default" if row.get("rule") is None else row.get("rule")
+    kind = " ".join(_words(row.get(key)) for key in ("protocol", "icmp") if row.get(key) is not None)
+    return [kind, source, destination, to, *(row.get(key) for key in ("workload", "direction", "tier", "policy")), rule]
 
 
 def explanation(result: object) -> str:

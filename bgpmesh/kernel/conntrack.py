@@ -19,6 +19,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -47,11 +48,13 @@ TICK_S = 1.0  # between looks at what was refused
 
 _NETLINK_NETFILTER, _SUBSYSTEM = 12, 1  # NFNL_SUBSYS_CTNETLINK
 _NEW, _GET, _DELETE = 0, 1, 2
-_TUPLE_ORIG, _TUPLE_REPLY, _MARK, _ID, _ZONE, _MARK_MASK, _FILTER = 1, 2, 8, 12, 18, 21, 25
+_TUPLE_ORIG, _TUPLE_REPLY, _PROTOINFO, _MARK, _ID, _ZONE, _MARK_MASK, _FILTER = 1, 2, 4, 8, 12, 18, 21, 25
 _T_IP, _T_PROTO, _V4_SRC, _V4_DST, _V6_SRC, _V6_DST = 1, 2, 1, 2, 3, 4
 _P_NUMBER, _P_SRC_PORT, _P_DST_PORT = 1, 2, 3
 _P_ICMP = ((5, 6), (8, 9))  # type and code, of ICMP and of ICMPv6
 _FILTER_ORIG_FLAGS, _FILTER_REPLY_FLAGS, _BY_DST = 1, 2, 1 << 1
+_INFO_TCP, _TCP_STATE = 1, 1
+_TCP_OVER = {bytes((state,)) for state in (6, 7, 8)}  # LAST_ACK, TIME_WAIT, CLOSE (nf_conntrack_tcp.h)
 _NESTED = 0x8000
 _GENERIC = struct.Struct(">BBH")  # nfgenmsg: family, version, resource
 _READ_BYTES = 256 * 1024
@@ -69,6 +72,7 @@ class Connection:
     name: bytes  # attributes that name it in a request
     packet: Packet | None = None  # its first, behind the translation of its destination, as filters have seen it
     mark: int = 0
+    is_over: bool = False  # of TCP: both ends have said so; the kernel remembers it for a while
 
 
 class Connections:
@@ -136,12 +140,11 @@ class Connections:
         """
         changes: list[tuple[Connection, int]] = []
         counts = [0, 0]
-        for family in (socket.AF_INET, socket.AF_INET6):
-            for each in self._dump("connections", family, b""):
-                allowed = None if each.packet is None else may_pass(each.packet)
-                if allowed is not None and bool(each.mark & revoked) is allowed:
-                    changes.append((each, 0 if allowed else revoked))
-                    counts[allowed] += 1
+        for each in self._all():
+            allowed = None if each.packet is None else may_pass(each.packet)
+            if allowed is not None and bool(each.mark & revoked) is allowed:
+                changes.append((each, 0 if allowed else revoked))
+                counts[allowed] += 1
         mask = struct.pack(">I", revoked)
         self._send_all(
             _NEW,
@@ -152,7 +155,25 @@ class Connections:
         )
         return counts[0], counts[1]
 
+    def living(self, addresses: AbstractSet[IPAddress]) -> tuple[list[Connection], int]:
+        """Return the connections that have an end in `addresses`, behind translation, and how many there are in all.
+
+        What is over counts as none. Raises KernelError.
+        """
+        found: list[Connection] = []
+        count = 0
+        for each in self._all():
+            if not each.is_over:
+                count += 1
+                if each.packet is not None and not addresses.isdisjoint((each.packet.source, each.packet.destination)):
+                    found.append(each)
+        return found, count
+
     # ── messages ─────────────────────────────────────────────────────────────
+
+    def _all(self) -> Iterator[Connection]:
+        for family in (socket.AF_INET, socket.AF_INET6):
+            yield from self._dump("connections", family, b"")
 
     def _dump(self, what: str, family: int, body: bytes) -> Iterator[Connection]:
         self._sequence += 1
@@ -219,7 +240,13 @@ def _connection(found: dict[int, bytes]) -> Connection | None:
     name += b"".join(attribute(kind, found[kind]) for kind in (_ID, _ZONE) if kind in found)
     mark: int = struct.unpack(">I", found[_MARK])[0] if _MARK in found else 0
     packet = _packet(ends[0][0], ends[1][0], found[_TUPLE_ORIG], found[_TUPLE_REPLY])
-    return Connection(*ends[0], *ends[1], name, packet, mark)
+    return Connection(*ends[0], *ends[1], name, packet, mark, _is_over(found.get(_PROTOINFO, b"")))
+
+
+def _is_over(info: bytes) -> bool:
+    """Tell whether both ends of a TCP connection have said that it is over, by the kernel's account of it."""
+    tcp = attributes(info, 0, len(info)).get(_INFO_TCP, b"")
+    return attributes(tcp, 0, len(tcp)).get(_TCP_STATE, b"")[:1] in _TCP_OVER
 
 
 def _packet(source: IPAddress, destination: IPAddress, original: bytes, reply: bytes) -> Packet | None:
@@ -305,6 +332,11 @@ class ConnectionsEdge:
         """Mark the connections that may not pass any more; see `Connections.review`."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self._connections.review, may_pass, revoked)
+
+    async def living(self, addresses: AbstractSet[IPAddress]) -> tuple[list[Connection], int]:
+        """Return the connections of these addresses; see `Connections.living`."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._connections.living, addresses)
 
     def kick(self) -> None:
         """Say that the Delta may have work."""

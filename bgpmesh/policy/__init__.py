@@ -24,6 +24,7 @@ From what people write to what a packet may do:
     model, index, compile, form           the model and who is known -> stacks, classes, chains in one form
     identity, crowds                      who workloads are to other nodes, in hashes; theirs in the sets
     explain                               that form and `nat` walked for one packet: verdict, steps, what would turn it
+    preview                               that form before and after a change: what differs, for whom, and whom it cuts
     iptables                              that form as rules: verdict, guard, and whose address a source is
     attribution                           those rules told back to policies, with what they have counted
 """

@@ -160,6 +160,32 @@ def judge(compiled: Compiled, options: Options = Options()) -> Callable[[Packet]
     None: it is no workload's of this node. Host endpoints are not asked: by which interface a connection goes is not
     known of it, and what is established passes them. It may be asked from another thread: a form does not change.
     """
+    trial = _trial(compiled, options)
+
+    def may_pass(packet: Packet) -> bool | None:
+        is_asked = False
+        for steps in trial(packet):
+            if _is_denied(steps):
+                return False
+            is_asked = True
+        return True if is_asked else None
+
+    return may_pass
+
+
+def denier(compiled: Compiled, options: Options = Options()) -> Callable[[Packet], Step | None]:  # noqa: B008  a value
+    """Return a function that tells by which step `judge` does not let a packet pass; None: it does, or is not asked."""
+    trial = _trial(compiled, options)
+
+    def denied_by(packet: Packet) -> Step | None:
+        denied = (steps for steps in trial(packet) if _is_denied(steps))
+        return next((step for steps in denied for step in reversed(steps) if not step.is_staged), None)
+
+    return denied_by
+
+
+def _trial(compiled: Compiled, options: Options) -> Callable[[Packet], Iterator[list[Step]]]:
+    """Return a function that yields the steps of a packet at the workloads here."""
     here = {
         address: member
         for member in compiled.model.members.values()
@@ -167,14 +193,13 @@ def judge(compiled: Compiled, options: Options = Options()) -> Callable[[Packet]
         for address in member.addresses
     }
 
-    def may_pass(packet: Packet) -> bool | None:
+    def trial(packet: Packet) -> Iterator[list[Step]]:
         ends = (Direction.EGRESS, here.get(packet.source)), (Direction.INGRESS, here.get(packet.destination))
-        passages = [_at_workload(compiled, member, direction) for direction, member in ends if member is not None]
-        if not passages:
-            return None
-        return not any(_is_denied(list(_steps(passage, packet, options))) for passage in passages)
+        for direction, member in ends:
+            if member is not None:
+                yield list(_steps(_at_workload(compiled, member, direction), packet, options))
 
-    return may_pass
+    return trial
 
 
 @dataclass(frozen=True, slots=True)

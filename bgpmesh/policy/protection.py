@@ -93,13 +93,23 @@ class Protection:
         `interfaces`: which of the addresses that host endpoints expect this host has, and where. `held`: other nodes'
         members of the sets that an earlier life has left, while this one knows nothing of them.
         """
-        hosts = self._place(around, interfaces or {})
-        self.compiled = self._compiler.compile(self._model(endpoints.values(), around, hosts))
-        self.options = around.options
+        self.compile(endpoints, around, interfaces or {})
         if not is_needed and not self.compiled.hosts:
             return {}, {}
         sets = self._with_held(held) if held else dict(self.compiled.sets)
         return dict(self._chains(replace(around.options, log_group=self.log_group))), sets
+
+    def compile(
+        self,
+        endpoints: Mapping[str, Endpoint],
+        around: Surroundings,
+        interfaces: Mapping[IPAddress, Collection[str]],
+    ) -> Compiled:
+        """Work out the form that `wanted` makes chains and sets of, and return it."""
+        hosts = self._place(around, interfaces)
+        self.compiled = self._compiler.compile(self._model(endpoints.values(), around, hosts))
+        self.options = around.options
+        return self.compiled
 
     def _chains(self, options: Options) -> Mapping[ChainKey, Rules]:
         """Return the rules of the compiled form: those of the last time where only sets differ."""
@@ -130,6 +140,11 @@ class Protection:
         Tell whether it is of some another thing than before, beside those that come and go.
         """
         return self._compiler.learn(changes)
+
+    @property
+    def remote(self) -> Mapping[Nlri, Claims]:
+        """The addresses of other nodes' workloads with what is said of each; follows `learn`."""
+        return self._compiler.remote
 
     @property
     def remote_count(self) -> int:

@@ -56,6 +56,15 @@ class Store:
         self._sources: dict[str, _Source] = {APPLIED: _Source()}
         self._problem: tuple[Remark, ...] = ()  # of the directory as a whole
 
+    def copy(self) -> Store:
+        """Return another one with the same objects, which may change on its own."""
+        other = Store()
+        other._sources = {
+            name: _Source(dict(source.objects), list(source.problems)) for name, source in self._sources.items()
+        }
+        other._problem = self._problem
+        return other
+
     def kept(self) -> dict[Key, Kept]:
         """Return everything in force; of the same object in two places the file's, and of two files the first's."""
         found: dict[Key, Kept] = {}

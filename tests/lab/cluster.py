@@ -292,14 +292,16 @@ def reply(lab: Lab, node: str, target: str, port: str, *, tries: int = 60, insid
 class Stream:
     """A TCP server of one workload that goes on sending, and another workload that hears it.
 
-    Each place is a node and a network namespace there.
+    Each place is a node and a network namespace there. `called`: the address that leads to the server's.
     """
 
-    def __init__(self, lab: Lab, server: tuple[str, str], client: tuple[str, str], address: str, port: str) -> None:
+    def __init__(
+        self, lab: Lab, server: tuple[str, str], client: tuple[str, str], address: str, port: str, *, called: str = ""
+    ) -> None:
         """Begin, and wait until it flows."""
         self._server = lab.start(server[0], script("stream", "serve", address, port), inside=server[1])
         self._server.await_said("listening")
-        self._client = lab.start(client[0], script("stream", "hear", address, port), inside=client[1])
+        self._client = lab.start(client[0], script("stream", "hear", called or address, port), inside=client[1])
         self.await_heard(5)
 
     @property

@@ -140,13 +140,98 @@ def test_a_change_cuts_the_connections_that_it_no_longer_allows(node: Node, fami
         node.command("delete", "networkpolicy", name, "-n", "shop")
 
 
+FLOATING = {4: "203.0.113.10", 6: "2001:db8:f::10"}
+
+
+def preview(node: Node, *documents: JsonObject, expected: int, delete: bool = False) -> JsonObject:
+    """Preview objects, or their deletion, and return the answer; nothing is changed."""
+    before = saved(node), node.ask("get")
+    words = ["policy", "preview", "-f", node.written(*documents), *(["--delete"] if delete else [])]
+    told = node.command(*words, "--json")
+    assert told.returncode == expected, told.stdout + told.stderr
+    found: JsonObject = json.loads(told.stdout)
+    assert (saved(node), node.ask("get")) == before
+    shown = node.command(*words)
+    assert (shown.returncode, shown.stderr) == (expected, "")
+    return found
+
+
+def living(found: JsonObject, word: str) -> dict[tuple[object, object], JsonObject]:
+    """Return connections of a preview by protocol and port."""
+    rows = cast("list[JsonObject]", found[word])
+    assert found[f"{word}_count"] == len(rows)
+    return {(row["protocol"], row["port"]): row for row in rows}
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_preview_names_exactly_what_the_change_then_cuts(node: Node, family: int) -> None:
+    """TCP, UDP, and what was called by a floating address; and what a deletion would bring back."""
+    web, db = (addresses(node, name)[family == 6] for name in ("web", "db"))
+    external = FLOATING[family]
+    assert node.command("floating-ip", "add", external, "shop/db").returncode == 0
+    node.apply(network_policy("closed", policyTypes=["Ingress"]), FROM_WEB, FROM_DB)
+    kept = Stream(node.lab, ("n1", "db"), ("n1", "web"), db, "5016")
+    other = Stream(node.lab, ("n1", "web"), ("n1", "db"), web, "5017")
+    led = Stream(node.lab, ("n1", "db"), ("n1", "web"), db, "5018", called=external)
+    assert passes(node, "web", db)
+
+    only = {**FROM_WEB["spec"]["ingress"][0], "ports": [{"port": 5016}]}  # type: ignore[index]
+    narrow = network_policy("from-web", ingress=[only])
+    found = preview(node, narrow, expected=1)
+    assert (found["changed"], found["added"], found["revoke"]) == (["NetworkPolicy shop/from-web"], [], True)
+    turns = cast("list[JsonObject]", found["workloads"])
+    assert [(turn["workload"], turn["direction"], turn["changed"]) for turn in turns] == [
+        ("shop/db", "ingress", ["shop/from-web"]),
+        ("shop/web", "ingress", ["shop/from-web"]),
+    ]
+    cut = living(found, "cut")
+    assert [key for key in cut if key[1] in {5016, 5017, 5018}] == [("tcp", 5018)]
+    row = cut["tcp", 5018]
+    assert (row["source"], row["destination"], row["translated_destination"]) == (web, external, db)
+    assert (row["from"], row["to"], row["translated_source"]) == ("shop/web", "shop/db", None)
+    assert (row["direction"], row["workload"], row["tier"], row["rule"]) == ("ingress", "shop/db", "default", None)
+    datagrams = cut["udp", int(PORT)]
+    assert (datagrams["from"], datagrams["to"], datagrams["translated_destination"]) == ("shop/web", "shop/db", None)
+    staged = preview(node, network_policy("soon", policyTypes=["Egress"]) | {"staged": True}, expected=0)
+    assert (staged["added"], staged["cut"]) == (["NetworkPolicy shop/soon"], [])
+    for stream in (kept, other, led):
+        stream.await_heard(20)
+
+    assert node.apply(narrow)["applied"] == ["NetworkPolicy shop/from-web"]
+    sent = led.sent
+    led.await_sent(75)
+    assert led.heard <= sent + 1, "it was cut when the command had its answer"
+    for stream in (kept, other):
+        stream.await_heard(20)
+    found = preview(node, narrow, expected=0)
+    assert (found["unchanged"], found["workloads"], found["cut"]) == (["NetworkPolicy shop/from-web"], [], [])
+    back = preview(node, network_policy("closed", policyTypes=["Ingress"]), FROM_DB, narrow, expected=0, delete=True)
+    assert set(cast("list[str]", back["deleted"])) == {
+        f"NetworkPolicy shop/{n}" for n in ("closed", "from-db", "from-web")
+    }
+    assert ("tcp", 5018) in living(back, "restored")
+    refused = preview(node, {**narrow, "spec": {"podSelector": "x"}}, expected=2)
+    assert cast("list[JsonObject]", refused["refused"])[0]["object"] == "NetworkPolicy shop/from-web"
+    for name in ("closed", "from-web", "from-db"):
+        node.command("delete", "networkpolicy", name, "-n", "shop")
+    led.await_heard(20)
+    for stream in (kept, other, led):
+        stream.stop()
+    assert node.command("floating-ip", "del", external).returncode == 0
+
+
 def test_connections_go_on_where_that_is_asked_for(node: Node) -> None:
     """[policy] revoke = false; a new connection is refused all the same."""
     node.configure(f"{FILE}\n[policy]\nrevoke = false\n")
     assert node.command("reload").returncode == 0
     db = addresses(node, "db")[0]
     stream = Stream(node.lab, ("n1", "db"), ("n1", "web"), db, "5008")
-    node.apply(network_policy("closed", policyTypes=["Ingress"]))
+    closed = network_policy("closed", policyTypes=["Ingress"])
+    found = preview(node, closed, expected=1)
+    assert (found["revoke"], found["cut"]) == (False, [])
+    assert ("tcp", 5008) in living(found, "kept")
+    assert "would go on, and not begin again" in node.command("policy", "preview", "-f", node.written(closed)).stdout
+    node.apply(closed)
     stream.await_heard(50)
     assert not passes(node, "web", db, tries=2)
     stream.stop()

@@ -229,9 +229,10 @@ def test_where_the_objects_are_garbled_nothing_changes_and_nobody_comes_in(stage
     refused = add(stage, "late")
     assert (refused.returncode, "which policies are in force is not known" in refused.stderr) == (2, True)
     assert not is_up(stage, "late")
-    refused = node.command("apply", "-f", stage.node.written(MORE))
-    assert refused.returncode == 2
-    assert "objects.json" in refused.stderr
+    for words in (["apply"], ["policy", "preview"]):
+        refused = node.command(*words, "-f", stage.node.written(MORE))
+        assert refused.returncode == 2
+        assert "objects.json" in refused.stderr
     stage.await_flow()
     stage.await_tries(TRIES)
     node.stop(SIGKILL)

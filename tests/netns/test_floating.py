@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -412,5 +413,31 @@ for number in range(3000):
             await life.settled()
             assert connections(OF_WEB[0]) == []
             assert len(connections(OF_DB[0])) == 1000
+
+    world(story)
+
+
+def test_what_is_over_is_no_living_connection(world: Callable[[Story], None]) -> None:
+    """Although the kernel remembers it for a while; and who is not asked about is only counted."""
+
+    async def story(here: World) -> None:
+        lay_out()
+        here.text = FILE + table(OF_WEB, "web")
+        own, other = map(ipaddress.ip_address, (HOST[0], WEB[0]))
+        async with running(here, endpoint("web", WEB)) as life:
+            await life.settled()
+            with closing(Connections()) as tracked, socket.create_server((HOST[0], 5006)) as server:
+                with socket.create_connection((HOST[0], 5006), timeout=DEADLINE_S) as opened:
+                    accepted, _ = server.accept()
+                    (found,), count = tracked.living({own})
+                    assert found.packet is not None
+                    assert (found.packet.port, found.is_over) == (5006, False)
+                    assert tracked.living({other}) == ([], count)
+                    opened.shutdown(socket.SHUT_WR)
+                    assert len(tracked.living({own})[0]) == 1, "one end has not said so"
+                    accepted.close()
+                assert tracked.living({own}) == ([], count - 1)
+                (known,) = (each for each in tracked.of(own) if each.packet is not None and each.packet.port == 5006)
+                assert known.is_over
 
     world(story)

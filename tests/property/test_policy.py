@@ -17,6 +17,7 @@ from bgpmesh.policy.explain import Step, explain, judge, why_not
 from bgpmesh.policy.form import Compiled
 from bgpmesh.policy.iptables import Options, render
 from bgpmesh.policy.model import Host, Member, Model, Packet
+from bgpmesh.policy.preview import turns
 from bgpmesh.policy.rule import (
     LAST,
     Action,
@@ -387,6 +388,19 @@ def test_staged_policies_change_no_verdict_and_say_what_they_would_do(
 def place(step: Step) -> tuple[object, ...]:
     """Return a step without the chain of a class, which has another name where something is staged."""
     return step.direction, step.workload, step.tier, step.policy, step.rule, step.action
+
+
+@settings(max_examples=150)
+@given(models(), models(), st.booleans())
+def test_a_preview_tells_of_somebody_when_and_only_when_the_form_differs(
+    one: Model, other: Model, has_other_policies_only: bool
+) -> None:
+    """Of policies that come, go or change, of those they mean, of tiers and of order."""
+    if has_other_policies_only:
+        other = replace(one, policies=other.policies[: len(one.policies)] + one.policies[len(other.policies) :])
+    compiler = Compiler()
+    before, after = compiler.compile(one), compiler.compile(other)
+    assert bool(list(turns(before, after))) is not after.is_like(before)
 
 
 def mixed(model: Model) -> Model:
