@@ -8,7 +8,7 @@ Rules:
  2. A table is written in one transaction, which holds the chains that changed and no other; a table that is refused
     stops no other.
  3. Nothing is read before a write but the built-in chain that is about to change. Hooks are looked at every few
-    seconds, since others insert and flush there; where one is not as we left it, and after a refusal, and from time
+    seconds, since others insert and flush there (`snapshot.py`, which says whether there is something to see); where one is not as we left it, and after a refusal, and from time
     to time, everything is read back: as often as can be had for a fiftieth of the time, each minute at least.
     Repairs are the engine's business: it hears what there is, if that is news.
     What policies have counted is read with it, when somebody asks, and before their chains are written anew.
@@ -46,6 +46,7 @@ from bgpmesh.kernel.conntrack import Connections
 from bgpmesh.kernel.counters import counts_of
 from bgpmesh.kernel.netlink import NLM_F_ACK, attribute, message
 from bgpmesh.kernel.sets import Sets
+from bgpmesh.kernel.snapshot import snapshot
 from bgpmesh.policy.attribution import Counters, is_counted
 from bgpmesh.policy.chains import (
     AddressSet,
@@ -405,6 +406,7 @@ class _Host:
     def __init__(self) -> None:
         self._sets = Sets()
         self._backend: str | None = None
+        self._seen: bytes | None = None  # a snapshot of the built-in chains when they were right
 
     def close(self) -> None:
         """Let go of the sockets."""
@@ -467,11 +469,17 @@ class _Host:
         return found
 
     def are_as(self, hooks: Mapping[ChainKey, Rules]) -> bool:
-        """Tell whether these built-in chains stand as we left them."""
+        """Tell whether these built-in chains stand as we left them; nothing is run where nothing has changed."""
         try:
-            return all(is_as(key, rules, _standing(*key, self._used())) for key, rules in hooks.items())
+            backend = self._used()
+            now = snapshot(backend, {(key.family, key.table) for key in hooks})
+            if now is None or now != self._seen:
+                if not all(is_as(key, rules, _standing(*key, backend)) for key, rules in hooks.items()):
+                    return False
+                self._seen = now
         except KernelError:
             return False
+        return True
 
     def write(self, tables: Mapping[tuple[int, str], Mapping[ChainKey, Rules | None]]) -> dict[tuple[int, str], str]:
         """Make chains of some tables as wanted (None: gone), both families at a time; return what is refused, and why.
