@@ -8,10 +8,10 @@ Rules:
  2. A table is written in one transaction, which holds the chains that changed and no other; a table that is refused
     stops no other.
  3. Nothing is read before a write but the built-in chain that is about to change. Hooks are looked at every few
-    seconds, since others insert and flush there (`snapshot.py`, which says whether there is something to see); where one is not as we left it, and after a refusal, and from time
-    to time, everything is read back: as often as can be had for a fiftieth of the time, each minute at least.
-    Repairs are the engine's business: it hears what there is, if that is news.
-    What policies have counted is read with it, when somebody asks, and before their chains are written anew.
+    seconds, since others insert and flush there (`snapshot.py` says whether there is anything to see); where one is not
+    as we left it, and after a refusal, and from time to time, everything is read back: as often as can be had for a
+    fiftieth of the time, each minute at least. Repairs are the engine's business: it hears what there is, if that is
+    news. What policies have counted is read with it, when somebody asks, and before their chains are written anew.
  4. Where nothing is wanted and no set of ours is found, iptables is never called.
  5. All of it happens in one thread, which hands out only the writing of the two families, so what was read is older
     than what is written next.
