@@ -38,10 +38,14 @@ CORE = set(MAY_IMPORT) | {"engine"}
 EDGES = {"wire", "kernel", "control", "metrics", "journal", "state"}
 MAY_IMPORT |= {"engine": CORE - {"engine"}, "log": set()}
 MAY_IMPORT |= {edge: CORE | {"log"} for edge in EDGES}
+# Of what stands around the engine in a daemon, these know no edge.
+MAY_IMPORT |= {"pump": CORE, "chosen": {"errors", "log", "config", "state"}}
 TOP = {
     "config",
     "objects",
     "keeper",
+    "saved",
+    "operations",
     "daemon",
     "drops",
     "previews",

@@ -6,6 +6,7 @@ differs, and only a value that is wrong in the end is a problem, told by its nam
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from bgpmesh import log
 
 PROC_SYS = Path("/proc/sys")
+PREPARE_AGAIN_S = 60.0  # others write the host's sysctls too, at boot or by an upgrade
 _RTF_ADDRCONF = 0x00040000  # linux/ipv6_route.h: learnt from a router advertisement
 # Entries below which nothing is collected, softly and hard: the default of 128, 512 and 1024 is fewer than
 # the neighbours of a large cluster on one LAN.
@@ -71,6 +73,29 @@ def prepare_host(*, has_ipv6: bool = True, root: Path = PROC_SYS, routes6: Path 
             if found is not None and found.isdigit() and int(found) < least:
                 put(Setting(path, least, ""), root)  # where it may not be written, smaller clusters do without
     return [problem for problem in problems if problem]
+
+
+class HostSettings:
+    """This host's sysctls: put right again and again, and told where that cannot be."""
+
+    def __init__(self) -> None:
+        self.problems: tuple[str, ...] = ()
+
+    def prepare(self) -> None:
+        """Do as `prepare_host`, and say what is new of it."""
+        before, self.problems = self.problems, tuple(prepare_host())
+        for problem in self.problems:
+            if problem not in before:
+                log.warning("host.unprepared", reason=problem)
+        for problem in before:
+            if problem not in self.problems:
+                log.info("host.prepared", reason=f"no longer: {problem}")
+
+    async def watch(self) -> None:
+        """Prepare the host again each minute, until cancelled."""
+        while True:
+            await asyncio.sleep(PREPARE_AGAIN_S)
+            self.prepare()
 
 
 def _put_and_tell(setting: Setting, root: Path) -> str:

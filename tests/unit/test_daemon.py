@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bgpmesh.daemon import Daemon, Overrides, choose
+from bgpmesh.chosen import Overrides, choose
+from bgpmesh.daemon import Daemon
 from bgpmesh.journal.story import Handled, read
 from bgpmesh.state import State
 from tests.waiting import DEADLINE_S
@@ -39,7 +40,7 @@ def run(directory: Path, begin: Callable[[Daemon], object]) -> None:
         state = State(directory / "state")
         state.open("n1")
         try:
-            daemon = Daemon(chosen, overrides, state)
+            daemon = Daemon(chosen, state)
 
             def look() -> None:
                 if daemon.engine.peers.is_in_sync:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from bgpmesh import log
-from bgpmesh.kernel.sysctls import prepare_host
+from bgpmesh.kernel import sysctls
+from bgpmesh.kernel.sysctls import HostSettings, prepare_host
 
 RIGHT = {
     "net/ipv4/ip_forward": "1",
@@ -80,3 +81,18 @@ def test_what_was_changed_on_the_host_is_told_once(root: Path, caplog: pytest.Lo
         assert prepare_host(root=root) == prepare_host(root=root) == []
     assert value(root, "net/ipv4/ip_forward") == "1"
     assert caplog.messages == ['host.sysctl-set key=net.ipv4.ip_forward value=1 reason="was 0"']
+
+
+def test_what_is_wrong_with_the_host_is_told_once_and_when_it_is_over(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each minute would be too often; what is wrong meanwhile stands in the problems."""
+    found = iter((["a"], ["a", "b"], ["b"]))
+    monkeypatch.setattr(sysctls, "prepare_host", lambda: next(found))
+    host = HostSettings()
+    with caplog.at_level("INFO", "bgpmesh"):
+        for problems in (("a",), ("a", "b"), ("b",)):
+            host.prepare()
+            assert host.problems == problems
+    told = ["host.unprepared reason=a", "host.unprepared reason=b", 'host.prepared reason="no longer: a"']
+    assert caplog.messages == told

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bgpmesh import config, daemon, log
+from bgpmesh import config, log
+from bgpmesh.control import arguments
 from bgpmesh.errors import ConfigError
 from bgpmesh.objects import UnreadableError, parse
 from bgpmesh.policy.chains import ChainKey, Rules, restore_text
@@ -290,10 +291,10 @@ def test_a_text_of_a_workload_makes_no_rule(text: str) -> None:
 def test_the_doors_for_workloads_take_plain_words_only(text: str) -> None:
     """`workload add` and `workload label` refuse the rest, in one line."""
     for door in (
-        lambda: daemon._labels([f"{text}=x"]),
-        lambda: daemon._labels([f"x={text}"]),
-        lambda: daemon._ports([f"{text}=tcp:80"]),
-        lambda: daemon._ports([f"web={text}:80"]),
+        lambda: arguments.labels([f"{text}=x"]),
+        lambda: arguments.labels([f"x={text}"]),
+        lambda: arguments.ports([f"{text}=tcp:80"]),
+        lambda: arguments.ports([f"web={text}:80"]),
         lambda: check_name("name", text),
     ):
         words = refusal(door)
