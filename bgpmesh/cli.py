@@ -371,6 +371,10 @@ def _policy_drops(arguments: Arguments) -> int:
     return DONE
 
 
+def _policy_flows(arguments: Arguments) -> int:
+    return _ask(arguments, "policy flows", {}, tables.flows)
+
+
 def _workload_list(arguments: Arguments) -> int:
     return _ask(arguments, "workload list", {}, tables.workloads)
 
@@ -680,6 +684,12 @@ COMMANDS: tuple[Command, ...] = (
         "bgpmesh policy drops --follow",
         _policy_drops,
         _drops_arguments,
+    ),
+    Command(
+        ("policy", "flows"),
+        "list the FlowSpec rules of peers: in force, in order; refused, and why",
+        "bgpmesh policy flows",
+        _policy_flows,
     ),
     Command(("pool", "show"), "print the addresses in use", "bgpmesh pool show", _pool_show),
     Command(

@@ -237,7 +237,7 @@ class Daemon:
     def _act(self) -> float:
         """Make it true, on disk first; return the second at which to try again what the disk refused."""
         engine, packets, now = self.engine, self.engine.packets, self.now()
-        self.counters.know(packets.chains.wanted, packets.protection.compiled)
+        self.counters.know(packets.chains.wanted, packets.protection.compiled, engine.flows.causes)
         self.saved.save(engine, self.keeper, now)
         self._execute()
         self.speaker.kick(engine.rib.stirred())
@@ -346,7 +346,7 @@ class Daemon:
         if command == "policy preview":
             self.keeper.check_is_known()
             return await self.previews.answer(documents_of(args), is_deletion=args.get("delete") is True)
-        if command == "policy drops" or args.get("live"):
+        if command in {"policy drops", "policy flows"} or args.get("live"):
             await self.freshen(0.0)  # it shows what policies have counted
         return views.answer(command, args, self)
 

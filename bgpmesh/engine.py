@@ -7,6 +7,7 @@
       leads     where floating addresses lead                             leads.py
     local     workloads, their links, what this node originates         local.py
     peers     sessions, timers, a restart, whose paths are held         peers.py
+    flowspec  what peers ask of packets                                 flowspec.py
     rib       paths, the best of them, what follows                     rib/
 
 What should be true stands in six Deltas (`rib.fib`, `rib.next_hops`, `local.links`, `packets.chains`,
@@ -57,6 +58,7 @@ from bgpmesh.events import (
     Stopping,
     TimerFired,
 )
+from bgpmesh.flowspec import Flowspec
 from bgpmesh.local import Local
 from bgpmesh.notes import Notes
 from bgpmesh.packets import Packets
@@ -112,9 +114,11 @@ class Engine:
         self.rib = Rib(
             configured.asn, configured.router_id, configured.cluster_id, configured.ecmp, configured.kernel_enabled
         )
-        self.peers = Peers(configured, self.rib, self.notes, listed=listed, jitter=jitter)
+        self._flowspec = Flowspec(self.notes)
+        self.flows = self._flowspec.flows
+        self.peers = Peers(configured, self.rib, self._flowspec, self.notes, listed=listed, jitter=jitter)
         self.local = Local(configured, self.rib, self.notes, adopt_endpoints=adopt_endpoints)
-        self.packets = Packets(configured, self.rib, self.local, self.notes)
+        self.packets = Packets(configured, self.rib, self.local, self._flowspec, self.notes)
         self._room_of = self._rooms()
         self._configure(configured, float("inf"))
 
@@ -148,7 +152,7 @@ class Engine:
 
     def next_wakeup(self) -> float:
         """Return the monotonic second at which to send TimerFired, infinity if never."""
-        return min(self.peers.next_wakeup(), self.packets.next_wakeup())
+        return min(self.peers.next_wakeup(), self.packets.next_wakeup(), self._flowspec.next_wakeup())
 
     def endpoint_problem(self, key: str) -> str | None:
         """Return why a workload is not connected yet ("" while it is under way), None once it is."""
@@ -164,14 +168,14 @@ class Engine:
         return dict(
             (
                 _to(RoutesReceived, self._routes_received),
-                _to(FlowsReceived, lambda *_: None),  # nobody is offered the family yet
+                _to(FlowsReceived, self._flows_received),
                 _to(MessageReceived, peers.message_received),
                 _to(Connected, peers.connected),
                 _to(ConnectFailed, peers.connect_failed),
                 _to(Disconnected, peers.disconnected),
                 _to(OpenReceived, peers.open_received),
                 _to(GarbageReceived, peers.garbage_received),
-                _to(TimerFired, peers.timer_fired),
+                _to(TimerFired, self._timer_fired),
                 _to(Stopping, peers.stop),
                 _to(FibWritten, self._fib_written),
                 _to(NextHopsWritten, self._next_hops_written),
@@ -204,6 +208,15 @@ class Engine:
         self.peers.configure(new, now)
         self.packets.configure(new)
         self.peers.check_sync(now)
+
+    def _timer_fired(self, event: TimerFired, now: float) -> None:
+        self.peers.timer_fired(event, now)
+        self._flowspec.tick(now)
+
+    def _flows_received(self, event: FlowsReceived, now: float) -> None:
+        if (peer := self.peers.flows_received(event, now)) is not None:
+            refusal = "" if event.attributes is None else self.rib.loop(peer, event.attributes)
+            self._flowspec.received(peer.name, event, refusal, now)
 
     # ── UPDATEs on their way to the kernel ───────────────────────────────────
 

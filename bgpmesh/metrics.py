@@ -20,6 +20,7 @@ from bgpmesh import __version__
 from bgpmesh.engine import Engine
 from bgpmesh.peering.session import State
 from bgpmesh.policy.attribution import Counters
+from bgpmesh.policy.flowspec import STATES
 from bgpmesh.route.nlri import ROUTED
 from bgpmesh.route.path import PeerName
 from bgpmesh.workload.usage import usage
@@ -156,9 +157,17 @@ class Metrics:
         transitions: Counter[tuple[str, ...]] = Counter()
         routes: Counter[tuple[str, ...]] = Counter()
         refused: Counter[tuple[str, ...]] = Counter()
+        flows: Counter[tuple[str, ...]] = Counter()
+        turned_down: Counter[tuple[str, ...]] = Counter()
         engine = self._observed.engine
+        for entry, word, _ in engine.flows.listing(engine.packets.chains.actual):
+            flows[*((entry.peer,) if self._per_peer else ()), word.replace(" ", "_")] += 1
         for name, session in engine.peers.sessions.items():
             peer = (name,) if self._per_peer else ()
+            if session.peer.flowspec is not None:
+                turned_down[peer] += engine.flows.refused[name]
+                for word in STATES:
+                    flows[*peer, word.replace(" ", "_")] += 0
             refused[peer] += engine.peers.faults[name].claims_refused
             up[peer] += int(session.state is State.ESTABLISHED)
             for state, count in session.transitions.items():
@@ -171,6 +180,8 @@ class Metrics:
         yield _counter("session_transitions", "States that sessions entered", transitions, *labels, "to")
         yield _counter("claims_refused", "Prefixes of which a peer said what it may not say", refused, *labels)
         yield _gauge("session_routes", "Prefixes of the session", routes, *labels, "family", "kind")
+        yield _gauge("flowspec_rules", "Flows that peers ask for", flows, *labels, "state")
+        yield _counter("flowspec_refused", "Flows that were refused", turned_down, *labels)
 
     def _pool_addresses(self) -> Metric:
         engine = self._observed.engine

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from bgpmesh.delta import Delta
@@ -31,10 +31,12 @@ from bgpmesh.events import (
     ObjectsChanged,
     SetsWritten,
 )
+from bgpmesh.flowspec import Flowspec
 from bgpmesh.leads import Leads
 from bgpmesh.local import Local
 from bgpmesh.notes import Notes
 from bgpmesh.policy.chains import AddressSet, ChainKey, Rules
+from bgpmesh.policy.flowspec import is_of_flows
 from bgpmesh.policy.iptables import SPARE
 from bgpmesh.policy.protection import TABLES, Protection, members_within
 from bgpmesh.rib.rib import Rib
@@ -65,7 +67,7 @@ class Review:
 class Packets:
     """The packet filter of one node, as it should be and as it is."""
 
-    def __init__(self, configured: Configured, rib: Rib, local: Local, notes: Notes) -> None:
+    def __init__(self, configured: Configured, rib: Rib, local: Local, flowspec: Flowspec, notes: Notes) -> None:
         self.chains: Delta[ChainKey, Rules] = Delta()
         self.sets: Delta[str, AddressSet] = Delta()
         self.leads = Leads(rib, local, notes, self.chains, self.sets)
@@ -76,6 +78,7 @@ class Packets:
         self._configured = configured
         self._rib = rib
         self._local = local
+        self._flowspec = flowspec
         self._notes = notes
         self._is_in_doubt = True  # chains and sets are to be worked out anew
         self._held: dict[str, frozenset[bytes]] = {}  # other nodes' members of the sets found at start
@@ -136,7 +139,9 @@ class Packets:
 
     def work(self) -> None:
         """Have chains and sets wanted by what is known by now."""
-        if self._is_in_doubt:
+        is_settled = not self._rib.is_deferring
+        are_flows_due = self._configured.kernel_enabled and self._flowspec.flows.is_due(is_settled=is_settled)
+        if self._is_in_doubt or are_flows_due:
             self._protect()
 
     def learn(self, now: float, *, is_busy: bool) -> None:
@@ -194,12 +199,20 @@ class Packets:
             if self.review.is_called_for and not self.protection.compiled.is_like(before):
                 self.review.generation += 1
             self.review.is_called_for = False
-            # Both may have something in a built-in chain.
-            chains = own_chains | {key: rules + own_chains.get(key, ()) for key, rules in chains.items()}
-            sets = sets | own_sets
+            chains, sets = _merged(chains, own_chains), sets | own_sets
+        if configured.kernel_enabled:
+            asked_chains, asked_sets = self._asked()
+            chains, sets = _merged(asked_chains, chains), sets | asked_sets
         _want_all(self.chains, chains)
         _want_all(self.sets, sets)
         self._follow()
+
+    def _asked(self) -> tuple[dict[ChainKey, Rules], dict[str, AddressSet]]:
+        """Return the chains and sets of what peers ask for, as far as they may be by now."""
+        options = replace(self._configured.around.options, log_group=self.protection.log_group)
+        ports = [(peer.listen_port, peer.port) for peer in self._configured.peers]
+        flows, is_settled = self._flowspec.flows, not self._rib.is_deferring
+        return flows.wanted(options, ports, self.chains.actual, self.sets.actual, is_settled=is_settled)
 
     # ── what the kernel answered ─────────────────────────────────────────────
 
@@ -211,6 +224,9 @@ class Packets:
         if is_start and self._configured.has_identity:
             others = [owner.blocks for owner in self._configured.owners if owner.name != self._configured.node]
             self._held = members_within(event.sets, itertools.chain.from_iterable(others))
+            self.doubt()
+        if is_start:
+            self._flowspec.flows.found(event.chains)
             self.doubt()
         changed = [f"chain {key}" for key in _changed(self.chains, event.chains)]
         changed += [f"set {name}" for name in _changed(self.sets, event.sets)]
@@ -225,6 +241,9 @@ class Packets:
         """Take note of which chains are as wanted, and which cannot be."""
         self.policy_errors += sum(key.table not in SPARE for key in event.failed)
         self._written(self.chains, event.done, event.failed, "chain", now)
+        if any(map(is_of_flows, (*event.done, *event.failed))):
+            self._flowspec.written(self.chains.actual, event.failed, now)
+            self.doubt()  # they come and go in steps
 
     def sets_written(self, event: SetsWritten, now: float) -> None:
         """Take note of the same of sets."""
@@ -252,7 +271,7 @@ class Packets:
             return
         chains, sets = self.chains, self.protection.compiled.sets
         lost = [k for k in chains.refused if k.table in TABLES and not k.is_ours and k not in chains.actual]
-        is_whole = not any(k.table in TABLES for k in chains.unsettled()) and not any(
+        is_whole = not any(k.table in TABLES and not k.is_of_flows for k in chains.unsettled()) and not any(
             name in sets for name in self.sets.unsettled()
         )
         self._local.guard(is_whole=is_whole, missing=f"no hook in {lost[0]}" if lost else "")
@@ -297,7 +316,7 @@ class Packets:
         """Return what keeps links closed that are to be opened, "" if it is only a matter of time."""
         if not self.is_policy_known:
             return "which policies are in force is not known"
-        refused = [key for key in self.chains.refused if key.table in TABLES]
+        refused = [key for key in self.chains.refused if key.table in TABLES and not key.is_of_flows]
         return f"chain {refused[0]}: {self.chains.refused[refused[0]].reason}" if refused else ""
 
     def unmade(self) -> dict[str, str]:
@@ -336,6 +355,11 @@ class Packets:
                 if key in local.endpoints and not local.addresses.is_covered(address)
             ]
         return found
+
+
+def _merged(first: Mapping[ChainKey, Rules], other: Mapping[ChainKey, Rules]) -> dict[ChainKey, Rules]:
+    """Return both; of a built-in chain in which both have something the first's rules go first."""
+    return {**other, **{key: rules + other.get(key, ()) for key, rules in first.items()}}
 
 
 def _want_all(delta: Delta[K, V], wanted: Mapping[K, V]) -> None:

@@ -20,7 +20,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
-from typing import assert_never
+from typing import Protocol, assert_never
 
 from bgpmesh.events import (
     Command,
@@ -28,6 +28,7 @@ from bgpmesh.events import (
     Connected,
     ConnectFailed,
     Disconnected,
+    FlowsReceived,
     GarbageReceived,
     Level,
     MessageReceived,
@@ -70,8 +71,21 @@ class Faults:
     claims_problem: str = ""  # the first of them
 
 
+class Followed(Protocol):
+    """What lives and dies with sessions as paths do, and is none."""
+
+    def peer_up(self, peer: Peer, keep: frozenset[Family]) -> None:
+        """Begin a session: what is stale of `keep` stays for now."""
+
+    def peer_down(self, name: PeerName, retain: frozenset[Family]) -> None:
+        """End a session: what is of `retain` becomes stale, the rest goes."""
+
+    def sweep(self, name: PeerName, families: frozenset[Family]) -> None:
+        """Drop what is still stale of these families."""
+
+
 class Peers:
-    """The sessions of one node.
+    """The sessions of one node; `followed` is told of them as the RIB is.
 
     `listed` are the peers whose paths the node held when it last ran; None where that is not known.
     `jitter` answers a number in [0, 1).
@@ -81,6 +95,7 @@ class Peers:
         self,
         configured: Configured,
         rib: Rib,
+        followed: Followed,
         notes: Notes,
         *,
         listed: Iterable[PeerName] | None,
@@ -95,6 +110,7 @@ class Peers:
         self._configured = configured
         self._rib = rib
         self._rib.is_deferring = True  # until the first read-back tells whether this is a restart
+        self._followed = followed
         self._notes = notes
         self._jitter = jitter
         self._local_restart = LocalRestart()
@@ -188,6 +204,23 @@ class Peers:
 
     def routes_received(self, event: RoutesReceived, now: float) -> PeerName | None:
         """Give an UPDATE to the RIB; return whose it was, None where it is not to be heard."""
+        session = self._update_received(event, now)
+        if session is None:
+            return None
+        name = session.peer.name
+        self._rib.receive(name, event.attributes, event.announced, event.withdrawn, event.read_at)
+        self._hear_of_refusals()
+        if (over := self._rib.is_over_limit(name)) is not None:
+            self._over_limit(session, *over, now)
+        return name
+
+    def flows_received(self, event: FlowsReceived, now: float) -> Peer | None:
+        """Note an UPDATE of flow specifications; return whose it was, None where it is not to be heard."""
+        session = self._update_received(event, now)
+        return None if session is None else session.peer
+
+    def _update_received(self, event: RoutesReceived | FlowsReceived, now: float) -> Session | None:
+        """Return whose UPDATE it is, if it is to be heard; what was wrong with it is counted."""
         session = self._session(event.connection)
         if session is None:
             return None
@@ -203,11 +236,7 @@ class Peers:
                 faults.update_problem = event.problem
                 self._notes.add("update.malformed", Level.WARNING, peer=name, reason=event.problem)
         self._awaited.updated(name, now)
-        self._rib.receive(name, event.attributes, event.announced, event.withdrawn, event.read_at)
-        self._hear_of_refusals()
-        if (over := self._rib.is_over_limit(name)) is not None:
-            self._over_limit(session, *over, now)
-        return name
+        return session
 
     def timer_fired(self, event: TimerFired, now: float) -> None:
         """Let every session have its turn that is due."""
@@ -274,6 +303,7 @@ class Peers:
                 case StaleExpired(families):
                     if not self._is_stopping:
                         self._rib.sweep(name, families)
+                        self._followed.sweep(name, families)
                         self._notes.add("peer.stale-swept", peer=name, family=_labels(families))
                 case _:
                     assert_never(output)
@@ -285,6 +315,7 @@ class Peers:
         self._away.discard(name)
         self._begin_anew(name)
         self._rib.peer_up(session.peer, up.negotiated, up.keep)
+        self._followed.peer_up(session.peer, up.keep)
         self.commands.append(StartRoutes(up.connection, name))
         if self.is_in_sync:
             self._rib.send_end_of_rib(name)
@@ -305,6 +336,7 @@ class Peers:
             return  # the kernel's routes stay, and so does the list
         self._away.add(name)
         self._rib.peer_down(name, retain)
+        self._followed.peer_down(name, retain)
         self._notes.add("peer.down", Level.WARNING, peer=name, reason=reason, kept=_labels(retain) or None)
 
     def _over_limit(self, session: Session, family: Family, limit: str, now: float) -> None:

@@ -83,7 +83,9 @@ class Demo:
         with self.step("every workload pings every other, IPv4 and IPv6"):
             self.ping_all()
         with self.step("no tunnel: on the wire the packets carry the workloads' own addresses"):
-            self.count_on_the_wire()
+            self.show_no_tunnel()
+        with self.step("what leaves the pools carries the address of its node"):
+            self.show_masquerade()
         with self.step("n3 is taken out of the configuration"):
             self.reload("/run/bgpmesh/without-n3.toml", left)
             self.await_kernels({node: POD_CIDRS[node] for node in left}, left)
@@ -157,21 +159,32 @@ class Demo:
                     ttl = int(re.findall(r"ttl=(\d+)", answer)[-1])
                     check(ttl == FIRST_TTL - ROUTERS_BETWEEN, f"   its TTL fell by {FIRST_TTL - ttl}")
 
-    def count_on_the_wire(self) -> None:
-        """Let the receiving node's kernel count plain ICMP between the two addresses as it comes off eth1."""
+    def show_no_tunnel(self) -> None:
+        """Show what a node gets from a workload of another: plain packets between the two workloads' addresses."""
         source, target, *_ = self.workloads
-        for tool, icmp, sender, receiver in (
-            ("iptables", "icmp", source.addresses[0], target.addresses[0]),
-            ("ip6tables", "icmpv6", source.addresses[1], target.addresses[1]),
-        ):
-            rule = ["PREROUTING", "-i", "eth1", "-s", sender, "-d", receiver, "-p", icmp]
-            self.lab.exec(target.node, [tool, "-w", "-t", "mangle", "-A", *rule])
-            check(self.ping(source, receiver, count=PINGS), f"{source.name} pings {receiver} {PINGS} times")
-            listed = self.lab.exec(target.node, [tool, "-w", "-t", "mangle", "-vnxL", "PREROUTING"]).stdout
-            print(f"   {listed.splitlines()[-1].strip()}")
-            counted = int(listed.splitlines()[-1].split()[0])
+        for sender, receiver in zip(source.addresses, target.addresses, strict=True):
+            counted = self.count_on_the_wire(source, target.node, sender, receiver)
             check(counted >= PINGS, f"{target.node} counted {counted} packets {sender} -> {receiver} on eth1")
-            self.lab.exec(target.node, [tool, "-w", "-t", "mangle", "-D", *rule])
+
+    def show_masquerade(self) -> None:
+        """Show the same of a workload that calls a node, which is outside of every pool."""
+        source, target = self.workloads[0], self.workloads[1].node
+        for sender, receiver in zip(NODE_ADDRESSES[source.node], NODE_ADDRESSES[target], strict=True):
+            counted = self.count_on_the_wire(source, target, sender, receiver)
+            check(counted >= PINGS, f"{target} counted {counted} packets {sender} -> {receiver} on eth1")
+
+    def count_on_the_wire(self, source: Workload, node: str, sender: str, receiver: str) -> int:
+        """Ping from a workload, and return how many echo requests a node counts between two addresses on eth1."""
+        is_four = ip_address(receiver).version == 4
+        tool = "iptables" if is_four else "ip6tables"
+        kind = ["icmp", "--icmp-type", "8"] if is_four else ["icmpv6", "--icmpv6-type", "128"]
+        rule = ["PREROUTING", "-i", "eth1", "-s", sender, "-d", receiver, "-p", *kind]
+        self.lab.exec(node, [tool, "-w", "-t", "mangle", "-A", *rule])
+        check(self.ping(source, receiver, count=PINGS), f"{source.name} pings {receiver} {PINGS} times")
+        listed = self.lab.exec(node, [tool, "-w", "-t", "mangle", "-vnxL", "PREROUTING"]).stdout
+        print(f"   {listed.splitlines()[-1].strip()}")
+        self.lab.exec(node, [tool, "-w", "-t", "mangle", "-D", *rule])
+        return int(listed.splitlines()[-1].split()[0])
 
     def show_gone(self, node: str) -> None:
         """Show that the workload of a node that is no longer configured cannot be reached, and the others can."""
@@ -208,6 +221,7 @@ class Demo:
         self.show(second.node, [*add, second.name])
         self.await_way(first.node, FLOATING, NODE_ADDRESSES[second.node][0])
         check(self.ping(first, FLOATING), f"{first.name} reaches {second.name} at {FLOATING}")
+        check(self.ping_node(first.node, FLOATING), f"{first.node}, which is outside of every pool, does so, too")
         check(self.ping(second, FLOATING), f"{second.name} reaches itself at {FLOATING}")
         self.show(first.node, ["bgpmesh", "floating-ip", "list"])
         for name in (first.addresses[0], f"default/{second.name}"):

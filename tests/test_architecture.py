@@ -30,9 +30,10 @@ MAY_IMPORT |= {
     "events": TOLD - {"events", "notes"},
     "notes": {"delta", "events"},
     "peers": BASE | {"peering", "rib", "events", "notes", "restart"},
+    "flowspec": TOLD - {"workload", "rib", "delta"},
     "local": TOLD - {"peering"},
     "leads": TOLD - {"peering"} | {"local"},
-    "packets": TOLD - {"peering"} | {"local", "leads"},
+    "packets": TOLD - {"peering"} | {"local", "leads", "flowspec"},
 }
 CORE = set(MAY_IMPORT) | {"engine"}
 EDGES = {"wire", "kernel", "control", "metrics", "journal", "state"}

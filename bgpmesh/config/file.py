@@ -149,7 +149,8 @@ def _rendering(config: Config, neighbours: Iterable[PeerOptions]) -> Rendering:
 def warnings(config: Config, name: str) -> tuple[str, ...]:
     """Return what is allowed and probably not meant, for one node."""
     node = config.node(name)
-    said = warnings_of(node, config.cluster, config.nodes, config.neighbours_of(node))
+    chosen = config.neighbours_of(node)
+    said = warnings_of(node, config.cluster, config.nodes, chosen)
     unused = (p.name for p in config.neighbours if config.nodes and not any(selects(p, n) for n in config.nodes))
     discarded = (
         f"node.{other.name} has {address}, which node.{name} discards: it lies in its pod CIDR {block}"
@@ -163,6 +164,8 @@ def warnings(config: Config, name: str) -> tuple[str, ...]:
         for family in ROUTED
         if own_address(node, family) is None and any(family_of_address(f.external) is family for f in config.floating)
     )
+    if not config.kernel.enabled:
+        said += tuple(f"peer.{p.name}.flowspec does nothing with kernel.enabled = false" for p in chosen if p.flowspec)
     return (*said, *(f"peer.{name}.nodes selects no node" for name in unused), *discarded, *silent)
 
 

@@ -51,6 +51,7 @@ def _session(peer: Peer) -> dict[str, object]:
         "ttl_security": peer.ttl_security,
         "multihop": peer.multihop,
         "max_prefixes": peer.max_prefixes,
+        "flowspec": None if peer.flowspec is None else {"rules": peer.flowspec.rules, "ttl": peer.flowspec.ttl},
         "import": list(peer.imports),
         "export": list(peer.exports),
     }

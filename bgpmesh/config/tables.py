@@ -38,7 +38,6 @@ NOT_BUILT_KEYS: dict[str, tuple[str, ...]] = {
         "long_lived_graceful_restart",
         "role",
         "pods",
-        "flowspec",
     ),
 }
 

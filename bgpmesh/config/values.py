@@ -13,11 +13,13 @@ from typing import ClassVar, Protocol
 
 from bgpmesh.control.http import split_listen
 from bgpmesh.peering.mesh import Limit, Password
+from bgpmesh.peering.peer import FlowLimit
 from bgpmesh.policy.rule import SCTP, TCP, UDP, Failsafe
 from bgpmesh.route.nlri import ROUTED, Family, IPAddress, IPNetwork
 from bgpmesh.workload.pool import Masquerade
 
 NOT_BUILT = "not built yet in this version"
+MOST_FLOWS = 10_000  # of one peer: every packet to an address that one is about walks them
 LONGEST_PASSWORD = 80  # octets: TCP_MD5SIG_MAXKEYLEN of the kernel
 
 _LABEL_KEY = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,251}[A-Za-z0-9])?")
@@ -247,6 +249,25 @@ def _limit(value: object, meta: Meta) -> Limit:
     return Limit(**numbers)
 
 
+def _flow_limit(value: object, _: Meta) -> FlowLimit:
+    if not isinstance(value, dict):
+        raise BadValueError((value, "not a table { rules, ttl }; {} is the default of both"))
+    ranges = {"rules": (1, MOST_FLOWS), "ttl": (0, 31_536_000)}
+    faults: list[tuple[object, str]] = []
+    numbers: dict[str, int] = {}
+    for key, member in value.items():
+        if key not in ranges:
+            faults.append((value, f"unknown key {key}{guess(key, ranges)}"))
+            continue
+        try:
+            numbers[key] = _int(member, {"range": ranges[key], "unit": "s"} if key == "ttl" else {"range": ranges[key]})
+        except BadValueError as error:
+            faults += [(bad, f"{key} is {reason}") for bad, reason in error.faults]
+    if faults:
+        raise BadValueError(*faults)
+    return FlowLimit(**numbers)
+
+
 def _masquerade(value: object, _: Meta) -> Masquerade | None:
     if isinstance(value, bool):
         return Masquerade() if value else None
@@ -293,6 +314,7 @@ _KINDS: dict[str, Callable[[object, Meta], object]] = {
     "Hops": _hops,
     "Ttl": _ttl,
     "Limit": _limit,
+    "FlowLimit": _flow_limit,
     "Masquerade": _masquerade,
     "Password": password_of,
     "Labels": _labels,

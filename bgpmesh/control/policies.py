@@ -12,12 +12,14 @@ from bgpmesh.control.server import RequestError
 from bgpmesh.engine import Engine
 from bgpmesh.policy.attribution import Cause, Counters
 from bgpmesh.policy.explain import Step, explain, why_not
+from bgpmesh.policy.flowspec import NEVER, STATES, Entry
 from bgpmesh.policy.form import Layer, Phase, Stack, runs_of
 from bgpmesh.policy.model import Packet
 from bgpmesh.policy.preview import Fate, Outcome
 from bgpmesh.policy.rule import ICMP, ICMPV6, PROTOCOLS, Action, Icmp
 from bgpmesh.policy.store import Store
 from bgpmesh.route.nlri import IPAddress
+from bgpmesh.route.path import PeerName
 
 JsonObject = dict[str, object]
 
@@ -36,6 +38,9 @@ class Running(Protocol):
     @property
     def store(self) -> Store:
         """The objects."""
+
+    def now(self) -> float:
+        """Return the monotonic clock of the engine's events, in seconds."""
 
 
 def summary(running: Running) -> JsonObject:
@@ -135,24 +140,66 @@ def explanation(running: Running, args: Mapping[str, object]) -> object:
     into, out = (engine.rib.interface_towards(address) for address in (source, destination))
     into = into if lead is None else lead.interface  # where the route to it leads
     packet = replace(_packet(source, destination, args), into=into, out=out)
-    found = explain(protection.compiled, packet, protection.options, engine.packets.leads.translation)
+    translation = engine.packets.leads.translation
+    steps, unknown, is_denied = _at_flows(engine, packet)
+    found = explain(protection.compiled, packet, protection.options, translation)
     left_by = engine.rib.masquerade_of(destination, engine.configured.around.addresses)
-    steps = [replace(step, to=left_by) if step.action == "masquerade" else step for step in found.steps]
-    unknown = list(found.unknown)
+    if not is_denied:
+        steps += [replace(step, to=left_by) if step.action == "masquerade" else step for step in found.steps]
+        unknown += found.unknown
     if left_by is None and any(step.action == "masquerade" for step in steps):
         unknown.append(f"{destination}: which address of {out or 'this node'} it is masqueraded by")
+    reasons = [f"{s.workload}: rule {s.rule} of {s.policy} denies it" for s in steps[-1:] if is_denied]
     answer: JsonObject = {
-        "verdict": found.verdict.value,
+        "verdict": (Action.DENY if is_denied else found.verdict).value,
         "from": str(source),
         "to": str(destination),
         "steps": [_step(running, step, packet, is_live=bool(args.get("live"))) for step in steps],
         "unknown": unknown,
     }
     if args.get("why_not"):
-        answer["why_not"] = list(
-            why_not(protection.compiled, packet, protection.options, engine.packets.leads.translation)
-        )
+        others = why_not(protection.compiled, packet, protection.options, translation)
+        answer["why_not"] = [*reasons, *others]
     return answer
+
+
+def _at_flows(engine: Engine, packet: Packet) -> tuple[list[Step], list[str], bool]:
+    """Return the steps through what peers ask for by FlowSpec, what is not known, and whether one of them drops it."""
+    steps, unknown = engine.flows.explain(packet, engine.configured.around.addresses, engine.node)
+    return steps, unknown, any(step.action == Action.DENY.value for step in steps)
+
+
+def flows(running: Running, _: Mapping[str, object]) -> object:
+    """Return every flow that peers announce, in the order in which they are asked; what was refused with the reason.
+
+    `packets` and `bytes` are those that were dropped, `passed` the packets that went on.
+    """
+    engine, now = running.engine, running.now()
+    counts = {(family, c.name, c.rule, c.action): n for (family, c), n in running.counters.sums.items()}
+
+    def row(entry: Entry, state: str, reason: str) -> JsonObject:
+        if not engine.configured.kernel_enabled and state == "pending":
+            reason = "kernel.enabled is false"
+        who = entry.flow.version, entry.name, entry.number
+        packets, size = counts.get((*who, Action.DENY.value), (0, 0))
+        passed, _ = counts.get((*who, Action.ALLOW.value), (0, 0))
+        return {
+            "peer": entry.peer,
+            "rule": entry.number,
+            "family": entry.flow.key.family.label,
+            "match": str(entry.flow),
+            "action": str(entry.doing),
+            "state": state,
+            "reason": reason or None,
+            "stale": entry.is_stale,
+            "age_s": round(now - entry.heard_at, 3),
+            "expires_s": None if state == "expired" or entry.expires_at == NEVER else round(entry.expires_at - now, 3),
+            "packets": packets,
+            "bytes": size,
+            "passed": passed,
+        }
+
+    return [row(*each) for each in engine.flows.listing(engine.packets.chains.actual)]
 
 
 def _step(running: Running, step: Step, packet: Packet, *, is_live: bool) -> JsonObject:
@@ -165,6 +212,19 @@ def _step(running: Running, step: Step, packet: Packet, *, is_live: bool) -> Jso
         place = (step.chain, step.action, step.tier, step.policy, step.rule)
         row["packets"], row["bytes"] = running.counters.of(packet.family, place) or (None, None)
     return row
+
+
+def flows_of(engine: Engine, peer: PeerName) -> JsonObject | None:
+    """Return how many flows of a peer there are in each state; None where none are taken from it."""
+    limit = engine.peers.sessions[peer].peer.flowspec
+    if limit is None:
+        return None
+    found = Counter(
+        each.state for each in engine.flows.listing(engine.packets.chains.actual) if each.entry.peer == peer
+    )
+    counted = {state: found[state] for state in STATES}
+    forgotten = engine.flows.forgotten().get(peer, 0)
+    return {"rules": limit.rules, "ttl": limit.ttl, **counted, "not remembered": forgotten}
 
 
 def drops(running: Running, args: Mapping[str, object]) -> object:
@@ -330,4 +390,10 @@ def _addresses(engine: Engine, word: str, key: str) -> tuple[IPAddress, ...]:
     return peers
 
 
-VIEWS = {"get": get, "policy list": listing, "policy explain": explanation, "policy drops": drops}
+VIEWS = {
+    "get": get,
+    "policy list": listing,
+    "policy explain": explanation,
+    "policy drops": drops,
+    "policy flows": flows,
+}

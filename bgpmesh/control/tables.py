@@ -196,6 +196,7 @@ def peer(result: object) -> str:
                 _malformed(peer),
             ),
             ("claims", _claims(peer)),
+            ("flowspec", _flows_of(peer)),
             ("next hops", _RESOLUTION.get(str(peer.get("next_hop_resolution")))),
         ]
     )
@@ -223,6 +224,15 @@ def _claims(peer: Row) -> str:
         return ""
     first = f"; the first of this session: {peer.get('claims_problem')}" if peer.get("claims_problem") else ""
     return f"labels of {heard} addresses, {count} prefixes refused{first}"
+
+
+def _flows_of(peer: Row) -> str:
+    counts = peer.get("flowspec")
+    if not isinstance(counts, Mapping):
+        return ""
+    parts = [f"{count} {word}" for word, count in counts.items() if count and word not in {"rules", "ttl"}]
+    ttl = f", each for {duration(counts.get('ttl'))}" if counts.get("ttl") else ""
+    return f"{', '.join(parts) or 'none'}; at most {counts.get('rules')}{ttl}"
 
 
 def _seconds(value: object) -> str:
@@ -387,6 +397,18 @@ def explanation(result: object) -> str:
     notes = [f"not known here: {_words(each)}" for each in _list(result, "unknown")]
     notes += [f"why not: {_words(each)}" for each in _list(result, "why_not")]
     return "\n".join([head, "", *steps, *([""] if notes else []), *notes])
+
+
+def flows(result: object) -> str:
+    """Return one line for each flow, in the order in which they are asked."""
+    rows = [{**row, "age": duration(row.get("age_s")), "expires": _left(row)} for row in each_of(result)]
+    columns = ("peer", "rule", "match", "action", "state", "reason", "age", "expires", "packets", "bytes", "passed")
+    heads = [column.upper() for column in columns]
+    return table(heads, ([row.get(c) for c in columns] for row in rows)) if rows else "no flows"
+
+
+def _left(row: Row) -> str:
+    return f"in {duration(row.get('expires_s'))}" if row.get("expires_s") is not None else ""
 
 
 def drops(result: object) -> str:

@@ -33,9 +33,6 @@ class Running(policies.Running, Protocol):
     def reasons(self) -> list[str]:
         """Return why the node is not ready; empty if it is."""
 
-    def now(self) -> float:
-        """Return the monotonic clock of the engine's events, in seconds."""
-
 
 def answer(command: str, args: Mapping[str, object], running: Running) -> object:
     """Return the answer to a request that only looks; raises RequestError."""
@@ -127,6 +124,7 @@ def peer_in_full(engine: Engine, name: PeerName, now: float) -> JsonObject:
             for family, counted in counts.items()
         },
         "identities": engine.rib.identities(name),
+        "flowspec": policies.flows_of(engine, name),
         "stale": engine.rib.stale_count(name),
         "transitions": {state.value: count for state, count in sorted(session.transitions.items(), key=_state_order)},
     }

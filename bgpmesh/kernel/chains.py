@@ -6,7 +6,7 @@ What is ours: chains and sets named `bm-*`, and rules in built-in chains whose c
 Rules:
  1. Sets are filled before the chains that look into them are written, and destroyed after those are gone.
  2. A table is written in one transaction, which holds the chains that changed and no other; a table that is refused
-    stops no other.
+    stops no other. What peers ask for is apart from that: their rules may be refused, and nothing else with them.
  3. Nothing is read before a write but the built-in chain that is about to change. Hooks are looked at every few
     seconds, since others insert and flush there (`snapshot.py` says whether there is anything to see); where one is not
     as we left it, and after a refusal, and from time to time, everything is read back: as often as can be had for a
@@ -64,6 +64,8 @@ from bgpmesh.policy.chains import (
 from bgpmesh.policy.iptables import SPARE
 from bgpmesh.policy.nat import external_set
 from bgpmesh.route.nlri import IPAddress, Nlri, network_of
+
+Part = tuple[int, str, bool]  # of the packet filter: family, table, and whether it is of flows (rule 2)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -132,10 +134,10 @@ class ChainsEdge:
             return
         now = asyncio.get_running_loop().time()
         sets = [(name, wanted) for wanted, names in self._sets.take(MOST, now) for name in names]
-        tables: dict[tuple[int, str], dict[ChainKey, Rules | None]] = defaultdict(dict)
+        tables: dict[Part, dict[ChainKey, Rules | None]] = defaultdict(dict)
         for rules, keys in self._chains.take(MOST, now):
             for key in keys:
-                tables[key.family, key.table][key] = rules
+                tables[key.family, key.table, key.is_of_flows][key] = rules
         if not sets and not tables:
             return
         await self._write_sets([(name, wanted) for name, wanted in sets if wanted is not None])
@@ -481,7 +483,7 @@ class _Host:
             return False
         return True
 
-    def write(self, tables: Mapping[tuple[int, str], Mapping[ChainKey, Rules | None]]) -> dict[tuple[int, str], str]:
+    def write(self, tables: Mapping[Part, Mapping[ChainKey, Rules | None]]) -> dict[Part, str]:
         """Make chains of some tables as wanted (None: gone), both families at a time; return what is refused, and why.
 
         Most of what a run takes is the program's own time, and waiting until the kernel has freed what was replaced.
@@ -491,14 +493,15 @@ class _Host:
         except KernelError as error:
             return dict.fromkeys(tables, str(error))
 
-        def write(some: Iterable[tuple[int, str]]) -> dict[tuple[int, str], str]:
-            refused: dict[tuple[int, str], str] = {}
-            for family, table in some:
+        def write(some: Iterable[Part]) -> dict[Part, str]:
+            refused: dict[Part, str] = {}
+            for part in some:
+                family, table, _ = part
                 try:
-                    own = {key.chain: rules for key, rules in tables[family, table].items()}
+                    own = {key.chain: rules for key, rules in tables[part].items()}
                     _write(family, backend, table, own)
                 except KernelError as error:
-                    refused[family, table] = str(error)
+                    refused[part] = str(error)
             return refused
 
         with ThreadPoolExecutor(max_workers=len(FAMILIES)) as threads:

@@ -18,7 +18,8 @@ Which sessions there are:
    makes of them, and trust each other: they import all and export their own (RFC 8212 §2 leaves that to us).
  * Between two nodes the one with the numerically lower address is passive: it calls once, when it starts, and else
    waits for the call of the other, so that calls collide (RFC 4271 §6.8) only where both start within one round trip.
- * A family is offered where we have an address that can be its next hop.
+ * A family is offered where we have an address that can be its next hop; FlowSpec, which has none, to whom the file
+   names for it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NewType
 
-from bgpmesh.peering.peer import Owner, Peer
+from bgpmesh.peering.peer import FlowLimit, Owner, Peer
 from bgpmesh.route.attributes import Asn, RouterId
 from bgpmesh.route.nlri import ROUTED, Family, IPAddress, IPNetwork, family_of_address
 from bgpmesh.route.path import PeerName, Role
@@ -211,6 +212,14 @@ class PeerOptions:
     enforce_first_as: bool | None = field(
         default=None, metadata={"help": "eBGP: the first AS must be its own; absent: true", "example": "true"}
     )
+    flowspec: FlowLimit | None = field(
+        default=None,
+        metadata={
+            "help": "take FlowSpec (RFC 8955): so many flows, each so many seconds after it was last announced (0: for "
+            "ever)",
+            "example": "{ rules = 100, ttl = 3600 }",
+        },
+    )
     families: tuple[Family, ...] = field(
         default=ROUTED, metadata={"help": "over this one session, whatever its transport"}
     )
@@ -365,6 +374,7 @@ def _neighbour_peer(
         next_hops=next_hops,
         next_hop=peer.next_hop,
         cluster_id=cluster_id,
+        flowspec=peer.flowspec,
     )
 
 

@@ -47,6 +47,7 @@ TABLE, HOOK = "raw", "PREROUTING"
 REMEMBERED = 1000  # flows of a peer that are not in force
 RETRY_S = 60.0  # what the packet filter has refused is tried again
 NEVER = float("inf")
+STATES = ("in force", "pending", "refused", "expired")
 JUMP = identified(HOOK, (f"-j {FLOWS_CHAIN}",))
 _EVERYTHING = {4: ipaddress.ip_network("0.0.0.0/0"), 6: ipaddress.ip_network("::/0")}
 _BFD = tuple(Failsafe(UDP, port) for port in (3784, 4784))  # RFC 5881 §4, RFC 5883 §5
@@ -116,6 +117,14 @@ class Entry:
             self.is_in_force = self.is_over = self.is_expired = False
 
 
+class Listed(NamedTuple):
+    """A flow, what has become of it, one of STATES, and why."""
+
+    entry: Entry
+    state: str
+    reason: str
+
+
 @dataclass(slots=True)
 class _OfPeer:
     """What one peer announces, in the order in which it came."""
@@ -148,7 +157,7 @@ class Flows:
         self._on_trial: set[int] = set()  # families in which flows are tried one by one (rule 5)
         self._options = Options()
         self._made: dict[int, tuple[object, Rendered]] = {}  # by family: from what it was made, and what that is
-        self._version = 0
+        self._version = self._wanted_version = 0
         self._due: float | None = None  # None: to be looked for
 
     # ── what peers say ───────────────────────────────────────────────────────
@@ -229,9 +238,14 @@ class Flows:
 
     # ── the packet filter ────────────────────────────────────────────────────
 
+    def is_due(self, *, is_settled: bool) -> bool:
+        """Tell whether `wanted` may have another answer than it had, but for what is in the packet filter."""
+        return self._version != self._wanted_version or (is_settled and bool(self._held))
+
     def found(self, chains: Mapping[ChainKey, Rules]) -> None:
-        """Hear what an earlier life has left (rule 6), where packets are still led to it."""
-        led = {family for family in FAMILIES if _is_led(family, chains)}
+        """Hear what an earlier life has left (rule 6): of families in which packets are led there, not by this one."""
+        ours = {family for family, rendered in self._rendered.items() if rendered.chains}
+        led = {family for family in FAMILIES if family not in ours and _is_led(family, chains)}
         self._held = {key: rules for key, rules in chains.items() if key.is_of_flows and key.family in led}
 
     def wanted(
@@ -247,7 +261,7 @@ class Flows:
 
         `ports`: on which this node listens, and on which a peer does, for each peer. `is_settled`: it is in sync.
         """
-        self._options = _guarded(options, ports)
+        self._options, self._wanted_version = _guarded(options, ports), self._version
         self._held = {} if is_settled else {key: r for key, r in self._held.items() if actual.get(key) == r}
         chains: dict[ChainKey, Rules] = {}
         kept: dict[str, AddressSet] = {}
@@ -294,18 +308,22 @@ class Flows:
 
     # ── what people ask ──────────────────────────────────────────────────────
 
-    def entries(self) -> list[Entry]:
+    def listing(self, actual: Mapping[ChainKey, Rules]) -> list[Listed]:
         """Return every flow that is remembered: by family, in the order in which they are or would be asked."""
+        there: set[Entry] = set()
         for family in FAMILIES:
             self._counting(family)
-        return sorted(self._all(), key=lambda entry: (entry.flow.version, entry.place))
+            rendered = self._rendered.get(family, Rendered())
+            if _stands(rendered, actual) and _is_led(family, actual):
+                there.update(rendered.entries)
+        placed = sorted(self._all(), key=lambda entry: (entry.flow.version, entry.place))
+        return [Listed(entry, *self._state(entry, is_there=entry in there)) for entry in placed]
 
     def forgotten(self) -> dict[PeerName, int]:
         """Return how many flows of each peer are neither in force nor remembered."""
         return {peer: own.forgotten for peer, own in self._peers.items() if own.forgotten}
 
-    def state(self, entry: Entry, actual: Mapping[ChainKey, Rules]) -> tuple[str, str]:
-        """Return what has become of a flow (in force, pending, refused, expired), and why."""
+    def _state(self, entry: Entry, *, is_there: bool) -> tuple[str, str]:
         if entry.problem:
             return "refused", entry.problem
         if entry.is_expired:
@@ -314,9 +332,6 @@ class Flows:
             return "refused", f"the limit of {self._peers[entry.peer].rules} flows is reached"
         if entry.equal_of is not None:
             return "refused", f"the same flow of {entry.equal_of} counts"
-        version = entry.flow.version
-        rendered = self._rendered.get(version, Rendered())
-        is_there = entry in rendered.entries and _stands(rendered, actual) and _is_led(version, actual)
         return ("in force" if is_there else "pending"), entry.doing.remark
 
     def explain(self, packet: Packet, own: Collection[IPAddress], node: str) -> tuple[list[Step], list[str]]:
@@ -443,6 +458,11 @@ class Flows:
 def flows_set(family: int) -> str:
     """Return the name of the set of what the flows of a family are about."""
     return f"bm-{family}-flows"
+
+
+def is_of_flows(key: ChainKey) -> bool:
+    """Tell whether a chain is of flows, or the one that leads to them."""
+    return key.is_of_flows or (key.table, key.chain) == (TABLE, HOOK)
 
 
 def over_chain(entry: Entry) -> str:

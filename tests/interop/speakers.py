@@ -14,12 +14,31 @@ import json
 import os
 import re
 import shutil
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from signal import SIGKILL, SIGTERM
 from typing import Protocol
 
 from containerlab.lab import Lab, Process, missing
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """What a flow specification asks for: to an address, UDP, perhaps to one port, so many octets a second (0: none).
+
+    Without `is_udp` it is about everything that goes there.
+    """
+
+    destination: str
+    port: int | None = None
+    rate: int = 0
+    is_udp: bool = True
+
+    @property
+    def family(self) -> str:
+        """The family that it is announced in."""
+        return "ipv6" if ":" in self.destination else "ipv4"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +55,7 @@ class Setup:
     graceful_restart: int = 120  # seconds; 0: the capability is not offered
     helps_only: bool = False  # it keeps the routes of a neighbour that restarts, and claims nothing for itself
     announce: tuple[str, ...] = ()
+    has_flowspec: bool = False  # it offers FlowSpec, both families
 
 
 class Speaker(Protocol):
@@ -109,6 +129,7 @@ class Bird:
     def __init__(self, lab: Lab, node: str, setup: Setup) -> None:
         self.lab, self.node, self.setup = lab, node, setup
         self.prefixes = list(setup.announce)
+        self.filters: list[Filter] = []
         self._process: Process | None = None
         self._folder = f"/run/bird-{node}"
 
@@ -142,6 +163,11 @@ class Bird:
     def withdraw(self, prefix: str) -> None:
         """Take the static route out and read the file again."""
         self.prefixes.remove(prefix)
+        self._configure()
+
+    def ask_for(self, *filters: Filter) -> None:
+        """Announce these flows and no others, and read the file again."""
+        self.filters = list(filters)
         self._configure()
 
     def refresh(self) -> None:
@@ -184,6 +210,7 @@ graceful restart wait 20;
 protocol device {{ scan time 5; }}
 protocol direct {{ ipv4; ipv6; }}
 {static}
+{self._flows()}
 protocol bgp session1 {{
   local {own.address} as {own.asn};
   neighbor {own.neighbor} as {own.neighbor_asn};
@@ -193,9 +220,30 @@ protocol bgp session1 {{
   {restart if own.graceful_restart else "graceful restart off;"}
   ipv4 {{ {export} next hop self; }};
   ipv6 {{ {export} next hop address {own.address6}; }};
+  {f"flow4 {{ table filters4; {export} }}; flow6 {{ table filters6; {export} }};" if own.has_flowspec else ""}
 }}
 """
         self.lab.write(self.node, f"{self._folder}/bird.conf", text)
+
+    def _flows(self) -> str:
+        """Return tables and static routes of flow specifications; traffic-rate-bytes is a float (RFC 8955 §7.1)."""
+        if not self.setup.has_flowspec:
+            return ""
+        routes: dict[str, list[str]] = {"ipv4": [], "ipv6": []}
+        for each in self.filters:
+            port = "" if each.port is None else f" dport = {each.port};"
+            rate = int.from_bytes(struct.pack("!f", each.rate), "big")
+            protocol = "proto" if each.family == "ipv4" else "next header"
+            match = f"dst {each.destination};" + (f" {protocol} = 17;{port}" if each.is_udp else "")
+            action = f"bgp_ext_community.add((generic, 0x80060000, {rate:#x}));"
+            routes[each.family].append(f"route flow{each.family[-1]} {{ {match} }} {{ {action} }};")
+        return "".join(
+            f"flow{version} table filters{version};\n"
+            f"protocol static flows{version} {{ flow{version} {{ table filters{version}; }};\n"
+            + "\n".join(routes[f"ipv{version}"])
+            + "}\n"
+            for version in (4, 6)
+        )
 
 
 class Frr:
@@ -352,6 +400,7 @@ class GoBgp:
     def __init__(self, lab: Lab, node: str, setup: Setup) -> None:
         self.lab, self.node, self.setup = lab, node, setup
         self.prefixes = list(setup.announce)
+        self.filters: list[Filter] = []
         self._process: Process | None = None
 
     def start(self) -> None:
@@ -365,6 +414,8 @@ class GoBgp:
         self._process.until(lambda: self.setup.neighbor in self._ask("neighbor"), "GoBGP to answer")
         for prefix in self.prefixes:
             self._route("add", prefix)
+        for each in self.filters:
+            self._filter("add", each)
         self._ask("neighbor", self.setup.neighbor, "enable")
 
     def is_established(self) -> bool:
@@ -393,6 +444,14 @@ class GoBgp:
         """Delete it through the API."""
         self.prefixes.remove(prefix)
         self._route("del", prefix)
+
+    def ask_for(self, *filters: Filter) -> None:
+        """Announce these flows and no others."""
+        for each in self.filters:
+            self._filter("del", each)
+        for each in filters:
+            self._filter("add", each)
+        self.filters = list(filters)
 
     def refresh(self) -> None:
         """`softresetin` only reads again what it has stored."""
@@ -423,6 +482,13 @@ class GoBgp:
         answer = self._ask("global", "rib", action, prefix, *hop, "-a", family)
         assert not answer.strip(), answer
 
+    def _filter(self, action: str, each: Filter) -> None:
+        port = [] if each.port is None else ["destination-port", f"=={each.port}"]
+        match = ["match", "destination", each.destination, *(["protocol", "udp"] if each.is_udp else []), *port]
+        then = ["then", *(["rate-limit", str(each.rate)] if each.rate else ["discard"])]
+        answer = self._ask("global", "rib", "-a", f"{each.family}-flowspec", action, *match, *then)
+        assert not answer.strip(), answer
+
     def _file(self) -> str:
         own = self.setup
         restart = ""
@@ -436,13 +502,14 @@ class GoBgp:
     helper-only = {"true" if own.helps_only else "false"}
 """
         of_family = "\n    [neighbors.afi-safis.mp-graceful-restart.config]\n      enabled = true"
+        kinds = ("unicast", "flowspec") if own.has_flowspec else ("unicast",)
         families = "".join(
             f"""
   [[neighbors.afi-safis]]
     [neighbors.afi-safis.config]
-      afi-safi-name = "{name}-unicast"{of_family if restart else ""}
+      afi-safi-name = "{name}"{of_family if restart else ""}
 """
-            for name in ("ipv4", "ipv6")
+            for name in (f"{version}-{kind}" for kind in kinds for version in ("ipv4", "ipv6"))
         )
         return f"""
 [global.config]

@@ -174,7 +174,8 @@ class World:
         self.events.append(event)
         self.engine.handle(event, time.monotonic())
         self.engine.work(1000, time.monotonic())
-        self.counters.know(self.engine.packets.chains.wanted, self.engine.packets.protection.compiled)
+        packets = self.engine.packets
+        self.counters.know(packets.chains.wanted, packets.protection.compiled, self.engine.flows.causes)
         self.edge.kick()
 
     def reload(self, text: str) -> None:

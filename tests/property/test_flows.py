@@ -29,11 +29,11 @@ from tests.unit.wire.test_flows import ALL, BARE, THEIRS, packed
 
 # ── what is asked, out of few values, so that packets meet it ────────────────
 
-_ADDRESSES = {
+ADDRESSES = {
     4: [ipaddress.ip_address(f"10.{high}.0.{low}") for high in (0, 1, 128) for low in (0, 1, 255)],
     6: [ipaddress.ip_address(f"2001:db8:{high:x}::{low:x}:0:0") for high in (0, 1, 0x8000) for low in (0, 1, 0xFFFF)],
 }
-_VALUES = {
+VALUES = {
     Kind.PROTOCOL: (TCP, UDP, ICMP, ICMPV6, 47),
     Kind.ICMP_TYPE: (0, 3, 8, 128, 200),
     Kind.ICMP_CODE: (0, 1, 13),
@@ -41,15 +41,15 @@ _VALUES = {
     Kind.LENGTH: (40, 41, 1400, 65535),
     Kind.DSCP: (0, 46, 63),
 }
-_PORTS = (0, 1, 53, 80, 81, 65535)
-_WITH_PORTS = (Kind.PORT, Kind.DESTINATION_PORT, Kind.SOURCE_PORT)
-_OF_ALL = (Kind.DESTINATION, Kind.SOURCE, Kind.PROTOCOL, Kind.LENGTH, Kind.DSCP)
+PORTS = (0, 1, 53, 80, 81, 65535)
+WITH_PORTS = (Kind.PORT, Kind.DESTINATION_PORT, Kind.SOURCE_PORT)
+OF_ALL = (Kind.DESTINATION, Kind.SOURCE, Kind.PROTOCOL, Kind.LENGTH, Kind.DSCP)
 
 
 @st.composite
 def fields(draw: st.DrawFn, kind: Kind) -> Field:
     """Draw a component."""
-    values = st.sampled_from(_VALUES.get(kind, _PORTS))
+    values = st.sampled_from(VALUES.get(kind, PORTS))
     operators = st.integers(0, 3 if kind.is_bitmask else 7)
     rows = draw(st.lists(st.builds(Comparison, operators, values, st.booleans()), min_size=1, max_size=4))
     return Field(kind, tuple(rows), draw(st.binary(min_size=1, max_size=3)))
@@ -60,8 +60,8 @@ def flows(draw: st.DrawFn, version: int | None = None) -> Flow:
     """Draw a flow of packets that a rule can tell."""
     version = version or draw(st.sampled_from((4, 6)))
     width = 32 if version == 4 else 128
-    of_one_protocol = draw(st.sampled_from(((Kind.ICMP_TYPE, Kind.ICMP_CODE), (*_WITH_PORTS, Kind.TCP_FLAGS), ())))
-    chosen = draw(st.sets(st.sampled_from((*_OF_ALL, *of_one_protocol)), min_size=1, max_size=4))
+    of_one_protocol = draw(st.sampled_from(((Kind.ICMP_TYPE, Kind.ICMP_CODE), (*WITH_PORTS, Kind.TCP_FLAGS), ())))
+    chosen = draw(st.sets(st.sampled_from((*OF_ALL, *of_one_protocol)), min_size=1, max_size=4))
     components: list[Component] = []
     for kind in sorted(chosen):
         if kind > Kind.SOURCE:
@@ -69,7 +69,7 @@ def flows(draw: st.DrawFn, version: int | None = None) -> Flow:
             continue
         length = draw(st.sampled_from((0, 8, 16, 31, 32) if version == 4 else (0, 32, 48, 96, 128)))
         offset = draw(st.sampled_from((0, 16, 31))) if version == 6 and length > 31 else 0
-        address = draw(st.sampled_from(_ADDRESSES[version]))
+        address = draw(st.sampled_from(ADDRESSES[version]))
         assert length <= width
         components.append(flow_prefix(kind, address, length, offset))
     return Flow(FlowKey(FLOWSPEC[version == 6], repr(components).encode()), tuple(components))
@@ -99,9 +99,9 @@ def seen(draw: st.DrawFn, version: int) -> Seen:
         return max(0, min(most, draw(near[kind])))
 
     return Seen(
-        draw(st.sampled_from(_ADDRESSES[version])),
-        draw(st.sampled_from(_ADDRESSES[version])),
-        draw(st.sampled_from(_VALUES[Kind.PROTOCOL])),
+        draw(st.sampled_from(ADDRESSES[version])),
+        draw(st.sampled_from(ADDRESSES[version])),
+        draw(st.sampled_from(VALUES[Kind.PROTOCOL])),
         value(Kind.SOURCE_PORT, 65535),
         value(Kind.PORT, 65535),
         (value(Kind.ICMP_TYPE, 254), value(Kind.ICMP_CODE, 255)),
@@ -111,7 +111,7 @@ def seen(draw: st.DrawFn, version: int) -> Seen:
     )
 
 
-_ALL = [*_VALUES.items(), (Kind.PORT, _PORTS), (Kind.SOURCE_PORT, _PORTS)]
+_ALL = [*VALUES.items(), (Kind.PORT, PORTS), (Kind.SOURCE_PORT, PORTS)]
 
 
 def is_meant(flow: Flow, packet: Seen) -> bool:  # noqa: C901  one line for each component

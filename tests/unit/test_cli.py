@@ -205,6 +205,7 @@ CODES: list[tuple[list[str], object, int]] = [
     (["policy", "explain", *ENDS], {"result": {"verdict": "deny"}}, 1),
     (["policy", "explain", *ENDS], NOT_FOUND, 1),
     (["policy", "drops"], {"result": []}, 0),
+    (["policy", "flows"], {"result": []}, 0),
     (["policy", "drops", "--follow"], {"result": "go"}, 3),  # and then the daemon ends
     (["pool", "show"], {"result": {}}, 0),
     (["floating-ip", "list"], {"result": []}, 0),

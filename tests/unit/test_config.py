@@ -10,6 +10,7 @@ import pytest
 from bgpmesh import config
 from bgpmesh.errors import ConfigError, Problem
 from bgpmesh.peering.mesh import Limit
+from bgpmesh.peering.peer import FlowLimit
 from bgpmesh.workload.pool import Masquerade
 
 CONFIG_DIRECTORY = Path(__file__).parent.parent.parent / "config"
@@ -224,6 +225,28 @@ def test_a_pool_is_masqueraded_where_it_says_so(said: str, expected: Masquerade 
     assert loaded.pools[0].masquerade == expected
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("", None),
+        ("flowspec = {}", FlowLimit(100, 3600)),
+        ("flowspec = { rules = 5 }", FlowLimit(5, 3600)),
+        ("flowspec = { rules = 5, ttl = 0 }", FlowLimit(5, 0)),
+    ],
+)
+def test_flowspec_is_taken_from_whom_the_file_names_for_it(said: str, expected: FlowLimit | None) -> None:
+    """Nobody by default, and never from a node; it is told where no packet is filtered."""
+    tor = f"[peer.tor]\naddress = '192.0.2.254'\nasn = 65001\nimport = ['all']\nexport = ['own']\n{said}\n"
+    loaded = config.parse(f"{THREE_NODES}{tor}[kernel]\nenabled = false\n", "f.toml")
+    assert {peer.name: peer.flowspec for peer in config.effective(loaded, "n1").peers} == {
+        "n2": None,
+        "n3": None,
+        "tor": expected,
+    }
+    warned = ["peer.tor.flowspec does nothing with kernel.enabled = false"]
+    assert [each for each in config.warnings(loaded, "n1") if "flowspec" in each] == warned * (expected is not None)
+
+
 def test_floating_addresses_are_known_on_every_node() -> None:
     """Several of one workload, one of each family for what it sends."""
     tables = """
@@ -319,7 +342,16 @@ MISTAKES = [  # (section, lines in it, key, value, reason)
         '"pods"',
         "no such filter; built in are all, own, none, others are not built yet in this version",
     ),
-    ("peer", "flowspec = { rules = 1 }", "peer.p.flowspec", "{ rules }", NOT_BUILT),
+    (
+        "peer",
+        "flowspec = true",
+        "peer.p.flowspec",
+        "true",
+        "not a table { rules, ttl }; {} is the default of both",
+    ),
+    ("peer", "flowspec = { rules = 0 }", "peer.p.flowspec", "0", "rules is not between 1 and 10000"),
+    ("peer", "flowspec = { ttl = -1 }", "peer.p.flowspec", "-1", "ttl is not between 0 and 31536000 s"),
+    ("peer", "flowspec = { ttls = 1 }", "peer.p.flowspec", "{ ttls }", "unknown key ttls; did you mean ttl?"),
     ("peer", "reflector_client = true", "peer.p.reflector_client", "true", "needs iBGP, and node a has another AS"),
     ("peer", "ttl_security = true\nmultihop = 3", "peer.p.multihop", "3", "not together with ttl_security"),
     ("peer", "source = '2001:db8::1'", "peer.p.source", '"2001:db8::1"', "not of the family of address 192.0.2.9"),
@@ -611,8 +643,10 @@ def test_the_example_file_is_valid_as_it_is_and_with_everything_in_it() -> None:
         for line in config.example().splitlines()
         if "multihop" not in line  # not together with ttl_security
     ]
-    whole = config.parse("\n".join(line for line in lines if not line.startswith("in each family")), "f.toml")
+    remarks = ("in each family", "take FlowSpec")
+    whole = config.parse("\n".join(line for line in lines if not line.startswith(remarks)), "f.toml")
     assert whole.neighbours[0].max_prefixes == Limit(1000, 60)
+    assert whole.neighbours[0].flowspec == FlowLimit(100, 3600)
 
 
 def test_the_demo_file_is_three_nodes_of_both_families() -> None:
