@@ -7,8 +7,8 @@ whose rules' counters `counters` reads; `nflog.NflogDoor` hears of what some of 
 `conntrack.ConnectionsEdge` deletes tracked connections that lead elsewhere than they should;
 `uninstall` of each takes away what is ours. Inside, `netlink` is the
 socket, `routes` the bytes, `mirror` what the kernel has as far as we know, `table` the thread's part:
-it writes, listens and looks again. Nobody outside knows a netlink message, an interface index (but
-as a number to hand back), or a nexthop id.
+it writes, listens and looks again; `nfnetlink` asks netfilter's subsystems. Nobody outside knows a netlink message, an
+interface index (but as a number to hand back), or a nexthop id.
 
 What is ours, so that a restarted daemon knows its work without memory:
 

@@ -29,7 +29,6 @@ import math
 import os
 import shutil
 import socket
-import struct
 import subprocess
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -44,7 +43,8 @@ from bgpmesh.errors import KernelError
 from bgpmesh.events import ChainsRead, ChainsWritten, Event, SetsWritten
 from bgpmesh.kernel.conntrack import Connections
 from bgpmesh.kernel.counters import counts_of
-from bgpmesh.kernel.netlink import NLM_F_ACK, attribute, message
+from bgpmesh.kernel.netlink import attribute
+from bgpmesh.kernel.nfnetlink import NfnetlinkDoor
 from bgpmesh.kernel.sets import Sets
 from bgpmesh.kernel.snapshot import snapshot
 from bgpmesh.policy.attribution import Counters, is_counted
@@ -82,8 +82,7 @@ _BACKENDS = ("nft", "legacy")
 _LOCK_WAIT_S = 20  # for the lock that every iptables-legacy of the host takes: others write large tables
 _PATIENCE_S = 30.0  # for one run of the program
 # linux/netfilter/nfnetlink.h and nf_tables.h
-_NETLINK_NETFILTER, _NFTABLES, _BATCH_BEGIN, _BATCH_END = 12, 10, 0x10, 0x11
-_DELTABLE, _NFTA_TABLE_NAME = 2, 1
+_NFTABLES, _DELTABLE, _NFTA_TABLE_NAME = 10, 2, 1
 NLM_F_NONREC = 0x100
 _PATH = ":".join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
 
@@ -324,14 +323,9 @@ def _drop_if_empty(family: int, table: str, hooks: Iterable[str]) -> None:
         with contextlib.suppress(KernelError):  # somebody has rules there, or an older iptables never does it
             _run(family, "nft", "", "-t", table, "-X", chain)
     name = attribute(_NFTA_TABLE_NAME, table.encode() + b"\0")
-    mark = struct.pack(">BBH", 0, 0, _NFTABLES)  # nfgenmsg of a batch: for which subsystem
-    body = struct.pack(">BBH", socket.AF_INET if family == 4 else socket.AF_INET6, 0, 0) + name
-    batch = message(_BATCH_BEGIN, 0, 1, mark)
-    batch += message(_NFTABLES << 8 | _DELTABLE, NLM_F_NONREC | NLM_F_ACK, 2, body) + message(_BATCH_END, 0, 3, mark)
-    with contextlib.suppress(OSError), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as asking:
-        asking.settimeout(1.0)
-        asking.send(batch)
-        asking.recv(4096)  # that it is done, or why not
+    with contextlib.suppress(KernelError), contextlib.closing(NfnetlinkDoor(_NFTABLES)) as door:
+        of = socket.AF_INET if family == 4 else socket.AF_INET6
+        door.do_in_batch(f"table {table}", _DELTABLE, name, flags=NLM_F_NONREC, family=of)
 
 
 # ── which iptables ───────────────────────────────────────────────────────────

@@ -26,27 +26,18 @@ from dataclasses import dataclass
 from bgpmesh.delta import Delta
 from bgpmesh.errors import KernelError
 from bgpmesh.events import ConnectionsCut, Event
-from bgpmesh.kernel.netlink import (
-    NLM_F_ACK,
-    NLM_F_DUMP,
-    NLMSG_DONE,
-    NLMSG_ERROR,
-    attribute,
-    attributes,
-    message,
-    number,
-    walk,
-)
+from bgpmesh.kernel.netlink import attribute, attributes, number
+from bgpmesh.kernel.nfnetlink import NfnetlinkDoor
 from bgpmesh.policy.model import Packet
 from bgpmesh.policy.rule import Icmp
 from bgpmesh.route.nlri import IPAddress
 
 MOST = 1 << 16  # addresses of one round
 PASSES = 5  # dumps of one address, at most
-BURST = 500  # messages of one send
+BURST = 250  # messages of one send: all may be refused, in 832 octets each of a receive buffer of 212,992
 TICK_S = 1.0  # between looks at what was refused
 
-_NETLINK_NETFILTER, _SUBSYSTEM = 12, 1  # NFNL_SUBSYS_CTNETLINK
+_SUBSYSTEM = 1  # NFNL_SUBSYS_CTNETLINK
 _NEW, _GET, _DELETE = 0, 1, 2
 _TUPLE_ORIG, _TUPLE_REPLY, _PROTOINFO, _MARK, _ID, _ZONE, _MARK_MASK, _FILTER = 1, 2, 4, 8, 12, 18, 21, 25
 _T_IP, _T_PROTO, _V4_SRC, _V4_DST, _V6_SRC, _V6_DST = 1, 2, 1, 2, 3, 4
@@ -56,9 +47,7 @@ _FILTER_ORIG_FLAGS, _FILTER_REPLY_FLAGS, _BY_DST = 1, 2, 1 << 1
 _INFO_TCP, _TCP_STATE = 1, 1
 _TCP_OVER = {bytes((state,)) for state in (6, 7, 8)}  # LAST_ACK, TIME_WAIT, CLOSE (nf_conntrack_tcp.h)
 _NESTED = 0x8000
-_GENERIC = struct.Struct(">BBH")  # nfgenmsg: family, version, resource
-_READ_BYTES = 256 * 1024
-_PATIENCE_S = 10.0
+_UNTOLD = "this kernel does not tell of its connections (module nf_conntrack_netlink)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +68,11 @@ class Connections:
     """The connection tracking of the network namespace that the calling thread is in; used by one thread."""
 
     def __init__(self) -> None:
-        self._socket: socket.socket | None = None
-        self._sequence = 0
+        self._door = NfnetlinkDoor(_SUBSYSTEM, dict.fromkeys((errno.EINVAL, errno.EOPNOTSUPP), _UNTOLD))
 
     def close(self) -> None:
         """Let go of the socket."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self._door.close()
 
     def cut(self, address: IPAddress, leads_to: IPAddress | None) -> int:
         """Delete the connections that call an address, or leave with it, unless they are of `leads_to`; count them.
@@ -118,20 +104,10 @@ class Connections:
 
     def _send_all(self, command: int, bodies: Sequence[tuple[Connection, bytes]]) -> None:
         for start in range(0, len(bodies), BURST):
-            some = bodies[start : start + BURST]
-            first = self._sequence + 1
-            self._sequence += len(some)
-            last = first + len(some) - 1
-            burst = b"".join(
-                _request(command, NLM_F_ACK if sequence == last else 0, sequence, _family(each), body)
-                for sequence, (each, body) in enumerate(some, start=first)
-            )
-            for kind, sequence, error, _ in self._exchange("connections", burst):
-                if kind == NLMSG_ERROR and sequence >= first:
-                    if error not in (0, errno.ENOENT):
-                        raise KernelError("connections", error, os.strerror(error))
-                    if sequence == last:
-                        break
+            some = [(_family(each), body) for each, body in bodies[start : start + BURST]]
+            for error in self._door.do_all("connections", command, some):
+                if error != errno.ENOENT:
+                    raise KernelError("connections", error, os.strerror(error))
 
     def review(self, may_pass: Callable[[Packet], bool | None], revoked: int) -> tuple[int, int]:
         """Set the bits of the connection mark that say `revoked` where a connection may not pass, clear them elsewhere.
@@ -176,40 +152,9 @@ class Connections:
             yield from self._dump("connections", family, b"")
 
     def _dump(self, what: str, family: int, body: bytes) -> Iterator[Connection]:
-        self._sequence += 1
-        asked = self._sequence
-        for kind, sequence, error, found in self._exchange(what, _request(_GET, NLM_F_DUMP, asked, family, body)):
-            if sequence != asked:
-                continue
-            if kind in (NLMSG_ERROR, NLMSG_DONE):
-                if error:
-                    raise KernelError(what, error, _words(error))
-                return
-            if (connection := _connection(found)) is not None:
+        for data in self._door.dump(what, _GET, body, family=family):
+            if (connection := _connection(attributes(data, 0, len(data)))) is not None:
                 yield connection
-
-    def _exchange(self, what: str, burst: bytes) -> Iterator[tuple[int, int, int, dict[int, bytes]]]:
-        """Send, and yield (type, sequence, errno, attributes) of what comes back until the caller has enough."""
-        try:
-            if self._socket is None:
-                self._socket = socket.socket(
-                    socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
-                )
-                self._socket.settimeout(_PATIENCE_S)
-                self._socket.bind((0, 0))
-            self._socket.send(burst)
-            while True:
-                data = self._socket.recv(_READ_BYTES)
-                for kind, _, sequence, start, end in walk(data):
-                    if kind in (NLMSG_ERROR, NLMSG_DONE):
-                        value: int = struct.unpack_from("=i", data, start)[0] if end - start >= 4 else 0
-                        yield kind, sequence, max(-value, 0), {}
-                    else:
-                        yield kind, sequence, 0, attributes(data, start + _GENERIC.size, end)
-        except OSError as error:
-            self.close()  # what is still on its way belongs to nobody
-            text = "the kernel does not answer" if isinstance(error, TimeoutError) else error.strerror or str(error)
-            raise KernelError(what, error.errno or errno.ETIMEDOUT, text) from error
 
 
 def _filters(address: IPAddress) -> list[bytes]:
@@ -275,16 +220,6 @@ def _ends(data: bytes) -> tuple[IPAddress, IPAddress] | None:
 
 def _family(connection: Connection) -> int:
     return socket.AF_INET if connection.source.version == 4 else socket.AF_INET6
-
-
-def _request(command: int, flags: int, sequence: int, family: int, body: bytes) -> bytes:
-    return message(_SUBSYSTEM << 8 | command, flags, sequence, _GENERIC.pack(family, 0, 0) + body)
-
-
-def _words(error: int) -> str:
-    if error in (errno.EINVAL, errno.EOPNOTSUPP):
-        return "this kernel does not tell of its connections (module nf_conntrack_netlink)"
-    return os.strerror(error)
 
 
 class ConnectionsEdge:

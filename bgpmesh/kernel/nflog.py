@@ -9,29 +9,28 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-import os
 import socket
 import struct
 from dataclasses import dataclass
 
 from bgpmesh.errors import KernelError
-from bgpmesh.kernel.netlink import NLM_F_ACK, NLMSG_ERROR, attribute, attributes, message, walk
+from bgpmesh.kernel.netlink import attribute, attributes, walk
+from bgpmesh.kernel.nfnetlink import NfnetlinkDoor
 from bgpmesh.policy.chains import WITH_PORTS
 from bgpmesh.policy.iptables import LOGGED_OCTETS
 from bgpmesh.policy.rule import ICMP, ICMPV6
 from bgpmesh.route.nlri import IPAddress
 
-_NETLINK_NETFILTER, _SUBSYSTEM = 12, 4  # NFNL_SUBSYS_ULOG
+_SUBSYSTEM = 4  # NFNL_SUBSYS_ULOG
 _PACKET, _CONFIG = 0, 1
 _CFG_CMD, _CFG_MODE, _CFG_TIMEOUT = 1, 2, 4
 _BIND, _COPY_PACKET = 1, 2
 _TIMESTAMP, _INDEV, _OUTDEV, _PAYLOAD, _PREFIX = 3, 4, 5, 9, 10
-_GENERIC = struct.Struct(">BBH")  # nfgenmsg: family, version, the group
+_GENERIC_OCTETS = 4  # nfgenmsg
 _SOON = 10  # hundredths of a second that the kernel gathers packets for
 _READ_BYTES = 256 * 1024
 _RECEIVE_BUFFER_BYTES = 1 << 20
 _MOST_READ = 64  # datagrams of one `read`, so that a storm leaves room for others
-_PATIENCE_S = 10.0
 _EXTENSIONS = (0, 43, 60)  # hop-by-hop, routing, destination options: a length in eights (RFC 8200 §4)
 _FRAGMENT = 44
 _TEXTS = {
@@ -64,19 +63,21 @@ class NflogDoor:
 
     def __init__(self, group: int) -> None:
         self.lost = 0  # moments in which the kernel had more than we took
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+        self._door = NfnetlinkDoor(_SUBSYSTEM, _TEXTS)
+        what = f"NFLOG group {group}"
+        mode = struct.pack(">IBB", LOGGED_OCTETS, _COPY_PACKET, 0)
         try:
-            self._socket.settimeout(_PATIENCE_S)
+            self._socket = self._door.opened(what)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
-            self._socket.bind((0, 0))
-            self._configure(group, attribute(_CFG_CMD, bytes((_BIND,))))
-            mode = struct.pack(">IBB", LOGGED_OCTETS, _COPY_PACKET, 0)
-            self._configure(group, attribute(_CFG_MODE, mode) + attribute(_CFG_TIMEOUT, struct.pack(">I", _SOON)))
+            for body in (
+                attribute(_CFG_CMD, bytes((_BIND,))),
+                attribute(_CFG_MODE, mode) + attribute(_CFG_TIMEOUT, struct.pack(">I", _SOON)),
+            ):
+                self._door.do(what, _CONFIG, body, resource=group)
             self._socket.setblocking(False)
-        except OSError as error:
-            self._socket.close()
-            text = _TEXTS.get(error.errno or 0) or error.strerror or str(error)
-            raise KernelError(f"NFLOG group {group}", error.errno or 0, text) from error
+        except BaseException:
+            self._door.close()
+            raise
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when there is something to read."""
@@ -84,7 +85,7 @@ class NflogDoor:
 
     def close(self) -> None:
         """Stop listening."""
-        self._socket.close()
+        self._door.close()
 
     def read(self) -> list[Logged]:
         """Return what has come, without waiting; what is no IP packet is left out."""
@@ -101,22 +102,10 @@ class NflogDoor:
                 continue
             for kind, _, _, start, end in walk(data):
                 if kind == _SUBSYSTEM << 8 | _PACKET:
-                    logged = decode(attributes(data, start + _GENERIC.size, end))
+                    logged = decode(attributes(data, start + _GENERIC_OCTETS, end))
                     if logged is not None:
                         found.append(logged)
         return found
-
-    def _configure(self, group: int, body: bytes) -> None:
-        head = _GENERIC.pack(socket.AF_UNSPEC, 0, group)
-        self._socket.send(message(_SUBSYSTEM << 8 | _CONFIG, NLM_F_ACK, 1, head + body))
-        while True:
-            data = self._socket.recv(_READ_BYTES)
-            for kind, _, _, start, end in walk(data):
-                if kind == NLMSG_ERROR and end - start >= 4:
-                    value: int = struct.unpack_from("=i", data, start)[0]
-                    if value:
-                        raise OSError(-value, os.strerror(-value))
-                    return
 
 
 def decode(found: dict[int, bytes]) -> Logged | None:

@@ -18,7 +18,6 @@ What bites:
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import struct
 from collections.abc import Collection, Iterator, Mapping
@@ -26,25 +25,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from bgpmesh.errors import KernelError
-from bgpmesh.kernel.netlink import (
-    HEADER,
-    NLM_F_ACK,
-    NLM_F_DUMP,
-    NLM_F_EXCL,
-    NLMSG_DONE,
-    NLMSG_ERROR,
-    attribute,
-    attributes,
-    message,
-    walk,
-)
+from bgpmesh.kernel.netlink import NLM_F_EXCL, attribute, attributes
+from bgpmesh.kernel.nfnetlink import NfnetlinkDoor
 from bgpmesh.policy.chains import HASH_IP_PORT, HASH_NET, PREFIX, AddressSet, name_hash
 
 # Members that come and go in place, or a quarter of the set; more of them are exchanged at one blow, by a swap.
 IN_PLACE = 64
 BURST = 1000  # members of one message; the length of an attribute has 16 bits
 
-_NETLINK_NETFILTER, _SUBSYSTEM = 12, 6  # NFNL_SUBSYS_IPSET
+_SUBSYSTEM = 6  # NFNL_SUBSYS_IPSET
 _PROTOCOL_VERSION = 6  # the oldest that kernels take; nothing of the newer one is needed
 _PROTOCOL, _CREATE, _DESTROY, _RENAME, _SWAP, _LIST, _ADD, _DEL = 1, 2, 3, 5, 6, 7, 9, 10
 _A_PROTOCOL, _A_SETNAME, _A_TYPENAME, _A_REVISION, _A_FAMILY, _A_FLAGS, _A_DATA, _A_ADT = range(1, 9)
@@ -59,9 +48,6 @@ _FULL = 4352
 _NFPROTO = {4: 2, 6: 10}
 _VERSION = {2: 4, 10: 6}
 _REVISION = {HASH_NET: 0, HASH_IP_PORT: 1}  # the first that has SCTP and UDP-Lite
-_GENERIC = struct.Struct(">BBH")  # nfgenmsg: family, version, resource
-_READ_BYTES = 256 * 1024
-_PATIENCE_S = 10.0
 
 _NOTHING: Mapping[str, AddressSet] = MappingProxyType({})
 
@@ -145,14 +131,12 @@ class Sets:
     """
 
     def __init__(self) -> None:
-        self._socket: socket.socket | None = None
-        self._sequence = 0
+        self._door = NfnetlinkDoor(_SUBSYSTEM, _TEXTS)
+        self._is_there = False
 
     def close(self) -> None:
         """Let go of the socket."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self._door.close()
 
     def names(self) -> list[str]:
         """Return the names of the sets that are ours."""
@@ -251,70 +235,28 @@ class Sets:
 
     def _ask(self, what: str, command: int, flags: int, body: bytes) -> None:
         """Have the kernel do one thing; its refusal is raised."""
-        self._sequence += 1
-        asked = self._sequence
-        for kind, sequence, error, _ in self._exchange(what, _request(command, flags | NLM_F_ACK, asked, body)):
-            if kind == NLMSG_ERROR and sequence == asked:
-                if error:
-                    raise _failure(what, error)
-                return
+        self._look_for_ipset()
+        self._door.do(what, command, body, flags=flags, family=socket.AF_INET)
 
     def _dump(self, what: str, body: bytes) -> Iterator[dict[int, bytes]]:
         """Yield the attributes of each message of a listing."""
-        self._sequence += 1
-        asked = self._sequence
-        request = _request(_LIST, NLM_F_DUMP, asked, attribute(_A_PROTOCOL, bytes((_PROTOCOL_VERSION,))) + body)
-        for kind, sequence, error, found in self._exchange(what, request):
-            if sequence != asked:
-                continue
-            if kind in (NLMSG_ERROR, NLMSG_DONE):
-                if error:
-                    raise _failure(what, error)
-                return
-            yield found
+        self._look_for_ipset()
+        request = attribute(_A_PROTOCOL, bytes((_PROTOCOL_VERSION,))) + body
+        for found in self._door.dump(what, _LIST, request, family=socket.AF_INET):
+            yield attributes(found, 0, len(found))
 
-    def _exchange(self, what: str, request: bytes) -> Iterator[tuple[int, int, int, dict[int, bytes]]]:
-        """Send, and yield (type, sequence, errno, attributes) of what comes back until the caller has enough."""
+    def _look_for_ipset(self) -> None:
+        """Raise KernelError where the kernel has no ipset, by name."""
+        if self._is_there:
+            return
         try:
-            opened = self._opened()
-            opened.send(request)
-            while True:
-                data = opened.recv(_READ_BYTES)
-                for kind, _, sequence, start, end in walk(data):
-                    if kind in (NLMSG_ERROR, NLMSG_DONE):
-                        value: int = struct.unpack_from("=i", data, start)[0] if end - start >= 4 else 0
-                        yield kind, sequence, max(-value, 0), {}
-                    else:
-                        yield kind, sequence, 0, attributes(data, start + _GENERIC.size, end)
-        except TimeoutError as error:
-            raise KernelError(what, errno.ETIMEDOUT, "the kernel does not answer") from error
-        except OSError as error:
-            raise KernelError(what, error.errno or 0, error.strerror or str(error)) from error
-
-    def _opened(self) -> socket.socket:
-        """Return the socket; KernelError where the kernel has no ipset, by name."""
-        if self._socket is not None:
-            return self._socket
-        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
-        try:
-            opened.settimeout(_PATIENCE_S)
-            opened.bind((0, 0))
-            self._sequence += 1
-            body = attribute(_A_PROTOCOL, bytes((_PROTOCOL_VERSION,)))
-            opened.send(_request(_PROTOCOL, 0, self._sequence, body))
-            data = opened.recv(_READ_BYTES)
-            _, kind, _, _, _ = HEADER.unpack_from(data)
-            if kind == NLMSG_ERROR:
-                raise _failure("ipset", max(-struct.unpack_from("=i", data, HEADER.size)[0], 0))
-        except BaseException:
-            opened.close()
+            version = attribute(_A_PROTOCOL, bytes((_PROTOCOL_VERSION,)))
+            self._door.do("ipset", _PROTOCOL, version, family=socket.AF_INET)
+        except KernelError as error:
+            if error.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOENT):
+                raise KernelError("ipset", error.errno, "this kernel has none (module ip_set)") from error
             raise
-        self._socket = opened
-        return opened
-
-
-def _request(command: int, flags: int, sequence: int, body: bytes) -> bytes:
-    return message(_SUBSYSTEM << 8 | command, flags, sequence, _GENERIC.pack(socket.AF_INET, 0, 0) + body)
+        self._is_there = True
 
 
 def _named(name: str) -> bytes:
@@ -338,9 +280,3 @@ def _differences(wanted: frozenset[bytes], actual: frozenset[bytes]) -> tuple[fr
 
 def _text(value: bytes) -> str:
     return value.rstrip(b"\0").decode(errors="replace")
-
-
-def _failure(what: str, number: int) -> KernelError:
-    if what == "ipset" and number in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOENT):
-        return KernelError("ipset", number, "this kernel has none (module ip_set)")
-    return KernelError(what, number, _TEXTS.get(number) or os.strerror(number))

@@ -17,14 +17,14 @@ from collections.abc import Collection
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from bgpmesh.kernel.netlink import NLMSG_ERROR, message, walk
+from bgpmesh.errors import KernelError
+from bgpmesh.kernel.nfnetlink import NfnetlinkDoor
 
 if TYPE_CHECKING:
     import ctypes
 
 # linux/netfilter/nfnetlink.h and nf_tables.h
-_NETLINK_NETFILTER, _GETGEN = 12, 10 << 8 | 16
-_PATIENCE_S = 5.0
+_NFTABLES, _GETGEN = 10, 16
 # linux/netfilter_ipv4/ip_tables.h and linux/netfilter_ipv6/ip6_tables.h; both have the same numbers
 _GET_INFO, _GET_ENTRIES = 64, 65
 _LEVEL = {4: socket.IPPROTO_IP, 6: socket.IPPROTO_IPV6}
@@ -43,16 +43,13 @@ def snapshot(backend: str, tables: Collection[tuple[int, str]]) -> bytes | None:
         if backend == "nft":
             return _generation()
         return b"".join(_layout(family, name) for family, name in sorted(tables))
-    except (OSError, ValueError, struct.error):  # not permitted, or no such kernel
+    except (KernelError, OSError, ValueError, struct.error):  # not permitted, or no such kernel
         return None
 
 
 def _generation() -> bytes | None:
-    with closing(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)) as door:
-        door.settimeout(_PATIENCE_S)
-        door.send(message(_GETGEN, 0, 1, struct.pack(">BBH", 0, 0, 0)))
-        data = door.recv(4096)
-        return next((data[start:end] for kind, _, _, start, end in walk(data) if kind != NLMSG_ERROR), None)
+    with closing(NfnetlinkDoor(_NFTABLES)) as door:
+        return next(iter(door.do("generation", _GETGEN, b"")), None)
 
 
 def _layout(family: int, name: str) -> bytes:

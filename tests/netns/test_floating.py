@@ -413,6 +413,11 @@ for number in range(3000):
             await life.settled()
             assert connections(OF_WEB[0]) == []
             assert len(connections(OF_DB[0])) == 1000
+            with closing(Connections()) as tracked:
+                found = tracked.of(ipaddress.ip_address(OF_DB[0]))
+                for _ in range(2):
+                    tracked.delete(found)  # the second time every single one is refused
+            assert connections(OF_DB[0]) == []
 
     world(story)
 
