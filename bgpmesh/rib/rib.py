@@ -756,20 +756,28 @@ class Rib:
             nlris = [nlri for nlri in batch if nlri not in self._own_prefixes]
             if not nlris:
                 return
-        for hop in come:
-            self._uses[hop] += len(nlris)
-        for hop in gone:
-            self._uses[hop] -= len(nlris)
-            if not self._uses[hop]:
-                del self._uses[hop]
-        for address in {hop.address: None for hop in (*come, *gone)}:
-            self._want_next_hop(address)
+        self._count_uses(gone, come, len(nlris))
         if was == now:
             return
         if now is None:
             self.fib.unwant_many(nlris)
         else:
             self.fib.want_many(nlris, now)
+
+    def _count_uses(self, gone: Iterable[NextHop], come: Iterable[NextHop], count: int) -> None:
+        """Count the kernel routes that no longer go by some next hops, and those that now do."""
+        stirred: dict[IPAddress, None] = {}  # of next hops that are used now and were not, or the other way round
+        for hop in come:
+            if hop not in self._uses:
+                stirred[hop.address] = None
+            self._uses[hop] += count
+        for hop in gone:
+            self._uses[hop] -= count
+            if not self._uses[hop]:
+                del self._uses[hop]
+                stirred[hop.address] = None
+        for address in stirred:
+            self._want_next_hop(address)
 
     # ── next hops ────────────────────────────────────────────────────────────
 

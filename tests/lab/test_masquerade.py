@@ -33,8 +33,8 @@ PORT = "5005"
 OUTSIDE = ("192.0.2.3", "2001:db8::3")
 NODE = ("192.0.2.1", "2001:db8::1")  # n1 as the fabric knows it
 
-OFF = without_node(text_of("config/demo.toml", hold_time=PATIENT), "n3")
-ON = OFF.replace('/16"\n', '/16"\nmasquerade = true\n', 1).replace('/48"\n', '/48"\nmasquerade = true\n', 1)
+ON = without_node(text_of("config/demo.toml", hold_time=PATIENT), "n3")
+OFF = ON.replace("masquerade = true\n", "")
 
 
 @pytest.fixture(scope="module")
