@@ -1,7 +1,7 @@
 """What may pass here: the chains and sets of this node, the links that wait for them, and connections that stand.
 
 Objects, configuration, workloads and what other nodes say of theirs are worked into chains and sets by `protect`, in
-`Engine.work`; until then there is only a `doubt`. `leads` adds the floating addresses.
+`Engine.work`; until then there is only a `doubt`. `leads` adds the floating addresses, `flowspec` what peers ask for.
 
 What may not happen here:
  1. A workload's link is open before the chains and sets are acknowledged that protect it. It is closed while a hook of

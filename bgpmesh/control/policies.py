@@ -56,7 +56,7 @@ def summary(running: Running) -> JsonObject:
         "errors": errors,
         "warnings": [
             dict(zip(("object", "field", "reason"), each, strict=True))
-            for each in (*packets.unguarded(), *packets.unknowable())
+            for each in (*packets.unguarded(), *packets.unknowable(), *running.engine.flows.left_out())
         ],
         "identities": packets.protection.remote_count,
     }

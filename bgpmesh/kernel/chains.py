@@ -15,6 +15,10 @@ Rules:
  4. Where nothing is wanted and no set of ours is found, iptables is never called.
  5. All of it happens in one thread, which hands out only the writing of the two families, so what was read is older
     than what is written next.
+ 6. Where the kernel has no IPv6 nothing of it can pass, and its chains are as they are wanted. Should it get it, a
+    module that somebody loads, the next look at the hooks finds none. Where it has it and there is no ip6tables, nobody
+    is let in, by IPv4 either: a sysctl could keep a link from IPv6, but who turns it on for `all` turns it on there
+    too, and nothing would stand behind it.
 
 iptables comes as `iptables-nft` and `iptables-legacy`, two packet filters side by side. Where both are there, the
 one that others use is ours too, and what an earlier life has left in the other is removed.
@@ -27,6 +31,7 @@ import contextlib
 import errno
 import math
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -47,6 +52,7 @@ from bgpmesh.kernel.netlink import attribute
 from bgpmesh.kernel.nfnetlink import NfnetlinkDoor
 from bgpmesh.kernel.sets import Sets
 from bgpmesh.kernel.snapshot import snapshot
+from bgpmesh.kernel.sysctls import kernel_has_ipv6
 from bgpmesh.policy.attribution import Counters, is_counted
 from bgpmesh.policy.chains import (
     AddressSet,
@@ -84,6 +90,7 @@ _PATIENCE_S = 30.0  # for one run of the program
 # linux/netfilter/nfnetlink.h and nf_tables.h
 _NFTABLES, _DELTABLE, _NFTA_TABLE_NAME = 10, 2, 1
 NLM_F_NONREC = 0x100
+_BANNER = re.compile(r"^ip6?tables\S*[ /]v?[0-9.]+ \(\w+\):? *")  # ip6tables-restore v1.8.9 (legacy):
 _PATH = ":".join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
 
 
@@ -403,6 +410,7 @@ class _Host:
         self._sets = Sets()
         self._backend: str | None = None
         self._seen: bytes | None = None  # a snapshot of the built-in chains when they were right
+        self._is_ipv6_skipped = False  # chains of it count as written, and nothing was (rule 6)
 
     def close(self) -> None:
         """Let go of the sockets."""
@@ -439,12 +447,16 @@ class _Host:
         except KernelError as error:
             read.problem = str(error)
             return read
-        by_family: dict[int, list[str]] = {family: [] for family in FAMILIES if is_first}
-        for family, table in () if is_first else sorted(tables):
-            by_family.setdefault(family, []).append(table)
+        # iptables-nft-save takes in all of a family whatever it prints; iptables-legacy-save reads one table alone.
+        is_whole = is_first or backend == "nft"
+        families = _families()
+        by_family: dict[int, set[str]] = {family: {""} for family in families if is_first}
+        for family, table in tables:
+            if family in families:
+                by_family.setdefault(family, set()).add("" if is_whole else table)
         for family, names in by_family.items():
             try:
-                for name in names or [""]:
+                for name in sorted(names):
                     listing = _run(family, backend, "save", "-c", *(("-t", name) if name else ()))
                     read.chains |= parse_listing(listing, family)
                     read.counts |= parse_counts(listing, family)
@@ -452,11 +464,15 @@ class _Host:
             except KernelError as error:
                 if any(family == wanted for wanted, _ in tables) and not read.problem:
                     read.problem = str(error)
+        if self._is_ipv6_skipped and 6 in families:
+            read.families.add(6)  # there is what was found, and it is not as it was
+            self._is_ipv6_skipped = False
         return read
 
     def counts(self, keys: Collection[ChainKey]) -> dict[ChainKey, dict[str, Count]]:
         """Return what the rules of some chains, and perhaps of others, have counted."""
-        backend = self._used()
+        backend, families = self._used(), _families()
+        keys = [key for key in keys if key.family in families]
         if backend == "nft":
             return counts_of(keys)
         found: dict[ChainKey, dict[str, Count]] = {}
@@ -467,7 +483,10 @@ class _Host:
     def are_as(self, hooks: Mapping[ChainKey, Rules]) -> bool:
         """Tell whether these built-in chains stand as we left them; nothing is run where nothing has changed."""
         try:
-            backend = self._used()
+            backend, families = self._used(), _families()
+            if self._is_ipv6_skipped and 6 in families:
+                return False
+            hooks = {key: rules for key, rules in hooks.items() if key.family in families}
             now = snapshot(backend, {(key.family, key.table) for key in hooks})
             if now is None or now != self._seen:
                 if not all(is_as(key, rules, _standing(*key, backend)) for key, rules in hooks.items()):
@@ -480,6 +499,7 @@ class _Host:
     def write(self, tables: Mapping[Part, Mapping[ChainKey, Rules | None]]) -> dict[Part, str]:
         """Make chains of some tables as wanted (None: gone), both families at a time; return what is refused, and why.
 
+        Those of a family that the kernel does not have are as wanted (rule 6).
         Most of what a run takes is the program's own time, and waiting until the kernel has freed what was replaced.
         """
         try:
@@ -498,8 +518,10 @@ class _Host:
                     refused[part] = str(error)
             return refused
 
+        families = _families()
+        self._is_ipv6_skipped = self._is_ipv6_skipped or 6 not in families
         with ThreadPoolExecutor(max_workers=len(FAMILIES)) as threads:
-            found = threads.map(write, [[each for each in tables if each[0] == family] for family in FAMILIES])
+            found = threads.map(write, [[each for each in tables if each[0] == family] for family in families])
             return {table: reason for refused in found for table, reason in refused.items()}
 
     def write_set(self, name: str, wanted: AddressSet | None, actual: AddressSet | None) -> None:
@@ -512,7 +534,13 @@ class _Host:
     def _used(self) -> str:
         if self._backend is None:
             self._backend = _detect()
+            if 6 not in _families():
+                log.info("chains.no-ipv6", reason="this kernel has none, so nothing of it can pass")
         return self._backend
+
+
+def _families() -> tuple[int, ...]:
+    return FAMILIES if kernel_has_ipv6() else (4,)
 
 
 def _write(family: int, backend: str, table: str, wanted: Mapping[str, Rules | None]) -> None:
@@ -531,7 +559,8 @@ def _run(family: int, backend: str, what: str, *arguments: str, stdin: str = "")
     """Run one of iptables' programs and return what it printed; `what` is restore, save, or "" for iptables itself."""
     program = "-".join(filter(None, (_PROGRAM[family], backend, what)))
     if not _which(program):
-        raise KernelError(_PROGRAM[family], errno.ENOENT, "is not installed")
+        why = "is not installed, and this kernel has IPv6" if family == 6 else "is not installed"
+        raise KernelError(_PROGRAM[family], errno.ENOENT, why)
     return _execute(program, arguments, stdin)
 
 
@@ -560,12 +589,9 @@ def _execute(program: str, arguments: Iterable[str], stdin: str = "") -> str:
 
 
 def _reason(stderr: str) -> str:
-    """Return the first line that says something, without the name and version of the program."""
-    lines = [line.strip() for line in stderr.splitlines() if line.strip() and not line.startswith("#")]
-    if not lines:
-        return ""
-    _, version, said = lines[0].partition("): ")
-    return (said if version else lines[0]).rstrip(".")
+    """Return the first line that says something, without the name and version of the program, which may be a line."""
+    lines = (_BANNER.sub("", line.strip()) for line in stderr.splitlines() if not line.startswith("#"))
+    return next(filter(None, lines), "").rstrip(".")
 
 
 def _which(program: str) -> str | None:

@@ -7,7 +7,10 @@ differs, and only a value that is wrong in the end is a problem, told by its nam
 from __future__ import annotations
 
 import asyncio
+import errno
+import functools
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,15 +50,34 @@ _HOST_IPV6 = (
 )
 
 
-def prepare_host(*, has_ipv6: bool = True, root: Path = PROC_SYS, routes6: Path | None = None) -> list[str]:
+def kernel_has_ipv6(root: Path = PROC_SYS) -> bool:
+    """Tell whether this kernel has IPv6. One that has not (`ipv6.disable=1`, or built so) takes no packet of it in.
+
+    Where its sysctls are only hidden it has; so it has where its module is not loaded yet, which a socket does.
+    """
+    return (root / "net/ipv6").is_dir() or not (root / "net/ipv4").is_dir() or _opens_ipv6()
+
+
+@functools.cache
+def _opens_ipv6() -> bool:
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC).close()
+    except OSError as error:
+        return error.errno != errno.EAFNOSUPPORT
+    return True
+
+
+def prepare_host(*, root: Path = PROC_SYS, routes6: Path | None = None) -> list[str]:
     """Make this host forward; return what could not be put right, each by the name of its sysctl. May be repeated.
+
+    Nothing is asked of IPv6 where the kernel has none: routes and links that need it are refused one by one.
 
     With IPv6 forwarding a link heeds router advertisements only where accept_ra is 2: links that live on them are
     moved there first, or the host would lose its default route. `root` stands for /proc/sys, and `routes6`
     for /proc/net/ipv6_route, which is read only where IPv6 forwarding is still off.
     """
     problems = [_put_and_tell(setting, root) for setting in _HOST]
-    if has_ipv6:
+    if kernel_has_ipv6(root):
         forwarding = _HOST_IPV6[0]
         if _read(root / forwarding.path) == "0":
             problems += [
@@ -123,7 +145,7 @@ def link_settings(interface: str, *, has_ipv4: bool, has_ipv6: bool) -> tuple[Se
     ]
     if has_ipv6:
         rows.append(Setting(f"{ipv6}/disable_ipv6", 0, "the workload has no IPv6"))
-    if has_ipv6 or (PROC_SYS / "net/ipv6").is_dir():
+    if has_ipv6 or kernel_has_ipv6():
         rows += [
             Setting(f"{ipv6}/addr_gen_mode", 1, "the link has a second link-local address", is_vital=False),
             Setting(f"{ipv6}/forwarding", 1, "this host is no IPv6 router on the link", is_vital=False),

@@ -308,6 +308,17 @@ class Flows:
 
     # ── what people ask ──────────────────────────────────────────────────────
 
+    def left_out(self) -> list[tuple[str, str, str]]:
+        """Return (object, field, reason) for each peer of which flows are not in force: how many, and why the first."""
+        found: list[tuple[str, str, str]] = []
+        for _, own in sorted(self._peers.items()):
+            idle = [each for each in own.entries.values() if not each.is_in_force]
+            if idle:
+                reason = self._state(idle[0], is_there=False)[1]
+                others = f", {len(idle) + own.forgotten - 1} more" if len(idle) + own.forgotten > 1 else ""
+                found.append((idle[0].name, f"rule {idle[0].number}", f"not in force: {reason}{others}"))
+        return found
+
     def listing(self, actual: Mapping[ChainKey, Rules]) -> list[Listed]:
         """Return every flow that is remembered: by family, in the order in which they are or would be asked."""
         there: set[Entry] = set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import math
 import re
 import shutil
 import threading
@@ -119,6 +120,39 @@ def test_what_others_break_is_repaired_and_named(world: Callable[[Story], None])
     world(story)
 
 
+def test_a_read_back_runs_as_few_programs_as_it_can(
+    world: Callable[[Story], None], backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """iptables-nft-save takes as long for a table as for all of its family."""
+    ran: list[str] = []
+    execute = kernel_chains._execute
+
+    def counted(program: str, *rest: object) -> str:
+        ran.append(program)
+        return execute(program, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(kernel_chains, "_execute", counted)
+
+    async def story(here: World) -> None:
+        here.attached = (
+            Endpoint("web", "shop", (), (ipaddress.ip_address("10.244.1.2"),), "bgpm-web", "/run/netns/web"),
+        )
+        async with here.running():
+            await here.settled()
+            actual = here.engine.packets.chains.actual
+            tables = {(key.family, key.table) for key in actual}
+            assert {table for _, table in tables} >= {"nat", "filter", "mangle", "raw"}
+
+            def read() -> tuple[set[ChainKey], int]:
+                ran.clear()  # in the thread, where nothing else runs meanwhile
+                return set(here.edge._host.read(tables, {}).chains), len(ran)
+
+            expected = {"nft": 2, "legacy": len(tables)}[backend]
+            assert await here.edge._in_thread(read) == (set(actual), expected)
+
+    world(story)
+
+
 def test_a_restart_writes_nothing_and_changes_only_what_differs(world: Callable[[Story], None]) -> None:
     """Rules are known again by their ids, sets by their members; what nobody wants any longer goes."""
 
@@ -208,8 +242,53 @@ def test_what_is_not_installed_is_named(world: Callable[[Story], None], monkeypa
         async with here.running():
             await here.until(lambda: here.engine.packets.rules_in_force == RULES // 2, "IPv4")
             reasons = here.engine.packets.unmade()
-            assert set(reasons.values()) == {"ip6tables: is not installed"}
+            assert set(reasons.values()) == {"ip6tables: is not installed, and this kernel has IPv6"}
             assert all("(IPv6)" in each for each in reasons)
+
+    world(story)
+
+
+def test_a_kernel_without_ipv6_needs_no_ip6tables(
+    world: Callable[[Story], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its chains count as written. Should it have IPv6 after all they are missed, and made when they can be."""
+    has_ipv6, has_program, asked = [False], [False], list[str]()
+    which = kernel_chains._which
+
+    def found(name: str) -> str | None:
+        asked.append(name)
+        return which(name) if has_program[0] or not name.startswith("ip6tables") else None
+
+    monkeypatch.setattr(kernel_chains, "_which", found)
+    monkeypatch.setattr(kernel_chains, "kernel_has_ipv6", lambda: has_ipv6[0])
+
+    async def story(here: World) -> None:
+        here.attached = (
+            Endpoint("web", "shop", (), (ipaddress.ip_address("10.244.1.2"),), "bgpm-web", "/run/netns/web"),
+        )
+        async with here.running():
+            packets = here.engine.packets
+            await here.settled()
+            assert packets.is_policy_in_force
+            asked.clear()
+            here.read_back()
+            await here.until(lambda: asked, "read back")
+            await here.edge.count(0.0)
+            assert not any(name.startswith("ip6tables") for name in asked)
+            assert (packets.unmade(), here.repaired()) == ({}, [])
+            assert [line for line in here.saved(6) if "bm-" in line] == []
+            assert any("bm-" in line for line in here.saved(4))
+
+            hooks = {key: rules for key, rules in packets.chains.actual.items() if not key.is_ours}
+            assert await here.edge._in_thread(here.edge._host.are_as, hooks)
+            here.edge._rest_s = math.inf  # the look at the hooks is to find it
+            has_ipv6[0] = True
+            of_ipv6 = [key for key in hooks if key.family == 6]
+            await here.until(lambda: all(key in packets.chains.refused for key in of_ipv6), "missed")
+            assert not any(key.family == 6 for key in packets.chains.actual)  # for which links are closed
+            has_program[0] = True
+            await here.settled()
+            assert any("bm-" in line for line in here.saved(6))
 
     world(story)
 

@@ -351,6 +351,13 @@ def test_a_peer_in_full_has_its_flows_counted(shown: Running) -> None:
     assert "flowspec      2 in force, 1 refused; at most 2, each for 1 h 00 min" in tables.peer([row])
 
 
+def test_status_names_what_is_not_in_force(shown: Running) -> None:
+    """A line for each peer: the first flow, why, and how many more."""
+    assert isinstance(status := views.answer("status", {}, shown), dict)
+    reason = "not in force: redirection is not done"
+    assert {"object": "flowspec n2", "field": "rule 3", "reason": reason} in status["policy"]["warnings"]
+
+
 def test_the_metrics_have_every_state(shown: Running) -> None:
     """By peer, or the sums; drops by the name of the peer."""
     for per_peer, labels in ((True, {"peer": "n2"}), (False, {})):

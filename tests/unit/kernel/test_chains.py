@@ -37,6 +37,11 @@ def test_the_packet_filter_of_others_is_ours_too(foreign: dict[str, int], ours: 
             "# Warning: iptables-legacy tables present\niptables-restore: line 3 failed\n",
             "iptables-restore: line 3 failed",
         ),
+        (
+            "iptables-nft-restore v1.8.9 (nf_tables): \nline 2: RULE_APPEND failed (No such file or directory)\n",
+            "line 2: RULE_APPEND failed (No such file or directory)",
+        ),
+        ("iptables-nft-save/1.8.9 (nf_tables) Failed to initialize nft", "Failed to initialize nft"),
         ("", ""),
     ],
 )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from bgpmesh import log
 from bgpmesh.kernel import sysctls
-from bgpmesh.kernel.sysctls import HostSettings, prepare_host
+from bgpmesh.kernel.sysctls import HostSettings, kernel_has_ipv6, prepare_host
 
 RIGHT = {
     "net/ipv4/ip_forward": "1",
@@ -58,11 +60,33 @@ def test_a_link_that_lives_on_router_advertisements_keeps_heeding_them(root: Pat
     assert [value(root, name) for name in (*links, "net/ipv6/conf/all/forwarding")] == ["2", "1", "1"]
 
 
-def test_what_does_not_exist_is_named_with_what_follows(root: Path) -> None:
-    """A kernel without IPv6 is a problem only where IPv6 is wanted."""
+def test_what_does_not_exist_is_named_with_what_follows(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel without any IPv6 is no problem of the host's."""
+    monkeypatch.setattr(sysctls, "_opens_ipv6", lambda: False)
     fill(root, {name: text for name, text in RIGHT.items() if "ipv6" not in name})
-    assert prepare_host(root=root, has_ipv6=False) == []
-    assert prepare_host(root=root)[0] == "net.ipv6.conf.all.forwarding does not exist: IPv6 forwarding is off"
+    assert prepare_host(root=root) == []
+    fill(root, {"net/ipv6/fib_multipath_hash_policy": "1"})
+    assert prepare_host(root=root) == ["net.ipv6.conf.all.forwarding does not exist: IPv6 forwarding is off"]
+
+
+def test_in_doubt_a_kernel_has_ipv6(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sysctls may be hidden, all of them or those; a socket may be refused for other reasons."""
+    answers = iter((None, OSError(errno.EMFILE, ""), OSError(errno.EAFNOSUPPORT, "")))
+
+    def opened(*_: int) -> Mock:
+        if (refusal := next(answers)) is not None:
+            raise refusal
+        return Mock()
+
+    monkeypatch.setattr("socket.socket", opened)
+    fill(root, {"net/ipv4/ip_forward": "1"})
+    for expected in (True, True, False):
+        sysctls._opens_ipv6.cache_clear()
+        assert kernel_has_ipv6(root) is expected
+    assert kernel_has_ipv6(root.parent)
+    fill(root, {"net/ipv6/conf/all/forwarding": "1"})
+    assert kernel_has_ipv6(root)
+    sysctls._opens_ipv6.cache_clear()
 
 
 def test_neighbour_tables_grow_and_never_shrink(root: Path) -> None:
