@@ -16,6 +16,7 @@ from bgpmesh.peering.session import Dial, Hangup, Send
 from bgpmesh.policy.chains import AddressSet, ChainKey, Rules
 from bgpmesh.policy.objects import Key, Value
 from bgpmesh.policy.protection import Surroundings
+from bgpmesh.rib.rule import Filter
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
 from bgpmesh.route.flow import Flow, FlowKey
 from bgpmesh.route.nlri import IPAddress, IPNetwork, Nlri
@@ -261,6 +262,7 @@ class Configured:
     floating: tuple[FloatingIp, ...] = ()  # of the whole cluster
     has_identity: bool = False  # nodes say of their workloads' addresses who has them
     owners: tuple[Owner, ...] = ()  # every node of the file
+    filters: tuple[Filter, ...] = ()  # that a peer may name, beside those that are built in
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,8 +130,12 @@ class Peers:
         wanted = {peer.name: peer for peer in new.peers}
         awaited = wanted.keys() & self._awaited.names
         for name, session in list(self.sessions.items()):
-            if wanted.get(name) != session.peer:
-                self._remove(session, is_gone=name not in wanted, now=now)
+            changed = wanted.get(name)
+            if changed is not None and changed.has_same_session(session.peer):
+                session.peer = changed
+            else:
+                self._remove(session, is_gone=changed is None, now=now)
+        self._rib.filter(new.filters, new.peers)
         for name, peer in wanted.items():
             if name not in self.sessions:
                 self._add(peer, now, is_awaited=name in awaited)

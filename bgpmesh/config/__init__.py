@@ -9,6 +9,7 @@ to write the example file. Adding a knob is adding a field there, and nothing he
     tables.py    one table -> one options object, with every problem in it
     values.py    one value, by the type of its field
     checks.py    what does not fit together: overlaps, duplicates, families, selectors
+    filters.py   the same for filters, and a rule in words
     shown.py     what `bgpmesh check` says of it
     example.py   config/bgpmesh.example.toml
 

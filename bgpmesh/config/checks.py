@@ -6,7 +6,6 @@ import ipaddress
 from collections.abc import Sequence
 
 from bgpmesh.config.tables import Reader
-from bgpmesh.config.values import NOT_BUILT
 from bgpmesh.peering.mesh import (
     ClusterOptions,
     NodeOptions,
@@ -21,8 +20,6 @@ from bgpmesh.policy import selector
 from bgpmesh.route.nlri import IPAddress, IPNetwork
 from bgpmesh.workload.floating import FloatingIp, why_not_external
 from bgpmesh.workload.pool import Pool
-
-BUILT_IN_FILTERS = ("all", "own", "none")
 
 
 def check(
@@ -186,11 +183,6 @@ def _check_neighbour(reader: Reader, peer: PeerOptions) -> None:
         reader.refuse(f"{where}.source", str(peer.source), f"not of the family of address {peer.address}")
     if peer.ttl_security and peer.multihop:
         reader.refuse(f"{where}.multihop", peer.multihop, "not together with ttl_security")
-    for key, names in (("import", peer.imports), ("export", peer.exports)):
-        for name in names or ():
-            if name not in BUILT_IN_FILTERS:
-                known = ", ".join(BUILT_IN_FILTERS)
-                reader.refuse(f"{where}.{key}", name, f"no such filter; built in are {known}, others are {NOT_BUILT}")
     try:
         selector.parse(peer.nodes)
     except selector.SelectorError as error:

@@ -7,12 +7,20 @@ from dataclasses import Field
 from bgpmesh.config.options import NAMED, SINGLE
 from bgpmesh.config.values import NOT_BUILT, key_of, knobs, toml
 
-_NAMES = {"pool": "default", "node": "n1", "peer": "tor1", "floating_ip": '"203.0.113.10"', "namespace": "shop"}
+_NAMES = {
+    "pool": "default",
+    "node": "n1",
+    "peer": "tor1",
+    "filter": "pods-only",
+    "floating_ip": '"203.0.113.10"',
+    "namespace": "shop",
+}
 _SECTIONS = (
     "cluster",
     "pool",
     "node",
     "peer",
+    "filter",
     "floating_ip",
     "kernel",
     "workload",
@@ -36,9 +44,17 @@ def example() -> str:
     parts = [_INTRODUCTION]
     for section in _SECTIONS:
         classes = SINGLE.get(section) or (NAMED[section],)
-        header = f"[{section}.{_NAMES[section]}]" if section in _NAMES else f"[{section}]"
-        parts.append("\n".join([header, *(_line(knob) for cls in classes for knob in knobs(cls))]) + "\n")
+        name = f"{section}.{_NAMES[section]}" if section in _NAMES else section
+        parts.append("\n".join([f"[{name}]", *(_knob(knob, name) for cls in classes for knob in knobs(cls))]) + "\n")
     return "\n".join(parts)
+
+
+def _knob(knob: Field[object], name: str) -> str:
+    """Return a key, or a table that may be there several times, with its keys."""
+    inner = knob.metadata.get("tables")
+    if inner is None:
+        return _line(knob)
+    return "\n".join([f"\n[[{name}.{key_of(knob)}]]", *map(_line, knobs(inner))])
 
 
 def _line(knob: Field[object]) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bgpmesh.config.checks import check, check_floating, selects, taken_by_others
+from bgpmesh.config.filters import check_filters, warnings_of_filters
 from bgpmesh.config.options import (
     NAMED,
     NOT_BUILT_TABLES,
@@ -45,6 +46,7 @@ from bgpmesh.peering.mesh import (
 from bgpmesh.policy.iptables import Options as Rendering
 from bgpmesh.policy.protection import Surroundings
 from bgpmesh.policy.rule import FAILSAFE_INBOUND, FAILSAFE_OUTBOUND, TCP, Failsafe
+from bgpmesh.rib.rule import Filter
 from bgpmesh.route.attributes import Asn
 from bgpmesh.route.nlri import ROUTED, family_of_address
 from bgpmesh.workload.floating import FloatingIp
@@ -129,6 +131,7 @@ def effective(config: Config, name: str) -> Configured:
         ),
         cluster_asn=config.cluster.asn,
         floating=config.floating,
+        filters=config.filters,
     )
 
 
@@ -166,7 +169,8 @@ def warnings(config: Config, name: str) -> tuple[str, ...]:
     )
     if not config.kernel.enabled:
         said += tuple(f"peer.{p.name}.flowspec does nothing with kernel.enabled = false" for p in chosen if p.flowspec)
-    return (*said, *(f"peer.{name}.nodes selects no node" for name in unused), *discarded, *silent)
+    of_filters = warnings_of_filters(config.filters, asn_of(node, config.cluster), chosen, config.neighbours)
+    return (*said, *of_filters, *(f"peer.{name}.nodes selects no node" for name in unused), *discarded, *silent)
 
 
 def find_node(config: Config, asked: str | None) -> str:
@@ -205,7 +209,9 @@ def _read(reader: Reader, document: Mapping[str, object]) -> Config:
         if isinstance(part, ClusterOptions | PeerOptions):
             reader.password(part, f"peer.{part.name}" if isinstance(part, PeerOptions) else "cluster")
     floating = reader.by_address(FloatingIp, document.get("floating_ip", {}), "floating_ip", "external")
+    filters = reader.named(Filter, document.get("filter", {}), "filter")
     check(reader, cluster, pools, nodes, neighbours)
+    check_filters(reader, filters, [node.name for node in nodes], neighbours)
     check_floating(reader, floating, pools, nodes, neighbours)
     # Where one could not be read a problem says so, and nobody gets to see what stands in for it.
     return Config(
@@ -214,6 +220,7 @@ def _read(reader: Reader, document: Mapping[str, object]) -> Config:
         tuple(pools),
         tuple(nodes),
         tuple(neighbours),
+        tuple(filters),
         tuple(floating),
         single("kernel", KernelOptions) or KernelOptions(),
         single("kernel", EcmpOptions) or EcmpOptions(),

@@ -12,6 +12,7 @@ from bgpmesh.errors import ConfigError, Problem
 from bgpmesh.kernel.fib import KernelOptions
 from bgpmesh.peering.mesh import ClusterOptions, Labels, NodeOptions, PeerOptions
 from bgpmesh.policy.rule import Failsafe
+from bgpmesh.rib.rule import Filter
 from bgpmesh.workload.floating import FloatingIp
 from bgpmesh.workload.pool import Pool
 
@@ -128,6 +129,7 @@ class Config:
     pools: tuple[Pool, ...] = ()
     nodes: tuple[NodeOptions, ...] = ()
     neighbours: tuple[PeerOptions, ...] = ()
+    filters: tuple[Filter, ...] = ()
     floating: tuple[FloatingIp, ...] = ()
     kernel: KernelOptions = field(default_factory=KernelOptions)
     routes: EcmpOptions = field(default_factory=EcmpOptions)
@@ -171,9 +173,10 @@ NAMED: dict[str, type[Options]] = {
     "pool": Pool,
     "node": NodeOptions,
     "peer": PeerOptions,
+    "filter": Filter,
     "floating_ip": FloatingIp,
     "namespace": NamespaceOptions,
 }
 
 # Known tables whose feature this version does not have.
-NOT_BUILT_TABLES = ("filter", "process")
+NOT_BUILT_TABLES = ("process",)

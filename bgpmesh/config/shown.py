@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from bgpmesh.config.file import effective, warnings
+from bgpmesh.config.filters import in_words, plain
 from bgpmesh.config.options import Config
+from bgpmesh.events import Configured
 from bgpmesh.peering.peer import Peer
 
 
@@ -25,10 +27,24 @@ def shown(loaded: Config, node: str | None) -> dict[str, object]:
         "advertise": [str(prefix) for prefix in configured.advertise],
         "kernel": configured.kernel_enabled,
         "sessions": [_session(peer) for peer in configured.peers],
-        "filters": [],
+        "filters": _filters(configured),
         "policies": [],
         "warnings": list(warnings(loaded, node)),
     }
+
+
+def _filters(configured: Configured) -> list[dict[str, object]]:
+    """Return the filters that are in use here, with who uses them; those that are built in go without saying."""
+    found: list[dict[str, object]] = []
+    for each in configured.filters:
+        peers = {
+            "import": [peer.name for peer in configured.peers if each.name in peer.imports],
+            "export": [peer.name for peer in configured.peers if each.name in peer.exports],
+        }
+        if any(peers.values()):
+            rules = [{"number": n, "words": in_words(rule), **plain(rule)} for n, rule in enumerate(each.rules, 1)]
+            found.append({"name": each.name, **peers, "rules": rules, "default": each.default})
+    return found
 
 
 def _session(peer: Peer) -> dict[str, object]:

@@ -97,7 +97,7 @@ class Reader:
             found[address] = self.options(cls, table, where, (cls,), **{name: address})
         return [options for options in found.values() if options is not None]
 
-    def options(
+    def options(  # noqa: C901  one key after the other, each with what may be wrong with it
         self, cls: type[T], table: object, where: str, all_of_table: Sequence[type[Options]], **fixed: object
     ) -> T | None:
         """Return one options object; None where a required key is missing or bad. Others fall back to their default."""
@@ -112,7 +112,10 @@ class Reader:
             is_required = knob.default is MISSING and knob.default_factory is MISSING
             if key in table:
                 try:
-                    values[knob.name] = parse(knob, table[key])
+                    if (inner := knob.metadata.get("tables")) is not None:
+                        values[knob.name] = self._tables(inner, table[key], f"{where}.{key}")
+                    else:
+                        values[knob.name] = parse(knob, table[key])
                     continue
                 except BadValueError as error:
                     for value, reason in error.faults:
@@ -130,6 +133,15 @@ class Reader:
             return options
         self.incomplete.append(options)
         return None
+
+    def _tables(self, cls: type[T], tables: object, where: str) -> tuple[Options, ...]:
+        """Return the options of every `[[where]]`, also of those that are incomplete; named by place, from 1."""
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+            raise BadValueError((tables, f"not a list of tables; write [[{where}]]"))
+        found = (
+            (self.options(cls, t, f"{where}[{place}]", (cls,)), self.incomplete) for place, t in enumerate(tables, 1)
+        )
+        return tuple(incomplete[-1] if options is None else options for options, incomplete in found)
 
     def _refuse_unknown(self, table: Mapping[str, object], where: str, known: Collection[str]) -> None:
         absent = NOT_BUILT_KEYS.get(where.partition(".")[0], ())

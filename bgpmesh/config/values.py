@@ -12,9 +12,13 @@ from dataclasses import Field, fields
 from typing import ClassVar, Protocol
 
 from bgpmesh.control.http import split_listen
-from bgpmesh.peering.mesh import Limit, Password
+from bgpmesh.peering.mesh import ASN_RANGE, Limit, Password
 from bgpmesh.peering.peer import FlowLimit
 from bgpmesh.policy.rule import SCTP, TCP, UDP, Failsafe
+from bgpmesh.rib.aspath import Expression
+from bgpmesh.rib.rule import NextHopTerm, PrefixRange, Prepend
+from bgpmesh.route import community
+from bgpmesh.route.attributes import Asn
 from bgpmesh.route.nlri import ROUTED, Family, IPAddress, IPNetwork
 from bgpmesh.workload.pool import Masquerade
 
@@ -23,6 +27,7 @@ MOST_FLOWS = 10_000  # of one peer: every packet to an address that one is about
 LONGEST_PASSWORD = 80  # octets: TCP_MD5SIG_MAXKEYLEN of the kernel
 
 _LABEL_KEY = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,251}[A-Za-z0-9])?")
+_PREFIX_RANGE = re.compile(r"(\S+)(?: +ge +([0-9]{1,4}))?(?: +le +([0-9]{1,4}))?")
 _LABEL_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
 
 
@@ -303,6 +308,109 @@ def _failsafe(value: object, meta: Meta) -> Failsafe:
         raise BadValueError(*((value, reason) for _, reason in error.faults)) from error
 
 
+# ── filters ──────────────────────────────────────────────────────────────────
+
+
+def _prefix_range(value: object, meta: Meta) -> PrefixRange:
+    """Return a range as FRR writes it: P, `P ge N`, `P le N` or `P ge N le M`."""
+    found = _PREFIX_RANGE.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise BadValueError((value, "not PREFIX, PREFIX ge N, PREFIX le M or PREFIX ge N le M"))
+    try:
+        network = _network(found[1], meta)
+    except BadValueError as error:
+        raise BadValueError(*((value, reason) for _, reason in error.faults)) from error
+    low = int(found[2]) if found[2] else network.prefixlen
+    high = int(found[3]) if found[3] else network.max_prefixlen if found[2] else network.prefixlen
+    for word, length in (("ge", low), ("le", high)):
+        if not network.prefixlen <= length <= network.max_prefixlen:
+            reason = f"{word} {length} is not between {network.prefixlen}, the length of the prefix, and "
+            raise BadValueError((value, f"{reason}{network.max_prefixlen}"))
+    if low > high:
+        raise BadValueError((value, f"ge {low} is above le {high}: nothing is as long as that"))
+    return PrefixRange(network, low, high)
+
+
+def _terms(one: Callable[[object, Meta], object]) -> Callable[[object, Meta], tuple[object, ...]]:
+    """Return a parser of what `one` parses, or of a list of such; an empty one would ask nothing."""
+
+    def parse_all(value: object, meta: Meta) -> tuple[object, ...]:
+        if value == []:
+            raise BadValueError((value, "empty: leave the key out"))
+        return _many(one)(value if isinstance(value, list) else [value], meta)
+
+    return parse_all
+
+
+def _checked(check: Callable[[str], object]) -> Callable[[object, Meta], str]:
+    """Return a parser of texts that `check` reads, or raises ValueError in words."""
+
+    def parse_text(value: object, meta: Meta) -> str:
+        text = _str(value, meta)
+        try:
+            check(text)
+        except ValueError as error:
+            raise BadValueError((value, str(error))) from error
+        return text
+
+    return parse_text
+
+
+def _communities(
+    pattern: Callable[[str], community.Pattern], bits: int
+) -> Callable[[object, Meta], tuple[object, ...]]:
+    """Return a parser of communities, with `*` but where each is to be `added`."""
+    one = _checked(pattern)
+
+    def parse_one(value: object, meta: Meta) -> str:
+        text = one(value, meta)
+        if "added" in meta and community.only(pattern(text), bits) is None:
+            raise BadValueError((value, "* stands for many: which of them is to be added?"))
+        return text
+
+    return _terms(parse_one)
+
+
+def _asked_next_hop(value: object, meta: Meta) -> IPNetwork:
+    if isinstance(value, str) and "/" not in value:
+        raise BadValueError(
+            (value, "in a list prefixes are asked for: with /32 or /128, or outside of a list to set it")
+        )
+    return _network(value, meta)
+
+
+def _next_hop_term(value: object, meta: Meta) -> NextHopTerm:
+    if value == "self":
+        return NextHopTerm(is_self=True)
+    if isinstance(value, str) and "/" not in value:
+        return NextHopTerm(to=_address(value, meta))
+    try:
+        within = _many(_asked_next_hop)([value] if isinstance(value, str) else value, meta)
+    except BadValueError as error:  # the good ones among them are no term
+        raise BadValueError(*error.faults) from error
+    if not within:
+        raise BadValueError((value, "empty: no next hop is in it"))
+    make: Callable[..., NextHopTerm] = NextHopTerm
+    return make(within)
+
+
+def _prepend(value: object, meta: Meta) -> Prepend:
+    if not isinstance(value, list):
+        return Prepend(_int(value, meta))
+    low, high = ASN_RANGE
+    faults = [
+        (each, f"not an AS number, {low} to {high}")
+        for each in value
+        if isinstance(each, bool) or not isinstance(each, int) or not low <= each <= high
+    ]
+    match meta.get("range"):
+        case (int(), int() as most) if not 1 <= len(value) <= most:
+            faults.append((value, f"not 1 to {most} AS numbers"))
+    if faults:
+        raise BadValueError(*faults)
+    return Prepend(asns=tuple(map(Asn, value)))
+
+
 _KINDS: dict[str, Callable[[object, Meta], object]] = {
     "bool": _bool,
     "int": _int,
@@ -325,6 +433,15 @@ _KINDS: dict[str, Callable[[object, Meta], object]] = {
     "tuple[Family, ...]": _families,
     "tuple[Failsafe, ...]": _many(_failsafe),
     "tuple[str, ...]": _many(_str),
+    "tuple[PrefixRange, ...]": _terms(_prefix_range),
+    "tuple[Community, ...]": _communities(community.community, community.BITS),
+    "tuple[LargeCommunity, ...]": _communities(community.large_community, community.LARGE_BITS),
+    "tuple[ExtCommunity, ...]": _communities(community.ext_community, community.EXT_BITS),
+    "tuple[PathExpression, ...]": _terms(_checked(Expression)),
+    "tuple[PeerTerm, ...]": _terms(_str),
+    "tuple[FamilyTerm, ...]": _terms(_family),
+    "NextHopTerm": _next_hop_term,
+    "Prepend": _prepend,
 }
 
 

@@ -109,7 +109,16 @@ def check(result: object) -> str:
         if field(result, "kernel")
         and (names := [_words(row.get("peer")) for row in rows_of_peers if row.get("next_hop_resolution") == key])
     ]
-    return "\n".join([head, "", sessions, *([""] if notes or warnings else []), *notes, *warnings])
+    filters = [f"\n{_filter(row)}" for row in each_of(field(result, "filters"))]
+    return "\n".join([head, "", sessions, *filters, *([""] if notes or warnings else []), *notes, *warnings])
+
+
+def _filter(row: Row) -> str:
+    """Return a filter: who has it, its rules, and the last word."""
+    users = [f"{key} of {_words(row.get(key))}" for key in ("import", "export") if row.get(key)]
+    rules = [f"  {_words(rule.get('number')):>3}  {_words(rule.get('words'))}" for rule in each_of(row.get("rules"))]
+    head = f"filter {_words(row.get('name'))} ({', '.join(users)})"
+    return "\n".join([head, *rules, f"       otherwise: {_words(row.get('default'))}"])
 
 
 def _list(row: object, key: str) -> list[object]:
@@ -256,12 +265,21 @@ def routes(result: object) -> str:
                     path.get("med"),
                     route.get("kernel") if is_first else None,
                     path.get("reason"),
+                    _after(path),
                 )
             )
     if not rows:
         return "no routes"
-    heads = ("", "PREFIX", "NEXT HOP", "PEER", "AS PATH", "LOCAL PREF", "MED", "KERNEL", "REASON")
+    heads = ("", "PREFIX", "NEXT HOP", "PEER", "AS PATH", "LOCAL PREF", "MED", "KERNEL", "REASON", "AFTER IMPORT")
     return table(heads, rows) + "\n\n* best, + shares its traffic (ECMP), s stale"
+
+
+def _after(path: Row) -> str:
+    """Return what import has made of a path, as far as it is other than what came."""
+    after = path.get("after")
+    changed = {k: v for k, v in after.items() if v != path.get(k)} if isinstance(after, Mapping) else {}
+    by = f" ({_words(path.get('filtered'))})" if changed and path.get("filtered") else ""
+    return ", ".join(f"{key} {_words(value) or 'none'}" for key, value in changed.items()) + by
 
 
 def _marks(path: Row) -> str:

@@ -16,6 +16,7 @@ from bgpmesh.engine import Engine
 from bgpmesh.peering.session import Session, State
 from bgpmesh.rib.rib import Candidate, Rib
 from bgpmesh.route.attributes import PathAttributes
+from bgpmesh.route.community import ext_text
 from bgpmesh.route.nlri import ROUTED, IPAddress, Nlri, contains, host_nlri, network_of, nlri_of, prefix_text
 from bgpmesh.route.path import Blackhole, OnLink, PeerName, Resolution, Target, Via
 from bgpmesh.workload.endpoint import Endpoint
@@ -224,11 +225,14 @@ def _of_peer(
 
 
 def _received(rib: Rib, nlri: Nlri, attributes: PathAttributes, name: PeerName) -> JsonObject:
-    """Return a path as it came, with what became of it."""
+    """Return a path as it came, with what became of it; `after`: as import left it, null where that is the same."""
     for candidate in rib.candidates(nlri):
         if candidate.peer == name:
-            return _candidate(candidate) | _attributes(attributes)
-    return _path(name, attributes, reason="withdrawn meanwhile")
+            found = _candidate(candidate)
+            is_changed = candidate.is_accepted and not candidate.attributes.same_as(attributes)
+            after = _attributes(candidate.attributes) if is_changed else None
+            return found | _attributes(attributes) | {"accepted": candidate.is_accepted, "after": after}
+    return _path(name, attributes, reason="withdrawn meanwhile") | {"accepted": False, "after": None}
 
 
 def _advertised(rib: Rib, nlri: Nlri, attributes: PathAttributes, _: PeerName) -> JsonObject:
@@ -252,6 +256,7 @@ def _candidate(candidate: Candidate) -> JsonObject:
         is_multipath=candidate.is_multipath,
         is_stale=candidate.is_stale,
         reason=candidate.reason,
+        filtered=candidate.filtered,
     )
 
 
@@ -263,11 +268,14 @@ def _path(
     is_multipath: bool = False,
     is_stale: bool = False,
     reason: str,
+    filtered: str = "",
 ) -> JsonObject:
+    """Return a path; `filtered`: the import filters and rules that changed it, or the one that rejected it."""
     return (
         {"peer": name}
         | _attributes(attributes)
         | {"path_id": None, "best": is_best, "multipath": is_multipath, "stale": is_stale, "reason": reason}
+        | {"filtered": filtered or None}
     )
 
 
@@ -280,7 +288,7 @@ def _attributes(attributes: PathAttributes) -> JsonObject:
         "origin": attributes.origin.name.lower(),
         "communities": [f"{community >> 16}:{community & 0xFFFF}" for community in attributes.communities],
         "large_communities": [":".join(map(str, community)) for community in attributes.large_communities],
-        "ext_communities": [ext_community(community) for community in attributes.ext_communities],
+        "ext_communities": [ext_text(community) for community in attributes.ext_communities],
         "other_attributes": {str(code): value.hex() for _, code, value in attributes.other},
         "originator_id": None if attributes.originator_id is None else dotted(attributes.originator_id),
         "cluster_list": [dotted(cluster) for cluster in attributes.cluster_list],
@@ -290,18 +298,6 @@ def _attributes(attributes: PathAttributes) -> JsonObject:
 def dotted(number: int) -> str:
     """Return a 32-bit identifier as people write it: 192.0.2.1."""
     return str(ipaddress.IPv4Address(number))
-
-
-def ext_community(value: bytes) -> str:
-    """Return `rt:A:B` or `soo:A:B` for route targets and origins (RFC 4360 §4, RFC 5668), hexadecimal for others."""
-    kind = {2: "rt", 3: "soo"}.get(value[1])
-    if kind is None or value[0] & 0x3F not in {0, 1, 2}:
-        return value.hex()
-    if value[0] & 0x3F == 0:
-        return f"{kind}:{int.from_bytes(value[2:4], 'big')}:{int.from_bytes(value[4:8], 'big')}"
-    first = int.from_bytes(value[2:6], "big")
-    shown = dotted(first) if value[0] & 0x3F == 1 else str(first)
-    return f"{kind}:{shown}:{int.from_bytes(value[6:8], 'big')}"
 
 
 def kernel(rib: Rib, nlris: Iterable[Nlri]) -> Iterator[JsonObject]:
@@ -389,7 +385,9 @@ def _states(candidates: Sequence[Candidate], say: Callable[[Candidate], str]) ->
 
 
 def _filtered(candidate: Candidate) -> str:
-    return candidate.reason if candidate.reason.startswith(("import filter", "AS loop", "loop")) else "accepted"
+    if not candidate.is_accepted:
+        return candidate.reason
+    return f"accepted, changed by {candidate.filtered}" if candidate.filtered else "accepted"
 
 
 def _resolved(rib: Rib, candidate: Candidate) -> str:

@@ -160,8 +160,8 @@ class PeerOptions:
         default=None,
         metadata={
             "key": "import",
-            "help": "filters in order: all, own, none; absent: all on iBGP, none on eBGP",
-            "example": '["all"]',
+            "help": "filters in order, of [filter.*] or all, own, none; absent: all on iBGP, none on eBGP",
+            "example": '["pods-only"]',
         },
     )
     exports: tuple[str, ...] | None = field(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bgpmesh.route.attributes import Asn, RouterId
 from bgpmesh.route.nlri import Family, IPAddress, IPNetwork
@@ -68,6 +68,10 @@ class Peer:
     next_hop: str = "auto"  # or "self", "keep"
     cluster_id: RouterId | None = None  # ours as a reflector; None: we do not reflect
     flowspec: FlowLimit | None = None  # what we take of its FlowSpec; None: it is not offered
+
+    def has_same_session(self, other: Peer) -> bool:
+        """Whether a session with the one is a session with the other: they may differ in their filters only."""
+        return replace(self, imports=other.imports, exports=other.exports) == other
 
     @property
     def is_external(self) -> bool:

@@ -7,7 +7,9 @@ The door is `rib.Rib`; `export.Batch` is what it hands to the wire, and its two 
     decision.py   which path is best: a table of steps, and the name of the step that put each other out
     claimants.py  who may say of an address which workload has it
     nexthop.py    whether a next hop can be reached, by what link and gateway, at what cost, and why not
-    filter.py     which routes pass on import and export; a filter sees one attribute set and its batch
+    rule.py       filters as configured: rules, their terms and changes
+    filter.py     the same compiled: a filter sees one attribute set and its batch
+    aspath.py     expressions over AS_PATH
     export.py     update groups: what a peer may hear, as what, and what it has been told
 
 What it hides: that a batch is a dict of byte keys to one shared Path; that decisions are remembered
@@ -23,13 +25,15 @@ Invariants, each with a property test (`tests/property/test_rib.py`):
  5. Resolution never goes through a route that needs the next hop in question, however far along.
  6. What is said of an address is in `said` only from the node in whose block it is, and goes to nodes alone
     (`tests/property/test_identity.py`).
+ 7. Filters are no part of a session. What a change of them means follows from what was received and selected, and is
+    told and written once, where it differs (`tests/property/test_cluster_filters.py`).
 
 What costs what: a prefix is held once in its peer's table, once in the candidates, once in the
 selection, once in the Fib and once for each update group, always the same key object; an attribute set
 costs one Path for each peer. A slow peer costs memory by prefixes, not by churn.
 
 Answers to RFC 4271 §5 and §9, RFC 4456 §6, §8 and §9, RFC 4724 §4.1 and §4.2 (stale paths, deferred
-selection), RFC 1997, RFC 2918, RFC 4360 §2, RFC 8212. On purpose other than RFC 4724 §4.2: a path that
-is stale when its peer goes down a second time stays stale rather than being deleted, so that a
+selection), RFC 1997, RFC 2918, RFC 4360 §2, RFC 7999, RFC 8212, RFC 8326. On purpose other than RFC 4724 §4.2: a
+path that is stale when its peer goes down a second time stays stale rather than being deleted, so that a
 neighbour killed twice before it was in sync loses nothing; the session's restart timer bounds it.
 """

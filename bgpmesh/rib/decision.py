@@ -25,13 +25,14 @@ class Path:
 
     `received` is what came, `attributes` what the import filters made of it. `refusal` says why it
     can never be selected; "" where only its next hop decides. A local path has no next hop but a
-    target of its own (None: nothing goes into the kernel).
+    target of its own (None: nothing goes into the kernel), and so has one that the import filters discard.
     """
 
     source: Source
     received: PathAttributes
     attributes: PathAttributes
     refusal: str = ""
+    filtered: str = ""  # the import filters and rules that changed it, or the one that rejected it
     next_hop: NextHop | None = None
     target: Target | None = None
     is_advertised: bool = True
@@ -161,7 +162,7 @@ def select(paths: Sequence[Path], ecmp: int) -> Selection | None:
         return None
     decision = decide(eligible)
     best = decision.best
-    if len(decision.equal) == 1 or best.source.is_local or best.claims is not None:
+    if len(decision.equal) == 1 or best.next_hop is None or best.claims is not None:
         return best.alone
     hops: dict[IPAddress, None] = {}
     chosen: list[Path] = []

@@ -29,15 +29,15 @@ from operator import attrgetter
 
 from bgpmesh.peering.message import EndOfRib
 from bgpmesh.peering.peer import Peer
-from bgpmesh.rib import filter as filters
 from bgpmesh.rib.decision import DEFAULT_LOCAL_PREF, Path
+from bgpmesh.rib.filter import NOTHING, Answer, Chain
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
 from bgpmesh.route.claim import without_claims
+from bgpmesh.route.community import NO_ADVERTISE, NO_EXPORT, NO_EXPORT_SUBCONFED
 from bgpmesh.route.nlri import Family, IPAddress, Nlri, family_of, host_nlri
 from bgpmesh.route.nlri import contains as nlri_contains
 from bgpmesh.route.path import PeerName, Role, Source
 
-NO_EXPORT, NO_ADVERTISE, NO_EXPORT_SUBCONFED = 0xFFFFFF01, 0xFFFFFF02, 0xFFFFFF03  # RFC 1997
 TRANSITIVE, PARTIAL = 0x40, 0x20  # attribute flags (RFC 4271 §4.3)
 EXT_NON_TRANSITIVE = 0x40  # in the type of an extended community (RFC 4360 §2)
 
@@ -128,9 +128,14 @@ def may_hear(view: View, path: Path) -> bool:
     return view.cluster_id is not None and (source.role is Role.CLIENT or view.role is Role.CLIENT)
 
 
-def rewrite(view: View, source: Source, attributes: PathAttributes, family: Family) -> PathAttributes | None:
-    """Return a path's attributes as such a peer is to see them; None where there is no next hop to give it."""
-    next_hop = _next_hop(view, source, attributes, family)
+def rewrite(
+    view: View, source: Source, attributes: PathAttributes, family: Family, said: frozenset[str] = NOTHING
+) -> PathAttributes | None:
+    """Return a path's attributes as such a peer is to see them; None where there is no next hop to give it.
+
+    Of `said` the export filters have the last word.
+    """
+    next_hop = _next_hop(view, source, attributes, family, said)
     if next_hop is None:
         return None
     if view.silent_on is not None and attributes.large_communities:
@@ -141,7 +146,7 @@ def rewrite(view: View, source: Source, attributes: PathAttributes, family: Fami
         return replace(
             made,
             as_path=attributes.as_path.prepended(view.local_asn),
-            med=attributes.med if source.is_local else None,
+            med=attributes.med if source.is_local or "med" in said else None,
             local_pref=None,
             originator_id=None,
             cluster_list=(),
@@ -158,9 +163,15 @@ def rewrite(view: View, source: Source, attributes: PathAttributes, family: Fami
     )
 
 
-def _next_hop(view: View, source: Source, attributes: PathAttributes, family: Family) -> IPAddress | None:
+def _next_hop(
+    view: View, source: Source, attributes: PathAttributes, family: Family, said: frozenset[str]
+) -> IPAddress | None:
     ours = dict(view.next_hops).get(family)
     received = attributes.next_hop
+    if "next_hop" in said:
+        return received
+    if "next_hop_self" in said:
+        return ours
     if source.is_local or received is None or view.next_hop == "self":
         return ours
     if not view.is_external or view.next_hop == "keep":
@@ -263,11 +274,16 @@ class Member:
         self.position = self.group.end
 
 
+# All that `rewrite` looks at: of the source its peer, router id and whether it is external; attributes, family, `said`.
+_Exported = tuple[PeerName | None, RouterId, bool, PathAttributes, Family, frozenset[str]]
+
+
 class Group:
     """An update group: what all peers with one view should hear, and were told."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, filters: Chain) -> None:
         self.view = view
+        self._filters = filters  # on export
         self.members: dict[PeerName, Member] = {}
         self.sent: dict[Nlri, Advert] = {}
         self.is_stirred = False  # there may be something for every member
@@ -280,7 +296,7 @@ class Group:
         self._dump: list[Entry] | None = None  # of `sent` as it is; shared by all who join now
         self._adverts: dict[tuple[PathAttributes, PeerName | None], Advert] = {}
         self._sets: dict[object, PathAttributes] = {}
-        self._exported: dict[tuple[PeerName | None, RouterId, bool, PathAttributes, Family], Advert | None] = {}
+        self._exported: dict[_Exported, Advert | None] = {}
 
     @property
     def end(self) -> int:
@@ -324,11 +340,12 @@ class Group:
         if path is None or not may_hear(self.view, path):
             self._want(nlris, None)
             return
-        for answer in filters.run(self.view.exports, path.source, path.attributes, nlris):
-            advert = None
-            if answer.attributes is not None:
-                advert = self._export(path, answer.attributes, family)
-            self._want(answer.nlris, advert)
+        for answer in self._filters.run(path.peer, path.attributes, nlris):
+            self._want(answer.nlris, self._export(path, answer, family))
+
+    def filter(self, filters: Chain, table: list[Nlri]) -> None:
+        """Take other filters: all of the table is to be offered again, and who was told the same hears nothing."""
+        self._filters, self.backlog = filters, table
 
     def has_work_for(self, member: Member) -> bool:
         """Tell whether a take may return routes."""
@@ -374,14 +391,16 @@ class Group:
 
     # ── inside ──
 
-    def _export(self, path: Path, attributes: PathAttributes, family: Family) -> Advert | None:
-        source = path.source
-        key = (source.peer, source.router_id, source.is_external, attributes, family)  # all that `rewrite` looks at
+    def _export(self, path: Path, answer: Answer, family: Family) -> Advert | None:
+        source, attributes = path.source, answer.attributes
+        if attributes is None:
+            return None
+        key = (source.peer, source.router_id, source.is_external, attributes, family, answer.said)
         if key in self._exported:
             return self._exported[key]
         if len(self._exported) > FLUSH_PREFIXES:
             self._exported.clear()
-        made = rewrite(self.view, path.source, attributes, family)
+        made = rewrite(self.view, path.source, attributes, family, answer.said)
         advert = None if made is None else self._advert(made, path.peer)
         self._exported[key] = advert
         return advert

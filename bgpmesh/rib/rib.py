@@ -20,23 +20,28 @@ from typing import cast
 from bgpmesh.delta import Delta, drop
 from bgpmesh.peering.message import EndOfRib, Negotiated
 from bgpmesh.peering.peer import Peer
-from bgpmesh.rib import filter as filters
 from bgpmesh.rib.claimants import Claimants, Refused
 from bgpmesh.rib.decision import Path, Selection, decide, select
 from bgpmesh.rib.export import Batch, Group, Member, View, end_of_ribs, view_of
+from bgpmesh.rib.filter import Answer, Chain
 from bgpmesh.rib.nexthop import HostRoutes, NextHop, OwnRoute, Resolver
+from bgpmesh.rib.rule import BUILT_IN, Filter
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
 from bgpmesh.route.claim import IDENTITY, Claims, Kind, has_kind, identity_of, without_claims
+from bgpmesh.route.community import BLACKHOLE, GRACEFUL_SHUTDOWN, NO_ADVERTISE, NO_EXPORT
 from bgpmesh.route.nlri import Family, IPAddress, Nlri
-from bgpmesh.route.path import LOCAL, HostRoute, PeerName, Resolution, Source, Target, Via
+from bgpmesh.route.path import LOCAL, Blackhole, HostRoute, PeerName, Resolution, Source, Target, Via
 
 MEMO_ENTRIES = 20_000  # combinations of candidates whose decision is remembered
 SPARE_PATHS = 1_000  # Paths without prefixes that a peer may keep before they are swept
+REJECTED = "import filter"  # what the reason of a path that filters rejected begins with
 WAITING = "waiting until this node is in sync"
 
 _WIDTHS = {Family.IPV4: 5, Family.IPV6: 17}  # bytes of a key
 
 Candidates = Path | tuple[Path, ...]
+# An attribute set that came, what the filters made of it, by which rules and with what said, whether its claims count.
+_Became = tuple[PathAttributes, PathAttributes | None, str, frozenset[str], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,8 @@ class Candidate:
     reason: str  # the step that put it out or, for the best, that left it alone; why it is not eligible
     resolution: Resolution | None  # what its next hop is in this kernel
     read_at: float  # monotonic second of the last UPDATE with this attribute set; 0.0: not received
+    filtered: str  # the import filters and rules that changed it, or the one that rejected it
+    is_accepted: bool  # by filters and loop checks
 
 
 @dataclass(slots=True, eq=False)
@@ -59,10 +66,11 @@ class AdjRibIn:
 
     peer: Peer
     source: Source
+    filters: Chain  # on import
     table: dict[Nlri, Path] = field(default_factory=dict)
     stale: set[Nlri] = field(default_factory=set)
     sizes: Counter[int] = field(default_factory=Counter)  # prefixes by the width of their key
-    paths: dict[tuple[PathAttributes, PathAttributes | None, bool], Path] = field(default_factory=dict)
+    paths: dict[_Became, Path] = field(default_factory=dict)
     identities: Counter[int] = field(default_factory=Counter)  # those among them of which something is said
     member: Member | None = None  # None: the session is down
     swept_at: int = 0  # len(paths) after the last sweep
@@ -95,6 +103,10 @@ class Rib:
         self._decided: dict[tuple[Path, ...], Selection | None] = {}
         self._dirty: dict[Nlri, object] = {}
         self._work: list[Nlri] = []  # what was dirty when the work on it began, last first
+        self._filters: Mapping[str, Filter] = BUILT_IN
+        self._chains: dict[tuple[tuple[str, ...], Asn], Chain] = {}
+        self._unfiltered: dict[PeerName, list[Nlri]] = {}  # what has still to go through changed import filters
+        self._is_filtering = False  # peers are told nothing until all follows from the changed filters
         self._groups: dict[View, Group] = {}
         self._stirred: set[PeerName] = set()  # for whom there may be something, beside the members of stirred groups
         self._owing: set[PeerName] = set()  # to whom we owe End-of-RIB
@@ -135,7 +147,7 @@ class Rib:
         self._asn, self._router_id, self._cluster_id, self._ecmp = asn, router_id, cluster_id, ecmp
         for rib_in in self._ins.values():
             for path in {*rib_in.table.values(), *rib_in.paths.values()}:
-                if not path.refusal.startswith("import filter"):
+                if not path.refusal.startswith(REJECTED):
                     path.refusal = self._refusal(rib_in.peer, path.attributes)
         self._is_recursion_in_doubt = True
         self._decide_all_again()
@@ -154,6 +166,61 @@ class Rib:
             for attributes, nlris in heard.items():
                 self._store(rib_in, attributes, nlris, rib_in.table[nlris[0]].read_at)
 
+    def filter(self, filters: Iterable[Filter], peers: Iterable[Peer]) -> None:
+        """Take the filters, and which of them each peer has; `work` finds out what follows for routes and peers.
+
+        What came in goes through changed import filters again, as it was received; what is selected through changed
+        export filters. No decision is made before the first is done, and no peer is told anything before all
+        is: so each hears the difference, and nothing of what lies in between.
+        """
+        known = {**BUILT_IN, **{each.name: each for each in filters}}
+        changed = {name for name in known.keys() | self._filters.keys() if known.get(name) != self._filters.get(name)}
+        self._filters = known
+        self._chains = {key: chain for key, chain in self._chains.items() if changed.isdisjoint(key[0])}
+        for peer in peers:
+            rib_in = self._ins.get(peer.name)
+            if rib_in is not None and rib_in.peer.has_same_session(peer):
+                self._filter_peer(rib_in, peer, changed)
+        for group in self._groups.values():  # those that are left: nobody has a filter now that is not there
+            if not changed.isdisjoint(group.view.exports):
+                group.filter(self._chain(group.view.exports, group.view.local_asn), list(self._selected))
+                self._is_filtering = True
+
+    def _filter_peer(self, rib_in: AdjRibIn, peer: Peer, changed: Collection[str]) -> None:
+        before, rib_in.peer = rib_in.peer, peer
+        if peer.imports != before.imports or not set(changed).isdisjoint(peer.imports):
+            rib_in.filters = self._chain(peer.imports, peer.asn)
+            self._unfiltered[peer.name] = list(rib_in.table)
+            self._is_filtering = True
+        member = rib_in.member
+        if member is not None and peer.exports != before.exports:
+            self._move(member, replace(member.group.view, exports=peer.exports))
+            self._is_filtering = True
+
+    def _filter_again(self, limit: int) -> None:
+        """Send up to `limit` prefixes of a peer through its import filters, as they came."""
+        name, nlris = next(iter(self._unfiltered.items()))
+        part = nlris[-limit:]
+        del nlris[-limit:]
+        if not nlris:
+            del self._unfiltered[name]
+        rib_in = self._ins.get(name)
+        if rib_in is None:
+            return
+        alike: dict[Path, list[Nlri]] = {}
+        for path, run in groupby(part, rib_in.table.get):
+            if path is not None:
+                alike.setdefault(path, []).extend(run)
+        for path, some in alike.items():
+            self._store(rib_in, path.received, some, path.read_at)
+
+    def _chain(self, names: tuple[str, ...], asn: Asn) -> Chain:
+        """Return these filters in order; raises KeyError for a name that the configuration let through."""
+        chain = self._chains.get((names, asn))
+        if chain is None:
+            chain = self._chains[names, asn] = Chain([self._filters[name] for name in names], asn)
+        return chain
+
     # ── peers come and go ────────────────────────────────────────────────────
 
     def peer_up(self, peer: Peer, negotiated: Negotiated, keep: frozenset[Family]) -> None:
@@ -161,12 +228,13 @@ class Rib:
         received = negotiated.received
         source = Source(peer.name, peer.role, received.router_id, peer.address, peer.is_single_hop)
         rib_in = self._ins.get(peer.name)
+        filters = self._chain(peer.imports, peer.asn)
         if rib_in is None:
-            rib_in = self._ins[peer.name] = AdjRibIn(peer, source)
+            rib_in = self._ins[peer.name] = AdjRibIn(peer, source, filters)
         else:
             self.peer_down(peer.name, keep)
             rib_in = self._ins.setdefault(peer.name, rib_in)
-            rib_in.peer, rib_in.source = peer, source
+            rib_in.peer, rib_in.source, rib_in.filters = peer, source, filters
             rib_in.paths.clear()
             rib_in.swept_at = 0
         self._take_own_addresses()
@@ -224,7 +292,7 @@ class Rib:
     def _store(self, rib_in: AdjRibIn, attributes: PathAttributes, announced: Sequence[Nlri], read_at: float) -> None:
         for nlris in _by_width(announced):
             width = len(nlris[0])
-            for answer in filters.run(rib_in.peer.imports, rib_in.source, attributes, nlris):
+            for answer in rib_in.filters.run(rib_in.peer.name, attributes, nlris):
                 for part, is_believed in self._judged(rib_in, answer):
                     path = self._path(rib_in, attributes, answer, is_believed=is_believed)
                     path.read_at = read_at
@@ -350,6 +418,9 @@ class Rib:
 
     def work(self, limit: int) -> bool:
         """Think about up to `limit` prefixes; True if more remains."""
+        if self._unfiltered:
+            self._filter_again(limit)
+            return True
         self._resolve()
         if not self._work and self._dirty:
             self._work = list(self._dirty)
@@ -373,6 +444,9 @@ class Rib:
         if self._has_work():
             return True
         self._stirred |= self._owing
+        if self._is_filtering:
+            self._is_filtering = False
+            self._stirred.update(name for name, rib_in in self._ins.items() if rib_in.member is not None)
         if self._has_idle_hops:
             self._forget_hops()
         if self.fib.keep_unwanted and not self._is_deferring:
@@ -425,14 +499,14 @@ class Rib:
     def has_routes_for(self, name: PeerName) -> bool:
         """Tell whether `take` may have something for the peer."""
         member = self._member(name)
-        if member is None:
+        if member is None or self._is_filtering:
             return False
         return member.group.has_work_for(member) or (member.owes_end_of_rib and not self._has_work())
 
     def take(self, name: PeerName, limit: int) -> list[Batch | EndOfRib]:
         """Return the next batches for a peer, of about `limit` prefixes together; [] when there is none."""
         member = self._member(name)
-        if member is None:
+        if member is None or self._is_filtering:
             return []
         taken: list[Batch | EndOfRib] = [*member.group.take(member, limit)]
         if member.owes_end_of_rib and not self._has_work() and not member.group.has_work_for(member):
@@ -472,7 +546,18 @@ class Rib:
             is_stale = rib_in is not None and nlri in rib_in.stale
             resolution = None if path.next_hop is None else path.next_hop.resolution
             shown.append(
-                Candidate(path.peer, path.attributes, is_best, is_multipath, is_stale, reason, resolution, path.read_at)
+                Candidate(
+                    path.peer,
+                    path.attributes,
+                    is_best,
+                    is_multipath,
+                    is_stale,
+                    reason,
+                    resolution,
+                    path.read_at,
+                    path.filtered,
+                    not path.refusal,
+                )
             )
         return sorted(shown, key=lambda c: (not c.is_best, not c.is_multipath, c.peer or ""))
 
@@ -534,7 +619,7 @@ class Rib:
 
     # ── candidates ───────────────────────────────────────────────────────────
 
-    def _judged(self, rib_in: AdjRibIn, answer: filters.Answer) -> Sequence[tuple[Sequence[Nlri], bool]]:
+    def _judged(self, rib_in: AdjRibIn, answer: Answer) -> Sequence[tuple[Sequence[Nlri], bool]]:
         """Return the prefixes of an answer of whose claims all are believed, and those of which none is."""
         attributes, claimants = answer.attributes, self._claimants
         if attributes is None or claimants is None or not attributes.large_communities or not rib_in.peer.in_cluster:
@@ -546,10 +631,8 @@ class Rib:
             self.refused_claims.append(Refused(rib_in.peer.name, others[0], len(others), reason))
         return [(part, is_believed) for part, is_believed in ((believed, True), (others, False)) if part]
 
-    def _path(
-        self, rib_in: AdjRibIn, received: PathAttributes, answer: filters.Answer, *, is_believed: bool = False
-    ) -> Path:
-        key = (received, answer.attributes, is_believed)
+    def _path(self, rib_in: AdjRibIn, received: PathAttributes, answer: Answer, *, is_believed: bool = False) -> Path:
+        key = (received, answer.attributes, answer.by, answer.said, is_believed)
         path = rib_in.paths.get(key)
         if path is not None:
             return path
@@ -559,27 +642,30 @@ class Rib:
             rib_in.swept_at = len(rib_in.paths)
             self._has_idle_hops = True
         attributes = received if answer.attributes is None else answer.attributes
-        if rib_in.peer.is_external and answer.attributes is received and received.local_pref is not None:
-            attributes = replace(received, local_pref=None)  # not the neighbour's to say (RFC 4271 §5.1.5)
-        refusal = f"import filter {answer.stopped_by}" if answer.attributes is None else ""
+        refusal = f"{REJECTED} {answer.by}" if answer.attributes is None else ""
         peer, claims = rib_in.peer, None
+        if peer.is_external:
+            attributes = _from_outside(attributes, answer.said)
         if attributes.large_communities and not peer.in_cluster:
             attributes = without_claims(attributes, peer.cluster_asn)
         elif is_believed:
             claims = self._intern(identity_of(attributes.large_communities, peer.cluster_asn))
         elif attributes.large_communities and self._claimants is not None:
             attributes = without_claims(attributes, peer.cluster_asn, IDENTITY)
-        next_hop = None
-        if attributes.next_hop is not None:
+        next_hop = target = None
+        if "blackhole" in answer.said:
+            target = Blackhole()
+        elif attributes.next_hop is not None:
             next_hop = self._hop(attributes.next_hop, is_single_hop=rib_in.source.is_single_hop)
         path = Path(
             rib_in.source,
             received,
             attributes,
             refusal or self._refusal(peer, attributes),
+            answer.by,
             next_hop,
             # The aggregate of its node leads to an address of which something is said.
-            None if next_hop is None or claims is not None else next_hop.target,
+            target if next_hop is None or claims is not None else next_hop.target,
             is_floating=peer.in_cluster and has_kind(attributes.large_communities, peer.cluster_asn, Kind.FLOATING),
             claims=claims,
             is_for_cluster=claims is not None,
@@ -670,7 +756,8 @@ class Rib:
 
     def _has_work(self) -> bool:
         return bool(
-            self._dirty
+            self._unfiltered
+            or self._dirty
             or self._work
             or self._in_doubt
             or self._is_recursion_in_doubt
@@ -896,7 +983,7 @@ class Rib:
     def _group(self, view: View) -> Group:
         group = self._groups.get(view)
         if group is None:
-            group = self._groups[view] = Group(view)
+            group = self._groups[view] = Group(view, self._chain(view.exports, view.local_asn))
             group.backlog = list(self._selected)
         return group
 
@@ -914,8 +1001,10 @@ class Rib:
         member = rib_in.member
         if member is None or not rib_in.peer.is_external or rib_in.peer.next_hop != "auto":
             return
+        self._move(member, replace(member.group.view, shared_subnet=self._hosts.connected_subnet(rib_in.peer.address)))
+
+    def _move(self, member: Member, view: View) -> None:
         old = member.group
-        view = replace(old.view, shared_subnet=self._hosts.connected_subnet(rib_in.peer.address))
         if view != old.view:
             self._group(view).transfer(member)
             self._stirred.add(member.name)
@@ -927,6 +1016,23 @@ def _hops_of(selection: Selection | None) -> tuple[NextHop, ...]:
     if selection is None or not isinstance(selection.target, Via):
         return ()
     return tuple({path.next_hop: None for path in selection.multipath if path.next_hop is not None})
+
+
+def _from_outside(attributes: PathAttributes, said: Collection[str]) -> PathAttributes:
+    """Return what an external peer says as it counts here, after filters.
+
+    LOCAL_PREF is not the neighbour's to say (RFC 4271 §5.1.5), but that it will be gone soon is (RFC 8326 §4.2). What
+    it wants discarded goes no further than our AS (RFC 7999 §3.2).
+    """
+    communities = attributes.communities
+    preferred = attributes.local_pref if "local_pref" in said else None
+    if GRACEFUL_SHUTDOWN in communities:
+        preferred = 0
+    if BLACKHOLE in communities and NO_EXPORT not in communities and NO_ADVERTISE not in communities:
+        communities = tuple(sorted((*communities, NO_EXPORT)))
+    if (preferred, communities) == (attributes.local_pref, attributes.communities):
+        return attributes
+    return replace(attributes, local_pref=preferred, communities=communities)
 
 
 def _is_identity(path: Path | None) -> bool:

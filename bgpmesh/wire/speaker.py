@@ -232,10 +232,11 @@ class Speaker:
         for name, call in list(self._calls.items()):
             if name not in self._peers:
                 self._end_call(call).close()
-            elif self._peers[name] != call.peer:
+            elif not self._peers[name].has_same_session(call.peer):
                 self._dial(name)  # again, the new way: somebody waits for the answer
         for connection in list(self.connections.values()):
-            if self._peers.get(connection.peer.name) != connection.peer:
+            now = self._peers.get(connection.peer.name)
+            if now is None or not now.has_same_session(connection.peer):
                 self._ended(connection, "the configuration changed")
         self._open_listeners()
 

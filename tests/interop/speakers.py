@@ -56,6 +56,20 @@ class Setup:
     helps_only: bool = False  # it keeps the routes of a neighbour that restarts, and claims nothing for itself
     announce: tuple[str, ...] = ()
     has_flowspec: bool = False  # it offers FlowSpec, both families
+    mark: str = ""  # a community on all of it; BIRD and FRR only
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What a speaker has of a prefix from its neighbour; BIRD and FRR only."""
+
+    as_path: str
+    next_hop: str
+    med: int | None
+    local_pref: int | None
+    communities: tuple[str, ...]
+    large_communities: tuple[str, ...]
+    ext_communities: tuple[str, ...]
 
 
 class Speaker(Protocol):
@@ -155,6 +169,28 @@ class Bird:
         lines = self._ask("show route protocol session1").splitlines()
         return {line.split()[0] for line in lines if line[:1].isalnum() and "/" in line.split()[0]}
 
+    def heard(self, prefix: str) -> Heard | None:
+        """Read it from `show route all`."""
+        lines = self._ask(f"show route {prefix} protocol session1 all").splitlines()
+        said = {k: v.strip() for k, _, v in (line.strip().partition(":") for line in lines if "BGP." in line)}
+        if "BGP.as_path" not in said:
+            return None
+        return Heard(
+            said["BGP.as_path"],
+            said["BGP.next_hop"].split()[0],
+            int(said["BGP.med"]) if "BGP.med" in said else None,
+            int(said["BGP.local_pref"]) if "BGP.local_pref" in said else None,
+            *(
+                tuple(
+                    sorted(
+                        re.sub(r"[() ]", "", each).replace(",", ":")
+                        for each in re.findall(r"\([^)]+\)", said.get(key, ""))
+                    )
+                )
+                for key in ("BGP.community", "BGP.large_community", "BGP.ext_community")
+            ),
+        )
+
     def announce(self, prefix: str) -> None:
         """Add a static route and read the file again."""
         self.prefixes.append(prefix)
@@ -201,7 +237,8 @@ class Bird:
             + "}\n"
             for version, prefixes in ((4, ipv4), (6, ipv6))
         )
-        export = "import all; export where source = RTS_STATIC;"
+        mark = f"bgp_community.add(({own.mark.replace(':', ',')}));" if own.mark else ""
+        export = f"import all; export filter {{ if source != RTS_STATIC then reject; {mark} accept; }};"
         mode = "aware" if own.helps_only else "on"
         restart = f"graceful restart {mode}; graceful restart time {own.graceful_restart};"
         text = f"""
@@ -303,6 +340,24 @@ class Frr:
             for prefix in self._routes(f"show bgp {family} unicast neighbors {self.setup.neighbor} routes json")
         }
 
+    def heard(self, prefix: str) -> Heard | None:
+        """Read it from `show bgp PREFIX json`."""
+        family = "ipv6" if ":" in prefix else "ipv4"
+        document = json.loads(self._ask(f"show bgp {family} unicast {prefix} json") or "{}")
+        for path in document.get("paths", []):
+            if path.get("peer", {}).get("peerId") == self.setup.neighbor:
+                return Heard(
+                    path["aspath"]["string"].replace("Local", ""),
+                    path["nexthops"][0]["ip"],
+                    path.get("metric", path.get("med")),
+                    path.get("locPrf"),
+                    *(
+                        tuple(sorted(path.get(key, {}).get("string", "").split()))
+                        for key in ("community", "largeCommunity", "extendedCommunity")
+                    ),
+                )
+        return None
+
     def announce(self, prefix: str) -> None:
         """Add a `network` statement."""
         self.prefixes.append(prefix)
@@ -367,6 +422,7 @@ class Frr:
                 " bgp graceful-restart preserve-fw-state\n"
                 " bgp graceful-restart"
             )
+        marked = f"  neighbor {own.neighbor} route-map MARK out\n" if own.mark else ""
         return f"""
 router bgp {own.asn}
  bgp router-id {own.address}
@@ -381,10 +437,12 @@ router bgp {own.asn}
  {f"neighbor {own.neighbor} passive" if own.is_passive else ""}
  address-family ipv4 unicast
   neighbor {own.neighbor} activate
-{networks[0]} exit-address-family
+{marked}{networks[0]} exit-address-family
  address-family ipv6 unicast
   neighbor {own.neighbor} activate
-{networks[1]} exit-address-family
+{marked}{networks[1]} exit-address-family
+route-map MARK permit 10
+ {f"set community {own.mark}" if own.mark else ""}
 """
 
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bgpmesh.peering.message import EndOfRib
+from bgpmesh.peering.peer import Peer
 from bgpmesh.rib import export
 from bgpmesh.rib.rib import Rib
+from bgpmesh.rib.rule import BUILT_IN, Community, Filter, Rule
 from bgpmesh.route.attributes import PathAttributes, RouterId
 from bgpmesh.route.nlri import Family, IPAddress, Nlri, contains, family_of, host_nlri
 from bgpmesh.route.path import Blackhole, HostRoute, HostRouteKind, OnLink, PeerName, Resolution, Role, Target, Via
 from tests.flat import pairs
+from tests.property.filters import Outcome, definitions, outcome
 from tests.property.strategies import (
     ASN,
     BOTH,
@@ -31,6 +35,8 @@ from tests.property.strategies import (
 )
 from tests.property.strategies import negotiated as negotiate
 
+V = TypeVar("V")
+
 # ── the model ────────────────────────────────────────────────────────────────
 
 
@@ -40,7 +46,7 @@ class Known:
 
     peer: PeerName | None
     attributes: PathAttributes
-    target: Target | None = None
+    target: Target | None = None  # of a local one, and of one that import discards
 
     @property
     def is_external(self) -> bool:
@@ -66,6 +72,14 @@ class World:
     hosts: set[HostRoute] = field(default_factory=set)
     is_deferring: bool = False
     ecmp: int = 2
+    peers: dict[PeerName, Peer] = field(default_factory=lambda: dict(PEERS))
+    filters: dict[str, Filter] = field(default_factory=lambda: dict(BUILT_IN))
+
+    def filtered(
+        self, names: tuple[str, ...], asn: int, peer: PeerName | None, attributes: PathAttributes, nlri: Nlri
+    ) -> Outcome:
+        """Send one prefix through filters."""
+        return outcome([self.filters[name] for name in names], asn, peer, attributes, nlri)
 
 
 class Answer:
@@ -77,11 +91,27 @@ class Answer:
         self._selected: dict[Nlri, tuple[Known, list[Known]] | None] = {}
 
     def paths(self, nlri: Nlri) -> list[Known]:
-        """Return every path of a prefix."""
-        found = [Known(name, table[nlri]) for name, table in self.world.received.items() if nlri in table]
+        """Return every path of a prefix that import lets pass."""
+        found = [self.taken_in(name, nlri, table[nlri]) for name, table in self.world.received.items() if nlri in table]
         if nlri in self.world.local:
             return [Known(None, PathAttributes(), self.world.local[nlri])]  # nothing beats our own
-        return found
+        return [path for path in found if path is not None]
+
+    def taken_in(self, name: PeerName, nlri: Nlri, attributes: PathAttributes) -> Known | None:
+        """Return what import makes of a path."""
+        peer = self.world.peers[name]
+        answer = self.world.filtered(peer.imports, peer.asn, name, attributes, nlri)
+        made = answer.attributes
+        if made is None:
+            return None
+        if peer.is_external:
+            if "local_pref" not in answer.said:
+                made = replace(made, local_pref=None)
+            if 0xFFFF0000 in made.communities:
+                made = replace(made, local_pref=0)
+            if 0xFFFF029A in made.communities and not {0xFFFFFF01, 0xFFFFFF02} & set(made.communities):
+                made = replace(made, communities=tuple(sorted((*made.communities, 0xFFFFFF01))))
+        return Known(name, made, Blackhole() if "blackhole" in answer.said else None)
 
     @staticmethod
     def is_looped(path: Known) -> bool:
@@ -100,7 +130,11 @@ class Answer:
 
     def could_need(self, nlri: Nlri) -> set[tuple[IPAddress, bool]]:
         """Return the next hops that our route for a prefix could ever use."""
-        return {path.hop for path in self.paths(nlri) if path.peer is not None and not self.is_looped(path)}
+        return {
+            path.hop
+            for path in self.paths(nlri)
+            if path.peer is not None and path.target is None and not self.is_looped(path)
+        }
 
     def leads_to(self, start: tuple[IPAddress, bool], goal: tuple[IPAddress, bool]) -> bool:
         """Tell whether resolving one next hop could come to need another."""
@@ -144,7 +178,7 @@ class Answer:
             if selected is None:
                 continue
             best = selected[0]
-            if best.peer is not None:
+            if best.peer is not None and best.target is None:
                 found = self.resolve(best.hop)
                 assert found is not None
                 return Resolution(found.link, found.gateway or best.hop[0], found.cost)
@@ -163,7 +197,9 @@ class Answer:
         for path in self.paths(nlri):
             if path.peer is None:
                 return path, [path]
-            if not self.world.is_deferring and not self.is_looped(path) and self.resolve(path.hop) is not None:
+            if self.world.is_deferring or self.is_looped(path):
+                continue
+            if path.target is not None or self.resolve(path.hop) is not None:
                 left.append(path)
         if not left:
             return None
@@ -171,7 +207,7 @@ class Answer:
         def keep(rank: Callable[[Known], int]) -> None:
             left[:] = [path for path in left if rank(path) == min(map(rank, left))]
 
-        keep(lambda p: -(100 if p.is_external or p.attributes.local_pref is None else p.attributes.local_pref))
+        keep(lambda p: -(100 if p.attributes.local_pref is None else p.attributes.local_pref))
         keep(lambda p: p.attributes.as_path.length)
         keep(lambda p: p.attributes.origin)
         by_as: dict[int | None, int] = {}
@@ -205,9 +241,9 @@ class Answer:
         if selected is None:
             return None
         best, equal = selected
-        if best.peer is None:
+        if best.peer is None or best.target is not None:
             return best.target
-        others = [p for p in equal if p is not best]
+        others = [p for p in equal if p is not best and p.target is None]
         others.sort(key=lambda p: (self.router_id(p), int(PEERS[p.peer].address) if p.peer else 0))
         hops = list(dict.fromkeys(path.hop[0] for path in (best, *others)))[: self.world.ecmp]
         return Via(tuple(sorted(hops, key=int)))
@@ -237,13 +273,20 @@ class Answer:
         return found
 
     def _told(self, name: PeerName, nlri: Nlri, best: Known) -> PathAttributes | None:
-        peer, came = PEERS[name], best.attributes
+        peer, came = self.world.peers[name], best.attributes
         if best.peer == name or 0xFFFFFF02 in came.communities:
             return None
+        if peer.is_external and 0xFFFFFF01 in came.communities:
+            return None
+        answer = self.world.filtered(peer.exports, peer.local_asn, best.peer, came, nlri)
+        if answer.attributes is None:
+            return None
+        came = answer.attributes
         ours = dict(peer.next_hops)[family_of(nlri)]
+        if "next_hop" in answer.said:
+            assert came.next_hop is not None
+            ours = came.next_hop
         if peer.is_external:
-            if 0xFFFFFF01 in came.communities or (peer.exports == ("own",) and best.peer is not None):
-                return None
             subnets = [r for r in self.world.hosts if r.kind is HostRouteKind.CONNECTED]
             is_third_party = (
                 peer.next_hop == "auto"
@@ -258,12 +301,12 @@ class Answer:
                 came,
                 as_path=came.as_path.prepended(ASN),
                 next_hop=came.next_hop if is_third_party else ours,
-                med=None,
+                med=came.med if "med" in answer.said else None,
                 local_pref=None,
                 originator_id=None,
                 cluster_list=(),
             )
-        preferred = 100 if best.is_external or came.local_pref is None else came.local_pref
+        preferred = 100 if came.local_pref is None else came.local_pref
         if best.peer is None:
             return replace(came, next_hop=ours, local_pref=preferred)
         if best.is_external:
@@ -336,6 +379,12 @@ class Pair:
                 self.asked_again.add(PeerName(name))
                 told = self.told.get(PeerName(name), {})
                 self.owed.setdefault(PeerName(name), set()).update(n for n in told if family_of(n) is family)
+            case ("filter", dict() as filters, dict() as used):
+                self.world.filters = {**BUILT_IN, **filters}
+                for name, (imports, exports) in used.items():
+                    peer = self.world.peers[name]
+                    self.world.peers[name] = replace(peer, imports=imports, exports=exports)
+                self.rib.filter(filters.values(), self.world.peers.values())
             case ("work", int() as limit):
                 self.rib.work(limit)
             case ("take", str() as name, int() as limit):
@@ -346,7 +395,7 @@ class Pair:
                 raise AssertionError(step)
 
     def _up(self, name: PeerName, keep: frozenset[Family]) -> None:
-        self.rib.peer_up(PEERS[name], negotiate(PEERS[name], ROUTER_IDS[name]), keep)
+        self.rib.peer_up(self.world.peers[name], negotiate(PEERS[name], ROUTER_IDS[name]), keep)
         self.rib.send_end_of_rib(name)
         self.world.up.add(name)
         table = self.world.received.setdefault(name, {})
@@ -432,6 +481,10 @@ class Pair:
                 count = sum(family_of(nlri) is family for nlri in told)
                 received = sum(family_of(nlri) is family for nlri in self.world.received[name])
                 assert (received, count) == rib.counts(name)[family][::2]
+            came = self.world.received[name].items()
+            passed = [answer.taken_in(name, nlri, attributes) for nlri, attributes in came]
+            accepted = sum(path is not None and not answer.is_looped(path) for path in passed)
+            assert accepted == sum(counted[1] for counted in rib.counts(name).values())
             assert sorted(self.ends[name], key=lambda f: f.afi) == list(BOTH)
         assert not any(self.owed.values()), "asked for again, and not heard"
         self.asked_again.clear()
@@ -459,6 +512,18 @@ def visible(table: dict[Nlri, PathAttributes]) -> dict[Nlri, tuple[object, ...]]
 # ── what may happen ──────────────────────────────────────────────────────────
 
 names = st.sampled_from(sorted(PEERS))
+
+
+@st.composite
+def filterings(draw: st.DrawFn, some: st.SearchStrategy[Filter] = definitions) -> Step:
+    """Draw filters, and for some peers which of them they have; the others keep names that are still there."""
+    filters = {each.name: each for each in draw(st.lists(some, max_size=3))}
+    filters |= {name: Filter(name) for name in ("f", "g", "h") if name not in filters}
+    in_order = st.lists(st.sampled_from([*filters, *BUILT_IN]), max_size=2, unique=True).map(tuple)
+    used = draw(st.dictionaries(names, st.tuples(in_order, in_order), max_size=len(PEERS)))
+    return ("filter", filters, used)
+
+
 some_families = st.sampled_from((frozenset(), frozenset({Family.IPV4}), frozenset(BOTH)))
 updates = st.one_of(batches(Family.IPV4), batches(Family.IPV4), batches(Family.IPV6))
 prefixes = st.sampled_from(PREFIXES)
@@ -478,6 +543,7 @@ steps: st.SearchStrategy[Step] = st.one_of(
     st.tuples(st.just("host"), st.sampled_from(HOSTS)),
     st.tuples(st.just("defer"), st.booleans()),
     st.tuples(st.just("refresh"), names, st.sampled_from(BOTH)),
+    filterings(),
     st.tuples(st.just("work"), st.integers(1, 5)),
     st.tuples(st.just("take"), names, st.integers(1, 5)),
     st.tuples(st.just("settle")),
@@ -584,6 +650,109 @@ def test_any_order_of_announcements_gives_the_same_tables(
             pair.do(step)
         ends.append(states_of(pair))
     assert all(end == ends[0] for end in ends)
+
+
+# ── filters ──────────────────────────────────────────────────────────────────
+
+easy_hops = {
+    family: [hop for hop in hops if str(hop) in {"192.0.2.20", "2001:db8::5"}] for family, hops in NEXT_HOPS.items()
+}
+easy_updates = updates.map(
+    lambda update: (replace(update[0], next_hop=easy_hops[family_of(update[1][0])][0]), update[1])
+)
+easy = st.tuples(st.just("announce"), names, easy_updates)
+# Filters of which each wants a mark that another puts on or takes off: what lies between two of them differs from both.
+MARKS = (Community("64512:1"), Community("64512:2"))
+marking = st.builds(
+    lambda action, wanted, gone, come: Rule(
+        action=action,
+        community=wanted,
+        **({"remove_community": gone, "add_community": come} if action == "accept" else {}),
+    ),
+    st.sampled_from(("accept", "accept", "accept", "reject")),
+    *(st.sampled_from(((), *((mark,) for mark in MARKS))) for _ in range(3)),
+)
+plain_filters = st.builds(
+    lambda name, default, some: Filter(name, default, tuple(some)),
+    st.sampled_from(("f", "g", "h")),
+    st.sampled_from(("accept", "reject")),
+    st.lists(marking, min_size=1, max_size=2),
+)
+plain_filterings = filterings(plain_filters)
+turns = st.lists(st.one_of(st.tuples(st.just("work"), st.integers(1, 9)), st.tuples(names, st.integers(1, 5))))
+
+
+def heard_by(pair: Pair) -> dict[PeerName, dict[Nlri, tuple[object, ...]]]:
+    return {name: visible(told) for name, told in pair.told.items()}
+
+
+class Ears:
+    """Who listens to a Rib while its filters change: what each peer was told of, and what was written."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.pair = pair
+        self.told: dict[PeerName, list[Nlri]] = {name: [] for name in pair.told}
+        self.written: list[Nlri] = []
+
+    def listen(self, name: PeerName, limit: int) -> bool:
+        """Let a peer hear some."""
+        batches = [batch for batch in self.pair.rib.take(name, limit) if not isinstance(batch, EndOfRib)]
+        for batch in batches:
+            self.told[name] += batch.nlris
+            for nlri in batch.nlris:
+                _put(self.pair.told[name], nlri, batch.attributes)
+        return bool(batches)
+
+    def write(self, limit: int) -> bool:
+        """Let the kernel do some."""
+        changes = pairs(self.pair.rib.fib.take(limit, 0.0))
+        for nlri, target in changes:
+            self.written.append(nlri)
+            _put(self.pair.installed, nlri, target)
+        self.pair.rib.fib.acknowledge([nlri for nlri, _ in changes])
+        return bool(changes)
+
+    def finish(self) -> None:
+        """Let all happen that still will."""
+        while self.pair.rib.work(5):
+            pass
+        for name in self.told:
+            while self.listen(name, 3):
+                pass
+        while self.write(3):
+            pass
+        self.pair.settle()
+
+
+def _put(table: dict[Nlri, V], nlri: Nlri, value: V | None) -> None:
+    table.pop(nlri, None)
+    if value is not None:
+        table[nlri] = value
+
+
+@examples
+@given(st.lists(easy, min_size=1, max_size=12), plain_filterings, plain_filterings, turns)
+def test_a_change_of_filters_is_told_and_written_once(
+    said: list[Step], before: Step, after: Step, order: list[tuple[str, int]]
+) -> None:
+    """Nobody hears of a prefix that is the same to it, nor twice of one that is not; so does the kernel."""
+    pair = Pair()
+    for step in (*START, before, *said, ("settle",)):
+        pair.do(step)
+    heard, installed = heard_by(pair), dict(pair.installed)
+    pair.do(after)
+    ears = Ears(pair)
+    for what, number in order:
+        if what == "work":
+            pair.rib.work(number)
+            ears.write(number)
+        else:
+            ears.listen(PeerName(what), number)
+    ears.finish()
+    for name, table in heard_by(pair).items():
+        different = [nlri for nlri in PREFIXES if table.get(nlri) != heard[name].get(nlri)]
+        assert sorted(ears.told[name]) == sorted(different), name
+    assert sorted(ears.written) == sorted(n for n in PREFIXES if installed.get(n) != pair.installed.get(n))
 
 
 # ── the path does not matter: lists of states, walked in every way ───────────

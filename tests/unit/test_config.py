@@ -340,7 +340,7 @@ MISTAKES = [  # (section, lines in it, key, value, reason)
         "import = ['pods']",
         "peer.p.import",
         '"pods"',
-        "no such filter; built in are all, own, none, others are not built yet in this version",
+        "no such filter; there are all, own, none",
     ),
     (
         "peer",
@@ -443,7 +443,7 @@ MISTAKES = [  # (section, lines in it, key, value, reason)
         "true",
         "connections of a/b leave by 1.2.3.4 already",
     ),
-    ("cluster", "[filter.x]\ndefault = 'reject'", "filter", "{ x }", NOT_BUILT),
+    ("cluster", "[process.x]\nrun = ['true']", "process", "{ x }", NOT_BUILT),
     ("cluster", "[policy]\nfailsafe_inbound = 22", "policy.failsafe_inbound", "22", "not a list"),
     ("cluster", "[node]\naddress = '192.0.2.1'", "node.address", '"192.0.2.1"', "stands outside of a [node.NAME]"),
     (
