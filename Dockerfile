@@ -20,7 +20,7 @@ RUN apt-get update \
 COPY --from=build /opt/bgpmesh /opt/bgpmesh
 ENV PATH=/opt/bgpmesh/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONUNBUFFERED=1
-# BGP and the metrics listener.
-EXPOSE 179 9179
+# BGP, the metrics listener, BFD.
+EXPOSE 179 9179 3784/udp 4784/udp
 ENTRYPOINT ["bgpmesh"]
 CMD ["run", "--config", "/etc/bgpmesh/bgpmesh.toml"]

@@ -9,6 +9,7 @@ Who feeds whom:
     local.links                            ---------->  kernel.links
     packets.chains, packets.sets           ---------->  kernel.chains
     packets.leads.connections              ---------->  kernel.conntrack
+    peers.watched                          ---------->  bfd_agent   --what it says-->  pump
     control, the policy directory          ---------->  keeper  --disk, events-->  pump
     kernel.chains                          --counts-->  counters
     kernel.nflog                           ---------->  drops   --who follows-->  pump
@@ -36,6 +37,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bgpmesh import __version__, config, log
+from bgpmesh.bfd_agent.edge import BfdEdge
 from bgpmesh.chosen import Chosen, Overrides, choose
 from bgpmesh.config import Config
 from bgpmesh.control import views
@@ -126,6 +128,7 @@ class Daemon:
             self.engine, self.pump, lambda: self.config, keeper=self.keeper, drops=self.drops, links=self.links
         )
         self.previews = Previews(self, self.connections)
+        self.bfd = BfdEdge(configuration.control.socket, self.engine.peers.bfd_wanted, report)
         self.control = ControlServer(configuration.control.socket, self.answer, self.node)
         self.http = HttpServer(configuration.metrics.listen, self)
 
@@ -144,7 +147,7 @@ class Daemon:
         self.chains = ChainsEdge(
             packets.chains, packets.sets, report, counters=self.counters, on_apply=self.metrics.policy_applied
         )
-        self.connections = ConnectionsEdge(packets.leads.connections, report)
+        self.connections: ConnectionsEdge = ConnectionsEdge(packets.leads.connections, report)
 
     @property
     def config(self) -> Config:
@@ -176,7 +179,8 @@ class Daemon:
                 doors = (self.control.run(), self.speaker.run(), self.http.run())
                 tasks = [group.create_task(each) for each in (*doors, self._probe_lag(), self._write_journal())]
                 await self._begin()
-                edges = (self.chains.run(), self.connections.run(), self.links.run(), self.fib.run())
+                kernel = (self.chains.run(), self.connections.run(), self.links.run(), self.fib.run())
+                edges = (*kernel, self.bfd.run())
                 rounds = [self._review(), self.keeper.watch(self._policy_directory)]
                 if self.config.kernel.enabled:
                     rounds.append(self.host.watch())
@@ -228,6 +232,7 @@ class Daemon:
         """Say what an orderly stop says; kernel routes stay."""
         self.engine.handle(Stopping(), self.now())
         self._execute()
+        self.bfd.kick()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_S):
                 await self.speaker.finish()
@@ -247,6 +252,7 @@ class Daemon:
         if packets.is_review_due:
             self._review_asked.set()
         self.links.kick()
+        self.bfd.kick()
         while engine.notes:
             note = engine.notes.popleft()
             _SAY[note.level](note.name, **note.keys)
@@ -366,7 +372,7 @@ class Daemon:
         if not peers.is_in_sync:
             waiting = "; ".join(f"{name}: {why}" for name, why in peers.waiting_for().items())
             reasons.append(f"not in sync after a restart: waiting for {waiting}" if waiting else "starting")
-        reasons += self.speaker.problems.values()
+        reasons += [*self.speaker.problems.values(), *self.bfd.problems]
         down = [name for name, session in peers.sessions.items() if session.established_at is None]
         if down and len(down) == len(peers.sessions):
             reasons += [f"no session is up: {views.why_down(peers.sessions[name])}" for name in sorted(down)[:3]]

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from bgpmesh.events import (
+    BfdReported,
     ChainsRead,
     ChainsWritten,
     Configured,
@@ -175,6 +176,7 @@ class Engine:
                 _to(Disconnected, peers.disconnected),
                 _to(OpenReceived, peers.open_received),
                 _to(GarbageReceived, peers.garbage_received),
+                _to(BfdReported, peers.bfd_reported),
                 _to(TimerFired, self._timer_fired),
                 _to(Stopping, peers.stop),
                 _to(FibWritten, self._fib_written),

@@ -10,6 +10,7 @@ import enum
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from bgpmesh.peering.bfd import Report, Watched
 from bgpmesh.peering.message import EndOfRib, Keepalive, Negotiated, Notification, RouteRefresh
 from bgpmesh.peering.peer import Owner, Peer
 from bgpmesh.peering.session import Dial, Hangup, Send
@@ -111,6 +112,13 @@ class GarbageReceived:
     connection: int
     notification: Notification
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class BfdReported:
+    """The process that runs BFD tells how the path to a peer is, or nobody does any longer (then it is down)."""
+
+    report: Report
 
 
 # ── from the kernel ──────────────────────────────────────────────────────────
@@ -263,6 +271,7 @@ class Configured:
     has_identity: bool = False  # nodes say of their workloads' addresses who has them
     owners: tuple[Owner, ...] = ()  # every node of the file
     filters: tuple[Filter, ...] = ()  # that a peer may name, beside those that are built in
+    watched: tuple[Watched, ...] = ()  # the paths to peers that BFD watches
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,6 +333,7 @@ Event = (
     | RoutesReceived
     | FlowsReceived
     | GarbageReceived
+    | BfdReported
     | FibRead
     | FibObserved
     | FibWritten

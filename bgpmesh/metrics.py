@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from bgpmesh import __version__
 from bgpmesh.engine import Engine
+from bgpmesh.peering import bfd
 from bgpmesh.peering.session import State
 from bgpmesh.policy.attribution import Counters
 from bgpmesh.policy.flowspec import STATES
@@ -48,6 +49,14 @@ class Talks(Protocol):
         """Messages by peer, direction (sent, received) and type."""
 
 
+class Watches(Protocol):
+    """The edge of BFD, as far as this module needs to know it."""
+
+    @property
+    def discarded(self) -> Mapping[str, int]:
+        """Packets that were not taken, by the reason."""
+
+
 class Observed(Protocol):
     """What is read of the daemon at a scrape."""
 
@@ -64,6 +73,10 @@ class Observed(Protocol):
     @property
     def speaker(self) -> Talks:
         """The wire."""
+
+    @property
+    def bfd(self) -> Watches:
+        """BFD's process."""
 
     def reasons(self) -> list[str]:
         """Return why the node is not ready; empty if it is."""
@@ -116,6 +129,7 @@ class Metrics:
         yield _gauge("ready", "1 if this node is ready", {(): int(not observed.reasons())})
         yield _gauge("config_generation", "Grows with each configuration in force", {(): observed.generation})
         yield from self._sessions()
+        yield from self._bfd()
         messages: Counter[tuple[str, ...]] = Counter()
         for (_, direction, kind), count in observed.speaker.messages.items():
             messages[direction, kind] += count
@@ -182,6 +196,18 @@ class Metrics:
         yield _gauge("session_routes", "Prefixes of the session", routes, *labels, "family", "kind")
         yield _gauge("flowspec_rules", "Flows that peers ask for", flows, *labels, "state")
         yield _counter("flowspec_refused", "Flows that were refused", turned_down, *labels)
+
+    def _bfd(self) -> Iterator[Metric]:
+        """Yield how the paths are that BFD watches, and what came that was no packet of theirs."""
+        up: Counter[tuple[str, ...]] = Counter()
+        peers = self._observed.engine.peers
+        for each in peers.watched:
+            report = peers.bfd.get(PeerName(each.name))
+            up[(each.name,) if self._per_peer else ()] += report is not None and report.state == bfd.State.UP
+        labels = ("peer",) if self._per_peer else ()
+        yield _gauge("bfd_up", "1 if BFD sees the path to the peer", up, *labels)
+        discarded: Values = {(reason,): count for reason, count in self._observed.bfd.discarded.items()}
+        yield _counter("bfd_discarded", "BFD packets that were not taken", discarded, "reason")
 
     def _pool_addresses(self) -> Metric:
         engine = self._observed.engine

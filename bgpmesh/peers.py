@@ -1,4 +1,4 @@
-"""Whom this node talks to: a session for each peer, the timers of all, a restart, and the list of held peers.
+"""Whom this node talks to: a session for each peer, the timers of all, a restart, the list of held peers, BFD.
 
 A restart (RFC 4724 §4.1). At the first read-back of the kernel (`boot`) it is known whether this node
 restarted: peers are on the list of those whose paths the node holds *and* routes of ours are in the
@@ -10,6 +10,11 @@ What may not happen here:
  1. A peer's paths are used before its name is in `held`, or its name leaves while one is in the kernel.
  2. End-of-RIB leaves while a prefix still waits for a decision: it is asked for once this node is in sync, and the
     RIB keeps it back until it is at rest.
+
+BFD (RFC 5882) says of a peer's path that it is broken, and never that a session may come up: one comes up without it,
+as with a peer that has none. A path that was up and is broken ends the session and all that the peer has said. Of a
+peer that is away it ends what is still held, if both sides' BFD outlives their daemons; where it does not, it goes down
+with a peer that restarts, and says nothing of the path. What somebody wants (AdminDown) is no failure.
 
 What is learnt goes to the RIB, what is to be said to `commands`. Workloads and packets are nothing to a session.
 """
@@ -23,6 +28,7 @@ from heapq import heapify, heappop, heappush
 from typing import Protocol, assert_never
 
 from bgpmesh.events import (
+    BfdReported,
     Command,
     Configured,
     Connected,
@@ -39,6 +45,7 @@ from bgpmesh.events import (
     TimerFired,
 )
 from bgpmesh.notes import Notes
+from bgpmesh.peering import bfd
 from bgpmesh.peering.message import Cease, EndOfRib, Notification, RouteRefresh
 from bgpmesh.peering.peer import Peer
 from bgpmesh.peering.session import (
@@ -58,6 +65,9 @@ from bgpmesh.restart import NEVER, Awaited
 from bgpmesh.rib.rib import Rib
 from bgpmesh.route.nlri import Family, prefix_text
 from bgpmesh.route.path import PeerName
+
+# BFD goes on so long at least without a daemon: a supervisor has started it again by then.
+LEAST_STAY_S = 10.0
 
 
 @dataclass(slots=True)
@@ -106,6 +116,9 @@ class Peers:
         self.faults: defaultdict[PeerName, Faults] = defaultdict(Faults)
         self._listed = None if listed is None else frozenset(listed)
         self.held: frozenset[PeerName] = self._listed or frozenset()  # on disk before anything else is done
+        self.watched: tuple[bfd.Watched, ...] = ()  # what BFD is to watch
+        self.bfd: dict[PeerName, bfd.Report] = {}  # what it says of that
+        self._stay_s = LEAST_STAY_S
         self.is_in_sync = False
         self._configured = configured
         self._rib = rib
@@ -126,6 +139,10 @@ class Peers:
     def configure(self, new: Configured, now: float) -> None:
         """Have a session with each of these peers, and with nobody else; `check_sync` comes after."""
         self._configured = new
+        self.watched = new.watched
+        self._stay_s = max([LEAST_STAY_S, *(peer.graceful_restart for peer in new.peers)])
+        names = {each.name for each in new.watched}
+        self.bfd = {name: report for name, report in self.bfd.items() if name in names}
         self._hear_of_refusals()
         wanted = {peer.name: peer for peer in new.peers}
         awaited = wanted.keys() & self._awaited.names
@@ -259,10 +276,47 @@ class Peers:
     def stop(self, _: Stopping, now: float) -> None:
         """End every session: the kernel's routes stay, and so does the list."""
         self._is_stopping = True
+        kept = {name for name, session in self.sessions.items() if restart_agreed(session.negotiated)}
+        self.watched = tuple(each for each in self.watched if each.name in kept)
         for name, session in self.sessions.items():
-            is_silent = restart_agreed(session.negotiated)
+            is_silent = name in kept
             farewell = None if is_silent else Notification.cease(Cease.ADMIN_SHUTDOWN, "bgpmesh stops")
             self._apply(name, session.stop(now, farewell), now)
+
+    # ── what BFD tells ───────────────────────────────────────────────────────
+
+    def bfd_wanted(self) -> tuple[tuple[bfd.Watched, ...], float]:
+        """Return what BFD is to watch, and for how long without this daemon: while a peer may keep our routes."""
+        return self.watched, self._stay_s
+
+    def bfd_reported(self, event: BfdReported, now: float) -> None:
+        """Take note of how the path to a peer is, and end what went over one that is broken."""
+        report, name = event.report, PeerName(event.report.name)
+        session = self.sessions.get(name)
+        if session is None or all(each.name != name for each in self.watched):
+            return  # it was told that nobody wants to know any more, and has not heard it yet
+        before, self.bfd[name] = self.bfd.get(name), report
+        was_up = before is not None and before.state == bfd.State.UP
+        is_up = report.state == bfd.State.UP
+        if report.is_failure or (was_up and not is_up):
+            reason = bfd.diag_words(report.diag) if not is_up else "it was down for a moment"
+            level = Level.WARNING if report.is_failure else Level.INFO
+            self._notes.add("bfd.down", level, peer=name, reason=reason)
+            if report.is_failure:
+                self._path_failed(session, report, reason, now)
+        if is_up and (report.is_failure or not was_up):
+            self._notes.add("bfd.up", peer=name)
+            self._apply(name, session.path_recovered(now), now)
+
+    def _path_failed(self, session: Session, report: bfd.Report, reason: str, now: float) -> None:
+        name = session.peer.name
+        if session.established_at is not None and session.established_at > report.at:
+            return  # it began since
+        outputs = session.path_failed(f"BFD: {reason}", now, is_independent=report.is_independent)
+        self._apply(name, outputs, now)
+        if report.is_independent:
+            self._awaited.discard(name)
+            self.check_sync(now)
 
     # ── sessions ─────────────────────────────────────────────────────────────
 

@@ -1,4 +1,4 @@
-"""Everything of ours on a host, and the order in which it goes: links, routes, chains and sets, then files.
+"""Everything of ours on a host, and the order in which it goes: BFD, links, routes, chains and sets, then files.
 
 A daemon must not run meanwhile: it would set right what is taken away. What somebody else has put beside our files
 stays, and with it the directory.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bgpmesh.bfd_agent import edge
 from bgpmesh.config import Config
 from bgpmesh.errors import KernelError
 from bgpmesh.journal.record import FILE, FORMER, RECORDING
@@ -28,6 +29,7 @@ def uninstall(loaded: Config, socket: str, directory: Path) -> tuple[list[str], 
         state.close()
     removed: list[str] = []
     try:
+        removed += ["the process of BFD"] if edge.end(socket) else []
         removed += links.uninstall(loaded.workload.prefix)
         removed += fib.uninstall(loaded.kernel)
         removed += chains.uninstall()
@@ -42,7 +44,7 @@ def _remove_files(directory: Path, socket: Path) -> list[str]:
     names = (*(f"{name}.json" for name in DOCUMENTS), FILE, RECORDING, FORMER)
     ours = [directory / name for name in (*names, *(f"{name}.new" for name in names), LOCK)]
     removed = []
-    for path in (*ours, socket, Path(f"{socket}.lock")):
+    for path in (*ours, socket, Path(f"{socket}.lock"), Path(edge.agent_path(str(socket)))):
         if path.exists() or path.is_socket():
             path.unlink()
             removed.append(f"file {path}")

@@ -36,7 +36,7 @@ MAY_IMPORT |= {
     "packets": TOLD - {"peering"} | {"local", "leads", "flowspec"},
 }
 CORE = set(MAY_IMPORT) | {"engine"}
-EDGES = {"wire", "kernel", "control", "metrics", "journal", "state"}
+EDGES = {"wire", "kernel", "control", "metrics", "journal", "state", "bfd_agent"}
 MAY_IMPORT |= {"engine": CORE - {"engine"}, "log": set()}
 MAY_IMPORT |= {edge: CORE | {"log"} for edge in EDGES}
 # Of what stands around the engine in a daemon, these know no edge.

@@ -47,6 +47,7 @@ def check(
         _check_cluster(reader, cluster, nodes, neighbours)
         for node in nodes:
             _check_families(reader, cluster, node, neighbours)
+            _check_bfd(reader, cluster, node, neighbours)
 
 
 def _check_prefixes(
@@ -203,6 +204,15 @@ def _check_cluster(
         if peer.reflector_client and external:
             reason = f"needs iBGP, and node {external[0]} has another AS"
             reader.refuse(f"peer.{peer.name}.reflector_client", peer.reflector_client, reason)
+
+
+def _check_bfd(reader: Reader, cluster: ClusterOptions, node: NodeOptions, neighbours: Sequence[PeerOptions]) -> None:
+    """Refuse BFD where the node has no address to send from."""
+    chosen = {peer.name: peer for peer in neighbours if peer.bfd is not None and selects(peer, node)}
+    for peer in peers_of(node, cluster, (), chosen.values()):
+        if peer.local_address is None:
+            reason = f"node {node.name} has no address of its family: needs source"
+            reader.refuse(f"peer.{peer.name}.bfd", True, reason)
 
 
 def _check_families(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import Field
 
 from bgpmesh.config.options import NAMED, SINGLE
-from bgpmesh.config.values import NOT_BUILT, key_of, knobs, toml
+from bgpmesh.config.values import key_of, knobs, toml
 
 _NAMES = {
     "pool": "default",
@@ -76,6 +76,4 @@ def _limits(knob: Field[object]) -> str:
     match meta.get("choices"):
         case tuple(choices):
             parts.append(", ".join(map(toml, choices)))
-    if "only" in meta:
-        parts.append(f"{toml(not meta['only'])} is {NOT_BUILT}")
     return f"({'; '.join(parts)})" if parts else ""

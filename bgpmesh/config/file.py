@@ -42,6 +42,7 @@ from bgpmesh.peering.mesh import (
     peers_of,
     router_id_of,
     warnings_of,
+    watched_of,
 )
 from bgpmesh.policy.iptables import Options as Rendering
 from bgpmesh.policy.protection import Surroundings
@@ -121,6 +122,7 @@ def effective(config: Config, name: str) -> Configured:
         taken=taken_by_others(config.nodes, config.neighbours, node.pod_cidrs),
         has_identity=config.cluster.identity,
         owners=owners_of(config.nodes),
+        watched=watched_of(node, config.cluster, config.nodes, neighbours),
         around=Surroundings(
             space=(*(p.cidr for p in config.pools), *(cidr for each in config.nodes for cidr in each.pod_cidrs)),
             addresses=frozenset(each for each in (node.address, node.address6) if each is not None),

@@ -6,6 +6,7 @@ from bgpmesh.config.file import effective, warnings
 from bgpmesh.config.filters import in_words, plain
 from bgpmesh.config.options import Config
 from bgpmesh.events import Configured
+from bgpmesh.peering.bfd import Watched
 from bgpmesh.peering.peer import Peer
 
 
@@ -17,6 +18,7 @@ def shown(loaded: Config, node: str | None) -> dict[str, object]:
         said = {warning: None for name in names for warning in warnings(loaded, name)}
         return {"file": loaded.file, "node": None, "nodes": sessions, "sessions": [], "warnings": list(said)}
     configured = effective(loaded, node)
+    watched = {each.name: each for each in configured.watched}
     return {
         "file": loaded.file,
         "node": node,
@@ -26,7 +28,7 @@ def shown(loaded: Config, node: str | None) -> dict[str, object]:
         "pod_cidrs": [str(cidr) for cidr in configured.pod_cidrs],
         "advertise": [str(prefix) for prefix in configured.advertise],
         "kernel": configured.kernel_enabled,
-        "sessions": [_session(peer) for peer in configured.peers],
+        "sessions": [_session(peer, watched.get(peer.name)) for peer in configured.peers],
         "filters": _filters(configured),
         "policies": [],
         "warnings": list(warnings(loaded, node)),
@@ -47,7 +49,7 @@ def _filters(configured: Configured) -> list[dict[str, object]]:
     return found
 
 
-def _session(peer: Peer) -> dict[str, object]:
+def _session(peer: Peer, watched: Watched | None) -> dict[str, object]:
     return {
         "peer": peer.name,
         "address": str(peer.address),
@@ -70,6 +72,15 @@ def _session(peer: Peer) -> dict[str, object]:
         "flowspec": None if peer.flowspec is None else {"rules": peer.flowspec.rules, "ttl": peer.flowspec.ttl},
         "import": list(peer.imports),
         "export": list(peer.exports),
+        "bfd": None if watched is None else _bfd(watched),
+    }
+
+
+def _bfd(watched: Watched) -> dict[str, object]:
+    return {
+        "interval_ms": watched.interval_ms,
+        "multiplier": watched.multiplier,
+        "hops": watched.hops or None,  # None: found out
     }
 
 

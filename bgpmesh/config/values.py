@@ -12,7 +12,7 @@ from dataclasses import Field, fields
 from typing import ClassVar, Protocol
 
 from bgpmesh.control.http import split_listen
-from bgpmesh.peering.mesh import ASN_RANGE, Limit, Password
+from bgpmesh.peering.mesh import ASN_RANGE, Bfd, Limit, Password
 from bgpmesh.peering.peer import FlowLimit
 from bgpmesh.policy.rule import SCTP, TCP, UDP, Failsafe
 from bgpmesh.rib.aspath import Expression
@@ -52,11 +52,6 @@ Meta = Mapping[str, object]
 def parse(knob: Field[object], value: object) -> object:
     """Return what the file's value means for this field; raises BadValueError."""
     kind = str(knob.type).removesuffix(" | None")
-    if "only" in knob.metadata:
-        if isinstance(value, bool) and value == knob.metadata["only"]:
-            return value
-        if isinstance(value, bool | dict):
-            raise BadValueError((value, NOT_BUILT))
     return _KINDS[kind](value, knob.metadata)
 
 
@@ -257,12 +252,24 @@ def _limit(value: object, meta: Meta) -> Limit:
 def _flow_limit(value: object, _: Meta) -> FlowLimit:
     if not isinstance(value, dict):
         raise BadValueError((value, "not a table { rules, ttl }; {} is the default of both"))
-    ranges = {"rules": (1, MOST_FLOWS), "ttl": (0, 31_536_000)}
+    return FlowLimit(**_numbers(value, {"rules": (1, MOST_FLOWS), "ttl": (0, 31_536_000)}))
+
+
+def _bfd(value: object, _: Meta) -> Bfd | None:
+    if isinstance(value, bool):
+        return Bfd() if value else None
+    if not isinstance(value, dict):
+        raise BadValueError((value, "not true, false or { interval_ms, multiplier, hops }"))
+    return Bfd(**_numbers(value, {"interval_ms": (10, 60_000), "multiplier": (1, 255), "hops": (1, 255)}))
+
+
+def _numbers(table: dict[str, object], ranges: Mapping[str, tuple[int, int]]) -> dict[str, int]:
+    """Return the whole numbers in a table that may have these keys; a `ttl` is in seconds. Raises BadValueError."""
     faults: list[tuple[object, str]] = []
     numbers: dict[str, int] = {}
-    for key, member in value.items():
+    for key, member in table.items():
         if key not in ranges:
-            faults.append((value, f"unknown key {key}{guess(key, ranges)}"))
+            faults.append((table, f"unknown key {key}{guess(key, ranges)}"))
             continue
         try:
             numbers[key] = _int(member, {"range": ranges[key], "unit": "s"} if key == "ttl" else {"range": ranges[key]})
@@ -270,7 +277,7 @@ def _flow_limit(value: object, _: Meta) -> FlowLimit:
             faults += [(bad, f"{key} is {reason}") for bad, reason in error.faults]
     if faults:
         raise BadValueError(*faults)
-    return FlowLimit(**numbers)
+    return numbers
 
 
 def _masquerade(value: object, _: Meta) -> Masquerade | None:
@@ -423,6 +430,7 @@ _KINDS: dict[str, Callable[[object, Meta], object]] = {
     "Ttl": _ttl,
     "Limit": _limit,
     "FlowLimit": _flow_limit,
+    "Bfd": _bfd,
     "Masquerade": _masquerade,
     "Password": password_of,
     "Labels": _labels,

@@ -51,7 +51,7 @@ class ControlOptions:
         metadata={
             "help": "where the commands find the daemon",
             "pattern": (r"/.*", "an absolute path"),
-            "longest": 107,  # sockaddr_un.sun_path
+            "longest": 103,  # sockaddr_un.sun_path has 107; BFD's is named by four more
         },
     )
 

@@ -100,7 +100,7 @@ def check(result: object) -> str:
         + [("pod CIDRs", field(result, "pod_cidrs")), ("advertises", field(result, "advertise"))]
         + ([("kernel", "no route is written (kernel.enabled = false)")] if not field(result, "kernel") else [])
     )
-    columns = ("peer", "address", "asn", "role", "families", "passive", "md5", "import", "export")
+    columns = ("peer", "address", "asn", "role", "families", "passive", "md5", "import", "export", "bfd")
     rows_of_peers = each_of(field(result, "sessions"))
     sessions = listing(rows_of_peers, columns, "no sessions")
     notes = [
@@ -161,7 +161,7 @@ _PEER_COLUMNS = ("received", "accepted", "advertised")
 
 def peers(result: object) -> str:
     """Return one line for each peer."""
-    heads = ("PEER", "ADDRESS", "ASN", "STATE", "UP", "RECEIVED", "ACCEPTED", "ADVERTISED", "LAST ERROR")
+    heads = ("PEER", "ADDRESS", "ASN", "STATE", "UP", "BFD", "RECEIVED", "ACCEPTED", "ADVERTISED", "LAST ERROR")
     rows = each_of(result)
     if not rows:
         return "no peers"
@@ -171,6 +171,7 @@ def peers(result: object) -> str:
             [
                 *(row.get(key) for key in ("name", "address", "asn", "state")),
                 duration(row.get("uptime_s")),
+                row.get("bfd"),
                 *(row.get(key) for key in _PEER_COLUMNS),
                 row.get("last_error"),
             ]
@@ -194,6 +195,7 @@ def peer(result: object) -> str:
             ("state", peer.get("state")),
             ("up", duration(peer.get("uptime_s"))),
             ("last error", peer.get("last_error")),
+            ("BFD", _bfd(peer)),
             ("router id", peer.get("router_id")),
             ("passive", peer.get("passive")),
             ("hold time", _seconds(peer.get("hold_time"))),
@@ -217,6 +219,22 @@ _RESOLUTION = {
     "connected": "by a connected route only (single-hop eBGP)",
     "any route": "by any route of the host, its default route too",
 }
+
+
+def _bfd(peer: Row) -> str:
+    session = peer.get("bfd_session")
+    if not isinstance(session, Mapping):
+        return _words(peer.get("bfd"))
+    is_single_hop = session.get("single_hop")
+    hops = "not heard" if is_single_hop is None else "single hop" if is_single_hop else "multihop"
+    words = f"{session.get('state')} for {duration(session.get('since_s'))}"
+    if peer.get("bfd") == "up":
+        sent, detected = (f"{session.get(key):g} ms" for key in ("interval_ms", "detection_ms"))
+        return clean(f"{words}, {hops}: sends each {sent}, down after {detected}")
+    theirs = (
+        "" if is_single_hop is None else f"; the peer: {session.get('peer_state')}, {session.get('peer_diagnostic')}"
+    )
+    return clean(f"{words}, {hops}: {session.get('diagnostic')}{theirs}")
 
 
 def _malformed(peer: Row) -> str:

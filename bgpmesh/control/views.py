@@ -13,6 +13,7 @@ from typing import Protocol
 from bgpmesh.control import policies
 from bgpmesh.control.server import RequestError
 from bgpmesh.engine import Engine
+from bgpmesh.peering import bfd
 from bgpmesh.peering.session import Session, State
 from bgpmesh.rib.rib import Candidate, Rib
 from bgpmesh.route.attributes import PathAttributes
@@ -98,7 +99,33 @@ def peer(engine: Engine, name: PeerName, now: float) -> JsonObject:
         "treated_as_withdraw": faults.treated_as_withdraw,
         "attributes_discarded": faults.attributes_discarded,
         "claims_refused": faults.claims_refused,
-        "bfd": None,
+        "bfd": _bfd(engine, name),
+    }
+
+
+def _bfd(engine: Engine, name: PeerName) -> str | None:
+    """Return "up" or "down" of a path that BFD watches, None of another."""
+    if all(each.name != name for each in engine.peers.watched):
+        return None
+    report = engine.peers.bfd.get(name)
+    return "up" if report is not None and report.state == bfd.State.UP else "down"
+
+
+def _bfd_in_full(engine: Engine, name: PeerName, now: float) -> JsonObject | None:
+    """Return what is known of a path that BFD watches; None: nothing, or it is not watched."""
+    report = engine.peers.bfd.get(name)
+    if report is None:
+        return None
+    return {
+        "state": bfd.State(report.state).words,
+        "since_s": round(now - report.at, 3),
+        "diagnostic": bfd.diag_words(report.diag),
+        "peer_state": bfd.State(report.remote_state).words,
+        "peer_diagnostic": bfd.diag_words(report.remote_diag),
+        "interval_ms": report.interval_ms,
+        "detection_ms": report.detection_ms,
+        "single_hop": report.is_single_hop,
+        "independent": report.is_independent,
     }
 
 
@@ -124,6 +151,7 @@ def peer_in_full(engine: Engine, name: PeerName, now: float) -> JsonObject:
             family.label: dict(zip(("received", "accepted", "advertised"), counted, strict=True))
             for family, counted in counts.items()
         },
+        "bfd_session": _bfd_in_full(engine, name, now),
         "identities": engine.rib.identities(name),
         "flowspec": policies.flows_of(engine, name),
         "stale": engine.rib.stale_count(name),

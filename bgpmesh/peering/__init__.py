@@ -8,6 +8,8 @@ What is here:
 * `message`  BGP messages as values, and what two OPENs agreed on. An UPDATE is not among them: it is a
              batch of routes and goes past the session to the RIB.
 * `session`  Session: the state machine of RFC 4271 §8. Events and `now` in, outputs out.
+* `bfd`      Session: the state machine of RFC 5880 §6.8 in the same way, and what the process that runs it is told and
+             tells (`bfd_agent`).
 
 What it hides: which of two connections lives, when something is due, when paths of a lost peer may stay.
 Nobody else decides any of these. Bytes, capabilities and negotiation are the wire's; a Session sees

@@ -7,7 +7,7 @@ file and the error messages are made from that. Keys of the metadata:
  * `help`: one line;  `unit`: "s";  `range`: lowest and highest;  `choices`: the words allowed;
  * `version`: of an address, where only one will do;  `pattern`: an expression, and it in words;
  * `refused`: single values within the range that cannot be, and `refused_reason`;
- * `only`: the one value whose feature is built;  `key`: the name in the file where it is not the field's;
+ * `key`: the name in the file where it is not the field's;
  * in the example file: `shown`, a right-hand side other than the default; `example`, one that is commented out.
 
 Which sessions there are:
@@ -28,6 +28,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NewType
 
+from bgpmesh.peering.bfd import Watched
 from bgpmesh.peering.peer import FlowLimit, Owner, Peer
 from bgpmesh.route.attributes import Asn, RouterId
 from bgpmesh.route.nlri import ROUTED, Family, IPAddress, IPNetwork, family_of_address
@@ -55,6 +56,15 @@ class Limit:
 
     limit: int
     restart: int = 60  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Bfd:
+    """How the path to a peer is watched: `true`, or a table."""
+
+    interval_ms: int = 300  # between packets, either way, at the least
+    multiplier: int = 3  # packets that may be missed
+    hops: int = 0  # how far away the peer is at most; 0: as its session says, or not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +105,10 @@ class ClusterOptions:
         default=None,
         metadata={"help": "a file whose first line is the password", "example": '"/etc/bgpmesh/mesh.key"'},
     )
-    bfd: bool = field(default=False, metadata={"help": "BFD between the nodes", "only": False})
+    bfd: Bfd | None = field(
+        default=None,
+        metadata={"help": "BFD between the nodes: true, or { interval_ms = 300, multiplier = 3 }", "shown": "false"},
+    )
     max_prefixes: int = field(
         default=100_000,
         metadata={"help": "prefixes a node may send in each family", "range": (1, 100_000_000)},
@@ -223,6 +236,13 @@ class PeerOptions:
     families: tuple[Family, ...] = field(
         default=ROUTED, metadata={"help": "over this one session, whatever its transport"}
     )
+    bfd: Bfd | None = field(
+        default=None,
+        metadata={
+            "help": "true, or { interval_ms = 300, multiplier = 3, hops = 1 }: 1 hop away at most",
+            "shown": "false",
+        },
+    )
 
 
 def router_id_of(node: NodeOptions) -> RouterId | None:
@@ -274,6 +294,26 @@ def peers_of(
     made = [_node_peer(node, other, cluster, cluster_id) for other in others]
     made += [_neighbour_peer(node, peer, cluster, cluster_id) for peer in neighbours]
     return tuple(sorted((peer for peer in made if peer is not None), key=lambda peer: peer.name))
+
+
+def watched_of(
+    node: NodeOptions, cluster: ClusterOptions, nodes: Iterable[NodeOptions], neighbours: Iterable[PeerOptions]
+) -> tuple[Watched, ...]:
+    """Return the paths that BFD watches, of the peers that `peers_of` returns."""
+    neighbours = tuple(neighbours)
+    options = {PeerName(peer.name): peer.bfd for peer in neighbours}
+    watched = []
+    for peer in peers_of(node, cluster, nodes, neighbours):
+        bfd = cluster.bfd if peer.in_cluster else options[peer.name]
+        if bfd is not None and peer.local_address is not None:  # without one it was refused when the file was read
+            ends = str(peer.local_address), str(peer.address)
+            watched.append(Watched(peer.name, *ends, bfd.hops or _hops(peer), bfd.interval_ms, bfd.multiplier))
+    return tuple(watched)
+
+
+def _hops(peer: Peer) -> int:
+    """Return how far away a peer is at most, as its session says; 0: it does not, as inside of an AS."""
+    return peer.ttl_security or peer.multihop or int(peer.is_external)
 
 
 def owners_of(nodes: Iterable[NodeOptions]) -> tuple[Owner, ...]:
@@ -416,7 +456,11 @@ def warnings_of(
         said.append(f"node.{node.name} has IPv6 prefixes and no address6: they are announced to nobody")
     if any(n.version == 4 for n in (*node.pod_cidrs, *node.advertise)) and own_address(node, Family.IPV4) is None:
         said.append(f"node.{node.name} has IPv4 prefixes and an IPv6 address only: they are announced to nobody")
+    said += _slow_bfd("cluster", cluster.bfd, cluster.hold_time)
     for peer in neighbours:
+        said += _slow_bfd(
+            f"peer.{peer.name}", peer.bfd, cluster.hold_time if peer.hold_time is None else peer.hold_time
+        )
         if peer.asn != asn_of(node, cluster):
             said += [
                 f"peer.{peer.name} is eBGP without {key}: nothing is {does} (RFC 8212)"
@@ -433,3 +477,10 @@ def warnings_of(
             if family_of_address(peer.address) is family or peer.families != ROUTED
         ]
     return tuple(said)
+
+
+def _slow_bfd(where: str, bfd: Bfd | None, hold_time: int) -> list[str]:
+    """Return the warning of BFD that tells no sooner than the hold timer does; a hold time of 0 is no timer."""
+    if bfd is None or not 0 < hold_time * 1000 <= bfd.interval_ms * bfd.multiplier:
+        return []
+    return [f"{where}.bfd takes as long to find that a peer is gone as the hold time of {hold_time} s"]

@@ -26,7 +26,7 @@ class Code(enum.IntEnum):
 
 
 class Cease(enum.IntEnum):
-    """Cease subcodes (RFC 4486, RFC 8538)."""
+    """Cease subcodes (RFC 4486, RFC 8538, RFC 9384)."""
 
     MAX_PREFIXES = 1
     ADMIN_SHUTDOWN = 2
@@ -37,6 +37,7 @@ class Cease(enum.IntEnum):
     CONNECTION_COLLISION = 7
     OUT_OF_RESOURCES = 8
     HARD_RESET = 9
+    BFD_DOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +183,7 @@ SUBCODE_NAMES: dict[tuple[int, int], str] = {
     (6, 7): "connection collision resolution",
     (6, 8): "out of resources",
     (6, 9): "hard reset",
+    (6, 10): "BFD down",
     (7, 1): "invalid message length",
 }
 

@@ -394,6 +394,24 @@ class Session:
             return f"AS mismatch: the peer says {negotiated.received.asn}, configured is {self.peer.asn}"
         return negotiated.refusal_text or refusal.describe()
 
+    # ── the path to the peer ─────────────────────────────────────────────────
+
+    def path_failed(self, reason: str, now: float, *, is_independent: bool) -> list[Output]:
+        """Take it from BFD that the path is broken, and keep nothing of the peer (RFC 5882 §4.3).
+
+        A session that is down already keeps stale paths of a peer that restarts, unless BFD `is_independent` of the
+        control planes of both: where it is not, it goes down with what restarts, and says nothing of the path.
+        """
+        connection = self._connections.get(self.connection) if self.connection is not None else None
+        if connection is not None:
+            return self._settle(self._fault(connection, Notification.cease(Cease.BFD_DOWN), reason, now))
+        return self._expire_stale(NEVER) if is_independent else []
+
+    def path_recovered(self, now: float) -> list[Output]:
+        """Take it from BFD that the path is there: a peer that is to be called is called now."""
+        self._failures, self._retry_at = 0, min(self._retry_at, now)
+        return self._settle(self._dial(now))
+
     # ── the connections ──────────────────────────────────────────────────────
 
     def _establish(self, connection: _Connection, now: float) -> list[Output]:

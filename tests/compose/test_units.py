@@ -17,6 +17,7 @@ CONFIG = ROOT / "config"
 
 # What interface.md promises to be there. A dashboard asks for nothing else.
 SERIES = {
+    "bgpmesh_bfd_up",
     "bgpmesh_build_info",
     "bgpmesh_config_generation",
     "bgpmesh_convergence_seconds_bucket",

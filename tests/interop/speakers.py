@@ -43,7 +43,7 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """One session over IPv4 that carries both families."""
+    """One session that carries both families, over that of `neighbor`."""
 
     asn: int
     address: str  # router id too
@@ -54,9 +54,15 @@ class Setup:
     is_passive: bool = False
     graceful_restart: int = 120  # seconds; 0: the capability is not offered
     helps_only: bool = False  # it keeps the routes of a neighbour that restarts, and claims nothing for itself
+    bfd_ms: int = 0  # milliseconds between BFD packets, three of which may be missed; 0: no BFD
     announce: tuple[str, ...] = ()
     has_flowspec: bool = False  # it offers FlowSpec, both families
     mark: str = ""  # a community on all of it; BIRD and FRR only
+
+    @property
+    def local(self) -> str:
+        """The own end of the session."""
+        return self.address6 if ":" in self.neighbor else self.address
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +197,20 @@ class Bird:
             ),
         )
 
+    def held(self) -> set[str]:
+        """Return the same, also while the neighbour is away."""
+        return self.received()
+
+    def bfd(self) -> str:
+        """Return how its BFD sees the neighbour, as it writes it; "" without a session."""
+        rows = [line.split() for line in self._ask("show bfd sessions").splitlines()]
+        return next((row[2] for row in rows if row[:1] == [self.setup.neighbor]), "")
+
+    def bfd_since(self) -> str:
+        """Return since when, by its clock: what tells one life of the session from the next."""
+        rows = [line.split() for line in self._ask("show bfd sessions").splitlines()]
+        return next((row[3] for row in rows if row[:1] == [self.setup.neighbor]), "")
+
     def announce(self, prefix: str) -> None:
         """Add a static route and read the file again."""
         self.prefixes.append(prefix)
@@ -241,21 +261,25 @@ class Bird:
         export = f"import all; export filter {{ if source != RTS_STATIC then reject; {mark} accept; }};"
         mode = "aware" if own.helps_only else "on"
         restart = f"graceful restart {mode}; graceful restart time {own.graceful_restart};"
+        timing = f"{{ interval {own.bfd_ms} ms; multiplier 3; }}"
+        bfd = f'protocol bfd bfd1 {{ interface "*" {timing}; multihop {timing}; }}' if own.bfd_ms else ""
         text = f"""
 router id {own.address};
 graceful restart wait 20;
 protocol device {{ scan time 5; }}
+{bfd}
 protocol direct {{ ipv4; ipv6; }}
 {static}
 {self._flows()}
 protocol bgp session1 {{
-  local {own.address} as {own.asn};
+  local {own.local} as {own.asn};
   neighbor {own.neighbor} as {own.neighbor_asn};
+  {"bfd on;" if own.bfd_ms else ""}
   {"passive on;" if own.is_passive else ""}
   {f'password "{own.password}";' if own.password else ""}
   hold time 9; connect retry time 2; connect delay time 1; error wait time 1, 4;
   {restart if own.graceful_restart else "graceful restart off;"}
-  ipv4 {{ {export} next hop self; }};
+  ipv4 {{ {export} next hop address {own.address}; }};
   ipv6 {{ {export} next hop address {own.address6}; }};
   {f"flow4 {{ table filters4; {export} }}; flow6 {{ table filters6; {export} }};" if own.has_flowspec else ""}
 }}
@@ -314,10 +338,15 @@ class Frr:
         zebra.until(
             lambda: self.lab.exec(self.node, ["test", "-S", f"{run}/zserv.api"], check=False).returncode == 0, "zebra"
         )
-        bgpd = self._start("bgpd", "-A", "127.0.0.1", "-l", self.setup.address)
-        self._processes = [zebra, bgpd]
+        bfdd = []
+        if self.setup.bfd_ms:
+            profile = f"transmit-interval {self.setup.bfd_ms}\n  receive-interval {self.setup.bfd_ms}"
+            self.lab.write(self.node, f"{etc}/bfdd.conf", f"bfd\n profile lab\n  {profile}\n")
+            bfdd = [self._start("bfdd")]
+            bfdd[0].until(lambda: "lab" in self._ask("show running-config bfdd"), "bfdd")
+        bgpd = self._start("bgpd", "-A", "127.0.0.1", "-l", self.setup.local)
+        self._processes = [zebra, *bfdd, bgpd]
         bgpd.until(lambda: f"local AS {self.setup.asn}" in self._ask("show bgp neighbors"), "FRR to answer")
-        self._processes = [zebra, bgpd]
         # Its session waits (shutdown) until it has selected its own routes: a session that comes before may be sent
         # an End-of-RIB first, and the routes when the selection that it then defers is over, minutes later.
         tables = "show bgp ipv4 unicast", "show bgp ipv6 unicast"
@@ -357,6 +386,33 @@ class Frr:
                     ),
                 )
         return None
+
+    def held(self) -> set[str]:
+        """Return what both tables have of the neighbour, also while it is away."""
+        tables = [json.loads(self._ask(f"show bgp {family} unicast json") or "{}") for family in ("ipv4", "ipv6")]
+        return {
+            str(prefix)
+            for table in tables
+            for prefix, paths in table.get("routes", {}).items()
+            if any(path.get("peerId") == self.setup.neighbor for path in paths)
+        }
+
+    def bfd(self) -> str:
+        """Return how its BFD sees the neighbour, as it writes it; "" without a session."""
+        return next((str(row["status"]) for row in self._bfd("")), "")
+
+    def bfd_since(self) -> str:
+        """Return how often the session went up and down: what tells one life of it from the next."""
+        return next((f"{row['session-up']} {row['session-down']}" for row in self._bfd(" counters")), "")
+
+    def configure(self, *commands: str) -> None:
+        """Give commands of its configuration mode."""
+        answer = self._ask("configure terminal", *commands)
+        assert not answer.strip(), answer
+
+    def _bfd(self, what: str) -> list[dict[str, object]]:
+        rows = json.loads(self._ask(f"show bfd peers{what} json") or "[]")
+        return [row for row in rows if row.get("peer") == self.setup.neighbor]
 
     def announce(self, prefix: str) -> None:
         """Add a `network` statement."""
@@ -434,6 +490,7 @@ router bgp {own.asn}
  neighbor {own.neighbor} remote-as {own.neighbor_asn}
  neighbor {own.neighbor} timers connect 2
  {f"neighbor {own.neighbor} password {own.password}" if own.password else ""}
+ {f"neighbor {own.neighbor} bfd profile lab" if own.bfd_ms else ""}
  {f"neighbor {own.neighbor} passive" if own.is_passive else ""}
  address-family ipv4 unicast
   neighbor {own.neighbor} activate

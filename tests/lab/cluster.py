@@ -184,6 +184,11 @@ class Cluster:
         rows = [cast("list[dict[str, int]]", self.ask(node, "peers", name=name)) for name in names]
         return bool(rows) and not any(row["stale"] for (row,) in rows)
 
+    def peer(self, node: str, peer: str) -> dict[str, object]:
+        """Return what a node says of a peer in full."""
+        (row,) = cast("list[dict[str, object]]", self.ask(node, "peers", name=peer))
+        return row
+
     def listed_workloads(self, node: str) -> list[object]:
         """Return what `workload list` says, labels aside."""
         rows = cast("list[dict[str, object]]", self.ask(node, "workload list"))

@@ -43,7 +43,10 @@ def opened(address: str, port: int) -> socket.socket:
     made = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
     if made.family is socket.AF_INET6:
         made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    made.bind(("", next(SOURCES)))
+    while True:
+        with contextlib.suppress(OSError):  # somebody has that port
+            made.bind(("", next(SOURCES)))
+            break
     made.connect((address, port))
     return made
 

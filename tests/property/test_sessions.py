@@ -64,7 +64,7 @@ restarts = st.sampled_from([None, FULL, FULL, FULL]) | st.builds(
 pauses = st.sampled_from([0.0, 0.0, 0.0, 0.1, 1.0, 3.0, 9.0, 30.0, 240.0, 1e6])
 EVENTS = (
     "start restart stop quit inbound inbound answered answered refused lost lost open open open bad-open message "
-    "keepalive keepalive update garbage end-of-rib end-of-rib tick due up up up"
+    "keepalive keepalive update garbage end-of-rib end-of-rib tick due path-failed path-recovered up up up"
 )
 steps = st.lists(
     st.tuples(
@@ -183,6 +183,10 @@ def run(world: World, script: list[Step]) -> float:  # noqa: C901, PLR0912  one 
                 outputs = session.end_of_rib_received([*Family][index % 2], now)
             case "tick":
                 outputs = session.tick(now)
+            case "path-failed":
+                outputs = session.path_failed("BFD", now, is_independent=index % 2 == 0)
+            case "path-recovered":
+                outputs = session.path_recovered(now)
             case "up":
                 connection = world.new()
                 world.take(session.connected(connection, True, now))

@@ -10,6 +10,7 @@ import pytest
 from bgpmesh import config
 from bgpmesh.engine import Engine
 from bgpmesh.events import (
+    BfdReported,
     Connected,
     ConnectFailed,
     EndpointAdded,
@@ -23,6 +24,7 @@ from bgpmesh.events import (
     OpenReceived,
     RoutesReceived,
 )
+from bgpmesh.peering.bfd import Report, State
 from bgpmesh.peering.message import Capabilities, EndOfRib, GracefulRestart, Keepalive, Negotiated, Open
 from bgpmesh.peering.session import Send
 from bgpmesh.policy.attribution import Counters
@@ -36,6 +38,7 @@ from tests.flat import pairs, protect
 FILE = """
 [cluster]
 asn = 64512
+bfd = true
 [pool.default]
 cidr = "10.244.0.0/16"
 reserved = ["10.244.1.0/30"]
@@ -66,6 +69,13 @@ class Speaker:
 
 
 @dataclass
+class Bfd:
+    """Stands in for the edge of BFD."""
+
+    discarded: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
 class Running:
     """What views, pages and metrics see of a daemon, at second 100 of its clock."""
 
@@ -77,6 +87,7 @@ class Running:
     problems: list[str] = field(default_factory=list)
     metrics: Metrics = field(default_factory=Metrics)
     speaker: Speaker = field(default_factory=Speaker)
+    bfd: Bfd = field(default_factory=Bfd)
 
     def reasons(self) -> list[str]:
         """Return why it is not ready."""
@@ -100,6 +111,11 @@ def engine_of_n1() -> Engine:
     engine.handle(FibRead({}, {}), 10.0)
     _establish(engine, PeerName("n2"), RouterId(int(ipaddress.ip_address("192.0.2.2"))))
     engine.handle(ConnectFailed(PeerName("n3"), "connection refused"), 12.0)
+    for report in (
+        Report("n2", State.UP, 0, State.UP, 0, True, False, 11.5, 900.0, 300.0, True),
+        Report("n3", State.DOWN, 1, State.DOWN, 0, False, False, 14.0, 0.0, 1000.0),
+    ):
+        engine.handle(BfdReported(report), 14.0)
     address = engine.local.addresses.request("default/web", (ipaddress.ip_address("10.244.1.5"),))
     engine.handle(
         EndpointAdded(Endpoint("web", "default", (("app", "web"),), address, "bgpmx", "/run/netns/web")), 13.0

@@ -43,6 +43,7 @@ asn = 64513
 address = "192.0.2.254"
 asn = 65001
 nodes = "rack == 'r1'"
+bfd = { interval_ms = 100 }
 [peer.nobody]
 address = "192.0.2.253"
 asn = 65001

@@ -279,8 +279,18 @@ MISTAKES = [  # (section, lines in it, key, value, reason)
     ("cluster", "hold_time = 1", "cluster.hold_time", "1", "1 and 2 are below the minimum of 3 s (RFC 4271 §4.2)"),
     ("cluster", "graceful_restart = 4096", "cluster.graceful_restart", "4096", "not between 0 and 4095 s"),
     ("cluster", "restart_deferral = nan", "cluster.restart_deferral", "nan", "not a number"),
-    ("cluster", "bfd = { multiplier = 3 }", "cluster.bfd", "{ multiplier }", NOT_BUILT),
-    ("cluster", "bfd = 'yes'", "cluster.bfd", '"yes"', "not true or false"),
+    ("cluster", "bfd = 'yes'", "cluster.bfd", '"yes"', "not true, false or { interval_ms, multiplier, hops }"),
+    ("cluster", "bfd = { multiplier = 0 }", "cluster.bfd", "0", "multiplier is not between 1 and 255"),
+    ("cluster", "bfd = { interval_ms = 9 }", "cluster.bfd", "9", "interval_ms is not between 10 and 60000"),
+    ("cluster", "bfd = { interval_ms = 0.3 }", "cluster.bfd", "0.3", "interval_ms is not a whole number"),
+    ("peer", "bfd = { hops = 256 }", "peer.p.bfd", "256", "hops is not between 1 and 255"),
+    (
+        "peer",
+        "bfd = { interval = 300 }",
+        "peer.p.bfd",
+        "{ interval }",
+        "unknown key interval; did you mean interval_ms?",
+    ),
     ("pool.a", "masquerade = 1\ncidr='10.0.0.0/8'", "pool.a.masquerade", "1", "not true, false or { exclude, source }"),
     (
         "pool.a",
@@ -527,6 +537,23 @@ def test_two_neighbours_share_an_address_where_no_node_talks_to_both() -> None:
     loaded = config.parse(text, "f")
     peers = {node: [peer.name for peer in config.effective(loaded, node).peers] for node in ("a", "b")}
     assert peers == {"a": ["b", "one"], "b": ["a", "two"]}
+
+
+def test_bfd_is_off_on_or_a_table() -> None:
+    """`true` is the default table; a neighbour without an address of ours to send from is refused by name."""
+    loaded = config.parse(
+        "[cluster]\nasn=64512\nbfd=true\n[node.n1]\naddress='192.0.2.1'\n[node.n2]\naddress='192.0.2.2'\n"
+        "[peer.p]\naddress='192.0.2.9'\nasn=65001\nbfd={multiplier=5,hops=2}\n"
+        "[peer.q]\naddress='192.0.2.8'\nasn=65001\nbfd=false\n",
+        "f.toml",
+    )
+    assert [tuple(each) for each in config.effective(loaded, "n1").watched] == [
+        ("n2", "192.0.2.1", "192.0.2.2", 0, 300, 3),
+        ("p", "192.0.2.1", "192.0.2.9", 2, 300, 5),
+    ]
+    text = "[cluster]\nasn=64512\n[node.n1]\naddress='192.0.2.1'\n[peer.p]\naddress='2001:db8::9'\nasn=65001\nbfd=true"
+    reason = "node n1 has no address of its family: needs source"
+    assert problems(text) == [("peer.p.bfd", "true", reason)]
 
 
 def test_an_unknown_node_is_refused_by_what_the_file_has() -> None:

@@ -12,6 +12,7 @@ import pytest
 from bgpmesh.engine import Engine
 from bgpmesh.errors import ConfigError
 from bgpmesh.events import (
+    BfdReported,
     ChainsRead,
     ChainsWritten,
     Command,
@@ -39,6 +40,7 @@ from bgpmesh.events import (
     Stopping,
     TimerFired,
 )
+from bgpmesh.peering import bfd
 from bgpmesh.peering.message import (
     Capabilities,
     Cease,
@@ -760,6 +762,157 @@ def test_a_stop_says_nothing_where_graceful_restart_was_agreed() -> None:
     hangups = [Hangup(world.of[N2]), Send(world.of[N3], cease), Hangup(world.of[N3])]
     assert world.settle() == hangups
     assert world.engine.peers.held == {N2, N3}
+
+
+WATCHED = (
+    bfd.Watched("n2", "192.0.2.1", "192.0.2.2", 0, 300, 3),
+    bfd.Watched("n3", "192.0.2.1", "192.0.2.3", 0, 300, 3),
+)
+
+
+def watching(*, is_restarted: bool = False) -> World:
+    """Return a node that has begun, with BFD to both of its peers."""
+    world = World(Engine(configured(watched=WATCHED), (N2,) if is_restarted else (), lambda: 0.5))
+    world.boot(ADOPTED if is_restarted else {})
+    return world
+
+
+def report(
+    world: World,
+    name: PeerName,
+    state: bfd.State,
+    *,
+    is_failure: bool = False,
+    is_independent: bool = True,
+    at: float | None = None,
+) -> list[Command]:
+    """Have BFD report the path to a peer; returns what the wire is told."""
+    diag = bfd.Diag.EXPIRED if is_failure else bfd.Diag.NONE
+    said = bfd.Report(name, state, diag, state, 0, is_independent, is_failure, world.now if at is None else at)
+    world.engine.handle(BfdReported(said), world.now)
+    return world.settle()
+
+
+def with_routes(world: World, *names: PeerName, restart: GracefulRestart | None = KEPT) -> None:
+    """Have sessions with these, over paths that are up, and a route of each in the kernel."""
+    for name in names:
+        report(world, name, bfd.State.UP)
+        world.establish(name, restart)
+        world.announce(name, f"10.244.{name[1]}.0/26")
+        world.end_of_rib(name)
+    world.written()
+    world.engine.notes.clear()
+
+
+BFD_DOWN = Notification(6, 10)  # RFC 9384
+
+
+def test_a_broken_path_ends_the_session_and_keeps_nothing() -> None:
+    """Although graceful restart was agreed, whoever's BFD outlives what; the other session notices nothing."""
+    for is_independent in (True, False):
+        world = watching()
+        with_routes(world, N2, N3)
+        said = report(world, N2, bfd.State.DOWN, is_failure=True, is_independent=is_independent)
+        assert said == [Send(world.of[N2], BFD_DOWN), Hangup(world.of[N2])]
+        assert world.written() == [("10.244.2.0/26", None)]
+        assert world.told_of("bfd.down") == [{"peer": "n2", "reason": "control detection time expired"}]
+        (down,) = world.told_of("peer.down")
+        assert (down["reason"], down["kept"]) == ("BFD: control detection time expired", None)
+        assert world.engine.peers.sessions[N3].state is State.ESTABLISHED
+
+
+def test_a_path_that_nobody_wants_watched_any_more_is_no_failure() -> None:
+    """AdminDown of either side, and an agent that is gone, take no session down; they are told of."""
+    world = watching()
+    with_routes(world, N2)
+    assert report(world, N2, bfd.State.DOWN) == []
+    assert world.written() == []
+    assert [note.level.value for note in world.engine.notes] == ["info"]
+    assert report(world, N2, bfd.State.INIT) == []
+    assert len(world.told_of("bfd.down")) == 1
+
+
+def test_a_session_comes_up_without_bfd() -> None:
+    """Never up, down, or coming up: what was never up cannot fail."""
+    world = watching()
+    for state in (bfd.State.DOWN, bfd.State.INIT, bfd.State.DOWN):
+        report(world, N2, state)
+    world.establish(N2, KEPT)
+    report(world, N2, bfd.State.DOWN)
+    assert world.engine.peers.sessions[N2].state is State.ESTABLISHED
+    assert world.told_of("bfd.down") == []
+
+
+@pytest.mark.parametrize("is_independent", [True, False])
+def test_stale_paths_end_by_bfd_that_outlives_both_daemons(is_independent: bool) -> None:
+    """Of a peer that restarts they are kept where its BFD may have gone down with it (RFC 5882 section 4.3.2)."""
+    world = watching()
+    with_routes(world, N2)
+    world.engine.handle(Disconnected(world.of[N2], "connection reset by peer"), world.now)
+    world.settle()
+    assert world.written() == []
+    report(world, N2, bfd.State.DOWN, is_failure=True, is_independent=is_independent)
+    assert world.written() == ([("10.244.2.0/26", None)] if is_independent else [])
+    assert world.engine.peers.sessions[N2].last_error == "connection reset by peer"
+
+
+@pytest.mark.parametrize("is_independent", [True, False])
+def test_a_restart_waits_for_nobody_whose_path_is_broken(is_independent: bool) -> None:
+    """What was adopted of it goes at once, not after the calls that it ignores; but for a peer that may restart too."""
+    world = watching(is_restarted=True)
+    report(world, N2, bfd.State.DOWN, is_failure=True, is_independent=is_independent)
+    assert world.engine.peers.is_in_sync is is_independent
+    assert world.written() == ([("10.244.2.0/26", None)] if is_independent else [])
+
+
+def test_a_failure_from_before_a_session_is_not_one_of_it() -> None:
+    """A daemon that comes back hears of it late, and may have a new session over the mended path by then."""
+    world = watching()
+    with_routes(world, N2)
+    assert report(world, N2, bfd.State.UP, is_failure=True, at=world.now - 1) == []
+    assert world.engine.peers.sessions[N2].state is State.ESTABLISHED
+    assert [note.name for note in world.engine.notes] == ["bfd.down", "bfd.up"]
+
+
+def test_a_path_that_was_down_for_a_moment_has_failed() -> None:
+    """Although it is up again before anybody hears of it: the peer has closed its end."""
+    world = watching()
+    with_routes(world, N2)
+    world.now += 5
+    assert report(world, N2, bfd.State.UP, is_failure=True)[0] == Send(world.of[N2], BFD_DOWN)
+
+
+def test_a_peer_whose_path_is_there_again_is_called_at_once() -> None:
+    """And not when the pause between two calls is over; who calls us is waited for."""
+    world = World(Engine(configured(peer(2, is_passive=False), peer(3), watched=WATCHED), (), lambda: 0.5))
+    assert world.boot({}) == [Dial(N2)]
+    world.engine.handle(ConnectFailed(N2, "timed out"), world.now)
+    assert world.settle() == []
+    assert report(world, N2, bfd.State.UP) == [Dial(N2)]
+    assert report(world, N3, bfd.State.UP) == []
+
+
+def test_bfd_goes_on_where_a_restart_was_agreed_and_ends_elsewhere() -> None:
+    """At an orderly stop; and for as long as any peer may keep our routes."""
+    world = watching()
+    with_routes(world, N2)
+    with_routes(world, N3, restart=None)
+    assert world.engine.peers.bfd_wanted() == (WATCHED, 120)
+    world.engine.handle(Stopping(), world.now)
+    assert world.engine.peers.bfd_wanted() == (WATCHED[:1], 120)
+
+
+def test_bfd_that_is_configured_anew_resets_no_session() -> None:
+    """Intervals are nothing to BGP; what is said of a path that nobody watches any more is passed over."""
+    world = watching()
+    with_routes(world, N2)
+    quicker = WATCHED[0]._replace(interval_ms=100)
+    world.engine.handle(configured(watched=(quicker,)), world.now)
+    assert world.settle() == []
+    assert world.engine.peers.watched == (quicker,)
+    world.engine.handle(configured(), world.now)
+    assert report(world, N2, bfd.State.DOWN, is_failure=True) == []
+    assert not world.engine.peers.bfd
 
 
 def test_a_reload_resets_only_the_session_that_changed() -> None:

@@ -36,11 +36,14 @@ def one(text: bytes, name: str, **labels: str) -> float | None:
 def test_the_series_are_those_of_the_contract(running: Running) -> None:
     """Every series whose feature is built is there, and none besides."""
     running.speaker.messages[PeerName("n2"), "sent", "update"] = 1
+    running.bfd.discarded["too short"] = 1
     text = Metrics(running, per_peer=True).render()
     suffixes = ("_bucket", "_count", "_sum")
     names = {name.removeprefix("bgpmesh_") for name, _ in samples(text)}
     names = {next((name.removesuffix(s) for s in suffixes if name.endswith(s)), name) for name in names}
     assert names == {
+        "bfd_discarded_total",
+        "bfd_up",
         "build_info",
         "claims_refused_total",
         "config_generation",
@@ -65,6 +68,19 @@ def test_the_series_are_those_of_the_contract(running: Running) -> None:
         "session_up",
         "workloads",
     }
+
+
+def test_a_path_is_up_when_bfd_says_so(running: Running) -> None:
+    """By peer, or added up; a path that is not watched has no sample, one of which nothing was heard is down."""
+    text = Metrics(running, per_peer=True).render()
+    assert (one(text, "bfd_up", peer="n2"), one(text, "bfd_up", peer="n3")) == (1, 0)
+    assert one(Metrics(running, per_peer=False).render(), "bfd_up") == 1
+    running.engine.peers.bfd.clear()
+    assert one(Metrics(running, per_peer=True).render(), "bfd_up", peer="n2") == 0
+    running.engine.peers.watched = ()
+    assert one(Metrics(running, per_peer=True).render(), "bfd_up", peer="n2") is None
+    running.bfd.discarded["from too far away"] = 7
+    assert one(Metrics(running, per_peer=True).render(), "bfd_discarded_total", reason="from too far away") == 7
 
 
 def test_values_are_read_when_somebody_scrapes(running: Running) -> None:

@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from bgpmesh.peering.bfd import Watched
 from bgpmesh.peering.mesh import (
+    Bfd,
     ClusterOptions,
     Hops,
     Limit,
@@ -17,6 +19,7 @@ from bgpmesh.peering.mesh import (
     Ttl,
     peers_of,
     warnings_of,
+    watched_of,
 )
 from bgpmesh.peering.peer import Peer
 from bgpmesh.route.attributes import Asn, RouterId
@@ -52,6 +55,41 @@ def only(node: NodeOptions, peer: PeerOptions, cluster: ClusterOptions = CLUSTER
 def shape(node: NodeOptions, *others: NodeOptions, cluster: ClusterOptions = CLUSTER) -> dict[str, Role]:
     """Return who a node talks to, in what role."""
     return {str(peer.name): peer.role for peer in peers_of(node, cluster, (node, *others), ())}
+
+
+def test_bfd_watches_the_nodes_of_the_cluster_and_the_neighbours_that_say_so() -> None:
+    """Between the ends of the BGP session; how far away a peer is follows from that session, or is not known (0)."""
+    cluster, quick = replace(CLUSTER, bfd=Bfd()), Bfd(100, 5)
+    other_as = replace(N3, asn=Asn(64513))
+    neighbours = (
+        replace(TOR, bfd=quick),
+        replace(TOR, name="far", address=address("2001:db8::fd"), bfd=quick, multihop=Ttl(4)),
+        replace(TOR, name="guarded", address=address("192.0.2.252"), bfd=quick, ttl_security=Hops(2)),
+        replace(TOR, name="inside", address=address("192.0.2.251"), asn=Asn(64512), bfd=quick),
+        replace(TOR, name="told", address=address("192.0.2.250"), asn=Asn(64512), bfd=replace(quick, hops=1)),
+        replace(TOR, name="unwatched", address=address("192.0.2.249")),
+        replace(TOR, name="elsewhere", address=address("192.0.2.248"), bfd=Bfd(), source=address("192.0.2.9")),
+    )
+    assert set(watched_of(N1, cluster, (N1, N2, other_as), neighbours)) == {
+        Watched("n2", "192.0.2.1", "192.0.2.2", 0, 300, 3),
+        Watched("n3", "192.0.2.1", "192.0.2.10", 1, 300, 3),
+        Watched("tor", "192.0.2.1", "192.0.2.254", 1, 100, 5),
+        Watched("far", "2001:db8::1", "2001:db8::fd", 4, 100, 5),
+        Watched("guarded", "192.0.2.1", "192.0.2.252", 2, 100, 5),
+        Watched("inside", "192.0.2.1", "192.0.2.251", 0, 100, 5),
+        Watched("told", "192.0.2.1", "192.0.2.250", 1, 100, 5),
+        Watched("elsewhere", "192.0.2.9", "192.0.2.248", 1, 300, 3),
+    }
+    assert watched_of(N1, CLUSTER, (N1, N2), (TOR,)) == ()
+
+
+def test_bfd_that_is_slower_than_the_hold_timer_is_warned_of() -> None:
+    """By name; a hold time of 0 is none."""
+    slow = Bfd(3000, 3)
+    said = warnings_of(N1, replace(CLUSTER, bfd=slow), (N1, N2), (replace(TOR, bfd=slow, hold_time=0, imports=()),))
+    assert [warning for warning in said if "bfd" in warning] == [
+        "cluster.bfd takes as long to find that a peer is gone as the hold time of 9 s"
+    ]
 
 
 def test_in_a_mesh_every_node_talks_to_every_other() -> None:

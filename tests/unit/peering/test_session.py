@@ -594,6 +594,48 @@ def test_a_second_restart_stays_under_the_first_clock() -> None:
     assert [StaleExpired(BOTH)] == swept
 
 
+def test_a_broken_path_ends_the_session_at_once() -> None:
+    """With a Cease that says BFD (RFC 9384), and nothing retained although that was agreed."""
+    session = make()
+    establish(session)
+    outputs = session.path_failed("BFD: down", 5, is_independent=False)
+    assert [Send(1, Notification(6, 10)), Hangup(1), WentDown("BFD: down", frozenset())] == outputs
+    assert session.last_error == "BFD: down"
+
+
+def test_a_broken_path_ends_stale_paths_where_bfd_outlives_both_sides() -> None:
+    """All families at once; where it does not they stay under their own clock, and no path that is none is told of."""
+    for is_independent in (False, True):
+        session = make()
+        establish(session)
+        session.disconnected(1, "closed by peer", 5)
+        outputs = session.path_failed("BFD: down", 6, is_independent=is_independent)
+        assert ([StaleExpired(BOTH)] if is_independent else []) == outputs
+        assert session.path_failed("BFD: down", 7, is_independent=True) == (
+            [] if is_independent else [StaleExpired(BOTH)]
+        )
+        assert session.last_error == "closed by peer"
+
+
+def test_a_path_that_is_there_again_is_called_over_at_once() -> None:
+    """Without waiting for the pause to end, which is the first one again; not where the peer calls, or talks."""
+    session = make()
+    session.start(0)
+    for now in (0.0, 10.0, 20.0):
+        session.connect_failed("timed out", now)
+        session.tick(now + 9)
+    session.connect_failed("timed out", 30)
+    assert session.path_recovered(31) == [Dial(PEER.name)]
+    session.connect_failed("timed out", 31)
+    assert session.next_wakeup() == 32.125
+    assert make().path_recovered(1) == []
+    passive = make(replace(PEER, is_passive=True))
+    passive.start(0)
+    assert passive.path_recovered(1) == []
+    establish(session, now=40)
+    assert session.path_recovered(41) == []
+
+
 def test_a_failed_attempt_to_come_back_leaves_stale_paths_alone() -> None:
     """An error on a connection that never was established says nothing about the paths."""
     session = make()
