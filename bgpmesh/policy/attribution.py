@@ -244,7 +244,7 @@ class Counters:
         return (sum(packets for packets, _ in counts), sum(size for _, size in counts)) if own else None
 
     def _add(self, family: int, cause: Cause, packets: int, size: int, *, is_living: bool) -> None:
-        if cause.is_final:
+        if cause.is_final and cause.name != NEIGHBOURS:  # which is no connection
             self.by_verdict["established" if cause.name == ESTABLISHED else cause.action] += packets
         if is_living or _who(cause) in self.by_name:
             self.by_name[_who(cause)] += packets
