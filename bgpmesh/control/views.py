@@ -343,8 +343,10 @@ def _target(target: Target | None) -> str | None:
             return "blackhole"
         case OnLink(interface):
             return f"dev {interface}"
-        case Via(next_hops):
-            return "via " + " ".join(map(str, next_hops))
+        case Via():
+            return "via " + " ".join(
+                f"{hop}" + (f" weight {weight}" if target.weights else "") for hop, weight in target.shares
+            )
 
 
 # ── one prefix through all stations ──────────────────────────────────────────

@@ -14,7 +14,7 @@ What is ours, so that a restarted daemon knows its work without memory:
 
     route           rtm_protocol 77, in our table, at our metric
     nexthop object  nh_protocol 77, id a hash of the BGP next hop (from 2^30)
-    nexthop group   nh_protocol 77, id a hash of its members (from 3 * 2^29)
+    nexthop group   nh_protocol 77, id a hash of its members and weights (from 3 * 2^29)
     link            the name's prefix and 11 characters of a hash, and our alias on it
     chain, set      a name that begins with `bm-`; a rule of ours in a built-in chain has an id as its comment
 

@@ -100,6 +100,11 @@ class Mirror:
         nexthop = self.nexthops.get(identifier)
         return nexthop.members if nexthop and nexthop.hop is None else (identifier,)
 
+    def weights(self, identifier: int) -> tuple[int, ...]:
+        """Return the shares of the members of a group, (): all alike."""
+        nexthop = self.nexthops.get(identifier)
+        return nexthop.weights if nexthop else ()
+
     def note_link(self, link: Link) -> Link | None:
         """Record a link; return what it was."""
         had = self.forget_link(link.index)

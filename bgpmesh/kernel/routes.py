@@ -15,7 +15,7 @@ import hashlib
 import socket
 import struct
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -37,6 +37,7 @@ from bgpmesh.kernel.netlink import (
     walk,
 )
 from bgpmesh.route.nlri import IPAddress, Nlri
+from bgpmesh.route.path import Via
 
 # linux/rtnetlink.h
 RTN_UNICAST, RTN_LOCAL, RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT = 1, 2, 6, 7, 8
@@ -89,12 +90,13 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Nexthop:
-    """What a nexthop object is: a hop, or a group of other objects (members sorted)."""
+    """What a nexthop object is: a hop, or a group of other objects (members sorted, weights as they are; (): all 1)."""
 
     id: int
     protocol: int
     hop: Hop | None
     members: tuple[int, ...] = ()
+    weights: tuple[int, ...] = ()
     is_down: bool = field(default=False, compare=False)
 
 
@@ -116,9 +118,10 @@ def object_id(address: IPAddress) -> int:
     return _hashed(OBJECT_IDS, b"next hop", address.packed)
 
 
-def group_id(addresses: Sequence[IPAddress]) -> int:
+def group_id(via: Via) -> int:
     """Return the id of the group of these next hops, in whatever order they come."""
-    return _hashed(GROUP_IDS, b"group", b"".join(sorted(address.packed for address in addresses)))
+    said = sorted(address.packed + (b"" if weight == 1 else bytes((weight - 1,))) for address, weight in via.shares)
+    return _hashed(GROUP_IDS, b"group", b"".join(said))
 
 
 def _hashed(ids: range, kind: bytes, value: bytes) -> int:
@@ -150,7 +153,10 @@ def new_nexthop(flags: int, sequence: int, nexthop: Nexthop, *, is_onlink: bool 
     """Make or replace a nexthop object; `is_onlink`: the kernel takes our word that the gateway is on the link."""
     if nexthop.hop is None:
         head = _NEXTHOP.pack(socket.AF_UNSPEC, 0, nexthop.protocol, 0, 0)
-        members = b"".join(_MEMBER.pack(member, 0, 0, 0) for member in nexthop.members)
+        weights = nexthop.weights or (1,) * len(nexthop.members)
+        members = b"".join(
+            _MEMBER.pack(member, weight - 1, 0, 0) for member, weight in zip(nexthop.members, weights, strict=True)
+        )
         return message(
             RTM_NEWNEXTHOP, flags, sequence, head + number(NHA_ID, nexthop.id) + attribute(NHA_GROUP, members)
         )
@@ -354,16 +360,24 @@ def read_nexthops(data: bytes) -> Iterator[tuple[int, Nexthop]]:
         members = found.get(NHA_GROUP)
         whole = members[: len(members) // _MEMBER.size * _MEMBER.size] if members else b""
         hop = Hop(_word(found, NHA_OIF), found.get(NHA_GATEWAY, b"")) if members is None else None
+        shares = ((member, weight + 1) for member, weight, _, _ in _MEMBER.iter_unpack(whole))
         yield (
             kind,
             Nexthop(
                 _word(found, NHA_ID),
                 protocol,
                 hop,
-                tuple(sorted(entry[0] for entry in _MEMBER.iter_unpack(whole))),
+                *members_of(shares),
                 bool(flags & (RTNH_F_DEAD | RTNH_F_LINKDOWN)),
             ),
         )
+
+
+def members_of(shares: Iterable[tuple[int, int]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return members and weights of a group as a `Nexthop` has them, from (id, weight) each."""
+    sorted_shares = sorted(shares)
+    weights = tuple(weight for _, weight in sorted_shares)
+    return tuple(member for member, _ in sorted_shares), weights if set(weights) - {1} else ()
 
 
 def read_links(data: bytes) -> Iterator[tuple[int, Link]]:

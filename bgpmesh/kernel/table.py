@@ -212,15 +212,20 @@ class Table:
         """Return what a route does, `Via(())` where nobody could wish for it."""
         known = self._targets.get(shape)
         # A group loses the members that somebody deletes, and then no longer does what it was made for.
-        if known is not None and _ids(known.next_hops) == self._now.members(shape.nexthop_id):
+        if known is not None and _members(known) == self._members(shape.nexthop_id):
             return known
         if shape.kind == routes.RTN_BLACKHOLE:
             return Blackhole()
         if shape.kind != routes.RTN_UNICAST or shape.tos:
             return Via(())
         if shape.nexthop_id:
-            members = [self._addresses.get(identifier) for identifier in self._now.members(shape.nexthop_id)]
-            return Via(_in_order(address for address in members if address is not None)) if all(members) else Via(())
+            members, weights = self._members(shape.nexthop_id)
+            addresses = [self._addresses[identifier] for identifier in members if identifier in self._addresses]
+            if len(addresses) < len(members):
+                return Via(())
+            shares = dict(zip(addresses, weights, strict=bool(weights)))
+            ordered = _in_order(addresses)
+            return Via(ordered, tuple(shares[address] for address in ordered) if weights else ())
         if len(shape.hops) == 1 and not shape.hops[0].gateway:
             link = self._now.links.get(shape.hops[0].link)
             return OnLink(link.name) if link else Via(())
@@ -236,10 +241,11 @@ class Table:
                 if index is None:
                     return _Missing(f"link {interface} does not exist", frozenset((interface,)))
                 return self._intern(routes.RTN_UNICAST, hops=(Hop(index),))
-            case Via(next_hops):
-                return self._shape_via(next_hops)
+            case Via():
+                return self._shape_via(target)
 
-    def _shape_via(self, next_hops: tuple[IPAddress, ...]) -> Shape | _Missing:
+    def _shape_via(self, via: Via) -> Shape | _Missing:
+        next_hops = via.next_hops
         missing = [address for address in next_hops if not self._is_written(address)]
         if missing or not next_hops:
             named = ", ".join(map(str, missing)) or "none"
@@ -247,18 +253,22 @@ class Table:
         if self._inline.isdisjoint(next_hops):
             if len(next_hops) == 1:
                 return self._intern(routes.RTN_UNICAST, routes.object_id(next_hops[0]))
-            shape = self._intern(routes.RTN_UNICAST, routes.group_id(next_hops))
-            if self._may_group(shape, next_hops):
-                refusal = self._write_group(shape.nexthop_id, next_hops)
+            shape = self._intern(routes.RTN_UNICAST, routes.group_id(via))
+            if self._may_group(shape, via):
+                refusal = self._write_group(shape.nexthop_id, via)
                 return _Missing(refusal, frozenset(next_hops)) if refusal else shape
-        hops = {_hop(address, self._resolved[address]) for address in next_hops}
+        hops = {_hop(address, self._resolved[address]) for address in next_hops}  # all alike: a last resort
         return self._intern(routes.RTN_UNICAST, hops=tuple(sorted(hops)))
 
-    def _may_group(self, shape: Shape, next_hops: tuple[IPAddress, ...]) -> bool:
+    def _members(self, identifier: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the objects that a nexthop id stands for, with their weights."""
+        return self._now.members(identifier), self._now.weights(identifier)
+
+    def _may_group(self, shape: Shape, via: Via) -> bool:
         """Tell whether the id is free for this group: neither another's of ours nor somebody else's object."""
         known = self._targets.get(shape)
         holder = self._now.nexthops.get(shape.nexthop_id)
-        is_anothers = known is not None and set(known.next_hops) != set(next_hops)
+        is_anothers = known is not None and set(known.shares) != set(via.shares)
         return not is_anothers and (holder is None or holder.protocol == self._options.protocol)
 
     def _intern(self, kind: int, nexthop_id: int = 0, hops: tuple[Hop, ...] = ()) -> Shape:
@@ -478,9 +488,9 @@ class Table:
                     self._rewrite_inline(address)
         return {by_id[identifier][0]: answer for identifier, answer in refused.items()}
 
-    def _write_group(self, identifier: int, next_hops: tuple[IPAddress, ...]) -> str | None:
+    def _write_group(self, identifier: int, via: Via) -> str | None:
         """Make the group of these next hops true; return why it cannot be, None where it is."""
-        wanted = Nexthop(identifier, self._options.protocol, None, _ids(next_hops))
+        wanted = Nexthop(identifier, self._options.protocol, None, *_members(via))
         holder = self._now.nexthops.get(identifier)
         if holder == wanted:
             return None
@@ -801,9 +811,9 @@ def _encode(keys: list[Nlri], shape: Shape | None, flags: int, anything: Shape, 
     return routes.new_routes(keys, shape, flags, first)
 
 
-def _ids(next_hops: Iterable[IPAddress]) -> tuple[int, ...]:
-    """Return the ids of their objects, in the order that groups are compared in."""
-    return tuple(sorted(routes.object_id(address) for address in next_hops))
+def _members(via: Via) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the ids of their objects and their weights, as groups are compared."""
+    return routes.members_of((routes.object_id(address), weight) for address, weight in via.shares)
 
 
 def _in_order(addresses: Iterable[IPAddress]) -> tuple[IPAddress, ...]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from bgpmesh.rib.nexthop import NextHop
 from bgpmesh.route.attributes import PathAttributes, RouterId
 from bgpmesh.route.claim import Claims
+from bgpmesh.route.community import bandwidth_of
 from bgpmesh.route.nlri import IPAddress
 from bgpmesh.route.path import PeerName, Source, Target, Via
 
@@ -164,15 +165,25 @@ def select(paths: Sequence[Path], ecmp: int) -> Selection | None:
     best = decision.best
     if len(decision.equal) == 1 or best.next_hop is None or best.claims is not None:
         return best.alone
-    hops: dict[IPAddress, None] = {}
+    hops: dict[IPAddress, float | None] = {}  # with the bandwidth of the first path
     chosen: list[Path] = []
     ranked = sorted(
         decision.equal, key=lambda p: (p is not best, p.router_id, _address_rank(p.source.address), p.peer or "")
     )
     for path in ranked:
         if path.next_hop is not None and (path.next_hop.address in hops or len(hops) < max(ecmp, 1)):
-            hops[path.next_hop.address] = None
+            hops.setdefault(path.next_hop.address, bandwidth_of(path.attributes.ext_communities))
             chosen.append(path)
     if len(chosen) == 1:
         return best.alone
-    return Selection(best, tuple(chosen), Via(tuple(sorted(hops, key=_address_rank))))
+    next_hops = tuple(sorted(hops, key=_address_rank))
+    return Selection(best, tuple(chosen), Via(next_hops, _weights([hops[address] for address in next_hops])))
+
+
+def _weights(bandwidths: Sequence[float | None]) -> tuple[int, ...]:
+    """Return the shares of next hops, 1 to 100; (), all alike, unless each says its bandwidth."""
+    said = [bandwidth for bandwidth in bandwidths if bandwidth]
+    if len(said) < len(bandwidths) or len(set(said)) == 1:
+        return ()
+    weights = tuple(max(1, round(100 * bandwidth / max(said))) for bandwidth in said)
+    return weights if len(set(weights)) > 1 else ()

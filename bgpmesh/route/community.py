@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import struct
 from collections.abc import Callable, Iterable, Mapping
 
 Masked = tuple[int, int]  # (mask, value)
@@ -31,6 +32,16 @@ _EXT_KINDS = {"rt": 2, "soo": 3}  # the low octet of the type (RFC 4360 §4, §5
 _EXT_WORDS = {code: word for word, code in _EXT_KINDS.items()}
 _TWO_OCTET_AS, _IPV4, _FOUR_OCTET_AS = 0, 1, 2  # its high octet, without the bits for "ours" and "not transitive"
 _HIGH = 0x3F
+_LINK_BANDWIDTH = 4
+
+
+def bandwidth_of(ext_communities: Iterable[bytes]) -> float | None:
+    """Return the link bandwidth in octets a second (draft-ietf-idr-link-bandwidth §2), None where none is said."""
+    for said in ext_communities:
+        if said[0] & _HIGH == _TWO_OCTET_AS and said[1] == _LINK_BANDWIDTH:
+            (found,) = struct.unpack("!f", said[4:])
+            return float(found) if 0 < found < float("inf") else None
+    return None
 
 
 def community(text: str) -> Pattern:

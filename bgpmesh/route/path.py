@@ -54,9 +54,18 @@ class Blackhole:
 
 @dataclass(frozen=True, slots=True)
 class Via:
-    """Forward to these BGP next hops, sorted; several are ECMP. What each resolves to is kept apart."""
+    """Forward to these BGP next hops, sorted; several are ECMP. What each resolves to is kept apart.
+
+    `weights` are their shares, as they come, 1 to 256 each; (): all alike.
+    """
 
     next_hops: tuple[IPAddress, ...]
+    weights: tuple[int, ...] = ()
+
+    @property
+    def shares(self) -> tuple[tuple[IPAddress, int], ...]:
+        """The next hops with the weight of each."""
+        return tuple(zip(self.next_hops, self.weights or (1,) * len(self.next_hops), strict=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,6 +112,7 @@ def test_every_kind_of_route_is_written(node: Callable[[Scenario], None]) -> Non
                 "0.0.0.0/0": Via((X,)),
                 "10.1.0.0/16": Via((X,)),
                 "10.2.0.0/16": Via((X, Y)),
+                "10.5.0.0/16": Via((X, Y), (100, 33)),
                 "10.3.0.0/16": Blackhole(),
                 "10.4.0.1/32": OnLink("up0"),
                 "fd01::/64": Via((X6,)),
@@ -129,15 +130,18 @@ def test_every_kind_of_route_is_written(node: Callable[[Scenario], None]) -> Non
         assert shown == {
             "default": object_id(X),
             "10.1.0.0/16": object_id(X),
-            "10.2.0.0/16": group_id((X, Y)),
+            "10.2.0.0/16": group_id(Via((X, Y))),
+            "10.5.0.0/16": group_id(Via((X, Y), (100, 33))),
             "10.3.0.0/16": "blackhole",
             "10.4.0.1": "up0",
             "fd01::/64": object_id(X6),
-            "fd02::/64": group_id((X6, Y6)),
+            "fd02::/64": group_id(Via((X6, Y6))),
             "fd03::/64": "blackhole",
             "fd04::1": "up0",
             "fd05::/64": object_id(LINK_LOCAL),
         }
+        shown = json.loads(ip("-j", "nexthop", "show", "id", str(group_id(Via((X, Y), (100, 33))))))
+        assert {(object_id(X), 100), (object_id(Y), 33)} == {(m["id"], m["weight"]) for m in shown[0]["group"]}
         # A second reader finds what the first one wrote.
         reader = Core()
         reader.fib.keep_unwanted = reader.next_hops.keep_unwanted = True

@@ -417,7 +417,7 @@ def test_without_nexthop_objects_gateways_stand_in_the_routes(kernel: FakeKernel
     assert (kernel.shown(), kernel.nexthops) == ({}, {})
 
 
-@pytest.mark.parametrize("taken", [object_id(X), group_id((X, Y))])
+@pytest.mark.parametrize("taken", [object_id(X), group_id(Via((X, Y)))])
 def test_an_id_that_is_taken_is_left_and_the_routes_go_by_gateway(kernel: FakeKernel, taken: int) -> None:
     """A foreign object with the id that ours would have stays as it is."""
     theirs = kernel.nexthops[taken] = Nexthop(taken, 4, Hop(LINK, Z.packed))
@@ -437,7 +437,7 @@ def test_an_object_that_vanished_comes_back_with_its_routes(kernel: FakeKernel) 
     bench.table.read_back()
     bench.close_gap()
     assert kernel.shown() == EVERYTHING
-    assert {object_id(X), object_id(Y), group_id((X, Y))} == set(kernel.nexthops)
+    assert {object_id(X), object_id(Y), group_id(Via((X, Y)))} == set(kernel.nexthops)
 
 
 def test_a_next_hop_goes_after_its_last_route(kernel: FakeKernel) -> None:
@@ -503,7 +503,7 @@ def test_any_mixture_of_wishes_and_faults_ends_as_wanted(
     bench.step()
     wanted = dict(bench.fib.wanted)
     assert wanted == Bench(kernel, (X, Y, Z)).fib.actual if has_objects else set(wanted) == set(bench.fib.actual)
-    groups = {group_id(t.next_hops) for t in wanted.values() if isinstance(t, Via) and len(t.next_hops) > 1}
+    groups = {group_id(t) for t in wanted.values() if isinstance(t, Via) and len(t.next_hops) > 1}
     objects = {object_id(address) for address in (X, Y, Z)} | groups if has_objects else set()
     assert objects == set(kernel.nexthops)
     kernel.close()

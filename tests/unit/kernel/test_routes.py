@@ -6,6 +6,7 @@ import ipaddress
 import random
 import socket
 import struct
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,6 +56,7 @@ from bgpmesh.kernel.routes import (
     read_nexthops,
 )
 from bgpmesh.route.nlri import IPAddress, Nlri, nlri_of, parse_nlri
+from bgpmesh.route.path import Via
 
 IPV4 = st.ip_addresses(v=4)
 IPV6 = st.ip_addresses(v=6)
@@ -171,10 +173,11 @@ def test_any_bytes_are_survived(body: bytes, kind: int) -> None:
 def test_a_nexthop_object_is_decoded_as_it_was_encoded(gateway: IPAddress, link: int) -> None:
     """Objects and groups come back with id, protocol and content."""
     single = Nexthop(object_id(gateway), 77, Hop(link, gateway.packed))
-    group = Nexthop(group_id([gateway]), 77, None, (3, 5, 9))
-    data = bytes(joined([new_nexthop(0, 0, single), new_nexthop(0, 0, group)], 7))
-    assert [(RTM_NEWNEXTHOP, single), (RTM_NEWNEXTHOP, group)] == list(read_nexthops(data))
-    numbers = [7, 8]
+    group = Nexthop(group_id(Via((gateway,))), 77, None, (3, 5, 9))
+    shared = replace(group, weights=(1, 256, 40))
+    data = bytes(joined([new_nexthop(0, 0, each) for each in (single, group, shared)], 7))
+    assert [(RTM_NEWNEXTHOP, each) for each in (single, group, shared)] == list(read_nexthops(data))
+    numbers = [7, 8, 9]
     assert numbers == [sequence for _, _, sequence, _, _ in walk(data)]
 
 
@@ -183,14 +186,18 @@ def test_ids_depend_on_the_next_hops_alone(addresses: list[IPAddress], shuffled:
     """A restarted daemon comes to the same ids, whatever order it hears of the next hops in."""
     other = list(addresses)
     shuffled.shuffle(other)
-    assert group_id(addresses) == group_id(other)
-    assert group_id(addresses) in GROUP_IDS
+    for weights in ((), tuple(range(2, 2 + len(addresses)))):
+        shares = dict(Via(tuple(addresses), weights).shares)
+        via = Via(tuple(other), tuple(shares[address] for address in other) if weights else ())
+        assert group_id(Via(tuple(addresses), weights)) == group_id(via)
+        assert group_id(via) in GROUP_IDS
+    assert group_id(via) != group_id(Via(tuple(addresses)))
     assert all(object_id(address) in OBJECT_IDS for address in addresses)
 
 
 def test_ids_stay_what_they_were() -> None:
     """The ids are in kernels already: another hash would orphan every object of an earlier version."""
-    found = (object_id(ipaddress.ip_address("192.0.2.2")), group_id([ipaddress.ip_address("192.0.2.2")]))
+    found = (object_id(ipaddress.ip_address("192.0.2.2")), group_id(Via((ipaddress.ip_address("192.0.2.2"),))))
     expected = (1579119144, 1643345479)
     assert expected == found
 

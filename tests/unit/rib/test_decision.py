@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import struct
 
 import pytest
 
@@ -112,6 +113,23 @@ def test_ecmp_is_limited_and_keeps_the_best() -> None:
         assert chosen is not None
         assert Via((address("192.0.2.29"), address("192.0.2.30"))) == chosen.target
         assert paths[:2] == list(chosen.multipath)
+
+
+def test_shares_follow_link_bandwidth_where_all_say_it() -> None:
+    """The extended community of draft-ietf-idr-link-bandwidth, transitive or not; alike, or not all: no shares."""
+
+    def chosen(*bandwidths: float | None) -> Via:
+        said = [() if each is None else (b"\x40\x04\xfd\xe8" + struct.pack("!f", each),) for each in bandwidths]
+        paths = [path(f"p{n}", hop=f"192.0.2.{10 + n}", ext_communities=each) for n, each in enumerate(said)]
+        found = select(paths, ecmp=8)
+        assert found is not None
+        assert isinstance(found.target, Via)
+        return found.target
+
+    assert chosen(1e9, 4e9, 2e9).weights == (25, 100, 50)
+    assert chosen(1.0, 1e9).weights == (1, 100)
+    assert chosen(1e9, 1e9).weights == chosen(1e9, None).weights == chosen(1e9, float("inf")).weights == ()
+    assert chosen(1e9, float("nan")).weights == chosen(1e9, 0.0).weights == ()
 
 
 def test_what_cannot_be_reached_is_not_selected() -> None:
