@@ -146,6 +146,7 @@ class Peers:
         self._hear_of_refusals()
         wanted = {peer.name: peer for peer in new.peers}
         awaited = wanted.keys() & self._awaited.names
+        forwarding = {name for name, session in self.sessions.items() if session.was_established}
         for name, session in list(self.sessions.items()):
             changed = wanted.get(name)
             if changed is not None and changed.has_same_session(session.peer):
@@ -155,7 +156,7 @@ class Peers:
         self._rib.filter(new.filters, new.peers)
         for name, peer in wanted.items():
             if name not in self.sessions:
-                self._add(peer, now, is_awaited=name in awaited)
+                self._add(peer, now, is_awaited=name in awaited, was_established=name in forwarding)
 
     def next_wakeup(self) -> float:
         """Return the monotonic second at which a timer is due, infinity if none is."""
@@ -324,8 +325,9 @@ class Peers:
         name = self._peer_of.get(connection)
         return None if name is None else self.sessions.get(name)
 
-    def _add(self, peer: Peer, now: float, *, is_awaited: bool) -> None:
+    def _add(self, peer: Peer, now: float, *, is_awaited: bool, was_established: bool) -> None:
         session = self.sessions[peer.name] = Session(peer, self._local_restart, self._jitter)
+        session.was_established = was_established
         if is_awaited:  # it was changed before it could say what we held of it when we restarted
             self._awaited.add(peer.name, now)
         if self._booted_at is not None:
@@ -356,8 +358,8 @@ class Peers:
                     self.commands.append(output)
                 case Established():
                     self._established(session, output, now)
-                case WentDown(reason, retain):
-                    self._went_down(session, reason, retain)
+                case WentDown():
+                    self._went_down(session, output)
                 case StaleExpired(families):
                     if not self._is_stopping:
                         self._rib.sweep(name, families)
@@ -388,14 +390,14 @@ class Peers:
         )
         self.check_sync(now)
 
-    def _went_down(self, session: Session, reason: str, retain: frozenset[Family]) -> None:
+    def _went_down(self, session: Session, down: WentDown) -> None:
         name = session.peer.name
         if self._is_stopping:
             return  # the kernel's routes stay, and so does the list
         self._away.add(name)
-        self._rib.peer_down(name, retain)
-        self._followed.peer_down(name, retain)
-        self._notes.add("peer.down", Level.WARNING, peer=name, reason=reason, kept=_labels(retain) or None)
+        self._rib.peer_down(name, down.retain, is_doubted=down.is_doubted)
+        self._followed.peer_down(name, down.retain)
+        self._notes.add("peer.down", Level.WARNING, peer=name, reason=down.reason, kept=_labels(down.retain) or None)
 
     def _over_limit(self, session: Session, family: Family, limit: str, now: float) -> None:
         peer = session.peer

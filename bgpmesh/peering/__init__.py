@@ -29,8 +29,8 @@ Invariants, each a property test:
 1. No order of events raises. The core never trusts the wire to be sensible.
 2. At most two connections, at most one established; each ends established, hung up or lost.
 3. `Established` and `WentDown` alternate. Paths are retained only where both sides agreed on graceful
-   restart and no NOTIFICATION was sent or received; every retained family is dropped by the next
-   `WentDown` or `Established`, or swept once by `StaleExpired`.
+   restart, and over a NOTIFICATION only where both keep them over one (N bit) and it is no hard reset; every retained
+   family is dropped by the next `WentDown` or `Established`, or swept once by `StaleExpired`.
 4. `next_wakeup` names the second of the next thing due; a `tick` then does it and names a later one.
 
 Time is the caller's monotonic second and jitter the caller's function, so that a test may live through
@@ -38,5 +38,6 @@ a day in a millisecond. Nothing here logs: `last_error`, the reason in `WentDown
 are what views, notes and metrics are made of.
 
 Answers to RFC 4271 §6 and §8 (errors, machine), §6.8 with RFC 6286 (collision), RFC 4486 and RFC 9003
-(Cease), RFC 6608 (machine errors), RFC 4724 (graceful restart, both roles), RFC 5492 (capabilities).
+(Cease), RFC 6608 (machine errors), RFC 4724 (graceful restart, both roles), RFC 8538 (the same over a NOTIFICATION,
+hard reset), RFC 5492 (capabilities).
 """

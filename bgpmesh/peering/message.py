@@ -47,6 +47,7 @@ class GracefulRestart:
     restart_time: int  # seconds, 0 to 4095
     is_restarting: bool = False  # the R bit
     families: tuple[tuple[Family, bool], ...] = ()  # with the F bit: forwarding state was preserved
+    survives_notification: bool = False  # the N bit (RFC 8538 §2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,8 @@ class Capabilities:
         if self.graceful_restart is not None:
             restart = self.graceful_restart
             kept = ",".join(f.label + ("+F" if forwarding else "") for f, forwarding in restart.families)
-            words.append(f"graceful-restart {restart.restart_time} s {'R ' if restart.is_restarting else ''}{kept}")
+            bits = ("R " if restart.is_restarting else "") + ("N " if restart.survives_notification else "")
+            words.append(f"graceful-restart {restart.restart_time} s {bits}{kept}")
         return (*words, *(CAPABILITY_NAMES.get(code, f"code {code}") for code, _ in self.other))
 
 
@@ -116,9 +118,29 @@ class Notification:
         words = text.encode()[:255].decode(errors="ignore").encode()
         return Notification(Code.CEASE, subcode, bytes((len(words),)) + words)
 
+    @property
+    def is_hard_reset(self) -> bool:
+        """Whether it ends the session for good (RFC 8538 §3)."""
+        return (self.code, self.subcode) == (Code.CEASE, Cease.HARD_RESET)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it says that the session is meant to be over, with nothing of it kept (RFC 8538 §5.1)."""
+        return self.is_hard_reset or (self.code == Code.CEASE and self.subcode in _FINAL)
+
+    def as_hard_reset(self) -> Notification:
+        """Return the hard reset that carries it (RFC 8538 §3.1)."""
+        data = bytes((self.code, self.subcode)) + self.data
+        return self if self.is_hard_reset else Notification(Code.CEASE, Cease.HARD_RESET, data)
+
     def describe(self) -> str:
-        """Return what it says in words: `Cease, administrative shutdown: "moving racks"`."""
+        """Return what it says in words: `Cease, administrative shutdown: moving racks`."""
         name = CODE_NAMES.get(self.code, f"code {self.code}")
+        if self.is_hard_reset and len(self.data) > 1:
+            carried = Notification(self.data[0], self.data[1], self.data[2:])
+            # One within another says nothing more, and there may be two thousand of them.
+            words = "hard reset" if carried.is_hard_reset else carried.describe()
+            return f"{name}, hard reset ({words})"
         sub = SUBCODE_NAMES.get((self.code, self.subcode), f"subcode {self.subcode}" if self.subcode else "")
         said = ""
         if self.code == Code.CEASE and self.subcode in {Cease.ADMIN_SHUTDOWN, Cease.ADMIN_RESET} and self.data:
@@ -126,6 +148,9 @@ class Notification:
             said = ": " + "".join(c if c.isprintable() else "?" for c in text) if text else ""
         return (f"{name}, {sub}" if sub else name) + said
 
+
+# A path that is broken is meant to take all with it, although RFC 9384 leaves that open.
+_FINAL = {Cease.MAX_PREFIXES, Cease.ADMIN_SHUTDOWN, Cease.PEER_DECONFIGURED, Cease.BFD_DOWN}
 
 # Capabilities that we only show, by the IANA registry's code.
 CAPABILITY_NAMES: dict[int, str] = {

@@ -19,9 +19,11 @@ Rules:
                                             before and came late, so its KEEPALIVE is awaited
     A call of ours that is answered after the peer's OPEN came elsewhere is given up before a word is said.
  4. Back-off is for the connections we make. One that the peer makes is answered at once.
- 5. Stale paths have one clock, started when they became stale. A peer that restarts again and again
-    before its End-of-RIB does not wind it up (RFC 4724 §4.2 has them deleted at the second restart; we
-    keep them under the first clock, so that forwarding survives a peer that is killed twice).
+ 5. Stale paths have one clock, started when they became stale. A peer that restarts again and again before its
+    End-of-RIB does not wind it up: forwarding survives one that is killed twice (RFC 8538 §4.1, where RFC 4724 §4.2
+    has them deleted).
+ 6. Where both sides say so (the N bit), a NOTIFICATION ends a session as a lost connection does, whoever sent it, and
+    only a hard reset ends it for good (RFC 8538). What is meant for good, and said to such a peer, is said as one.
 """
 
 from __future__ import annotations
@@ -123,10 +125,14 @@ class Established:
 
 @dataclass(frozen=True, slots=True)
 class WentDown:
-    """The session was up and is not. Paths of `retain` become stale, the others go at once."""
+    """The session was up and is not. Paths of `retain` become stale, the others go at once.
+
+    `is_doubted`: a hold timer has ended it, so nobody knows whether they lead anywhere.
+    """
 
     reason: str
     retain: frozenset[Family]
+    is_doubted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +197,7 @@ class Session:
         self._is_started = False
         self._is_introduced = False  # to a node of the cluster, by the one call of a passive side
         self._is_calling = False
-        self._was_established = False
+        self.was_established = False  # in this daemon's life: what we forward has been preserved since
         self._retry_at = NEVER
         self._failures = 0
         self._connections: dict[int, _Connection] = {}
@@ -307,7 +313,8 @@ class Session:
             case Notification():
                 reason = f"reset by peer: {message.describe()}"
                 outputs: list[Output] = [Hangup(connection)]
-                return self._settle(outputs + self._lost(spoken, reason, now, is_graceful=False))
+                is_over = message.is_hard_reset
+                return self._settle(outputs + self._ended_by(message, spoken, reason, now, is_over=is_over))
             case Keepalive() if spoken.state is State.OPEN_CONFIRM:
                 return self._settle(self._establish(spoken, now))
             case Keepalive():
@@ -332,7 +339,7 @@ class Session:
         return []
 
     def garbage_received(self, connection: int, notification: Notification, text: str, now: float) -> list[Output]:
-        """Note that the peer broke the protocol; it is told, and its paths are not kept."""
+        """Note that the peer broke the protocol; it is told, and its paths are kept by rule 6 only."""
         spoken = self._connections.get(connection)
         if spoken is None:
             return []
@@ -379,11 +386,12 @@ class Session:
         families += FLOWSPEC if peer.flowspec is not None else ()  # which has no next hop (RFC 8955 §4)
         restart = None
         if peer.graceful_restart:
-            is_kept = self._local.is_forwarding_kept or self._was_established
+            is_kept = self._local.is_forwarding_kept or self.was_established
             restart = GracefulRestart(
                 restart_time=min(peer.graceful_restart, 4095),
                 is_restarting=self._local.is_restarting,
                 families=tuple((family, is_kept) for family in families),
+                survives_notification=True,
             )
         capabilities = Capabilities(families=families, graceful_restart=restart)
         return Open(peer.local_asn, peer.hold_time, peer.router_id, capabilities)
@@ -423,7 +431,7 @@ class Session:
         connection.heard(now)
         self.negotiated, self.connection, self.established_at = connection.negotiated, connection.number, now
         self.last_error = self._down_reason  # what failed while connecting is of no interest any more
-        self._was_established = True
+        self.was_established = True
         restart = connection.negotiated.received.capabilities.graceful_restart
         kept = {family for family, is_kept in restart.families if is_kept} if restart is not None else set()
         kept &= set(connection.negotiated.families)
@@ -438,7 +446,9 @@ class Session:
         outputs = self._drop(connection, None)
         return outputs + self._lost(connection, "replaced: the peer opened a new connection", now, is_graceful=True)
 
-    def _lost(self, connection: _Connection, reason: str, now: float, *, is_graceful: bool) -> list[Output]:
+    def _lost(
+        self, connection: _Connection, reason: str, now: float, *, is_graceful: bool, is_doubted: bool = False
+    ) -> list[Output]:
         """Forget a connection that failed, and say what that means for the session."""
         self._connections.pop(connection.number, None)
         if connection.state is not State.ESTABLISHED:
@@ -460,16 +470,28 @@ class Session:
         self._restart_deadline = now + away_s
         clock = now + away_s + STALE_PATHS_S
         self._stale = {family: self._stale.get(family, clock) for family in retain}
-        return [WentDown(reason, retain)]
+        return [WentDown(reason, retain, is_doubted and bool(retain))]
 
     def _drop(self, connection: _Connection, notification: Notification | None) -> list[Output]:
         """Close a connection for no fault of the session's; the caller says what follows if it was established."""
         self._connections.pop(connection.number, None)
+        if notification is not None and notification.is_final and _survives_notification(connection):
+            notification = notification.as_hard_reset()
         said: list[Output] = [Send(connection.number, notification)] if notification is not None else []
         return [*said, Hangup(connection.number)]
 
     def _fault(self, connection: _Connection, notification: Notification, reason: str, now: float) -> list[Output]:
-        return self._drop(connection, notification) + self._lost(connection, reason, now, is_graceful=False)
+        is_over = notification.is_final
+        dropped = self._drop(connection, notification)
+        return dropped + self._ended_by(notification, connection, reason, now, is_over=is_over)
+
+    def _ended_by(
+        self, notification: Notification, connection: _Connection, reason: str, now: float, *, is_over: bool
+    ) -> list[Output]:
+        """Forget a connection after a NOTIFICATION, ours or the peer's (rule 6)."""
+        is_graceful = _survives_notification(connection) and not is_over
+        is_doubted = notification.code == Code.HOLD_TIMER
+        return self._lost(connection, reason, now, is_graceful=is_graceful, is_doubted=is_doubted)
 
     def _unexpected(self, connection: _Connection, kind: tuple[int, str], now: float) -> list[Output]:
         """Answer a message that the state has no place for (RFC 6608)."""
@@ -546,6 +568,15 @@ def restart_agreed(negotiated: Negotiated | None) -> bool:
     return negotiated is not None and all(
         message.capabilities.graceful_restart is not None for message in (negotiated.sent, negotiated.received)
     )
+
+
+def _survives_notification(connection: _Connection) -> bool:
+    """Tell whether a connection is that of an established session, and both sides keep it over a NOTIFICATION."""
+    if connection.state is not State.ESTABLISHED or connection.negotiated is None:
+        return False
+    said = (connection.negotiated.sent, connection.negotiated.received)
+    restarts = [message.capabilities.graceful_restart for message in said]
+    return all(restart is not None and restart.survives_notification for restart in restarts)
 
 
 def _retainable(negotiated: Negotiated) -> frozenset[Family]:

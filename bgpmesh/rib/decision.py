@@ -2,22 +2,32 @@
 
 RFC 4271 §9.1.2.2 removes paths from consideration step by step, and so do we: a comparison of two
 at a time is not a total order once MED counts only within a neighbouring AS. RFC 4456 §9 adds
-ORIGINATOR_ID and the length of CLUSTER_LIST. The name of a step is the reason that operators see.
+ORIGINATOR_ID and the length of CLUSTER_LIST, RFC 9494 §4.3 that what is stale for long comes last. The name of a step
+is the reason that operators see.
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from bgpmesh.rib.nexthop import NextHop
 from bgpmesh.route.attributes import PathAttributes, RouterId
 from bgpmesh.route.claim import Claims
-from bgpmesh.route.community import bandwidth_of
+from bgpmesh.route.community import LLGR_STALE, bandwidth_of
 from bgpmesh.route.nlri import IPAddress
 from bgpmesh.route.path import PeerName, Source, Target, Via
 
 DEFAULT_LOCAL_PREF = 100
+
+
+class Kept(enum.Enum):
+    """How a path counts of which its peer may know no longer."""
+
+    ALIKE = "alike"  # like any other, also while it is stale after a restart (RFC 4724 §4.2)
+    DOUBTED = "doubted"  # kept after a hold timer expired (RFC 8538): after all others
+    LONG_LIVED = "long-lived"  # kept beyond the restart time (RFC 9494): the same, and marked
 
 
 @dataclass(slots=True, eq=False)
@@ -40,6 +50,7 @@ class Path:
     is_floating: bool = False  # a node of the cluster says that its prefixes are floating addresses
     claims: Claims | None = None  # of one received: what its node says of who has the address, and may say
     is_for_cluster: bool = False  # a single address in a block of its node: nobody outside needs it
+    kept: Kept = Kept.ALIKE  # how it counts while its peer is away
     read_at: float = 0.0  # monotonic second of the last UPDATE that carried this set
     alone: Selection = field(init=False)  # what is selected where this is the only candidate
     local_pref: int = field(init=False)
@@ -47,6 +58,7 @@ class Path:
     med: int = field(init=False)
     neighbouring_as: int = field(init=False)  # 0: none
     router_id: RouterId = field(init=False)
+    is_least_preferred: bool = field(init=False)
 
     def __post_init__(self) -> None:
         attributes = self.attributes
@@ -56,6 +68,7 @@ class Path:
         self.med = attributes.med or 0  # an absent MED is the lowest (RFC 4271 §9.1.2.2 c)
         self.neighbouring_as = attributes.as_path.first or 0
         self.router_id = self.source.router_id if attributes.originator_id is None else attributes.originator_id
+        self.is_least_preferred = self.kept is not Kept.ALIKE or LLGR_STALE in attributes.communities
         self.alone = Selection(self, (self,), self.target)
 
     @property
@@ -112,6 +125,7 @@ def _address_rank(address: IPAddress | None) -> tuple[int, int]:
 UP_TO_COST: tuple[tuple[str, Step], ...] = (
     ("local", _lowest(lambda p: not p.source.is_local)),
     ("own-block", _lowest(lambda p: p.claims is None)),  # its node says who has it, and nobody else's word counts
+    ("stale", _lowest(lambda p: p.is_least_preferred)),  # RFC 9494 §4.3
     ("local-pref", _lowest(lambda p: -p.local_pref)),
     ("as-path-length", _lowest(lambda p: p.as_path_length)),
     ("origin", _lowest(lambda p: p.attributes.origin)),

@@ -21,14 +21,14 @@ from bgpmesh.delta import Delta, drop
 from bgpmesh.peering.message import EndOfRib, Negotiated
 from bgpmesh.peering.peer import Peer
 from bgpmesh.rib.claimants import Claimants, Refused
-from bgpmesh.rib.decision import Path, Selection, decide, select
+from bgpmesh.rib.decision import Kept, Path, Selection, decide, select
 from bgpmesh.rib.export import Batch, Group, Member, View, end_of_ribs, view_of
 from bgpmesh.rib.filter import Answer, Chain
 from bgpmesh.rib.nexthop import HostRoutes, NextHop, OwnRoute, Resolver
 from bgpmesh.rib.rule import BUILT_IN, Filter
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
 from bgpmesh.route.claim import IDENTITY, Claims, Kind, has_kind, identity_of, without_claims
-from bgpmesh.route.community import BLACKHOLE, GRACEFUL_SHUTDOWN, NO_ADVERTISE, NO_EXPORT
+from bgpmesh.route.community import BLACKHOLE, GRACEFUL_SHUTDOWN, LLGR_STALE, NO_ADVERTISE, NO_EXPORT, NO_LLGR
 from bgpmesh.route.nlri import Family, IPAddress, Nlri
 from bgpmesh.route.path import LOCAL, Blackhole, HostRoute, PeerName, Resolution, Source, Target, Via
 
@@ -58,6 +58,7 @@ class Candidate:
     read_at: float  # monotonic second of the last UPDATE with this attribute set; 0.0: not received
     filtered: str  # the import filters and rules that changed it, or the one that rejected it
     is_accepted: bool  # by filters and loop checks
+    kept: Kept
 
 
 @dataclass(slots=True, eq=False)
@@ -74,6 +75,7 @@ class AdjRibIn:
     identities: Counter[int] = field(default_factory=Counter)  # those among them of which something is said
     member: Member | None = None  # None: the session is down
     swept_at: int = 0  # len(paths) after the last sweep
+    lowered: dict[tuple[Path, Kept], Path] = field(default_factory=dict)  # what is kept of stale paths
 
 
 class Rib:
@@ -158,13 +160,13 @@ class Rib:
             return
         self._claimants = claimants
         for rib_in in self._ins.values():
-            heard: dict[PathAttributes, list[Nlri]] = {}
+            heard: dict[tuple[PathAttributes, Kept], list[Nlri]] = {}
             for nlri, path in rib_in.table.items() if rib_in.peer.in_cluster else ():
                 if path.received.large_communities:
-                    heard.setdefault(path.received, []).append(nlri)
+                    heard.setdefault((path.received, path.kept), []).append(nlri)
             rib_in.paths = {key: path for key, path in rib_in.paths.items() if not key[0].large_communities}
-            for attributes, nlris in heard.items():
-                self._store(rib_in, attributes, nlris, rib_in.table[nlris[0]].read_at)
+            for (attributes, kept), nlris in heard.items():
+                self._store(rib_in, attributes, nlris, rib_in.table[nlris[0]].read_at, kept)
 
     def filter(self, filters: Iterable[Filter], peers: Iterable[Peer]) -> None:
         """Take the filters, and which of them each peer has; `work` finds out what follows for routes and peers.
@@ -212,7 +214,7 @@ class Rib:
             if path is not None:
                 alike.setdefault(path, []).extend(run)
         for path, some in alike.items():
-            self._store(rib_in, path.received, some, path.read_at)
+            self._store(rib_in, path.received, some, path.read_at, path.kept)
 
     def _chain(self, names: tuple[str, ...], asn: Asn) -> Chain:
         """Return these filters in order; raises KeyError for a name that the configuration let through."""
@@ -236,6 +238,7 @@ class Rib:
             rib_in = self._ins.setdefault(peer.name, rib_in)
             rib_in.peer, rib_in.source, rib_in.filters = peer, source, filters
             rib_in.paths.clear()
+            rib_in.lowered.clear()
             rib_in.swept_at = 0
         self._take_own_addresses()
         subnet = self._hosts.connected_subnet(peer.address)
@@ -247,8 +250,11 @@ class Rib:
         group.join(rib_in.member)
         self._stirred.add(peer.name)
 
-    def peer_down(self, name: PeerName, retain: frozenset[Family]) -> None:
-        """End a session: its paths of `retain` become stale and stay selected, the others go."""
+    def peer_down(self, name: PeerName, retain: frozenset[Family], *, is_doubted: bool = False) -> None:
+        """End a session: its paths of `retain` become stale and stay selected, the others go.
+
+        Where `is_doubted` they stay only as long as there is no other (RFC 8538 leaves that to us).
+        """
         rib_in = self._ins.get(name)
         if rib_in is None:
             return
@@ -258,12 +264,38 @@ class Rib:
         widths = {_WIDTHS[family] for family in retain if family in _WIDTHS}
         self._withdraw(rib_in, [nlri for nlri in rib_in.table if len(nlri) not in widths])
         rib_in.stale = set(rib_in.table)
+        if is_doubted:
+            self._keep(rib_in, [nlri for nlri in rib_in.stale if rib_in.table[nlri].kept is Kept.ALIKE], Kept.DOUBTED)
         self._drop_if_empty(rib_in)
+
+    def outlive(self, name: PeerName, families: frozenset[Family]) -> None:
+        """Keep what is still stale of these families for long, marked and after all others (RFC 9494 §4.2)."""
+        rib_in = self._ins.get(name)
+        if rib_in is None:
+            return
+        widths = {_WIDTHS[family] for family in families if family in _WIDTHS}
+        stale = [nlri for nlri in rib_in.stale if len(nlri) in widths]
+        self._withdraw(rib_in, [nlri for nlri in stale if NO_LLGR in rib_in.table[nlri].attributes.communities])
+        left = [nlri for nlri in stale if nlri in rib_in.stale]
+        self._keep(rib_in, [nlri for nlri in left if rib_in.table[nlri].kept is not Kept.LONG_LIVED], Kept.LONG_LIVED)
+        self._drop_if_empty(rib_in)
+
+    def _keep(self, rib_in: AdjRibIn, nlris: Iterable[Nlri], kept: Kept) -> None:
+        """Put in the place of stale paths what is kept of them."""
+        alike: dict[Path, list[Nlri]] = {}
+        for nlri in nlris:
+            alike.setdefault(rib_in.table[nlri], []).append(nlri)
+        for path, some in alike.items():
+            lowered = _kept(rib_in, path, kept)
+            batch: dict[Nlri, Path] = dict.fromkeys(some, lowered)
+            rib_in.table.update(batch)
+            self._insert(lowered, batch)
 
     def sweep(self, name: PeerName, families: frozenset[Family]) -> None:
         """Drop what is still stale of these families: the peer said End-of-RIB, or its time is up."""
         rib_in = self._ins.get(name)
-        if rib_in is not None and rib_in.stale:
+        if rib_in is not None:
+            rib_in.lowered.clear()
             widths = {_WIDTHS[family] for family in families if family in _WIDTHS}
             self._withdraw(rib_in, [nlri for nlri in rib_in.stale if len(nlri) in widths])
             self._drop_if_empty(rib_in)
@@ -289,12 +321,19 @@ class Rib:
                 rib_in.stale.difference_update(announced)
             self._store(rib_in, attributes, announced, read_at)
 
-    def _store(self, rib_in: AdjRibIn, attributes: PathAttributes, announced: Sequence[Nlri], read_at: float) -> None:
+    def _store(
+        self,
+        rib_in: AdjRibIn,
+        attributes: PathAttributes,
+        announced: Sequence[Nlri],
+        read_at: float,
+        kept: Kept = Kept.ALIKE,
+    ) -> None:
         for nlris in _by_width(announced):
             width = len(nlris[0])
             for answer in rib_in.filters.run(rib_in.peer.name, attributes, nlris):
                 for part, is_believed in self._judged(rib_in, answer):
-                    path = self._path(rib_in, attributes, answer, is_believed=is_believed)
+                    path = _kept(rib_in, self._path(rib_in, attributes, answer, is_believed=is_believed), kept)
                     path.read_at = read_at
                     before = len(rib_in.table)
                     batch: dict[Nlri, Path] = dict.fromkeys(part, path)
@@ -557,6 +596,7 @@ class Rib:
                     path.read_at,
                     path.filtered,
                     not path.refusal,
+                    path.kept,
                 )
             )
         return sorted(shown, key=lambda c: (not c.is_best, not c.is_multipath, c.peer or ""))
@@ -1033,6 +1073,19 @@ def _from_outside(attributes: PathAttributes, said: Collection[str]) -> PathAttr
     if (preferred, communities) == (attributes.local_pref, attributes.communities):
         return attributes
     return replace(attributes, local_pref=preferred, communities=communities)
+
+
+def _kept(rib_in: AdjRibIn, path: Path, kept: Kept) -> Path:
+    """Return what is kept of a path of this peer that is away."""
+    if path.kept is kept:
+        return path
+    found = rib_in.lowered.get((path, kept))
+    if found is None:
+        attributes = path.attributes
+        if kept is Kept.LONG_LIVED and LLGR_STALE not in attributes.communities:
+            attributes = replace(attributes, communities=tuple(sorted((*attributes.communities, LLGR_STALE))))
+        found = rib_in.lowered[path, kept] = replace(path, attributes=attributes, kept=kept)
+    return found
 
 
 def _is_identity(path: Path | None) -> bool:

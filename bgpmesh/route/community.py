@@ -2,7 +2,7 @@
 
 A pattern is a list of (mask, value) over the community as one number of 32, 96 or 64 bits: those bits that count, and
 what they are. A text without `*` is a pattern that one community alone matches; only an extended one may stand for two
-encodings of the same. RFC 1997, RFC 4360 §4, RFC 5668, RFC 7999, RFC 8092, RFC 8326.
+encodings of the same. RFC 1997, RFC 4360 §4, RFC 5668, RFC 7999, RFC 8092, RFC 8326, RFC 9494.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ Pattern = tuple[Masked, ...]
 NO_EXPORT, NO_ADVERTISE, NO_EXPORT_SUBCONFED = 0xFFFFFF01, 0xFFFFFF02, 0xFFFFFF03  # RFC 1997
 BLACKHOLE = 0xFFFF029A  # RFC 7999
 GRACEFUL_SHUTDOWN = 0xFFFF0000  # RFC 8326
+LLGR_STALE, NO_LLGR = 0xFFFF0006, 0xFFFF0007  # RFC 9494
 
 WELL_KNOWN: Mapping[str, int] = {
     "no-export": NO_EXPORT,
@@ -25,6 +26,8 @@ WELL_KNOWN: Mapping[str, int] = {
     "no-export-subconfed": NO_EXPORT_SUBCONFED,
     "blackhole": BLACKHOLE,
     "graceful-shutdown": GRACEFUL_SHUTDOWN,
+    "llgr-stale": LLGR_STALE,
+    "no-llgr": NO_LLGR,
 }
 BITS, LARGE_BITS, EXT_BITS = 32, 96, 64
 

@@ -12,7 +12,7 @@ leaves alone. What it has not, or has otherwise than we need it, is here:
 * Any exception of it that is not a `Notify` becomes one: the bytes are the peer's.
 * Flow specifications are cut here, so that each keeps its bytes: they are its key, and what its order goes by. ExaBGP
   reads what is in one; it passes over one that it cannot read, and over an address that stands twice.
-* The graceful-restart capability has the R and F bits that our `Capabilities` say, and nothing is
+* The graceful-restart capability has the R, N and F bits that our `Capabilities` say, and nothing is
   offered that we do not handle (ExaBGP would add enhanced refresh and a host name).
 
 RFC 4271 §4 and §6, RFC 4760, RFC 5492, RFC 6793, RFC 7606, RFC 7607, RFC 8955 §4, RFC 8956 §3, RFC 9072.
@@ -129,6 +129,7 @@ _INTERNAL_ONLY = {LOCAL_PREF, ORIGINATOR_ID, CLUSTER_LIST}  # RFC 7606 §7.5, §
 _UNDERSTOOD = {1, 2, 64, 65}  # capability codes with a field of their own
 _ARRAYS = {NEXT_HOP: 4, COMMUNITIES: 4, EXT_COMMUNITIES: 8, LARGE_COMMUNITIES: 12}  # octets of a member
 _FAMILIES = {(family.afi, family.safi): family for family in Family}
+_SURVIVES_NOTIFICATION = 0x4  # the N bit, behind the R bit (RFC 8538 §2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -563,7 +564,8 @@ def _offer(ours: Open, peer_asn: Asn) -> tuple[Any, Any, bytes]:
     restart = offered.graceful_restart
     if restart is not None:
         capabilities[Capability.CODE.GRACEFUL_RESTART] = Graceful().set(
-            Graceful.RESTART_STATE if restart.is_restarting else 0,
+            (Graceful.RESTART_STATE if restart.is_restarting else 0)
+            | (_SURVIVES_NOTIFICATION if restart.survives_notification else 0),
             restart.restart_time,
             [
                 (AFI.create(family.afi), SAFI.create(family.safi), Graceful.FORWARDING_STATE if is_kept else 0)
@@ -591,6 +593,7 @@ def _open(theirs: Any, router_id: int, capabilities: tuple[tuple[int, bytes], ..
             restart_time=int(restart.restart_time),
             is_restarting=bool(restart.restart_flag & Graceful.RESTART_STATE),
             families=tuple((f, bool(flags & Graceful.FORWARDING_STATE)) for f, flags in kept if f is not None),
+            survives_notification=bool(restart.restart_flag & _SURVIVES_NOTIFICATION),
         )
     return Open(
         asn=Asn(int(theirs.asn if real_asn is None else real_asn)),

@@ -214,7 +214,9 @@ def test_a_first_boot_waits_for_nothing() -> None:
     world.boot({})
     assert world.engine.peers.is_in_sync
     restart = world.establish(N2, KEPT).capabilities.graceful_restart
-    assert restart == GracefulRestart(120, is_restarting=False, families=((Family.IPV4, False),))
+    assert restart == GracefulRestart(
+        120, is_restarting=False, families=((Family.IPV4, False),), survives_notification=True
+    )
     assert world.told(N2) == ["10.244.1.0/26", "EoR"]
 
 
@@ -228,7 +230,9 @@ def test_a_restart_touches_no_route_until_the_listed_peer_has_said_all() -> None
     """Adopted routes are neither replaced nor deleted, and End-of-RIB waits, until the peer's End-of-RIB."""
     world = restarted()
     restart = world.establish(N2, KEPT).capabilities.graceful_restart
-    assert restart == GracefulRestart(120, is_restarting=True, families=((Family.IPV4, True),))
+    assert restart == GracefulRestart(
+        120, is_restarting=True, families=((Family.IPV4, True),), survives_notification=True
+    )
     assert world.told(N2) == ["10.244.1.0/26"]
     world.announce(N2, "10.244.2.0/26")
     assert world.written() == []
@@ -417,7 +421,9 @@ def test_a_list_without_routes_is_a_reboot_and_no_restart() -> None:
     world.boot({})
     assert world.engine.peers.is_in_sync
     restart = world.establish(N2, KEPT).capabilities.graceful_restart
-    assert restart == GracefulRestart(120, is_restarting=False, families=((Family.IPV4, False),))
+    assert restart == GracefulRestart(
+        120, is_restarting=False, families=((Family.IPV4, False),), survives_notification=True
+    )
 
 
 def test_without_a_kernel_the_list_alone_decides_and_f_is_set() -> None:
@@ -426,7 +432,9 @@ def test_without_a_kernel_the_list_alone_decides_and_f_is_set() -> None:
     world.boot({})
     assert not world.engine.peers.is_in_sync
     restart = world.establish(N2, KEPT).capabilities.graceful_restart
-    assert restart == GracefulRestart(120, is_restarting=True, families=((Family.IPV4, True),))
+    assert restart == GracefulRestart(
+        120, is_restarting=True, families=((Family.IPV4, True),), survives_notification=True
+    )
 
 
 def test_a_peer_is_on_the_list_until_its_paths_are_gone_from_the_kernel() -> None:

@@ -85,7 +85,12 @@ def test_open_comes_back_as_it_was() -> None:
     """AS, hold time, identifier and every capability survive the wire."""
     offered = Capabilities(
         families=(Family.IPV4, Family.IPV6),
-        graceful_restart=GracefulRestart(120, is_restarting=True, families=((Family.IPV4, True), (Family.IPV6, False))),
+        graceful_restart=GracefulRestart(
+            120,
+            is_restarting=True,
+            families=((Family.IPV4, True), (Family.IPV6, False)),
+            survives_notification=True,
+        ),
     )
     sent = Open(Asn(4_200_000_000), 9, RouterId(0xC0000201), offered)
     assert sent == agreed(sent, asn=4_200_000_000).received
