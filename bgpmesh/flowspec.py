@@ -29,6 +29,11 @@ class Flowspec:
         if (limit := peer.flowspec) is not None:
             self._tell(self.flows.peer_up(peer.name, keep, limit.rules, limit.ttl))
 
+    def limit(self, peer: Peer) -> None:
+        """Take other limits for what is and will be announced in a session."""
+        if (limit := peer.flowspec) is not None:
+            self._tell(self.flows.limit(peer.name, limit.rules, limit.ttl))
+
     def peer_down(self, name: PeerName, retain: Collection[Family]) -> None:
         """End a session: its flows of `retain` become stale, the others go."""
         self._tell(self.flows.peer_down(name, retain))

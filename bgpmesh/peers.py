@@ -93,6 +93,9 @@ class Followed(Protocol):
     def sweep(self, name: PeerName, families: frozenset[Family]) -> None:
         """Drop what is still stale of these families."""
 
+    def limit(self, peer: Peer) -> None:
+        """Take other limits for a peer."""
+
 
 class Peers:
     """The sessions of one node; `followed` is told of them as the RIB is.
@@ -147,13 +150,17 @@ class Peers:
         wanted = {peer.name: peer for peer in new.peers}
         awaited = wanted.keys() & self._awaited.names
         forwarding = {name for name, session in self.sessions.items() if session.was_established}
+        before: dict[PeerName, Peer] = {}
         for name, session in list(self.sessions.items()):
             changed = wanted.get(name)
             if changed is not None and changed.has_same_session(session.peer):
-                session.peer = changed
+                before[name], session.peer = session.peer, changed
             else:
                 self._remove(session, is_gone=changed is None, now=now)
         self._rib.filter(new.filters, new.peers)
+        for name, peer in before.items():
+            if self.sessions[name].peer != peer:
+                self._amended(self.sessions[name], peer, now)
         for name, peer in wanted.items():
             if name not in self.sessions:
                 self._add(peer, now, is_awaited=name in awaited, was_established=name in forwarding)
@@ -332,6 +339,29 @@ class Peers:
             self._awaited.add(peer.name, now)
         if self._booted_at is not None:
             self._apply(peer.name, session.start(now, at_once=is_awaited), now)
+
+    def _amended(self, session: Session, before: Peer, now: float) -> None:
+        """Act on what has changed under a session; the RIB has done its part."""
+        peer = session.peer
+        name = peer.name
+        if peer.flowspec is not None and peer.flowspec != before.flowspec:
+            self._followed.limit(peer)
+        limits = (peer.max_prefixes, peer.max_identities)
+        if name in self._resume_at and limits != (before.max_prefixes, before.max_identities):
+            del self._resume_at[name]
+            self._apply(name, session.start(now), now)  # it may keep within the new ones
+        if session.connection is not None and session.state is State.ESTABLISHED:
+            if (over := self._rib.is_over_limit(name)) is not None:
+                self._over_limit(session, *over, now)
+            elif peer.enforce_first_as != before.enforce_first_as:
+                self._ask_again(session, session.connection)
+        self._wake_at(name, min(session.next_wakeup(), self._resume_at.get(name, NEVER)))
+
+    def _ask_again(self, session: Session, connection: int) -> None:
+        """Have a peer say again what it has said, so that it is judged anew, if it can (RFC 2918)."""
+        negotiated = session.negotiated
+        if negotiated is not None and negotiated.received.capabilities.route_refresh:
+            self.commands.extend(Send(connection, RouteRefresh(family)) for family in negotiated.families)
 
     def _remove(self, session: Session, *, is_gone: bool, now: float) -> None:
         name = session.peer.name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 
 from bgpmesh.route.attributes import Asn, RouterId
 from bgpmesh.route.nlri import Family, IPAddress, IPNetwork
@@ -27,6 +27,27 @@ class FlowLimit:
 
     rules: int = 100
     ttl: int = 3600
+
+
+# What may change under a session: what is let in and passed on, as what; limits; who calls whom, and where.
+# All else was said in the OPEN, is set on the socket, or is who the peer is.
+LIVE = frozenset(
+    {
+        "imports",
+        "exports",
+        "next_hops",
+        "next_hop",
+        "cluster_id",
+        "max_prefixes",
+        "max_identities",
+        "max_prefixes_restart",
+        "enforce_first_as",
+        "is_passive",
+        "port",
+        "listen_address",
+        "listen_port",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +90,19 @@ class Peer:
     cluster_id: RouterId | None = None  # ours as a reflector; None: we do not reflect
     flowspec: FlowLimit | None = None  # what we take of its FlowSpec; None: it is not offered
 
+    def differences(self, other: Peer) -> tuple[str, ...]:
+        """Return the fields in which they differ."""
+        return tuple(each.name for each in fields(self) if getattr(self, each.name) != getattr(other, each.name))
+
+    def resets(self, other: Peer) -> tuple[str, ...]:
+        """Return the fields for whose difference a session with the one is none with the other."""
+        is_offered_alike = (self.flowspec is None) is (other.flowspec is None)  # a family of the OPEN; limits are ours
+        live = LIVE | {"flowspec"} if is_offered_alike else LIVE
+        return tuple(name for name in self.differences(other) if name not in live)
+
     def has_same_session(self, other: Peer) -> bool:
-        """Whether a session with the one is a session with the other: they may differ in their filters only."""
-        return replace(self, imports=other.imports, exports=other.exports) == other
+        """Whether a session with the one is a session with the other."""
+        return not self.resets(other)
 
     @property
     def is_external(self) -> bool:

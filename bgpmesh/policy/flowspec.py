@@ -201,6 +201,19 @@ class Flows:
         own.rules, own.ttl = rules, ttl
         return self._drop(peer, lambda entry: entry.is_stale and entry.flow.key.family not in keep, "a new session")
 
+    def limit(self, peer: PeerName, rules: int, ttl: int) -> list[Said]:
+        """Take other limits for a peer: where there is less room, what came last is in force no longer."""
+        own = self._peers.get(peer)
+        if own is None:
+            return []
+        own.rules, own.ttl = rules, ttl
+        entries = own.entries.values()
+        for entry in [each for each in entries if each.is_in_force][rules:]:
+            entry.is_in_force = False
+        for entry in entries:
+            entry.expires_at = entry.heard_at + ttl if ttl else NEVER
+        return self._settle(peer)
+
     def peer_down(self, peer: PeerName, retain: Collection[Family]) -> list[Said]:
         """End a session: flows of `retain` become stale and stay in force, the others go."""
         said = self._drop(peer, lambda entry: entry.flow.key.family not in retain, "the session is lost")

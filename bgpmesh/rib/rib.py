@@ -169,7 +169,7 @@ class Rib:
                 self._store(rib_in, attributes, nlris, rib_in.table[nlris[0]].read_at, kept)
 
     def filter(self, filters: Iterable[Filter], peers: Iterable[Peer]) -> None:
-        """Take the filters, and which of them each peer has; `work` finds out what follows for routes and peers.
+        """Take the filters, and each peer as it is now; `work` finds out what follows for routes and peers.
 
         What came in goes through changed import filters again, as it was received; what is selected through changed
         export filters. No decision is made before the first is done, and no peer is told anything before all
@@ -183,6 +183,7 @@ class Rib:
             rib_in = self._ins.get(peer.name)
             if rib_in is not None and rib_in.peer.has_same_session(peer):
                 self._filter_peer(rib_in, peer, changed)
+        self._take_own_addresses()
         for group in self._groups.values():  # those that are left: nobody has a filter now that is not there
             if not changed.isdisjoint(group.view.exports):
                 group.filter(self._chain(group.view.exports, group.view.local_asn), list(self._selected))
@@ -194,10 +195,12 @@ class Rib:
             rib_in.filters = self._chain(peer.imports, peer.asn)
             self._unfiltered[peer.name] = list(rib_in.table)
             self._is_filtering = True
-        member = rib_in.member
-        if member is not None and peer.exports != before.exports:
-            self._move(member, replace(member.group.view, exports=peer.exports))
-            self._is_filtering = True
+        if rib_in.member is not None:
+            was, subnet = rib_in.member.group.view, self._hosts.connected_subnet(peer.address)
+            view = view_of(peer, was.families, was.message_size, subnet, four_octet_asn=was.four_octet_asn)
+            if view != was:
+                self._move(rib_in.member, view)
+                self._is_filtering = True
 
     def _filter_again(self, limit: int) -> None:
         """Send up to `limit` prefixes of a peer through its import filters, as they came."""

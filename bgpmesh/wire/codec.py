@@ -163,6 +163,11 @@ _TABLES: dict[tuple[bool, bool, Asn | None], Table] = {}
 _ENCODED: dict[bool, dict[object, bytes]] = {True: {}, False: {}}  # by four-octet AS numbers
 
 
+def _first_asn(peer: Peer) -> Asn | None:
+    """Return the AS that each AS_PATH of the peer has to begin with (RFC 4271 §6.3), None where that is not asked."""
+    return peer.asn if peer.is_external and peer.enforce_first_as else None
+
+
 @functools.cache
 def _quieten_exabgp() -> None:
     """Set what ExaBGP keeps for the whole process: no log (a decoded UPDATE would write one), no caches of its own."""
@@ -189,8 +194,14 @@ class Codec:
         self._exabgp: Any = None  # ExaBGP's Negotiated, once our OPEN is encoded
         self._neighbor: Any = None
         self._four_octet_asn = True
-        self._first_asn = peer.asn if peer.is_external and peer.enforce_first_as else None
+        self._first_asn = _first_asn(peer)
         self._table = Table()  # the class's, once negotiated
+
+    def configure(self, peer: Peer) -> None:
+        """Go on with a peer that is configured otherwise under the same session."""
+        self._peer, self._first_asn = peer, _first_asn(peer)
+        if self._context is not None:
+            self._context = self._joined(self._context.families)
 
     # ── out ──────────────────────────────────────────────────────────────────
 
@@ -299,9 +310,7 @@ class Codec:
         families = tuple(f for f in sent.capabilities.families if f in received.capabilities.families)
         self._four_octet_asn = bool(self._exabgp.asn4)
         self._exabgp.families = [(AFI.create(f.afi), SAFI.create(f.safi)) for f in families]
-        negotiation_class = (self._four_octet_asn, self._peer.is_external, self._first_asn)
-        self._table = _TABLES.setdefault(negotiation_class, Table())
-        self._context = Context(frozenset(families), self._table, self._intern)
+        self._context = self._joined(frozenset(families))
         refusal, text = self._refusal(sent, received)
         return Negotiated(
             sent=sent,
@@ -313,6 +322,12 @@ class Codec:
             refusal=refusal,
             refusal_text=text,
         )
+
+    def _joined(self, families: frozenset[Family]) -> Context:
+        """Return the context of the class that this session is of: what was decoded for one is for all of it."""
+        negotiation_class = (self._four_octet_asn, self._peer.is_external, self._first_asn)
+        self._table = _TABLES.setdefault(negotiation_class, Table())
+        return Context(families, self._table, self._intern)
 
     def _refusal(self, sent: Open, received: Open) -> tuple[Notification | None, str]:
         """Return why the session cannot be: what ExaBGP's validation says, with the real AS numbers, and more."""

@@ -95,6 +95,9 @@ class CodecLike(Protocol):
     def encode_batch(self, batch: Batch) -> list[bytes]:
         """Return the UPDATEs of a batch."""
 
+    def configure(self, peer: Peer) -> None:
+        """Go on with a peer that is configured otherwise under the same session."""
+
 
 @dataclass(slots=True, eq=False)
 class Connection:
@@ -232,13 +235,20 @@ class Speaker:
         for name, call in list(self._calls.items()):
             if name not in self._peers:
                 self._end_call(call).close()
-            elif not self._peers[name].has_same_session(call.peer):
+            elif self._peers[name] != call.peer:
                 self._dial(name)  # again, the new way: somebody waits for the answer
         for connection in list(self.connections.values()):
-            now = self._peers.get(connection.peer.name)
-            if now is None or not now.has_same_session(connection.peer):
-                self._ended(connection, "the configuration changed")
+            self._configure(connection)
         self._open_listeners()
+
+    def _configure(self, connection: Connection) -> None:
+        """Go on with a peer as it is now, or end what it is no longer."""
+        now = self._peers.get(connection.peer.name)
+        if now is None or not now.has_same_session(connection.peer):
+            self._ended(connection, "the configuration changed")
+        elif now != connection.peer:
+            connection.peer = now
+            connection.codec.configure(now)
 
     def accept(self) -> None:
         """Take in who calls. Until then callers wait with the kernel: refused, they would try again only later."""

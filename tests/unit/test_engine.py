@@ -731,6 +731,38 @@ def test_too_many_prefixes_close_the_session_for_a_while() -> None:
     assert world.at(60) == [Dial(N2)]
 
 
+def test_limits_are_changed_under_a_session() -> None:
+    """A lower one counts at once, and with a higher one a peer that was closed for it need not wait."""
+    world = World(Engine(configured(peer(2, is_passive=False)), (), lambda: 0.5))
+    world.boot({})
+    world.engine.handle(ConnectFailed(N2, "refused"), world.now)
+    world.establish(N2, KEPT)
+    world.announce(N2, "10.1.0.0/24", "10.2.0.0/24", "10.3.0.0/24")
+    world.engine.handle(configured(peer(2, is_passive=False, max_prefixes=3)), world.now)
+    assert world.settle() == []
+    world.engine.handle(configured(peer(2, is_passive=False, max_prefixes=2)), world.now)
+    cease = Notification(6, Cease.MAX_PREFIXES, bytes((0, 1, 1, 0, 0, 0, 2)))
+    assert world.settle() == [Send(world.of[N2], cease), Hangup(world.of[N2])]
+    world.engine.handle(configured(peer(2, is_passive=False, max_prefixes=9)), world.now)
+    assert world.settle() == [Dial(N2)]
+
+
+def test_what_is_changed_under_a_session_is_acted_upon() -> None:
+    """Paths are asked for again to be judged by their first AS, an own next hop is told anew, who calls may change."""
+    world = World(Engine(configured(peer(2), peer(3)), (), lambda: 0.5))
+    world.boot({})
+    world.written()
+    world.establish(N2, KEPT)
+    world.engine.take(N2, 100)
+    hop = ipaddress.IPv4Address("192.0.2.11")
+    changed = peer(2, enforce_first_as=True, next_hops=((Family.IPV4, hop),))
+    world.engine.handle(configured(changed, peer(3, is_passive=False)), world.now)
+    assert world.settle() == [Send(world.of[N2], RouteRefresh(Family.IPV4))]
+    (batch,) = [each for each in world.engine.take(N2, 100) if isinstance(each, Batch)]
+    assert (batch.nlris, batch.attributes and batch.attributes.next_hop) == ([OWN], hop)
+    assert world.at(1) == [Dial(N3)]
+
+
 def test_a_peer_that_calls_while_it_is_closed_for_too_many_prefixes_does_not_stay_out() -> None:
     """Its call is hung up on, and after `max_prefixes_restart` it is answered."""
     world = World(Engine(configured(peer(2, max_prefixes=1)), (), lambda: 0.5))

@@ -28,7 +28,7 @@ from bgpmesh.events import (
 from bgpmesh.metrics import Metrics
 from bgpmesh.peering.message import Capabilities, EndOfRib, GracefulRestart, Keepalive, Negotiated, Open
 from bgpmesh.peering.peer import FlowLimit
-from bgpmesh.peering.session import Send
+from bgpmesh.peering.session import Send, State
 from bgpmesh.policy.attribution import Counters
 from bgpmesh.policy.chains import ids_of
 from bgpmesh.route.attributes import Asn, AsPath, PathAttributes, RouterId, SegmentKind
@@ -233,17 +233,17 @@ def test_flows_of_a_session_that_is_not_up_are_nothing() -> None:
     assert made.states() == []
 
 
-def test_a_changed_limit_begins_anew(world: World) -> None:
-    """It is the session's: the neighbour says all of it again."""
+def test_a_changed_limit_needs_no_session(world: World) -> None:
+    """What waited comes in force at once; with less room, what came last no longer is."""
     world.announce(dns(1), dns(2), dns(3))
     assert [state for state, _ in world.states()] == ["in force", "in force", "refused"]
     (neighbour,) = world.configured.peers
-    world.engine.handle(replace(world.configured, peers=(replace(neighbour, flowspec=FlowLimit(3, 0)),)), world.now)
-    world.settle()
-    assert world.states() == []
-    world.establish()
-    world.announce(dns(1), dns(2), dns(3))
-    assert [state for state, _ in world.states()] == ["in force"] * 3
+    for rules, expected in ((3, ["in force"] * 3), (1, ["in force", "refused", "refused"])):
+        changed = replace(world.configured, peers=(replace(neighbour, flowspec=FlowLimit(rules, 0)),))
+        world.engine.handle(changed, world.now)
+        world.settle()
+        assert expected == [state for state, _ in world.states()]
+    assert world.engine.peers.sessions[neighbour.name].state is State.ESTABLISHED
 
 
 def test_a_refused_rule_keeps_no_workload_waiting(world: World) -> None:

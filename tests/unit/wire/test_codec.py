@@ -96,6 +96,21 @@ def test_open_comes_back_as_it_was() -> None:
     assert sent == agreed(sent, asn=4_200_000_000).received
 
 
+def test_a_peer_is_configured_otherwise_under_a_session() -> None:
+    """What it says next has to begin with its own AS, and then need not."""
+    made, peer = (
+        established(65002),
+        Peer(PeerName("p"), ADDRESS, Asn(65002), Role.EXTERNAL, ADDRESS, Asn(1), RouterId(9)),
+    )
+    withdrawn = []
+    for is_enforced in (False, True, False):
+        made.configure(replace(peer, enforce_first_as=is_enforced))
+        (said,) = made.feed(update(GOOD[:-7], bytes((24, 10, 1, 1))), 0.0)
+        assert isinstance(said, Routes)
+        withdrawn.append(len(said.withdrawn))
+    assert withdrawn == [0, 1, 0]
+
+
 @pytest.mark.parametrize(("is_restarting", "is_kept"), [(False, False), (False, True), (True, False), (True, True)])
 def test_restart_bits_are_ours_to_say(is_restarting: bool, is_kept: bool) -> None:
     """The R and F bits on the wire are those of our Capabilities, not ExaBGP's (RFC 4724 §3)."""
