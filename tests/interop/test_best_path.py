@@ -40,7 +40,7 @@ ASNS = (ASN, ASN, ASN, 65001, 65001, 65002)
 SPEAKERS = {f"192.0.2.{number}": asn for number, asn in enumerate(ASNS, 101)}
 PROGRAM = str(Path(__file__).with_name("table.py"))
 CONTROL = "/run/bgpmesh/table.sock"
-CONFIG = "/etc/bgpmesh/bgpmesh.toml"
+CONFIG = "/run/bgpmesh/table.toml"  # the lab binds the usual place to the file of its repository
 ROOM = 1_000  # prefixes of one UPDATE: 4 octets each
 
 Said = dict[str, dict[int, bytes]]  # by speaker: what it says of each prefix, in the octets of its attributes
