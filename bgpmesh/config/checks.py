@@ -10,8 +10,8 @@ from bgpmesh.peering.mesh import (
     ClusterOptions,
     NodeOptions,
     PeerOptions,
-    asn_of,
     has_session,
+    local_asn_of,
     peers_of,
     router_id_of,
     shared_addresses,
@@ -200,7 +200,11 @@ def _check_cluster(
                     reason = f"no address family in common with node.{other.name}"
                     reader.refuse(f"node.{node.name}.address", str(node.address), reason)
     for peer in neighbours:
-        external = [n.name for n in nodes if selects(peer, n) and asn_of(n, cluster) != peer.asn]
+        chosen = [node for node in nodes if selects(peer, node)]
+        external = [node.name for node in chosen if local_asn_of(peer, node, cluster) != peer.asn]
+        internal = [node.name for node in chosen if node.name not in external]
+        if peer.role and internal:
+            reader.refuse(f"peer.{peer.name}.role", peer.role, f"needs eBGP, and node {internal[0]} has the same AS")
         if peer.reflector_client and external:
             reason = f"needs iBGP, and node {external[0]} has another AS"
             reader.refuse(f"peer.{peer.name}.reflector_client", peer.reflector_client, reason)

@@ -92,7 +92,7 @@ def warnings_of_filters(
 def _idle(rule: Rule, asn: Asn, peer: PeerOptions, *, is_import: bool) -> list[str]:
     """Return what a rule does in vain in one direction of one peer."""
     said: list[str] = []
-    is_external = peer.asn != asn
+    is_external = peer.asn != (peer.local_asn or asn)
     if not is_import and rule.local_pref is not None and is_external:
         said.append("local_pref does nothing: LOCAL_PREF does not leave the AS (RFC 4271 §5.1.5)")
     if not is_import and rule.blackhole:

@@ -58,6 +58,8 @@ def _session(peer: Peer, watched: Watched | None) -> dict[str, object]:
         "asn": peer.asn,
         "local_asn": peer.local_asn,
         "role": peer.role.value,
+        "bgp_role": peer.bgp_role or None,
+        "allow_own_asn": peer.allow_own_asn,
         "families": [family.label for family in peer.families],
         "next_hops": [str(address) for _, address in peer.next_hops],
         "next_hop": peer.next_hop,

@@ -31,11 +31,8 @@ from bgpmesh.route.nlri import IPAddress
 NOT_BUILT_KEYS: dict[str, tuple[str, ...]] = {
     "peer": (
         "range",
-        "local_asn",
-        "allow_own_asn",
         "add_path",
         "long_lived_graceful_restart",
-        "role",
         "pods",
     ),
 }

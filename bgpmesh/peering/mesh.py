@@ -33,6 +33,7 @@ from bgpmesh.peering.peer import FlowLimit, Owner, Peer
 from bgpmesh.route.attributes import Asn, RouterId
 from bgpmesh.route.nlri import ROUTED, Family, IPAddress, IPNetwork, family_of_address
 from bgpmesh.route.path import PeerName, Role
+from bgpmesh.route.roles import ROLES
 
 Hops = NewType("Hops", int)  # in the file also `true`
 Ttl = NewType("Ttl", int)  # the same
@@ -225,6 +226,26 @@ class PeerOptions:
     enforce_first_as: bool | None = field(
         default=None, metadata={"help": "eBGP: the first AS must be its own; absent: true", "example": "true"}
     )
+    local_asn: Asn | None = field(
+        default=None,
+        metadata={
+            "help": "our AS on this session, where it is not the node's, which stands behind it",
+            **_ASN,
+            "example": "64999",
+        },
+    )
+    allow_own_asn: int = field(
+        default=0,
+        metadata={"help": "how often our own AS may stand in AS_PATH before that is a loop", "range": (0, 10)},
+    )
+    role: str | None = field(
+        default=None,
+        metadata={
+            "help": "eBGP: what we are to it (RFC 9234), so that no route leaks",
+            "choices": tuple(ROLES),
+            "example": '"customer"',
+        },
+    )
     flowspec: FlowLimit | None = field(
         default=None,
         metadata={
@@ -255,6 +276,11 @@ def router_id_of(node: NodeOptions) -> RouterId | None:
 def asn_of(node: NodeOptions, cluster: ClusterOptions) -> Asn:
     """Return the node's AS: its own, or the cluster's."""
     return cluster.asn if node.asn is None else node.asn
+
+
+def local_asn_of(peer: PeerOptions, node: NodeOptions, cluster: ClusterOptions) -> Asn:
+    """Return the AS that the node is in for a neighbour."""
+    return asn_of(node, cluster) if peer.local_asn is None else peer.local_asn
 
 
 def is_reflecting(node: NodeOptions, cluster: ClusterOptions, peers: Iterable[PeerOptions]) -> bool:
@@ -380,8 +406,8 @@ def _neighbour_peer(
     router_id = router_id_of(node)
     if router_id is None:
         return None  # refused when the file was read
-    asn = asn_of(node, cluster)
-    is_external = peer.asn != asn
+    asn, local_asn = asn_of(node, cluster), local_asn_of(peer, node, cluster)
+    is_external = peer.asn != local_asn
     role = Role.EXTERNAL if is_external else Role.CLIENT if peer.reflector_client else Role.NON_CLIENT
     local = peer.source or own_address(node, family_of_address(peer.address))
     unsaid = ("none",) if is_external else ("all",)  # RFC 8212 §2
@@ -393,7 +419,10 @@ def _neighbour_peer(
         asn=peer.asn,
         role=role,
         local_address=local,
-        local_asn=asn,
+        local_asn=local_asn,
+        asn_behind=asn if is_external and local_asn != asn else None,
+        allow_own_asn=peer.allow_own_asn,
+        bgp_role=peer.role or "",
         router_id=router_id,
         cluster_asn=cluster.asn,
         port=peer.port,
@@ -461,7 +490,7 @@ def warnings_of(
         said += _slow_bfd(
             f"peer.{peer.name}", peer.bfd, cluster.hold_time if peer.hold_time is None else peer.hold_time
         )
-        if peer.asn != asn_of(node, cluster):
+        if peer.asn != local_asn_of(peer, node, cluster):
             said += [
                 f"peer.{peer.name} is eBGP without {key}: nothing is {does} (RFC 8212)"
                 for key, value, does in (

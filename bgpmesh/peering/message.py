@@ -58,7 +58,7 @@ class Capabilities:
     four_octet_asn: bool = True  # RFC 6793
     route_refresh: bool = True  # RFC 2918
     graceful_restart: GracefulRestart | None = None
-    other: tuple[tuple[int, bytes], ...] = ()  # codes we only show
+    other: tuple[tuple[int, bytes], ...] = ()  # (code, value) of those that have no field here
 
     def describe(self) -> tuple[str, ...]:
         """Return the capabilities in words, for `bgpmesh peers NAME`."""

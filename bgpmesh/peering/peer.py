@@ -42,6 +42,7 @@ LIVE = frozenset(
         "max_identities",
         "max_prefixes_restart",
         "enforce_first_as",
+        "allow_own_asn",
         "is_passive",
         "port",
         "listen_address",
@@ -83,6 +84,9 @@ class Peer:
     max_identities: int = 250_000  # the same for addresses of which something is said
     max_prefixes_restart: int = 60  # seconds until we try again
     enforce_first_as: bool = False  # eBGP: the first AS must be the peer's (RFC 4271 §6.3)
+    asn_behind: Asn | None = None  # our own AS, where `local_asn` is another for this peer's sake
+    allow_own_asn: int = 0  # how often our AS may stand in AS_PATH
+    bgp_role: str = ""  # ours (RFC 9234): a key of `route.roles.ROLES`; "": none is said
     imports: tuple[str, ...] = ("all",)  # filters, in order
     exports: tuple[str, ...] = ("all",)
     next_hops: tuple[tuple[Family, IPAddress], ...] = ()

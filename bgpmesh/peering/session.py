@@ -47,6 +47,7 @@ from bgpmesh.peering.message import (
     RouteRefresh,
 )
 from bgpmesh.peering.peer import Peer
+from bgpmesh.route import roles
 from bgpmesh.route.nlri import FLOWSPEC, Family
 from bgpmesh.route.path import PeerName
 
@@ -393,7 +394,8 @@ class Session:
                 families=tuple((family, is_kept) for family in families),
                 survives_notification=True,
             )
-        capabilities = Capabilities(families=families, graceful_restart=restart)
+        role = ((roles.CAPABILITY, bytes((roles.ROLES[peer.bgp_role],))),) if peer.bgp_role else ()
+        capabilities = Capabilities(families=families, graceful_restart=restart, other=role)
         return Open(peer.local_asn, peer.hold_time, peer.router_id, capabilities)
 
     def _refusal_words(self, refusal: Notification, negotiated: Negotiated) -> str:

@@ -31,6 +31,7 @@ from bgpmesh.peering.message import EndOfRib
 from bgpmesh.peering.peer import Peer
 from bgpmesh.rib.decision import DEFAULT_LOCAL_PREF, Path
 from bgpmesh.rib.filter import NOTHING, Answer, Chain
+from bgpmesh.route import roles
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
 from bgpmesh.route.claim import without_claims
 from bgpmesh.route.community import NO_ADVERTISE, NO_EXPORT, NO_EXPORT_SUBCONFED
@@ -81,6 +82,8 @@ class View:
     next_hop: str
     cluster_id: RouterId | None
     shared_subnet: Nlri | None  # where a received next hop may be passed on to an external peer
+    asn_behind: Asn | None = None  # stands behind `local_asn` in AS_PATH
+    bgp_role: str = ""  # ours (RFC 9234)
     silent_on: Asn | None = None  # what nodes of this cluster say of addresses goes no further than the cluster
 
     @property
@@ -106,6 +109,8 @@ def view_of(
         peer.next_hop,
         peer.cluster_id,
         subnet if peer.is_external and peer.next_hop == "auto" else None,
+        peer.asn_behind,
+        peer.bgp_role,
         None if peer.in_cluster else peer.cluster_asn,
     )
 
@@ -118,6 +123,8 @@ def may_hear(view: View, path: Path) -> bool:
         NO_ADVERTISE in communities
         or (view.is_external and (NO_EXPORT in communities or NO_EXPORT_SUBCONFED in communities))
     ):
+        return False
+    if view.bgp_role and not roles.may_leave(view.bgp_role, path.attributes):
         return False
     if path.is_for_cluster and (source.is_external or not view.in_cluster):
         return False  # whoever hears of a node's address from a third one that does not reflect would not believe it
@@ -143,9 +150,12 @@ def rewrite(
     known = tuple((flags | PARTIAL, code, value) for flags, code, value in attributes.other if flags & TRANSITIVE)
     made = replace(attributes, next_hop=next_hop, link_local=None, other=known)
     if view.is_external:
+        as_path = attributes.as_path
+        if view.asn_behind is not None:
+            as_path = as_path.prepended(view.asn_behind)
         return replace(
-            made,
-            as_path=attributes.as_path.prepended(view.local_asn),
+            roles.sent(view.bgp_role, view.local_asn, made),
+            as_path=as_path.prepended(view.local_asn),
             med=attributes.med if source.is_local or "med" in said else None,
             local_pref=None,
             originator_id=None,

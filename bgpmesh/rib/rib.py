@@ -26,6 +26,7 @@ from bgpmesh.rib.export import Batch, Group, Member, View, end_of_ribs, view_of
 from bgpmesh.rib.filter import Answer, Chain
 from bgpmesh.rib.nexthop import HostRoutes, NextHop, OwnRoute, Resolver
 from bgpmesh.rib.rule import BUILT_IN, Filter
+from bgpmesh.route import roles
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
 from bgpmesh.route.claim import IDENTITY, Claims, Kind, has_kind, identity_of, without_claims
 from bgpmesh.route.community import BLACKHOLE, GRACEFUL_SHUTDOWN, LLGR_STALE, NO_ADVERTISE, NO_EXPORT, NO_LLGR
@@ -191,7 +192,10 @@ class Rib:
 
     def _filter_peer(self, rib_in: AdjRibIn, peer: Peer, changed: Collection[str]) -> None:
         before, rib_in.peer = rib_in.peer, peer
-        if peer.imports != before.imports or not set(changed).isdisjoint(peer.imports):
+        if peer.allow_own_asn != before.allow_own_asn:
+            rib_in.paths.clear()  # none is judged as it was
+        is_judged_alike = (peer.imports, peer.allow_own_asn) == (before.imports, before.allow_own_asn)
+        if not is_judged_alike or not set(changed).isdisjoint(peer.imports):
             rib_in.filters = self._chain(peer.imports, peer.asn)
             self._unfiltered[peer.name] = list(rib_in.table)
             self._is_filtering = True
@@ -689,6 +693,8 @@ class Rib:
         peer, claims = rib_in.peer, None
         if peer.is_external:
             attributes = _from_outside(attributes, answer.said)
+            if peer.bgp_role:
+                attributes = roles.received(peer.bgp_role, peer.asn, attributes)
         if attributes.large_communities and not peer.in_cluster:
             attributes = without_claims(attributes, peer.cluster_asn)
         elif is_believed:
@@ -728,13 +734,17 @@ class Rib:
 
     def _refusal(self, peer: Peer, attributes: PathAttributes) -> str:
         """Return why no path with these attributes from this peer can be selected; "" where it can."""
-        return self.loop(peer, attributes) or ("" if attributes.next_hop is not None else "no next hop")
+        return (
+            self.loop(peer, attributes)
+            or roles.leak(peer.bgp_role, peer.asn, attributes)
+            or ("" if attributes.next_hop is not None else "no next hop")
+        )
 
     def loop(self, peer: Peer, attributes: PathAttributes) -> str:
         """Return how what has these attributes has been here before; "" where it has not."""
         as_path = attributes.as_path
         for asn in (self._asn, peer.local_asn):
-            if as_path.count(asn):
+            if as_path.count(asn) > peer.allow_own_asn:
                 return f"loop: our AS {asn} is in AS_PATH"
         if attributes.originator_id == self._router_id:
             return "loop: ORIGINATOR_ID is ours"

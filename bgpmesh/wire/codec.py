@@ -67,6 +67,7 @@ from bgpmesh.peering.message import (
 )
 from bgpmesh.peering.peer import Peer
 from bgpmesh.rib.export import Batch
+from bgpmesh.route import roles
 from bgpmesh.route.attributes import (
     OPTIONAL_NON_TRANSITIVE,
     OPTIONAL_TRANSITIVE,
@@ -337,6 +338,8 @@ class Codec:
             return Notification(Code.OPEN, 3), f"the peer has our router id {ipaddress.IPv4Address(sent.router_id)}"
         if received.asn != self._peer.asn:
             return Notification(Code.OPEN, 2), f"the peer says AS {received.asn}, expected AS {self._peer.asn}"
+        if words := roles.mismatch(sent.capabilities.other, received.capabilities.other):
+            return Notification(Code.OPEN, 11), words
         refused = _called(lambda: self._exabgp.validate(self._neighbor), Code.OPEN)
         if refused is None:
             return _refusal_of_families(sent.capabilities.families, received.capabilities.families)
@@ -558,6 +561,17 @@ def _parameters(capabilities: Iterable[tuple[int, bytes]]) -> bytes:
     return struct.pack("!BBH", 255, 255, len(parameter)) + parameter
 
 
+class _Raw:
+    """A capability that ExaBGP does not know."""
+
+    def __init__(self, value: bytes) -> None:
+        self._value = value
+
+    def extract(self) -> list[bytes]:
+        """Return the values that it has in an OPEN."""
+        return [self._value]
+
+
 @functools.lru_cache(maxsize=64)
 def _offer(ours: Open, peer_asn: Asn) -> tuple[Any, Any, bytes]:
     """Return ExaBGP's neighbor and OPEN that say what ours says, and its bytes; most peers are told the same."""
@@ -587,6 +601,8 @@ def _offer(ours: Open, peer_asn: Asn) -> tuple[Any, Any, bytes]:
                 for family, is_kept in restart.families
             ],
         )
+    for code, value in offered.other:
+        capabilities[code] = _Raw(value)
     sent = ExaOpen(Version(4), neighbor["local-as"], neighbor["hold-time"], neighbor["router-id"], capabilities)
     return neighbor, sent, bytes(sent.message())
 

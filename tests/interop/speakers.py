@@ -58,6 +58,7 @@ class Setup:
     announce: tuple[str, ...] = ()
     has_flowspec: bool = False  # it offers FlowSpec, both families
     mark: str = ""  # a community on all of it; BIRD and FRR only
+    role: str = ""  # its own (RFC 9234); BIRD and FRR only
 
     @property
     def local(self) -> str:
@@ -197,6 +198,11 @@ class Bird:
             ),
         )
 
+    def only_to_customer(self, prefix: str) -> int | None:
+        """Read it from `show route all` (RFC 9234)."""
+        found = re.search(r"BGP\.(?:otc|23)[^:]*: *(\S+)", self._ask(f"show route {prefix} protocol session1 all"))
+        return int(found[1]) if found else None
+
     def held(self) -> set[str]:
         """Return the same, also while the neighbour is away."""
         return self.received()
@@ -275,6 +281,7 @@ protocol bgp session1 {{
   local {own.local} as {own.asn};
   neighbor {own.neighbor} as {own.neighbor_asn};
   {"bfd on;" if own.bfd_ms else ""}
+  {f"local role {own.role.replace('-', '_')};" if own.role else ""}
   {"passive on;" if own.is_passive else ""}
   {f'password "{own.password}";' if own.password else ""}
   hold time 9; connect retry time 2; connect delay time 1; error wait time 1, 4;
@@ -387,6 +394,12 @@ class Frr:
                 )
         return None
 
+    def only_to_customer(self, prefix: str) -> int | None:
+        """Read it from `show bgp PREFIX` (RFC 9234)."""
+        family = "ipv6" if ":" in prefix else "ipv4"
+        found = re.search(r"otc (\d+)", self._ask(f"show bgp {family} unicast {prefix}"))
+        return int(found[1]) if found else None
+
     def held(self) -> set[str]:
         """Return what both tables have of the neighbour, also while it is away."""
         tables = [json.loads(self._ask(f"show bgp {family} unicast json") or "{}") for family in ("ipv4", "ipv6")]
@@ -492,6 +505,7 @@ router bgp {own.asn}
  {f"neighbor {own.neighbor} password {own.password}" if own.password else ""}
  {f"neighbor {own.neighbor} bfd profile lab" if own.bfd_ms else ""}
  {f"neighbor {own.neighbor} passive" if own.is_passive else ""}
+ {f"neighbor {own.neighbor} local-role {own.role}" if own.role else ""}
  address-family ipv4 unicast
   neighbor {own.neighbor} activate
 {marked}{networks[0]} exit-address-family
