@@ -127,7 +127,8 @@ class Treatment(enum.Enum):
 class AttributeRow:
     """One row of what we know about an attribute type.
 
-    `field` is the field of PathAttributes, or "" where the codec takes it apart (MP_REACH_NLRI).
+    `field` is the field of PathAttributes, "" where the codec takes it apart (MP_REACH_NLRI), and `other`
+    where it is checked and passed on, and nothing is done with what it says.
     `flags` are the well-known/optional and transitive bits it must carry (RFC 4271 §4.3).
     `ebgp` says whether it crosses an external session on export.
     """
@@ -156,5 +157,7 @@ ATTRIBUTES: tuple[AttributeRow, ...] = (
     AttributeRow("mp_reach_nlri", 14, OPTIONAL_NON_TRANSITIVE, Treatment.RESET, "", ebgp=True),
     AttributeRow("mp_unreach_nlri", 15, OPTIONAL_NON_TRANSITIVE, Treatment.RESET, "", ebgp=True),
     AttributeRow("ext_communities", 16, OPTIONAL_TRANSITIVE, Treatment.WITHDRAW, "ext_communities", ebgp=True),
+    AttributeRow("ipv6_ext_communities", 25, OPTIONAL_TRANSITIVE, Treatment.WITHDRAW, "other", ebgp=True),  # RFC 5701
     AttributeRow("large_communities", 32, OPTIONAL_TRANSITIVE, Treatment.WITHDRAW, "large_communities", ebgp=True),
+    AttributeRow("only_to_customer", 35, OPTIONAL_TRANSITIVE, Treatment.WITHDRAW, "other", ebgp=True),  # RFC 9234
 )

@@ -97,6 +97,7 @@ from bgpmesh.wire.fastpath import (
     Routes,
     Table,
     bound,
+    cut,
     decode_updates,
 )
 from bgpmesh.wire.packing import (
@@ -108,10 +109,12 @@ from bgpmesh.wire.packing import (
     CLUSTER_LIST,
     COMMUNITIES,
     EXT_COMMUNITIES,
+    IPV6_EXT_COMMUNITIES,
     LARGE_COMMUNITIES,
     LOCAL_PREF,
     MED,
     NEXT_HOP,
+    ONLY_TO_CUSTOMER,
     ORIGIN,
     ORIGINATOR_ID,
     ROWS,
@@ -128,7 +131,15 @@ OPEN, NOTIFICATION, KEEPALIVE, ROUTE_REFRESH = 1, 3, 4, 5
 _MINIMUM = {OPEN: 29, UPDATE: UPDATE_MINIMUM, NOTIFICATION: 21, KEEPALIVE: 19, ROUTE_REFRESH: 19}  # RFC 4271 §6.1
 _INTERNAL_ONLY = {LOCAL_PREF, ORIGINATOR_ID, CLUSTER_LIST}  # RFC 7606 §7.5, §7.9, §7.10
 _UNDERSTOOD = {1, 2, 64, 65}  # capability codes with a field of their own
-_ARRAYS = {NEXT_HOP: 4, COMMUNITIES: 4, EXT_COMMUNITIES: 8, LARGE_COMMUNITIES: 12}  # octets of a member
+_ARRAYS = {  # octets of a member
+    NEXT_HOP: 4,
+    COMMUNITIES: 4,
+    EXT_COMMUNITIES: 8,
+    IPV6_EXT_COMMUNITIES: 20,
+    LARGE_COMMUNITIES: 12,
+    ONLY_TO_CUSTOMER: 4,
+}
+_SINGLE = {NEXT_HOP, ONLY_TO_CUSTOMER}  # those of one member
 _FAMILIES = {(family.afi, family.safi): family for family in Family}
 _SURVIVES_NOTIFICATION = 0x4  # the N bit, behind the R bit (RFC 8538 §2)
 
@@ -363,6 +374,7 @@ class Codec:
         mp = {item.code: item for item in items if item.code in {MP_REACH, MP_UNREACH}}
         if len(mp) < sum(item.code in mp for item in items):
             raise PeerError(Code.UPDATE, 1, "MP_REACH_NLRI or MP_UNREACH_NLRI stands twice (RFC 7606 §3 g)")
+        _refuse_unknown(items)
         rest = b"".join(item.raw for item in items if item.code not in mp)
         of_flows = [item for item in mp.values() if _has_flows(item, context)]
         if of_flows:
@@ -383,7 +395,10 @@ class Codec:
         try:
             update = _called(lambda: ExaMessage.unpack(UPDATE, bare, Direction.IN, self._exabgp), Code.UPDATE)
         except PeerError as error:
-            raise PeerError(error.code, error.subcode, error.text, mp_raw if error.subcode == 9 else b"") from error
+            subcode = error.subcode
+            if subcode == 10 and cut(withdrawn, 32) is not None and cut(announced, 32) is not None:
+                subcode = 9  # it is in an MP attribute (RFC 4760 §7)
+            raise PeerError(error.code, subcode, error.text, mp_raw if subcode == 9 else b"") from error
         if isinstance(update, EOR):
             self._check_without_routes(rest, fault)
             marked = update.nlris[0]
@@ -680,6 +695,16 @@ def _frame(attributes: bytes) -> tuple[list[_Item], str]:
     return items, ""
 
 
+def _refuse_unknown(items: Iterable[_Item]) -> None:
+    """Raise PeerError where there is a well-known attribute that we do not know (RFC 4271 §6.3).
+
+    First of all: no other fault in an UPDATE is treated as strongly (RFC 7606 §3 h).
+    """
+    for item in items:
+        if not item.flags & OPTIONAL_NON_TRANSITIVE and item.code not in ROWS.keys() | {AS4_PATH, AS4_AGGREGATOR}:
+            raise PeerError(Code.UPDATE, 2, f"well-known attribute {item.code} is not known", item.raw)
+
+
 class _Prefixes(NamedTuple):
     """The keys that ExaBGP found in an UPDATE."""
 
@@ -809,6 +834,7 @@ class _Reading:
     def read_items(self, rest: bytes, *, has_mp_next_hop: bool) -> set[int]:
         """Read the attributes one by one and return the codes that are there; raises as `read` does."""
         items, fault = _frame(rest)
+        _refuse_unknown(items)
         if fault:
             raise _TreatAsWithdraw(fault)
         seen: set[int] = set()
@@ -820,8 +846,6 @@ class _Reading:
                 self._read_known(row, item, has_mp_next_hop=has_mp_next_hop)
             elif item.code in {AS4_PATH, AS4_AGGREGATOR}:
                 self._read_four_octet(item)
-            elif not item.flags & OPTIONAL_NON_TRANSITIVE:
-                raise PeerError(Code.UPDATE, 2, f"well-known attribute {item.code} is not known", item.raw)
             else:
                 self._other.append((item.flags & (OPTIONAL_TRANSITIVE | PARTIAL), item.code, item.value))
             seen.add(item.code)
@@ -846,27 +870,38 @@ class _Reading:
             raise _TreatAsWithdraw(why)
 
     def _read_four_octet(self, item: _Item) -> None:
-        """Read AS4_PATH or AS4_AGGREGATOR; not from one who need not send them (RFC 6793 §4.1)."""
+        """Read AS4_PATH or AS4_AGGREGATOR; not from one who must not send them (RFC 6793 §4.1 and §6)."""
+        name = "as4_path" if item.code == AS4_PATH else "as4_aggregator"
         if self._negotiated.asn4:
+            self._discard(f"{name} from a peer with four-octet AS numbers (RFC 6793 §4.1)")
             return
         if item.flags & OPTIONAL_TRANSITIVE != OPTIONAL_TRANSITIVE:
-            self._discard(f"attribute {item.code} with flags 0x{item.flags:02x}")
+            raise _TreatAsWithdraw(f"{name} with flags 0x{item.flags:02x} (RFC 7606 §3 c)")
+        if not item.value:
+            self._discard(f"{name} is empty")
             return
         why = _aggregator_malformation(item) or self._passed_to_exabgp(item, OPTIONAL_TRANSITIVE)
         path = self._decoded.get(AS4_PATH)
-        if item.code == AS4_PATH and path is not None and any(0 in segment for segment in path.aspath):
-            del self._decoded[AS4_PATH]
-            why = "AS 0 (RFC 7607 §2)"
+        if item.code == AS4_PATH and path is not None:
+            if any(0 in segment for segment in path.aspath):
+                why = "AS 0 (RFC 7607 §2)"
+            elif not all(path.aspath):
+                why = "an empty segment (RFC 6793 §6)"
+            if why:
+                del self._decoded[AS4_PATH]
         if why:
-            self._discard(f"attribute {item.code}: {why}")
+            self._discard(f"{name}: {why}")
 
     def _malformation(self, row: AttributeRow, item: _Item) -> str:
         """Keep what a known attribute says, or return what is wrong with it."""
         size = _ARRAYS.get(row.code)
         if size is not None:
-            if not item.value or len(item.value) % size or (row.code == NEXT_HOP and len(item.value) != size):
+            if not item.value or len(item.value) % size or (row.code in _SINGLE and len(item.value) != size):
                 return f"{row.name} of {len(item.value)} octets"
-            self._arrays[row.code] = item.value
+            if row.field == "other":
+                self._other.append((item.flags & (OPTIONAL_TRANSITIVE | PARTIAL), item.code, item.value))
+            else:
+                self._arrays[row.code] = item.value
             return ""
         if not item.value and row.code not in {AS_PATH, ATOMIC_AGGREGATE}:
             return f"{row.name} is empty"

@@ -37,6 +37,7 @@ from bgpmesh.wire.fastpath import (
 
 ORIGIN, AS_PATH, NEXT_HOP, MED, LOCAL_PREF, ATOMIC_AGGREGATE, AGGREGATOR, COMMUNITIES = range(1, 9)
 ORIGINATOR_ID, CLUSTER_LIST, EXT_COMMUNITIES, AS4_PATH, AS4_AGGREGATOR, LARGE_COMMUNITIES = 9, 10, 16, 17, 18, 32
+IPV6_EXT_COMMUNITIES, ONLY_TO_CUSTOMER = 25, 35
 AS_TRANS = Asn(23456)  # RFC 6793 §9
 ROWS = {row.code: row for row in ATTRIBUTES}
 AFI_SAFI = {family: struct.pack("!HB", family.afi, family.safi) for family in Family}

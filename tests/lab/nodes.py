@@ -261,12 +261,18 @@ _numbers = itertools.count(1)
 
 
 def neighbour(
-    lab: Lab, bind: str = "10.0.0.2", *, asn: int = 65002, password: str = "", hold_time: int = 90
+    lab: Lab,
+    bind: str = "10.0.0.2",
+    *,
+    asn: int = 65002,
+    password: str = "",
+    hold_time: int = 90,
+    options: Sequence[str] = (),
 ) -> Neighbour:
     """Start a raw speaker in `peer` that calls 10.0.0.1 from this address until it is answered."""
     control = f"/run/bgpmesh/raw-{next(_numbers)}.sock"
     command = [sys.executable, RAW, "--bind", bind, "--connect", "10.0.0.1", "--asn", str(asn), "--control", control]
-    command += ["--hold-time", str(hold_time), *(["--password", password] if password else [])]
+    command += ["--hold-time", str(hold_time), *(["--password", password] if password else []), *options]
     return Neighbour(lab.start("peer", command), control)
 
 

@@ -4,7 +4,8 @@
 
 It opens a session for both families, keeps it alive, and takes one JSON request a line on its control
 socket: {"send": "ff.."} puts these bytes on the connection. What happens is printed, one JSON object a line:
-"established", "update" with its body, "notification" with code, subcode and data, "closed" at the end.
+"established", "update" with its body, "notification" with code, subcode and data, "closed" at the end. With
+--again it then opens the next one.
 """
 
 from __future__ import annotations
@@ -35,15 +36,15 @@ def say(event: str, **values: object) -> None:
     sys.stdout.flush()
 
 
-def opening(asn: int, router_id: int, hold_time: int) -> bytes:
-    """Return an OPEN for IPv4 and IPv6 unicast, four-octet AS numbers and route refresh."""
+def opening(asn: int, router_id: int, hold_time: int, *, is_two_octet: bool = False) -> bytes:
+    """Return an OPEN for IPv4 and IPv6 unicast, four-octet AS numbers unless it knows none, and route refresh."""
     capabilities = b"".join(
         bytes((code, len(value))) + value
         for code, value in (
             (1, struct.pack("!HBB", 1, 0, 1)),
             (1, struct.pack("!HBB", 2, 0, 1)),
             (2, b""),
-            (65, struct.pack("!I", asn)),
+            *(() if is_two_octet else ((65, struct.pack("!I", asn)),)),
         )
     )
     fixed = struct.pack("!BHHI", 4, asn if asn < 65536 else 23456, hold_time, router_id)
@@ -152,14 +153,22 @@ def main() -> None:
     parser.add_argument("--asn", type=int, required=True)
     parser.add_argument("--hold-time", type=int, default=90)
     parser.add_argument("--password", default="")
+    parser.add_argument("--two-octet", action="store_true", help="know no four-octet AS numbers")
+    parser.add_argument("--again", action="store_true", help="open the next session when one has ended")
     options = parser.parse_args()
     with socket.socket(socket.AF_UNIX) as control:
         control.bind(options.control)
         control.listen()
         try:
-            with connect(options) as peer:
-                peer.sendall(opening(options.asn, int(ipaddress.IPv4Address(options.bind)), options.hold_time))
-                Speaker(peer, control, options.hold_time).run()
+            router_id = int(ipaddress.IPv4Address(options.bind))
+            said = opening(options.asn, router_id, options.hold_time, is_two_octet=options.two_octet)
+            is_wanted = True
+            while is_wanted:
+                with connect(options) as peer:
+                    with contextlib.suppress(OSError):  # the end of it is still to be read
+                        peer.sendall(said)
+                    Speaker(peer, control, options.hold_time).run()
+                is_wanted = options.again
         finally:
             Path(options.control).unlink()
 

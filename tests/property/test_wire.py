@@ -96,6 +96,7 @@ def attribute(draw: st.DrawFn) -> bytes:
         "atomic_aggregate": st.just(b""),
         "aggregator": st.sampled_from([b"\0\0\xfd\xe9\xc0\0\2\1", b"\xfd\xe9\xc0\0\2\1"]),
         "ext_communities": st.lists(st.binary(min_size=8, max_size=8), min_size=1, max_size=4).map(b"".join),
+        "ipv6_ext_communities": st.lists(st.binary(min_size=20, max_size=20), min_size=1, max_size=2).map(b"".join),
         "large_communities": st.lists(st.binary(min_size=12, max_size=12), min_size=1, max_size=4).map(b"".join),
     }
     right = values.get(row.name, st.lists(st.binary(min_size=4, max_size=4), min_size=1, max_size=2).map(b"".join))
