@@ -57,6 +57,14 @@ class Disconnected:
 
 
 @dataclass(frozen=True, slots=True)
+class SendingStalled:
+    """A connection has taken nothing of what waits to be sent since second `since`; told again while it stays so."""
+
+    connection: int
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
 class OpenReceived:
     """The peer's OPEN came, and was negotiated against ours."""
 
@@ -328,6 +336,7 @@ Event = (
     Connected
     | ConnectFailed
     | Disconnected
+    | SendingStalled
     | OpenReceived
     | MessageReceived
     | RoutesReceived

@@ -40,6 +40,7 @@ from bgpmesh.events import (
     MessageReceived,
     OpenReceived,
     RoutesReceived,
+    SendingStalled,
     StartRoutes,
     Stopping,
     TimerFired,
@@ -208,6 +209,11 @@ class Peers:
         if (session := self._session(event.connection)) is not None:
             outputs = session.garbage_received(event.connection, event.notification, event.text, now)
             self._apply(session.peer.name, outputs, now)
+
+    def sending_stalled(self, event: SendingStalled, now: float) -> None:
+        """Tell a session that its peer has taken nothing for a while."""
+        if (session := self._session(event.connection)) is not None:
+            self._apply(session.peer.name, session.sending_stalled(event.connection, event.since, now), now)
 
     def message_received(self, event: MessageReceived, now: float) -> None:
         """Give any other message but an UPDATE to its session, and to the RIB what is for it."""

@@ -39,5 +39,5 @@ are what views, notes and metrics are made of.
 
 Answers to RFC 4271 §6 and §8 (errors, machine), §6.8 with RFC 6286 (collision), RFC 4486 and RFC 9003
 (Cease), RFC 6608 (machine errors), RFC 4724 (graceful restart, both roles), RFC 8538 (the same over a NOTIFICATION,
-hard reset), RFC 5492 (capabilities).
+hard reset), RFC 5492 (capabilities), RFC 9687 (send hold timer).
 """

@@ -14,7 +14,7 @@ from bgpmesh.route.nlri import Family
 
 
 class Code(enum.IntEnum):
-    """NOTIFICATION error codes (RFC 4271 §4.5, RFC 7313)."""
+    """NOTIFICATION error codes (RFC 4271 §4.5, RFC 7313, RFC 9687)."""
 
     HEADER = 1
     OPEN = 2
@@ -23,6 +23,7 @@ class Code(enum.IntEnum):
     STATE_MACHINE = 5
     CEASE = 6
     ROUTE_REFRESH = 7
+    SEND_HOLD_TIMER = 8
 
 
 class Cease(enum.IntEnum):
@@ -173,6 +174,7 @@ CODE_NAMES: dict[int, str] = {
     Code.STATE_MACHINE: "finite state machine error",
     Code.CEASE: "Cease",
     Code.ROUTE_REFRESH: "ROUTE-REFRESH message error",
+    Code.SEND_HOLD_TIMER: "send hold timer expired",
 }
 
 SUBCODE_NAMES: dict[tuple[int, int], str] = {

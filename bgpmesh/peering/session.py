@@ -54,6 +54,9 @@ from bgpmesh.route.path import PeerName
 # RFC 4271 §8.2.2 suggests 4 minutes for the hold timer while an OPEN is awaited.
 OPEN_HOLD_S = 240.0
 
+# A peer may take nothing of what we send for as long, or for twice the hold time where that is longer (RFC 9687 §5).
+SEND_HOLD_S = 480.0
+
 # Connects are tried again after 1 to 8 s: a pause that doubles, and up to a quarter more. The first is short, as
 # who refuses at first is a neighbour that starts too.
 FIRST_RETRY_S = 1.0
@@ -164,6 +167,12 @@ class _Connection:
         if self.negotiated is None or (not self.negotiated.hold_time and self.state is not State.ESTABLISHED):
             return OPEN_HOLD_S
         return self.negotiated.hold_time or NEVER
+
+    @property
+    def send_patience(self) -> float:
+        """Seconds in which it takes nothing that we send that end it; without keepalives there is no end (RFC 9687)."""
+        hold_time = self.negotiated.hold_time if self.negotiated is not None else 0
+        return max(SEND_HOLD_S, 2.0 * hold_time) if hold_time else NEVER
 
     def heard(self, now: float) -> None:
         """Start the hold timer afresh."""
@@ -346,6 +355,17 @@ class Session:
             return []
         return self._settle(self._fault(spoken, notification, text, now))
 
+    def sending_stalled(self, connection: int, since: float, now: float) -> list[Output]:
+        """End a connection that took nothing of what waits for it since second `since`, once that is too long.
+
+        Its peer may well keep it alive: it says KEEPALIVE, and hears none of ours (RFC 9687).
+        """
+        stalled = self._connections.get(connection)
+        if stalled is None or now < since + stalled.send_patience:
+            return []
+        reason = f"send hold timer expired: the peer took nothing for {now - since:.0f} s"
+        return self._settle(self._fault(stalled, Notification(Code.SEND_HOLD_TIMER), reason, now))
+
     def end_of_rib_received(self, family: Family, now: float) -> list[Output]:  # noqa: ARG002  every event carries its time
         """Sweep what is stale of this family, once: the peer has said all it has (RFC 4724 §4.2)."""
         if self.state is not State.ESTABLISHED or self._stale.pop(family, None) is None:
@@ -492,7 +512,7 @@ class Session:
     ) -> list[Output]:
         """Forget a connection after a NOTIFICATION, ours or the peer's (rule 6)."""
         is_graceful = _survives_notification(connection) and not is_over
-        is_doubted = notification.code == Code.HOLD_TIMER
+        is_doubted = notification.code in {Code.HOLD_TIMER, Code.SEND_HOLD_TIMER}
         return self._lost(connection, reason, now, is_graceful=is_graceful, is_doubted=is_doubted)
 
     def _unexpected(self, connection: _Connection, kind: tuple[int, str], now: float) -> list[Output]:

@@ -7,6 +7,7 @@ Complications that shaped this:
     peer that floods us, or is flooded by us, delays nobody's keepalive.
  2. **Back-pressure out.** The RIB is asked for routes only while little is waiting to be sent, so a peer
     that stops reading costs one slice of bytes; its changes coalesce in the RIB meanwhile.
+    One that takes nothing for long is told of, again and again (RFC 9687 is the session's).
  3. **Back-pressure in.** While the engine's queue is long nothing is read; TCP slows the peers down.
  4. **The last words.** A peer says NOTIFICATION, then closes; our next write then fails while that
     message still lies unread. So a failed write never ends a connection: the reader does, once it
@@ -40,6 +41,7 @@ from bgpmesh.events import (
     MessageReceived,
     OpenReceived,
     RoutesReceived,
+    SendingStalled,
     StartRoutes,
 )
 from bgpmesh.peering.message import EndOfRib, Keepalive, Message, Negotiated, Notification, Open, RouteRefresh
@@ -66,6 +68,7 @@ CONNECT_S = 5.0  # a call that is not answered; the kernel repeats its SYN after
 HANGUP_S = 1.0  # for what was sent to leave, and for the peer to close
 UPKEEP_S = 1.0  # listeners that could not be bound are tried again
 MD5_S = 3.0  # between looks at the MD5 counters: one look sees one or two tries of a caller
+STALL_S = 10.0  # until it is told that a socket takes nothing, and then each time again
 BUSY_S = 0.002  # until we look again whether the engine has caught up
 
 LEAST_READ, FIRST_READ, MOST_READ = 4096, 16384, 262144  # octets in one piece
@@ -116,6 +119,7 @@ class Connection:
     piece: int = FIRST_READ
     slice: int = FIRST_TAKE
     write_error: str = ""
+    stalled_at: float = 0.0  # second at which the kernel last took something, while more waits
     closer: asyncio.TimerHandle | None = None  # while hanging up
 
     @property
@@ -192,6 +196,7 @@ class Speaker:
         self._hungry: OrderedDict[int, Connection] = OrderedDict()  # to be asked for routes, in this order
         self._is_pulling = False
         self._md5_seen: Counter[str] = Counter()
+        self._stalled_next = 0.0  # second at which to look again who takes nothing
         self._md5_next = 0.0  # second at which to look at the counters again
 
     # ── the door ─────────────────────────────────────────────────────────────
@@ -336,9 +341,14 @@ class Speaker:
     # ── listening ────────────────────────────────────────────────────────────
 
     def _upkeep(self) -> None:
-        """Open what could not be opened, and tell whom MD5 may be keeping away."""
+        """Open what could not be opened, and tell who takes nothing, and whom MD5 may be keeping away."""
         self._open_listeners()
         now = asyncio.get_running_loop().time()
+        if now >= self._stalled_next:
+            self._stalled_next = now + STALL_S
+            for connection in list(self.connections.values()):
+                if connection.out and now - connection.stalled_at >= STALL_S:
+                    self._report(SendingStalled(connection.number, connection.stalled_at))
         if now < self._md5_next:
             return
         counters = md5_counters()
@@ -521,10 +531,12 @@ class Speaker:
         if is_idle:
             self._flush(connection)
             if connection.out:
+                connection.stalled_at = asyncio.get_running_loop().time()
                 asyncio.get_running_loop().add_writer(connection.sock, self._writable, connection)
 
     def _writable(self, connection: Connection) -> None:
         self._flush(connection)
+        connection.stalled_at = asyncio.get_running_loop().time()
         if not connection.out:
             asyncio.get_running_loop().remove_writer(connection.sock)
             if connection.closer is not None:

@@ -64,7 +64,7 @@ restarts = st.sampled_from([None, FULL, FULL, FULL]) | st.builds(
 pauses = st.sampled_from([0.0, 0.0, 0.0, 0.1, 1.0, 3.0, 9.0, 30.0, 240.0, 1e6])
 EVENTS = (
     "start restart stop quit inbound inbound answered answered refused lost lost open open open bad-open message "
-    "keepalive keepalive update garbage end-of-rib end-of-rib tick due path-failed path-recovered up up up"
+    "keepalive keepalive update garbage stalled end-of-rib end-of-rib tick due path-failed path-recovered up up up"
 )
 steps = st.lists(
     st.tuples(
@@ -179,6 +179,8 @@ def run(world: World, script: list[Step]) -> float:  # noqa: C901, PLR0912  one 
                 outputs = session.update_received(connection, now)
             case "garbage":
                 outputs = session.garbage_received(connection, Notification(3, 1), "malformed", now)
+            case "stalled":
+                outputs = session.sending_stalled(connection, now - [0.0, 480.0][index % 2], now)
             case "end-of-rib":
                 outputs = session.end_of_rib_received([*Family][index % 2], now)
             case "tick":

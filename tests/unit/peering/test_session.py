@@ -240,6 +240,35 @@ def test_silence_is_not_judged_before_what_came_was_looked_at() -> None:
     assert Notification(4) == notified(session.tick(9.1, unheard={2}), 1)
 
 
+@pytest.mark.parametrize(
+    ("hold_time", "patience"), [(3, 480), (90, 480), (240, 480), (300, 600), (65535, 131070)], ids=str
+)
+def test_a_peer_that_takes_nothing_is_given_up(hold_time: int, patience: int) -> None:
+    """Eight minutes, or twice the hold time where that is longer, although the peer says KEEPALIVE (RFC 9687)."""
+    session = make(replace(PEER, hold_time=65535))
+    negotiated = replace(agreed(session), hold_time=hold_time)
+    session.start(0)
+    session.connected(1, True, 0)
+    session.open_received(1, negotiated, 0)
+    session.message_received(1, Keepalive(), 0)
+    assert session.sending_stalled(1, 100, 100 + patience - 1) == []
+    assert session.state is State.ESTABLISHED
+
+    outputs = session.sending_stalled(1, 100, 100 + patience)
+
+    assert Notification(8) == notified(outputs, 1)
+    assert Notification(8).describe() == "send hold timer expired"
+    assert session.last_error == f"send hold timer expired: the peer took nothing for {patience} s"
+    assert session.sending_stalled(1, 100, 100 + patience) == []
+
+
+def test_without_keepalives_nobody_waits_for_what_is_taken() -> None:
+    """A hold time of 0 turns the send hold timer off too (RFC 9687)."""
+    session = make()
+    establish(session, hold_time=0)
+    assert session.sending_stalled(1, 0, 1e6) == []
+
+
 @pytest.mark.parametrize("message", [Keepalive(), EndOfRib(Family.IPV4), RouteRefresh(Family.IPV4)])
 def test_every_message_keeps_the_session(message: Keepalive | EndOfRib | RouteRefresh) -> None:
     """The hold timer starts afresh with whatever the peer says."""

@@ -22,6 +22,7 @@ from bgpmesh.events import (
     MessageReceived,
     OpenReceived,
     RoutesReceived,
+    SendingStalled,
     StartRoutes,
 )
 from bgpmesh.peering.message import Capabilities, Cease, EndOfRib, Keepalive, Notification, Open
@@ -653,6 +654,35 @@ def test_a_peer_that_stops_reading_costs_one_slice() -> None:
             loop = asyncio.get_running_loop()
             while node.batches or connection.waiting:
                 assert await asyncio.wait_for(loop.sock_recv(sock, 1 << 20), 60)
+            sock.close()
+
+    play(scenario())
+
+
+def test_a_peer_that_takes_nothing_is_told_of_until_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is reported again and again, with the second since when; one that takes a little begins anew."""
+    monkeypatch.setattr(speaker, "STALL_S", 0.05)
+    monkeypatch.setattr(speaker, "UPKEEP_S", 0.05)
+
+    async def scenario() -> None:
+        raw = Raw()
+        async with running(raw.node):
+            sock = await raw.accept()
+            await raw.say_open(sock)
+            node, loop = raw.node, asyncio.get_running_loop()
+            began = loop.time()
+            node.batches = [routes(1000, third=n % 256) for n in range(4000)]
+            node.speaker.execute(StartRoutes(1, NAME))
+            await until(lambda: len(node.seen(SendingStalled)) >= 3)
+            first, again = node.seen(SendingStalled)[-2:]
+            assert first == again
+            assert began < first.since < loop.time()
+            while node.batches or node.speaker.connections[1].waiting:
+                assert await asyncio.wait_for(loop.sock_recv(sock, 1 << 20), 60)
+            assert node.speaker.connections[1].stalled_at > first.since
+            told = len(node.seen(SendingStalled))
+            await asyncio.sleep(0.2)  # a while in which nothing waits: nothing is told
+            assert told == len(node.seen(SendingStalled))
             sock.close()
 
     play(scenario())
