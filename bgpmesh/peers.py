@@ -58,6 +58,7 @@ from bgpmesh.peering.session import (
     Send,
     Session,
     StaleExpired,
+    StaleOutlived,
     State,
     WentDown,
     restart_agreed,
@@ -401,6 +402,9 @@ class Peers:
                         self._rib.sweep(name, families)
                         self._followed.sweep(name, families)
                         self._notes.add("peer.stale-swept", peer=name, family=_labels(families))
+                case StaleOutlived(families):
+                    self._rib.outlive(name, families)
+                    self._notes.add("peer.long-lived", Level.WARNING, peer=name, family=_labels(families))
                 case _:
                     assert_never(output)
         self._wake_at(name, min(session.next_wakeup(), self._resume_at.get(name, NEVER)))

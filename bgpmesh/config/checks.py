@@ -45,6 +45,7 @@ def check(
         _check_neighbour(reader, peer)
     if cluster is not None:
         _check_cluster(reader, cluster, nodes, neighbours)
+        _check_long_lived(reader, cluster, neighbours)
         for node in nodes:
             _check_families(reader, cluster, node, neighbours)
             _check_bfd(reader, cluster, node, neighbours)
@@ -208,6 +209,17 @@ def _check_cluster(
         if peer.reflector_client and external:
             reason = f"needs iBGP, and node {external[0]} has another AS"
             reader.refuse(f"peer.{peer.name}.reflector_client", peer.reflector_client, reason)
+
+
+def _check_long_lived(reader: Reader, cluster: ClusterOptions, neighbours: Sequence[PeerOptions]) -> None:
+    """Refuse long-lived graceful restart where nothing is graceful: the one is never offered alone (RFC 9494 §3)."""
+    tables: list[tuple[str, int | None, int | None]] = [
+        ("cluster", cluster.long_lived_graceful_restart, cluster.graceful_restart)
+    ]
+    tables += [(f"peer.{p.name}", p.long_lived_graceful_restart, p.graceful_restart) for p in neighbours]
+    for where, seconds, restart in tables:
+        if seconds and not (cluster.graceful_restart if restart is None else restart):
+            reader.refuse(f"{where}.long_lived_graceful_restart", seconds, "needs graceful_restart")
 
 
 def _check_bfd(reader: Reader, cluster: ClusterOptions, node: NodeOptions, neighbours: Sequence[PeerOptions]) -> None:

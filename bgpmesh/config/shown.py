@@ -68,6 +68,7 @@ def _session(peer: Peer, watched: Watched | None) -> dict[str, object]:
         "md5": peer.password is not None,
         "hold_time": peer.hold_time,
         "graceful_restart": peer.graceful_restart,
+        "long_lived_graceful_restart": peer.long_lived_graceful_restart,
         "ttl_security": peer.ttl_security,
         "multihop": peer.multihop,
         "max_prefixes": peer.max_prefixes,

@@ -32,7 +32,6 @@ NOT_BUILT_KEYS: dict[str, tuple[str, ...]] = {
     "peer": (
         "range",
         "add_path",
-        "long_lived_graceful_restart",
         "pods",
     ),
 }

@@ -207,6 +207,7 @@ def peer(result: object) -> str:
                 _malformed(peer),
             ),
             ("claims", _claims(peer)),
+            ("stale", _stale(peer)),
             ("flowspec", _flows_of(peer)),
             ("next hops", _RESOLUTION.get(str(peer.get("next_hop_resolution")))),
         ]
@@ -253,6 +254,13 @@ def _claims(peer: Row) -> str:
     return f"labels of {heard} addresses, {count} prefixes refused{first}"
 
 
+def _stale(peer: Row) -> str:
+    count, long_lived = peer.get("stale"), peer.get("long_lived_stale")
+    if not count:
+        return ""
+    return f"{count} prefixes" + (f", {long_lived} of them long-lived stale" if long_lived else "")
+
+
 def _flows_of(peer: Row) -> str:
     counts = peer.get("flowspec")
     if not isinstance(counts, Mapping):
@@ -289,7 +297,7 @@ def routes(result: object) -> str:
     if not rows:
         return "no routes"
     heads = ("", "PREFIX", "NEXT HOP", "PEER", "AS PATH", "LOCAL PREF", "MED", "KERNEL", "REASON", "AFTER IMPORT")
-    return table(heads, rows) + "\n\n* best, + shares its traffic (ECMP), s stale"
+    return table(heads, rows) + "\n\n* best, + shares its traffic (ECMP), s stale, S long-lived stale"
 
 
 def _after(path: Row) -> str:
@@ -302,7 +310,7 @@ def _after(path: Row) -> str:
 
 def _marks(path: Row) -> str:
     best = "*" if path.get("best") else "+" if path.get("multipath") else " "
-    return best + ("s" if path.get("stale") else " ")
+    return best + ("S" if path.get("long_lived_stale") else "s" if path.get("stale") else " ")
 
 
 def kernel(result: object) -> str:

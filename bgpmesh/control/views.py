@@ -15,6 +15,7 @@ from bgpmesh.control.server import RequestError
 from bgpmesh.engine import Engine
 from bgpmesh.peering import bfd
 from bgpmesh.peering.session import Session, State
+from bgpmesh.rib.decision import Kept
 from bgpmesh.rib.rib import Candidate, Rib
 from bgpmesh.route.attributes import PathAttributes
 from bgpmesh.route.community import ext_text
@@ -155,6 +156,7 @@ def peer_in_full(engine: Engine, name: PeerName, now: float) -> JsonObject:
         "identities": engine.rib.identities(name),
         "flowspec": policies.flows_of(engine, name),
         "stale": engine.rib.stale_count(name),
+        "long_lived_stale": engine.rib.long_lived_count(name),
         "transitions": {state.value: count for state, count in sorted(session.transitions.items(), key=_state_order)},
     }
 
@@ -283,6 +285,7 @@ def _candidate(candidate: Candidate) -> JsonObject:
         is_best=candidate.is_best,
         is_multipath=candidate.is_multipath,
         is_stale=candidate.is_stale,
+        is_long_lived=candidate.kept is Kept.LONG_LIVED,
         reason=candidate.reason,
         filtered=candidate.filtered,
     )
@@ -295,6 +298,7 @@ def _path(
     is_best: bool = False,
     is_multipath: bool = False,
     is_stale: bool = False,
+    is_long_lived: bool = False,
     reason: str,
     filtered: str = "",
 ) -> JsonObject:
@@ -303,7 +307,7 @@ def _path(
         {"peer": name}
         | _attributes(attributes)
         | {"path_id": None, "best": is_best, "multipath": is_multipath, "stale": is_stale, "reason": reason}
-        | {"filtered": filtered or None}
+        | {"long_lived_stale": is_long_lived, "filtered": filtered or None}
     )
 
 

@@ -95,6 +95,14 @@ class ClusterOptions:
     graceful_restart: int = field(
         default=120, metadata={"help": "how long peers keep our routes; 0: off", "unit": "s", "range": (0, 4095)}
     )
+    long_lived_graceful_restart: int = field(
+        default=0,
+        metadata={
+            "help": "and beyond that, after all other routes and marked (RFC 9494); 0: off",
+            "unit": "s",
+            "range": (0, 0xFFFFFF),
+        },
+    )
     restart_deferral: float = field(
         default=10.0,
         metadata={"help": "longest wait to be in sync after a restart", "unit": "s", "range": (0, 3600)},
@@ -199,6 +207,15 @@ class PeerOptions:
     graceful_restart: int | None = field(
         default=None,
         metadata={"help": "where it is not the cluster's; 0: off", "unit": "s", "range": (0, 4095), "example": "120"},
+    )
+    long_lived_graceful_restart: int | None = field(
+        default=None,
+        metadata={
+            "help": "where it is not the cluster's; 0: off",
+            "unit": "s",
+            "range": (0, 0xFFFFFF),
+            "example": "86400",
+        },
     )
     ttl_security: Hops = field(
         default=Hops(0),
@@ -389,6 +406,7 @@ def _node_peer(
         families=tuple(family for family, _ in next_hops),
         hold_time=cluster.hold_time,
         graceful_restart=cluster.graceful_restart,
+        long_lived_graceful_restart=cluster.long_lived_graceful_restart,
         password=cluster.password,
         max_prefixes=cluster.max_prefixes,
         max_identities=cluster.max_identities,
@@ -432,6 +450,9 @@ def _neighbour_peer(
         families=tuple(family for family, _ in next_hops),
         hold_time=cluster.hold_time if peer.hold_time is None else peer.hold_time,
         graceful_restart=cluster.graceful_restart if peer.graceful_restart is None else peer.graceful_restart,
+        long_lived_graceful_restart=cluster.long_lived_graceful_restart
+        if peer.long_lived_graceful_restart is None
+        else peer.long_lived_graceful_restart,
         password=peer.password,
         ttl_security=peer.ttl_security,
         multihop=peer.multihop,

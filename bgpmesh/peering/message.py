@@ -52,6 +52,13 @@ class GracefulRestart:
 
 
 @dataclass(frozen=True, slots=True)
+class LongLived:
+    """The long-lived graceful-restart capability, code 71 (RFC 9494 §3)."""
+
+    families: tuple[tuple[Family, bool, int], ...] = ()  # with the F bit, and the seconds that paths are kept
+
+
+@dataclass(frozen=True, slots=True)
 class Capabilities:
     """What an OPEN offers (RFC 5492)."""
 
@@ -59,6 +66,7 @@ class Capabilities:
     four_octet_asn: bool = True  # RFC 6793
     route_refresh: bool = True  # RFC 2918
     graceful_restart: GracefulRestart | None = None
+    long_lived: LongLived | None = None  # never without the one before
     other: tuple[tuple[int, bytes], ...] = ()  # (code, value) of those that have no field here
 
     def describe(self) -> tuple[str, ...]:
@@ -71,6 +79,11 @@ class Capabilities:
             kept = ",".join(f.label + ("+F" if forwarding else "") for f, forwarding in restart.families)
             bits = ("R " if restart.is_restarting else "") + ("N " if restart.survives_notification else "")
             words.append(f"graceful-restart {restart.restart_time} s {bits}{kept}")
+        if self.long_lived is not None:
+            each = (
+                f"{f.label}{'+F' if is_kept else ''} {seconds} s" for f, is_kept, seconds in self.long_lived.families
+            )
+            words.append(f"long-lived-graceful-restart {', '.join(each)}".rstrip())
         return (*words, *(CAPABILITY_NAMES.get(code, f"code {code}") for code, _ in self.other))
 
 

@@ -77,6 +77,7 @@ class Peer:
     families: tuple[Family, ...] = (Family.IPV4, Family.IPV6)
     hold_time: int = 9  # seconds; keepalive is a third
     graceful_restart: int = 120  # seconds we ask to be waited for; 0: off
+    long_lived_graceful_restart: int = 0  # seconds beyond that, either way (RFC 9494); 0: off
     password: str | None = field(default=None, repr=False)  # TCP MD5 (RFC 2385)
     ttl_security: int = 0  # hops away at most (RFC 5082); 0: off
     multihop: int = 0  # TTL of our packets for eBGP beyond one hop; 0: single hop

@@ -19,9 +19,9 @@ Rules:
                                             before and came late, so its KEEPALIVE is awaited
     A call of ours that is answered after the peer's OPEN came elsewhere is given up before a word is said.
  4. Back-off is for the connections we make. One that the peer makes is answered at once.
- 5. Stale paths have one clock, started when they became stale. A peer that restarts again and again before its
-    End-of-RIB does not wind it up: forwarding survives one that is killed twice (RFC 8538 §4.1, where RFC 4724 §4.2
-    has them deleted).
+ 5. Stale paths have one clock (`stale`), started when they became stale. A peer that restarts again and again before
+    its End-of-RIB does not wind it up: forwarding survives one that is killed twice (RFC 8538 §4.1, where RFC 4724
+    §4.2 has them deleted).
  6. Where both sides say so (the N bit), a NOTIFICATION ends a session as a lost connection does, whoever sent it, and
     only a hard reset ends it for good (RFC 8538). What is meant for good, and said to such a peer, is said as one.
 """
@@ -40,6 +40,7 @@ from bgpmesh.peering.message import (
     EndOfRib,
     GracefulRestart,
     Keepalive,
+    LongLived,
     Message,
     Negotiated,
     Notification,
@@ -47,6 +48,7 @@ from bgpmesh.peering.message import (
     RouteRefresh,
 )
 from bgpmesh.peering.peer import Peer
+from bgpmesh.peering.stale import Stale, retainable
 from bgpmesh.route import roles
 from bgpmesh.route.nlri import FLOWSPEC, Family
 from bgpmesh.route.path import PeerName
@@ -61,10 +63,6 @@ SEND_HOLD_S = 480.0
 # who refuses at first is a neighbour that starts too.
 FIRST_RETRY_S = 1.0
 LAST_RETRY_S = 6.4
-
-# How long stale paths may wait for End-of-RIB beyond the restart time the peer asked for. Two
-# minutes let a peer send a full table again; the whole clock runs from the loss (rule 5).
-STALE_PATHS_S = 120.0
 
 NEVER = float("inf")
 
@@ -146,7 +144,14 @@ class StaleExpired:
     families: frozenset[Family]
 
 
-Output = Dial | Send | Hangup | Established | WentDown | StaleExpired
+@dataclass(frozen=True, slots=True)
+class StaleOutlived:
+    """What is still stale of these families is kept for long: the peer is away beyond its restart time (RFC 9494)."""
+
+    families: frozenset[Family]
+
+
+Output = Dial | Send | Hangup | Established | WentDown | StaleExpired | StaleOutlived
 
 
 @dataclass(slots=True, eq=False)
@@ -212,8 +217,7 @@ class Session:
         self._failures = 0
         self._connections: dict[int, _Connection] = {}
         self._down_reason = ""  # of the last life
-        self._stale: dict[Family, float] = {}  # when what is stale of a family goes at the latest
-        self._restart_deadline = NEVER  # when a peer that is away should be back
+        self._stale = Stale()
 
     # ── the operator ─────────────────────────────────────────────────────────
 
@@ -237,7 +241,7 @@ class Session:
         for connection in list(self._connections.values()):
             outputs += self._drop(connection, notification)
             outputs += self._lost(connection, reason, now, is_graceful=False)
-        outputs += self._expire_stale(NEVER)
+        outputs += self._end_stale()
         if self._is_started:
             self.last_error = reason
         self._is_started = False
@@ -368,7 +372,7 @@ class Session:
 
     def end_of_rib_received(self, family: Family, now: float) -> list[Output]:  # noqa: ARG002  every event carries its time
         """Sweep what is stale of this family, once: the peer has said all it has (RFC 4724 §4.2)."""
-        if self.state is not State.ESTABLISHED or self._stale.pop(family, None) is None:
+        if self.state is not State.ESTABLISHED or not self._stale.end_of_rib(family):
             return []
         return [StaleExpired(frozenset({family}))]
 
@@ -387,15 +391,14 @@ class Session:
             elif now >= connection.keepalive_deadline:
                 connection.spoke(now, self._jitter())
                 outputs.append(Send(connection.number, Keepalive()))
-        outputs += self._expire_stale(now)
+        outputs += self._age_stale(now)
         return self._settle(outputs + self._dial(now))
 
     def next_wakeup(self) -> float:
         """Return the monotonic second at which `tick` has something to do, infinity if never."""
         deadlines = [self._retry_at if self._may_call() else NEVER]
         deadlines += [min(c.hold_deadline, c.keepalive_deadline) for c in self._connections.values()]
-        deadlines += [min(deadline, self._restart_deadline) for deadline in self._stale.values()]
-        return min(deadlines)
+        return min(*deadlines, self._stale.next_due())
 
     # ── what we say ──────────────────────────────────────────────────────────
 
@@ -403,9 +406,9 @@ class Session:
         """Return the OPEN we would send now; a family that we cannot be the next hop of is not offered."""
         peer = self.peer
         able = {family for family, _ in peer.next_hops}
-        families = tuple(family for family in peer.families if family in able)
-        families += FLOWSPEC if peer.flowspec is not None else ()  # which has no next hop (RFC 8955 §4)
-        restart = None
+        routed = tuple(family for family in peer.families if family in able)
+        families = routed + (FLOWSPEC if peer.flowspec is not None else ())  # which has no next hop (RFC 8955 §4)
+        restart = long_lived = None
         if peer.graceful_restart:
             is_kept = self._local.is_forwarding_kept or self.was_established
             restart = GracefulRestart(
@@ -414,8 +417,10 @@ class Session:
                 families=tuple((family, is_kept) for family in families),
                 survives_notification=True,
             )
+            if (seconds := peer.long_lived_graceful_restart) > 0:
+                long_lived = LongLived(tuple((family, is_kept, seconds) for family in routed))
         role = ((roles.CAPABILITY, bytes((roles.ROLES[peer.bgp_role],))),) if peer.bgp_role else ()
-        capabilities = Capabilities(families=families, graceful_restart=restart, other=role)
+        capabilities = Capabilities(families=families, graceful_restart=restart, long_lived=long_lived, other=role)
         return Open(peer.local_asn, peer.hold_time, peer.router_id, capabilities)
 
     def _refusal_words(self, refusal: Notification, negotiated: Negotiated) -> str:
@@ -435,7 +440,7 @@ class Session:
         connection = self._connections.get(self.connection) if self.connection is not None else None
         if connection is not None:
             return self._settle(self._fault(connection, Notification.cease(Cease.BFD_DOWN), reason, now))
-        return self._expire_stale(NEVER) if is_independent else []
+        return self._end_stale() if is_independent else []
 
     def path_recovered(self, now: float) -> list[Output]:
         """Take it from BFD that the path is there: a peer that is to be called is called now."""
@@ -454,12 +459,8 @@ class Session:
         self.negotiated, self.connection, self.established_at = connection.negotiated, connection.number, now
         self.last_error = self._down_reason  # what failed while connecting is of no interest any more
         self.was_established = True
-        restart = connection.negotiated.received.capabilities.graceful_restart
-        kept = {family for family, is_kept in restart.families if is_kept} if restart is not None else set()
-        kept &= set(connection.negotiated.families)
-        self._stale = {family: deadline for family, deadline in self._stale.items() if family in kept}
-        self._restart_deadline = NEVER
-        return [*outputs, Established(connection.number, connection.negotiated, frozenset(self._stale))]
+        kept = self._stale.back(connection.negotiated, now)
+        return [*outputs, Established(connection.number, connection.negotiated, kept)]
 
     def _give_up(self, connection: _Connection, now: float) -> list[Output]:
         """Close the connection that a collision is decided against; an established one as if TCP had failed."""
@@ -486,13 +487,9 @@ class Session:
         self._back_off(now)
         self.last_error = self._down_reason = reason
         self.negotiated = self.connection = self.established_at = None
-        retain = _retainable(connection.negotiated) if is_graceful else frozenset()
-        restart = connection.negotiated.received.capabilities.graceful_restart
-        away_s = restart.restart_time if restart is not None else 0
-        self._restart_deadline = now + away_s
-        clock = now + away_s + STALE_PATHS_S
-        self._stale = {family: self._stale.get(family, clock) for family in retain}
-        return [WentDown(reason, retain, is_doubted and bool(retain))]
+        retain = retainable(connection.negotiated) if is_graceful else frozenset()
+        self._stale.lost(connection.negotiated, retain, now)
+        return [WentDown(reason, retain, is_doubted and bool(retain)), *self._age_stale(now)]
 
     def _drop(self, connection: _Connection, notification: Notification | None) -> list[Output]:
         """Close a connection for no fault of the session's; the caller says what follows if it was established."""
@@ -548,10 +545,13 @@ class Session:
         self._failures = min(self._failures + 1, 8)
         self._retry_at = now + pause * (1 + self._jitter() / 4)
 
-    def _expire_stale(self, now: float) -> list[Output]:
-        over = frozenset(f for f, deadline in self._stale.items() if now >= min(deadline, self._restart_deadline))
-        for family in over:
-            del self._stale[family]
+    def _age_stale(self, now: float) -> list[Output]:
+        turning, over = self._stale.due(now)
+        outputs: list[Output] = [StaleOutlived(turning)] if turning else []
+        return [*outputs, StaleExpired(over)] if over else outputs
+
+    def _end_stale(self) -> list[Output]:
+        over = self._stale.end()
         return [StaleExpired(over)] if over else []
 
     def _settle(self, outputs: list[Output]) -> list[Output]:
@@ -599,11 +599,3 @@ def _survives_notification(connection: _Connection) -> bool:
     said = (connection.negotiated.sent, connection.negotiated.received)
     restarts = [message.capabilities.graceful_restart for message in said]
     return all(restart is not None and restart.survives_notification for restart in restarts)
-
-
-def _retainable(negotiated: Negotiated) -> frozenset[Family]:
-    """Return the families whose paths outlive a lost connection: those in the peer's capability (RFC 4724 §4.2)."""
-    restart = negotiated.received.capabilities.graceful_restart
-    if restart is None or not restart.restart_time or not restart_agreed(negotiated):
-        return frozenset()
-    return frozenset(family for family, _ in restart.families) & frozenset(negotiated.families)

@@ -15,7 +15,7 @@ So a slow member costs memory by the number of prefixes, never by churn. What a 
 (its own route, one that names it as ORIGINATOR, one through its own address) is an exception computed
 when it reads.
 
-The rules of who hears what are RFC 4271 §5, RFC 4456 §6 and §8, RFC 1997; a session outside the cluster
+The rules of who hears what are RFC 4271 §5, RFC 4456 §6 and §8, RFC 1997, RFC 9494 §4.3; a session outside the cluster
 passes nothing without a filter that says so (RFC 8212), which the configuration decides.
 """
 
@@ -34,7 +34,7 @@ from bgpmesh.rib.filter import NOTHING, Answer, Chain
 from bgpmesh.route import roles
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
 from bgpmesh.route.claim import without_claims
-from bgpmesh.route.community import NO_ADVERTISE, NO_EXPORT, NO_EXPORT_SUBCONFED
+from bgpmesh.route.community import LLGR_STALE, NO_ADVERTISE, NO_EXPORT, NO_EXPORT_SUBCONFED
 from bgpmesh.route.nlri import Family, IPAddress, Nlri, family_of, host_nlri
 from bgpmesh.route.nlri import contains as nlri_contains
 from bgpmesh.route.path import PeerName, Role, Source
@@ -84,6 +84,7 @@ class View:
     shared_subnet: Nlri | None  # where a received next hop may be passed on to an external peer
     asn_behind: Asn | None = None  # stands behind `local_asn` in AS_PATH
     bgp_role: str = ""  # ours (RFC 9234)
+    hears_long_lived: bool = False  # it knows what is stale for long, and that it comes last (RFC 9494 §4.3)
     silent_on: Asn | None = None  # what nodes of this cluster say of addresses goes no further than the cluster
 
     @property
@@ -93,7 +94,13 @@ class View:
 
 
 def view_of(
-    peer: Peer, families: tuple[Family, ...], size: int, subnet: Nlri | None, *, four_octet_asn: bool = True
+    peer: Peer,
+    families: tuple[Family, ...],
+    size: int,
+    subnet: Nlri | None,
+    *,
+    four_octet_asn: bool = True,
+    hears_long_lived: bool = False,
 ) -> View:
     """Return the view of a peer whose session agreed on these families and this message size in octets."""
     return View(
@@ -111,6 +118,7 @@ def view_of(
         subnet if peer.is_external and peer.next_hop == "auto" else None,
         peer.asn_behind,
         peer.bgp_role,
+        hears_long_lived,
         None if peer.in_cluster else peer.cluster_asn,
     )
 
@@ -121,6 +129,7 @@ def may_hear(view: View, path: Path) -> bool:
     communities = path.attributes.communities
     if communities and (
         NO_ADVERTISE in communities
+        or (LLGR_STALE in communities and not view.hears_long_lived)
         or (view.is_external and (NO_EXPORT in communities or NO_EXPORT_SUBCONFED in communities))
     ):
         return False

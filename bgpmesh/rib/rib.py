@@ -250,7 +250,12 @@ class Rib:
         self._take_own_addresses()
         subnet = self._hosts.connected_subnet(peer.address)
         view = view_of(
-            peer, negotiated.families, negotiated.message_size, subnet, four_octet_asn=negotiated.four_octet_asn
+            peer,
+            negotiated.families,
+            negotiated.message_size,
+            subnet,
+            four_octet_asn=negotiated.four_octet_asn,
+            hears_long_lived=received.capabilities.long_lived is not None,
         )
         group = self._group(view)
         rib_in.member = Member(peer.name, received.router_id, peer.address, group)
@@ -282,7 +287,7 @@ class Rib:
             return
         widths = {_WIDTHS[family] for family in families if family in _WIDTHS}
         stale = [nlri for nlri in rib_in.stale if len(nlri) in widths]
-        self._withdraw(rib_in, [nlri for nlri in stale if NO_LLGR in rib_in.table[nlri].attributes.communities])
+        self._withdraw(rib_in, [nlri for nlri in stale if _is_short_lived(rib_in.table[nlri])])
         left = [nlri for nlri in stale if nlri in rib_in.stale]
         self._keep(rib_in, [nlri for nlri in left if rib_in.table[nlri].kept is not Kept.LONG_LIVED], Kept.LONG_LIVED)
         self._drop_if_empty(rib_in)
@@ -640,6 +645,11 @@ class Rib:
         """Count the stale prefixes of a peer."""
         rib_in = self._ins.get(name)
         return 0 if rib_in is None else len(rib_in.stale)
+
+    def long_lived_count(self, name: PeerName) -> int:
+        """Count those among them that are kept beyond its restart time; O(stale)."""
+        rib_in = self._ins.get(name)
+        return 0 if rib_in is None else sum(rib_in.table[nlri].kept is Kept.LONG_LIVED for nlri in rib_in.stale)
 
     def holds_paths_of(self) -> set[PeerName]:
         """Return the peers, up or not, whose paths we hold."""
@@ -1086,6 +1096,11 @@ def _from_outside(attributes: PathAttributes, said: Collection[str]) -> PathAttr
     if (preferred, communities) == (attributes.local_pref, attributes.communities):
         return attributes
     return replace(attributes, local_pref=preferred, communities=communities)
+
+
+def _is_short_lived(path: Path) -> bool:
+    """Tell whether the peer, or a filter, wants a path not to be kept for long (RFC 9494 §4.2)."""
+    return any(NO_LLGR in attributes.communities for attributes in (path.received, path.attributes))
 
 
 def _kept(rib_in: AdjRibIn, path: Path, kept: Kept) -> Path:

@@ -15,7 +15,8 @@ leaves alone. What it has not, or has otherwise than we need it, is here:
 * The graceful-restart capability has the R, N and F bits that our `Capabilities` say, and nothing is
   offered that we do not handle (ExaBGP would add enhanced refresh and a host name).
 
-RFC 4271 §4 and §6, RFC 4760, RFC 5492, RFC 6793, RFC 7606, RFC 7607, RFC 8955 §4, RFC 8956 §3, RFC 9072.
+RFC 4271 §4 and §6, RFC 4760, RFC 5492, RFC 6793, RFC 7606, RFC 7607, RFC 8538 §2, RFC 8955 §4, RFC 8956 §3,
+RFC 9072, RFC 9494 §3.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ from bgpmesh.peering.message import (
     EndOfRib,
     GracefulRestart,
     Keepalive,
+    LongLived,
     Message,
     Negotiated,
     Notification,
@@ -142,6 +144,7 @@ _ARRAYS = {  # octets of a member
 _SINGLE = {NEXT_HOP, ONLY_TO_CUSTOMER}  # those of one member
 _FAMILIES = {(family.afi, family.safi): family for family in Family}
 _SURVIVES_NOTIFICATION = 0x4  # the N bit, behind the R bit (RFC 8538 §2)
+_LONG_LIVED = 71  # a capability that ExaBGP does not know (RFC 9494 §3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -618,8 +621,26 @@ def _offer(ours: Open, peer_asn: Asn) -> tuple[Any, Any, bytes]:
         )
     for code, value in offered.other:
         capabilities[code] = _Raw(value)
+    if offered.long_lived is not None:
+        capabilities[_LONG_LIVED] = _Raw(_packed(offered.long_lived))
     sent = ExaOpen(Version(4), neighbor["local-as"], neighbor["hold-time"], neighbor["router-id"], capabilities)
     return neighbor, sent, bytes(sent.message())
+
+
+def _packed(offered: LongLived) -> bytes:
+    """Return the value of the capability: for each family AFI, SAFI, the F bit and three octets of seconds."""
+    return b"".join(
+        struct.pack("!HBI", family.afi, family.safi, (0x80 if is_kept else 0) << 24 | seconds)
+        for family, is_kept, seconds in offered.families
+    )
+
+
+def _long_lived(value: bytes) -> LongLived | None:
+    """Return what a peer's capability says; None where it is cut short, which is no fault of the session's."""
+    if len(value) % 7:
+        return None
+    rows = [(_FAMILIES.get((afi, safi)), rest) for afi, safi, rest in struct.iter_unpack("!HBI", value)]
+    return LongLived(tuple((family, bool(rest >> 31), rest & 0xFFFFFF) for family, rest in rows if family is not None))
 
 
 def _open(theirs: Any, router_id: int, capabilities: tuple[tuple[int, bytes], ...]) -> Open:
@@ -641,6 +662,7 @@ def _open(theirs: Any, router_id: int, capabilities: tuple[tuple[int, bytes], ..
             families=tuple((f, bool(flags & Graceful.FORWARDING_STATE)) for f, flags in kept if f is not None),
             survives_notification=bool(restart.restart_flag & _SURVIVES_NOTIFICATION),
         )
+    long_lived = next((value for code, value in reversed(capabilities) if code == _LONG_LIVED), None)
     return Open(
         asn=Asn(int(theirs.asn if real_asn is None else real_asn)),
         hold_time=int(theirs.hold_time),
@@ -650,7 +672,9 @@ def _open(theirs: Any, router_id: int, capabilities: tuple[tuple[int, bytes], ..
             four_octet_asn=real_asn is not None,
             route_refresh=bool(offered.announced(Capability.CODE.ROUTE_REFRESH)),
             graceful_restart=graceful,
-            other=tuple((code, value) for code, value in capabilities if code not in _UNDERSTOOD),
+            # Without the other one it says nothing (RFC 9494 §3).
+            long_lived=None if long_lived is None or graceful is None else _long_lived(long_lived),
+            other=tuple((code, value) for code, value in capabilities if code not in {*_UNDERSTOOD, _LONG_LIVED}),
         ),
     )
 

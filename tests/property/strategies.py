@@ -131,7 +131,7 @@ def attribute_sets(family: Family) -> st.SearchStrategy[PathAttributes]:
         local_pref=st.sampled_from((None, None, 100, 200)),
         originator_id=st.sampled_from((None, None, RouterId(77), ROUTER_ID, RouterId(101))),
         cluster_list=st.sampled_from(((), (RouterId(5),), (RouterId(5), RouterId(6)), (CLUSTER_ID,))),
-        communities=st.sampled_from(((), (), (0xFFFFFF01,), (0xFFFFFF02,))),
+        communities=st.sampled_from(((), (), (), (0xFFFFFF01,), (0xFFFFFF02,), (0xFFFF0006,), (0xFFFF0007,))),
     )
 
 

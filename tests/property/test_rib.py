@@ -11,9 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bgpmesh.peering.message import EndOfRib
+from bgpmesh.peering.message import EndOfRib, LongLived
 from bgpmesh.peering.peer import Peer
 from bgpmesh.rib import export
+from bgpmesh.rib.decision import Kept
 from bgpmesh.rib.rib import Rib
 from bgpmesh.rib.rule import BUILT_IN, Community, Filter, Rule
 from bgpmesh.route.attributes import PathAttributes, RouterId
@@ -36,6 +37,7 @@ from tests.property.strategies import (
 from tests.property.strategies import negotiated as negotiate
 
 V = TypeVar("V")
+KNOWS_LONG_LIVED = {"c1", "n1", "e1"}  # and the others are not told of it
 
 # ── the model ────────────────────────────────────────────────────────────────
 
@@ -47,6 +49,7 @@ class Known:
     peer: PeerName | None
     attributes: PathAttributes
     target: Target | None = None  # of a local one, and of one that import discards
+    kept: Kept = Kept.ALIKE
 
     @property
     def is_external(self) -> bool:
@@ -67,6 +70,7 @@ class World:
 
     received: dict[PeerName, dict[Nlri, PathAttributes]] = field(default_factory=dict)
     stale: dict[PeerName, set[Nlri]] = field(default_factory=dict)
+    kept: dict[PeerName, dict[Nlri, Kept]] = field(default_factory=dict)  # those among them that count less
     up: set[PeerName] = field(default_factory=set)
     local: dict[Nlri, Target | None] = field(default_factory=dict)
     hosts: set[HostRoute] = field(default_factory=set)
@@ -111,7 +115,10 @@ class Answer:
                 made = replace(made, local_pref=0)
             if 0xFFFF029A in made.communities and not {0xFFFFFF01, 0xFFFFFF02} & set(made.communities):
                 made = replace(made, communities=tuple(sorted((*made.communities, 0xFFFFFF01))))
-        return Known(name, made, Blackhole() if "blackhole" in answer.said else None)
+        kept = self.world.kept.get(name, {}).get(nlri, Kept.ALIKE)
+        if kept is Kept.LONG_LIVED:
+            made = replace(made, communities=tuple(sorted({*made.communities, 0xFFFF0006})))
+        return Known(name, made, Blackhole() if "blackhole" in answer.said else None, kept)
 
     @staticmethod
     def is_looped(path: Known) -> bool:
@@ -207,6 +214,7 @@ class Answer:
         def keep(rank: Callable[[Known], int]) -> None:
             left[:] = [path for path in left if rank(path) == min(map(rank, left))]
 
+        keep(lambda p: p.kept is not Kept.ALIKE or 0xFFFF0006 in p.attributes.communities)
         keep(lambda p: -(100 if p.attributes.local_pref is None else p.attributes.local_pref))
         keep(lambda p: p.attributes.as_path.length)
         keep(lambda p: p.attributes.origin)
@@ -275,6 +283,8 @@ class Answer:
     def _told(self, name: PeerName, nlri: Nlri, best: Known) -> PathAttributes | None:
         peer, came = self.world.peers[name], best.attributes
         if best.peer == name or 0xFFFFFF02 in came.communities:
+            return None
+        if 0xFFFF0006 in came.communities and name not in KNOWS_LONG_LIVED:
             return None
         if peer.is_external and 0xFFFFFF01 in came.communities:
             return None
@@ -346,14 +356,19 @@ class Pair:
                     self.rib.receive(PeerName(name), attributes, nlris, [])
                     self.world.received[PeerName(name)].update(dict.fromkeys(nlris, attributes))
                     self.world.stale[PeerName(name)] -= set(nlris)
+                    for nlri in nlris:
+                        self.world.kept.get(PeerName(name), {}).pop(nlri, None)
             case ("withdraw", str() as name, list() as nlris):
                 if name in self.world.up:
                     self.rib.receive(PeerName(name), None, [], nlris)
                     self._forget(PeerName(name), lambda nlri: nlri in nlris)
             case ("up", str() as name, frozenset() as keep):
                 self._up(PeerName(name), keep)
-            case ("down", str() as name, frozenset() as retain):
-                self._down(PeerName(name), retain)
+            case ("down", str() as name, frozenset() as retain, bool() as is_doubted):
+                self._down(PeerName(name), retain, is_doubted=is_doubted)
+            case ("outlive", str() as name, frozenset() as families):
+                if name not in self.world.up:
+                    self._outlive(PeerName(name), families)
             case ("sweep", str() as name, frozenset() as families):
                 stale = self.world.stale.get(PeerName(name), set())
                 self.rib.sweep(PeerName(name), families)
@@ -395,7 +410,11 @@ class Pair:
                 raise AssertionError(step)
 
     def _up(self, name: PeerName, keep: frozenset[Family]) -> None:
-        self.rib.peer_up(self.world.peers[name], negotiate(PEERS[name], ROUTER_IDS[name]), keep)
+        negotiated = negotiate(PEERS[name], ROUTER_IDS[name])
+        if name in KNOWS_LONG_LIVED:
+            offered = replace(negotiated.received.capabilities, long_lived=LongLived())
+            negotiated = replace(negotiated, received=replace(negotiated.received, capabilities=offered))
+        self.rib.peer_up(self.world.peers[name], negotiated, keep)
         self.rib.send_end_of_rib(name)
         self.world.up.add(name)
         table = self.world.received.setdefault(name, {})
@@ -405,13 +424,25 @@ class Pair:
         self.asked_again.discard(name)
         self.owed.pop(name, None)
 
-    def _down(self, name: PeerName, retain: frozenset[Family]) -> None:
-        self.rib.peer_down(name, retain)
+    def _down(self, name: PeerName, retain: frozenset[Family], *, is_doubted: bool) -> None:
+        self.rib.peer_down(name, retain, is_doubted=is_doubted)
         self.world.up.discard(name)
         self._forget(name, lambda nlri: family_of(nlri) not in retain)
-        self.world.stale[name] = set(self.world.received.get(name, {}))
+        stale = self.world.stale[name] = set(self.world.received.get(name, {}))
+        if is_doubted:
+            kept = self.world.kept.setdefault(name, {})
+            kept.update({nlri: Kept.DOUBTED for nlri in stale if nlri not in kept})
         self.told.pop(name, None)
         self.owed.pop(name, None)
+        self._drop_if_gone(name)
+
+    def _outlive(self, name: PeerName, families: frozenset[Family]) -> None:
+        stale = [nlri for nlri in self.world.stale.get(name, set()) if family_of(nlri) in families]
+        unwanted = {nlri for nlri in stale if 0xFFFF0007 in self.world.received[name][nlri].communities}
+        self.rib.outlive(name, families)
+        self._forget(name, lambda nlri: nlri in unwanted)
+        left = [nlri for nlri in stale if nlri not in unwanted]
+        self.world.kept.setdefault(name, {}).update(dict.fromkeys(left, Kept.LONG_LIVED))
         self._drop_if_gone(name)
 
     def _drop_if_gone(self, name: PeerName) -> None:
@@ -423,6 +454,7 @@ class Pair:
         for nlri in [nlri for nlri in table if which(nlri)]:
             del table[nlri]
             self.world.stale[name].discard(nlri)
+            self.world.kept.get(name, {}).pop(nlri, None)
 
     def take(self, name: PeerName, limit: int) -> bool:
         """Let one peer hear some; every change must be one."""
@@ -535,7 +567,8 @@ steps: st.SearchStrategy[Step] = st.one_of(
     announce,
     withdraw,
     st.tuples(st.just("up"), names, some_families),
-    st.tuples(st.just("down"), names, some_families),
+    st.tuples(st.just("down"), names, some_families, st.booleans()),
+    st.tuples(st.just("outlive"), names, some_families),
     st.tuples(st.just("sweep"), names, some_families),
     st.tuples(st.just("originate"), prefixes, st.sampled_from((None, Blackhole(), OnLink("bgpm1")))),
     st.tuples(st.just("retire"), prefixes),
@@ -875,7 +908,7 @@ def test_a_session_that_returns_with_the_same_changes_nothing(
     pair.settle()
     tables = {name: dict(table) for name, table in pair.world.received.items()}
     name = PeerName("c1")
-    pair.do(("down", name, frozenset(BOTH)))
+    pair.do(("down", name, frozenset(BOTH), False))
     pair.settle()
     pair.do(("up", name, frozenset(BOTH)))
     heard = {other: visible(told) for other, told in pair.told.items() if other != name}

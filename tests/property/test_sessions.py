@@ -14,6 +14,7 @@ from bgpmesh.peering.message import (
     EndOfRib,
     GracefulRestart,
     Keepalive,
+    LongLived,
     Negotiated,
     Notification,
     Open,
@@ -30,6 +31,7 @@ from bgpmesh.peering.session import (
     Send,
     Session,
     StaleExpired,
+    StaleOutlived,
     State,
     WentDown,
 )
@@ -54,13 +56,23 @@ MESSAGES: list[Keepalive | EndOfRib | RouteRefresh | Notification] = [
     RouteRefresh(Family.IPV6),
     Notification.cease(Cease.ADMIN_RESET),
 ]
-Step = tuple[str, int, int, int, GracefulRestart | None, float]
+Offer = tuple[GracefulRestart | None, LongLived | None]
+Step = tuple[str, int, int, int, Offer, float]
 
 families = st.lists(st.tuples(st.sampled_from(Family), st.booleans()), unique_by=lambda f: f[0], max_size=2)
 FULL = GracefulRestart(30, families=((Family.IPV4, True), (Family.IPV6, True)))
 restarts = st.sampled_from([None, FULL, FULL, FULL]) | st.builds(
-    GracefulRestart, st.sampled_from([0, 1, 30, 4095]), st.booleans(), families.map(tuple)
+    GracefulRestart, st.sampled_from([0, 1, 30, 4095]), st.booleans(), families.map(tuple), st.booleans()
 )
+long_lives = st.none() | st.builds(
+    LongLived,
+    st.lists(
+        st.tuples(st.sampled_from(Family), st.booleans(), st.sampled_from([0, 1, 100, 0xFFFFFF])),
+        unique_by=lambda f: f[0],
+        max_size=2,
+    ).map(tuple),
+)
+offers = st.tuples(restarts, long_lives)
 pauses = st.sampled_from([0.0, 0.0, 0.0, 0.1, 1.0, 3.0, 9.0, 30.0, 240.0, 1e6])
 EVENTS = (
     "start restart stop quit inbound inbound answered answered refused lost lost open open open bad-open message "
@@ -72,12 +84,12 @@ steps = st.lists(
         st.integers(0, 3),  # which connection, message, family
         st.sampled_from([5, 10, 20]),  # the peer's identifier
         st.sampled_from([0, 3, 9]),  # its hold time
-        restarts,
+        offers,
         pauses,
     ),
     min_size=8,
     max_size=60,
-).map(lambda drawn: [("start", 0, 5, 0, None, 0.0), *drawn])
+).map(lambda drawn: [("start", 0, 5, 0, (None, None), 0.0), *drawn])
 
 
 @dataclass
@@ -117,6 +129,10 @@ class World:
                 case WentDown(_, retain):
                     assert self.established is not None, "down without having been up"
                     self.established, self.stale = None, retain
+                case StaleOutlived(outlived):
+                    assert self.established is None, "it is back"
+                    assert outlived, "nothing"
+                    assert outlived <= self.stale, "what is not stale"
                 case StaleExpired(expired):
                     assert expired, "swept nothing"
                     assert expired <= self.stale, "swept what was not stale"
@@ -134,19 +150,21 @@ class World:
         assert session.state is not State.IDLE or not self.live
 
 
-def negotiate(session: Session, router_id: int, hold_time: int, restart: GracefulRestart | None) -> Negotiated:
-    received = Open(Asn(65000), hold_time, RouterId(router_id), Capabilities(tuple(Family), graceful_restart=restart))
+def negotiate(session: Session, router_id: int, hold_time: int, offer: Offer) -> Negotiated:
+    restart, long_lived = offer
+    offered = Capabilities(tuple(Family), graceful_restart=restart, long_lived=None if restart is None else long_lived)
+    received = Open(Asn(65000), hold_time, RouterId(router_id), offered)
     return Negotiated(session.open_message(), received, hold_time, tuple(Family), True)
 
 
 def run(world: World, script: list[Step]) -> float:  # noqa: C901, PLR0912  one case for each event
     """Play the script on the session and return the second at its end."""
     session, now = world.session, 0.0
-    for name, index, router_id, hold_time, restart, pause in script:
+    for name, index, router_id, hold_time, offer, pause in script:
         now += pause
         # A number that never was, or is gone, among those that live.
         connection = [*sorted(world.live, reverse=True), world.last, 0][index % (len(world.live) + 2)]
-        negotiated = negotiate(session, router_id, hold_time, restart)
+        negotiated = negotiate(session, router_id, hold_time, offer)
         match name:
             case "start":
                 outputs = session.start(now)
@@ -204,15 +222,22 @@ def run(world: World, script: list[Step]) -> float:  # noqa: C901, PLR0912  one 
 
 
 @settings(max_examples=150)
-@given(steps, st.booleans(), st.booleans(), st.sampled_from([0, 120]))
+@given(steps, st.booleans(), st.booleans(), st.sampled_from([0, 120]), st.sampled_from([0, 50]))
 def test_any_order_of_events(
     script: list[Step],
     is_passive: bool,
     in_cluster: bool,
     graceful_restart: int,
+    long_lived: int,
 ) -> None:
     """Whatever happens whenever: nothing raises, one connection at most is established, outputs make sense."""
-    peer = replace(PEER, is_passive=is_passive, in_cluster=in_cluster, graceful_restart=graceful_restart)
+    peer = replace(
+        PEER,
+        is_passive=is_passive,
+        in_cluster=in_cluster,
+        graceful_restart=graceful_restart,
+        long_lived_graceful_restart=long_lived,
+    )
     run(World(Session(peer, LocalRestart(), lambda: 0.5)), script)
 
 
@@ -235,7 +260,8 @@ def test_every_connection_ends(script: list[Step], is_passive: bool) -> None:
 @given(steps, st.booleans())
 def test_time_moves_on(script: list[Step], is_passive: bool) -> None:
     """A tick at the second that `next_wakeup` named does what was due: the next one is later."""
-    world = World(Session(replace(PEER, is_passive=is_passive), LocalRestart(), lambda: 0.0))
+    peer = replace(PEER, is_passive=is_passive, long_lived_graceful_restart=50)
+    world = World(Session(peer, LocalRestart(), lambda: 0.0))
     end = run(world, script)
     for _ in range(20):
         due = world.session.next_wakeup()

@@ -47,6 +47,7 @@ from bgpmesh.peering.message import (
     EndOfRib,
     GracefulRestart,
     Keepalive,
+    LongLived,
     Negotiated,
     Notification,
     Open,
@@ -143,7 +144,14 @@ class World:
         self.engine.handle(TimerFired(), self.now)
         return self.settle()
 
-    def establish(self, name: PeerName, restart: GracefulRestart | None, hold_time: int = 9) -> Open:
+    def establish(
+        self,
+        name: PeerName,
+        restart: GracefulRestart | None,
+        hold_time: int = 9,
+        long_lived: LongLived | None = None,
+        families: tuple[Family, ...] = (Family.IPV4,),
+    ) -> Open:
         """Bring a session up; returns the OPEN that we sent."""
         self.connections += 1
         number = self.of[name] = self.connections
@@ -151,11 +159,10 @@ class World:
         address = session.peer.address
         self.engine.handle(Connected(number, name, address, address, is_inbound=True), self.now)
         sent = next(c.message for c in self.settle() if isinstance(c, Send) and isinstance(c.message, Open))
-        received = Open(
-            Asn(64512), hold_time, RouterId(number + 1), Capabilities((Family.IPV4,), graceful_restart=restart)
-        )
+        offered = Capabilities(families, graceful_restart=restart, long_lived=long_lived)
+        received = Open(Asn(64512), hold_time, RouterId(number + 1), offered)
         self.engine.handle(
-            OpenReceived(number, Negotiated(sent, received, hold_time, (Family.IPV4,), four_octet_asn=True)), self.now
+            OpenReceived(number, Negotiated(sent, received, hold_time, families, four_octet_asn=True)), self.now
         )
         self.engine.handle(MessageReceived(number, Keepalive()), self.now)
         self.settle()
@@ -1290,3 +1297,91 @@ def test_what_masquerades_is_the_address_of_the_link_in_the_subnet_of_the_next_h
 def test_every_event_has_its_room() -> None:
     """What can happen and nobody takes would end the daemon when it happens."""
     assert set(Engine(configured(), (), lambda: 0.5)._room_of) == set(typing.get_args(Event))
+
+
+# ── kept for long (RFC 9494) ─────────────────────────────────────────────────
+
+LONG_LIVED = LongLived(((Family.IPV4, True, 600),))
+
+
+def test_paths_of_a_peer_that_stays_away_are_long_lived_and_then_gone() -> None:
+    """Restart time, then stale time: the kernel's route stays to the end, and so does the name on the list."""
+    world = World(Engine(configured(peer(2, long_lived_graceful_restart=1_000)), (), lambda: 0.5))
+    world.boot({})
+    world.establish(N2, KEPT, long_lived=LONG_LIVED)
+    world.announce(N2, "10.244.2.0/26")
+    assert world.written() == [("10.244.1.0/26", Blackhole()), ("10.244.2.0/26", Via((HOP,)))]
+    world.engine.handle(Disconnected(world.of[N2], "closed by peer"), world.now)
+    world.at(119)
+    assert world.engine.rib.long_lived_count(N2) == 0
+    world.at(120)
+    assert world.engine.rib.long_lived_count(N2) == 1
+    assert world.told_of("peer.long-lived") == [{"peer": "n2", "family": "ipv4"}]
+    world.at(719)
+    assert (world.written(), N2 in world.engine.peers.held) == ([], True)
+    world.at(720)
+    assert world.written() == [("10.244.2.0/26", None)]
+    assert N2 not in world.engine.peers.held
+
+
+def test_a_session_that_a_hold_timer_ended_keeps_its_routes_in_doubt() -> None:
+    """The kernel's route stays as long as nobody else has one; who is not stale is preferred at once."""
+    kept = replace(KEPT, survives_notification=True)
+    world = World(Engine(configured(), (), lambda: 0.5))
+    world.boot({})
+    world.establish(N2, kept)
+    world.announce(N2, "10.244.2.0/26")
+    world.written()
+    world.at(9)
+    assert (world.written(), world.engine.rib.stale_count(N2)) == ([], 1)
+    world.establish(N3, kept)
+    other = replace(PathAttributes(next_hop=ipaddress.ip_address("192.0.2.3")), local_pref=1)
+    world.engine.handle(RoutesReceived(world.of[N3], other, [FAR], (), world.now), world.now)
+    world.settle()
+    assert world.written() == [("10.244.2.0/26", Via((ipaddress.ip_address("192.0.2.3"),)))]
+
+
+def test_a_peer_with_the_n_bit_is_reset_hard_where_it_is_meant_for_good() -> None:
+    """One that is over its limit or taken out, not one whose options change; then our next OPEN says F."""
+    kept = replace(KEPT, survives_notification=True)
+    world = World(Engine(configured(peer(2), peer(3, max_prefixes=1)), (), lambda: 0.5))
+    world.boot({})
+    world.establish(N2, kept)
+    world.establish(N3, kept)
+    said = [each.message for each in world.announce(N3, "10.1.0.0/24", "10.2.0.0/24") if isinstance(each, Send)]
+    assert said == [Notification(6, 9, bytes((6, 1, 0, 1, 1, 0, 0, 0, 1)))]
+    world.engine.handle(configured(peer(2, hold_time=30)), world.now)
+    said = [each.message for each in world.settle() if isinstance(each, Send)]
+    assert said == [Notification.cease(Cease.OTHER_CONFIGURATION_CHANGE)]
+    restart = world.establish(N2, kept).capabilities.graceful_restart
+    assert restart == GracefulRestart(120, families=((Family.IPV4, True),), survives_notification=True)
+    world.engine.handle(configured(peer(4)), world.now)
+    said = [each.message for each in world.settle() if isinstance(each, Send)]
+    assert said == [Notification(6, 9, bytes((6, 3)))]
+
+
+@pytest.mark.parametrize(
+    ("back", "families"),
+    [
+        (None, (Family.IPV4,)),
+        (replace(KEPT, families=()), (Family.IPV4,)),
+        (replace(KEPT, families=((Family.IPV4, False),)), (Family.IPV4,)),
+        (replace(KEPT, families=((Family.IPV4, True),)), (Family.IPV6,)),
+    ],
+    ids=["no capability", "no family in it", "no F bit", "no such family"],
+)
+def test_who_is_back_without_what_it_was_kept_for_loses_its_routes_at_once(
+    back: GracefulRestart | None, families: tuple[Family, ...]
+) -> None:
+    """The kernel's route goes with the new session, not with the End-of-RIB that may never come (RFC 4724 4.2)."""
+    own = ((Family.IPV4, ipaddress.IPv4Address("192.0.2.1")), (Family.IPV6, ipaddress.IPv6Address("2001:db8::1")))
+    world = World(Engine(configured(peer(2, families=tuple(Family)[:2], next_hops=own)), (), lambda: 0.5))
+    world.boot({})
+    world.establish(N2, KEPT)
+    world.announce(N2, "10.244.2.0/26")
+    assert ("10.244.2.0/26", Via((HOP,))) in world.written()
+    world.engine.handle(Disconnected(world.of[N2], "closed by peer"), world.now)
+    world.settle()
+    assert world.written() == []
+    world.establish(N2, back, families=families)
+    assert world.written() == [("10.244.2.0/26", None)]

@@ -31,7 +31,7 @@ from bgpmesh.rib.rule import Community, Filter, PrefixRange
 from bgpmesh.rib.rule import Rule as RouteRule
 from bgpmesh.route.attributes import Asn, PathAttributes
 from bgpmesh.route.claim import Kind, claim
-from bgpmesh.route.nlri import parse_nlri
+from bgpmesh.route.nlri import Family, parse_nlri
 from bgpmesh.route.path import HostRoute, HostRouteKind, PeerName
 from bgpmesh.workload.endpoint import Endpoint
 from bgpmesh.workload.floating import FloatingIp
@@ -444,3 +444,20 @@ def test_the_explanation_has_what_packets_are_translated_to(running: Running) ->
     assert isinstance(lie, dict)
     assert [(step["workload"], step["policy"]) for step in lie["steps"]] == [("default/web", "(spoofed)")]
     assert lie["why_not"] == ["no workload sends from a floating address: (spoofed) denies it"]
+
+
+def test_long_lived_stale_paths_are_told_apart(running: Running) -> None:
+    """`routes` marks them, `peers NAME` counts them."""
+    engine, families = running.engine, frozenset({Family.IPV4})
+    engine.rib.peer_down(PeerName("n2"), families)
+    assert "\nstale         2 prefixes\n" in tables.peer(asked(running, "peers", {"name": "n2"}))
+    engine.rib.outlive(PeerName("n2"), families)
+    while engine.work(1000, 24.0):
+        pass
+    assert "\nstale         2 prefixes, 2 of them long-lived stale\n" in tables.peer(
+        asked(running, "peers", {"name": "n2"})
+    )
+    lines = tables.routes(asked(running, "routes", {})).splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("*S")] == ["10.244.2.0/26"]
+    (route,) = cast("list[dict[str, list[dict[str, object]]]]", asked(running, "routes", {"prefix": "10.244.2.0/26"}))
+    assert [(path["stale"], path["long_lived_stale"]) for path in route["paths"]] == [(True, True)]

@@ -1,4 +1,4 @@
-"""What is kept of a peer over a NOTIFICATION, and what is not (RFC 8538)."""
+"""What is kept of a peer over a NOTIFICATION (RFC 8538), for long (RFC 9494), and what is not."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from bgpmesh.peering.message import Cease, Keepalive, Notification
-from bgpmesh.peering.session import Established, Output, Send, StaleExpired, WentDown
+from bgpmesh.peering.message import Capabilities, Cease, GracefulRestart, Keepalive, LongLived, Notification
+from bgpmesh.peering.session import Established, Output, Send, Session, StaleExpired, StaleOutlived, WentDown
+from bgpmesh.peering.stale import STALE_PATHS_S
 from bgpmesh.route.nlri import Family
 from tests.unit.peering.test_session import BOTH, PEER, RESTART, agreed, establish, make, notified
 
@@ -160,3 +161,182 @@ def test_a_peer_back_without_a_family_loses_its_paths_at_once() -> None:
     session.open_received(2, replace(agreed(session), families=(Family.IPV6,)), 2)
     (up,) = (o for o in session.message_received(2, Keepalive(), 2) if isinstance(o, Established))
     assert up.keep == frozenset({Family.IPV6})
+
+
+# ── long-lived (RFC 9494) ────────────────────────────────────────────────────
+
+LONG_LIVED = LongLived(((Family.IPV4, True, 1_000), (Family.IPV6, True, 500)))
+IPV4, IPV6 = frozenset({Family.IPV4}), frozenset({Family.IPV6})
+AGES = StaleOutlived | StaleExpired
+
+
+def patient(seconds: int = 10_000) -> Session:
+    """Return a session that keeps paths for so long, of a peer that is not called."""
+    return make(replace(PEER, is_passive=True, long_lived_graceful_restart=seconds))
+
+
+def up(
+    session: Session,
+    connection: int,
+    now: float,
+    long_lived: LongLived | None = LONG_LIVED,
+    restart: GracefulRestart | None = RESTART,
+) -> frozenset[Family]:
+    """Bring a session up; return what stays for now."""
+    session.start(now)
+    session.connected(connection, True, now)
+    negotiated = agreed(session, hold_time=0, restart=restart)
+    offered = replace(negotiated.received.capabilities, long_lived=long_lived)
+    negotiated = replace(negotiated, received=replace(negotiated.received, capabilities=offered))
+    session.open_received(connection, negotiated, now)
+    outputs = session.message_received(connection, Keepalive(), now)
+    return next(output.keep for output in outputs if isinstance(output, Established))
+
+
+def aged(session: Session, until: float) -> list[tuple[float, AGES]]:
+    """Let time pass; return what becomes of stale paths, and when."""
+    seen: list[tuple[float, AGES]] = []
+    while (now := session.next_wakeup()) <= until:
+        seen += [(now, each) for each in session.tick(now) if isinstance(each, StaleOutlived | StaleExpired)]
+    return seen
+
+
+def test_our_open_asks_for_it_only_where_configured() -> None:
+    """Both families with the F bit of graceful restart, and never without that."""
+    for restart, seconds, expected in (
+        (120, 0, None),
+        (0, 60, None),
+        (120, 60, LongLived(((Family.IPV4, False, 60), (Family.IPV6, False, 60)))),
+    ):
+        session = make(replace(PEER, graceful_restart=restart, long_lived_graceful_restart=seconds))
+        assert expected == session.open_message().capabilities.long_lived
+    establish(session)
+    assert session.open_message().capabilities.long_lived == LongLived(
+        ((Family.IPV4, True, 60), (Family.IPV6, True, 60))
+    )
+
+
+def test_after_the_restart_time_each_family_has_its_own() -> None:
+    """30 s as ever, then as long as the peer asks for."""
+    session = patient()
+    up(session, 1, 0)
+    assert session.disconnected(1, "closed by peer", 1) == [WentDown("closed by peer", BOTH)]
+    gone = [(31, StaleOutlived(BOTH)), (31 + 500, StaleExpired(IPV6)), (31 + 1_000, StaleExpired(IPV4))]
+    assert gone == aged(session, 1e6)
+
+
+def test_we_keep_paths_no_longer_than_we_want_to() -> None:
+    """Our own figure is a limit too."""
+    session = patient(600)
+    up(session, 1, 0)
+    session.disconnected(1, "closed by peer", 1)
+    assert [531, 631] == [now for now, _ in aged(session, 1e6)][1:]
+
+
+@pytest.mark.parametrize(("seconds", "long_lived"), [(0, LONG_LIVED), (10_000, None), (10_000, LongLived())])
+def test_both_sides_must_want_it(seconds: int, long_lived: LongLived | None) -> None:
+    """Else paths go with the restart time."""
+    session = patient(seconds)
+    up(session, 1, 0, long_lived)
+    session.disconnected(1, "closed by peer", 1)
+    assert [(31, StaleExpired(BOTH))] == aged(session, 1e6)
+
+
+def test_a_family_that_is_in_one_capability_only() -> None:
+    """Of graceful restart alone it goes with that; of the other alone it is long-lived at once."""
+    session = patient()
+    up(session, 1, 0, LongLived(((Family.IPV6, True, 500),)), GracefulRestart(30, families=((Family.IPV4, True),)))
+    assert [WentDown("gone", BOTH), StaleOutlived(IPV6)] == session.disconnected(1, "gone", 1)
+    assert [(31, StaleExpired(IPV4)), (501, StaleExpired(IPV6))] == aged(session, 1e6)
+
+
+def test_without_a_restart_time_paths_are_long_lived_at_once() -> None:
+    """RFC 9494 section 4.2: nothing but these procedures then."""
+    session = patient()
+    up(session, 1, 0, restart=GracefulRestart(0, families=RESTART.families))
+    assert [WentDown("gone", BOTH), StaleOutlived(BOTH)] == session.disconnected(1, "gone", 1)
+    assert [(501, StaleExpired(IPV6)), (1_001, StaleExpired(IPV4))] == aged(session, 1e6)
+
+
+def test_a_hard_reset_keeps_nothing_for_long() -> None:
+    """Nor does a NOTIFICATION, where the N bit was not agreed."""
+    session = patient()
+    up(session, 1, 0)
+    session.disconnected(1, "gone", 1)
+    assert aged(session, 40) == [(31, StaleOutlived(BOTH))]
+    up(session, 2, 50)
+    assert session.message_received(2, HOLD_TIMER, 51)[-1] == WentDown(session.last_error, frozenset())
+    assert aged(session, 1e6) == []
+
+
+@pytest.mark.parametrize("back_at", [20, 100])
+def test_who_is_back_is_asked_for_the_f_bit_that_counts(back_at: float) -> None:
+    """Before the restart time is over that of graceful restart, after it that of the other capability."""
+    session = patient()
+    up(session, 1, 0)
+    session.disconnected(1, "gone", 1)
+    aged(session, back_at)
+    restart = GracefulRestart(30, families=((Family.IPV4, True), (Family.IPV6, False)))
+    long_lived = LongLived(((Family.IPV4, False, 1_000), (Family.IPV6, True, 500)))
+    assert up(session, 2, back_at, long_lived, restart) == (IPV4 if back_at < 31 else IPV6)
+
+
+def test_who_is_back_without_the_capability_loses_what_was_long_lived() -> None:
+    """At once, although graceful restart says that all was preserved."""
+    session = patient()
+    up(session, 1, 0)
+    session.disconnected(1, "gone", 1)
+    aged(session, 100)
+    assert up(session, 2, 100, None) == frozenset()
+
+
+def test_end_of_rib_ends_it_and_a_clock_does_where_it_never_comes() -> None:
+    """Two minutes after the return at the latest, not after a day."""
+    session = patient()
+    up(session, 1, 0)
+    session.disconnected(1, "gone", 1)
+    aged(session, 100)
+    assert up(session, 2, 100) == BOTH
+    assert session.end_of_rib_received(Family.IPV4, 110) == [StaleExpired(IPV4)]
+    assert [(100 + STALE_PATHS_S, StaleExpired(IPV6))] == aged(session, 1e6)
+
+
+def test_coming_and_going_does_not_wind_it_up() -> None:
+    """What was not swept yet goes when it would have gone; what came new meanwhile turns after the restart time."""
+    session = patient()
+    up(session, 1, 0)
+    session.disconnected(1, "gone", 1)
+    aged(session, 100)
+    seen: list[tuple[float, AGES]] = []
+    for connection in range(2, 6):
+        now = 100.0 * connection
+        seen += aged(session, now)
+        assert up(session, connection, now) == BOTH
+        session.disconnected(connection, "gone", now + 10)
+    seen += aged(session, 1e6)
+    assert [at for at, each in seen if each == StaleExpired(IPV6)] == [531]
+    assert [at for at, each in seen if each == StaleExpired(IPV4)] == [1_031]
+    assert (240, StaleOutlived(BOTH)) in seen
+
+
+def test_once_said_again_a_loss_begins_anew() -> None:
+    """End-of-RIB has wound the clock up."""
+    session = patient()
+    up(session, 1, 0)
+    session.disconnected(1, "gone", 1)
+    aged(session, 100)
+    up(session, 2, 100)
+    for family in BOTH:
+        session.end_of_rib_received(family, 101)
+    session.disconnected(2, "gone", 200)
+    assert [(230, StaleOutlived(BOTH)), (730, StaleExpired(IPV6)), (1_230, StaleExpired(IPV4))] == aged(session, 1e6)
+
+
+def test_the_capabilities_in_words() -> None:
+    """As `peers NAME` shows what a peer offers."""
+    restart = replace(SURVIVING, is_restarting=True)
+    words = Capabilities(graceful_restart=restart, long_lived=LongLived(((Family.IPV4, True, 60),))).describe()
+    assert words[-2:] == ("graceful-restart 30 s R N ipv4+F,ipv6+F", "long-lived-graceful-restart ipv4+F 60 s")
+    assert (
+        Capabilities(graceful_restart=RESTART, long_lived=LongLived()).describe()[-1] == "long-lived-graceful-restart"
+    )

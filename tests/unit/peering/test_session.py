@@ -23,7 +23,6 @@ from bgpmesh.peering.message import (
 from bgpmesh.peering.peer import Peer
 from bgpmesh.peering.session import (
     OPEN_HOLD_S,
-    STALE_PATHS_S,
     Dial,
     Established,
     Hangup,
@@ -35,6 +34,7 @@ from bgpmesh.peering.session import (
     State,
     WentDown,
 )
+from bgpmesh.peering.stale import STALE_PATHS_S
 from bgpmesh.route.attributes import Asn, RouterId
 from bgpmesh.route.nlri import Family
 from bgpmesh.route.path import PeerName, Role

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import replace
 
-from bgpmesh.peering.message import Capabilities, EndOfRib, Negotiated, Open
+from bgpmesh.peering.message import Capabilities, EndOfRib, LongLived, Negotiated, Open
 from bgpmesh.peering.peer import Peer
 from bgpmesh.rib.export import Batch
 from bgpmesh.rib.rib import Candidate, Rib
@@ -70,11 +70,17 @@ class World:
         for peer in peers:
             self.up(peer)
 
-    def up(self, peer: Peer, keep: frozenset[Family] = NONE, router_id: int | None = None) -> None:
+    def up(
+        self,
+        peer: Peer,
+        keep: frozenset[Family] = NONE,
+        router_id: int | None = None,
+        long_lived: LongLived | None = None,
+    ) -> None:
         """Establish a session; the peer's identifier is the last byte of its address unless given."""
         identifier = RouterId(int(peer.address) & 0xFF if router_id is None else router_id)
         ours = Open(peer.local_asn, 9, ROUTER_ID, Capabilities(peer.families))
-        theirs = Open(peer.asn, 9, identifier, Capabilities(peer.families))
+        theirs = Open(peer.asn, 9, identifier, Capabilities(peer.families, long_lived=long_lived))
         self.rib.peer_up(peer, Negotiated(ours, theirs, 9, peer.families, four_octet_asn=True), keep)
 
     def hear(self, name: str, attributes: PathAttributes, *prefixes: str) -> None:

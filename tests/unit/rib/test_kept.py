@@ -1,13 +1,15 @@
-"""What counts of a peer that is away: alike after a restart, after all others where that is in doubt."""
+"""What counts of a peer that is away: alike after a restart, after all others in doubt and in the long run."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from bgpmesh.peering.message import LongLived
 from bgpmesh.rib.decision import Kept
-from bgpmesh.rib.rule import Filter, Rule
+from bgpmesh.rib.rule import Community, Filter, Rule
+from bgpmesh.route.attributes import RouterId
 from bgpmesh.route.nlri import Family
-from bgpmesh.route.path import PeerName, Via
+from bgpmesh.route.path import PeerName, Role, Via
 from tests.unit.rib.ribworld import BOTH, World, address, internal, key, via
 
 P, P6 = "10.1.0.0/16", "2001:db8:5::/48"
@@ -79,3 +81,102 @@ def test_filters_that_change_leave_doubts_where_they_are() -> None:
     world.work()
     (shown,) = (each for each in world.shown(P) if each.peer == "a")
     assert (world.best(P), shown.kept, shown.attributes.local_pref) == ("b", Kept.DOUBTED, 300)
+
+
+# ── for long (RFC 9494) ──────────────────────────────────────────────────────
+
+STALE, NOT_LONG = 0xFFFF0006, 0xFFFF0007
+KNOWING, OTHER = internal("k", 13, Role.CLIENT, RouterId(900)), internal("o", 14, Role.CLIENT, RouterId(900))
+
+
+def listened() -> World:
+    """Return a reflector with a client that knows what is long-lived, and one that does not."""
+    world = World(A, B, OTHER, cluster_id=RouterId(900))
+    world.up(KNOWING, long_lived=LongLived())
+    return world
+
+
+def outlived(world: World, families: frozenset[Family] = BOTH) -> None:
+    """Let peer a be away for longer than its restart time."""
+    world.rib.peer_down(NAME, BOTH)
+    world.work()
+    world.rib.outlive(NAME, families)
+
+
+def test_a_long_lived_path_is_marked_comes_last_and_goes_to_who_knows() -> None:
+    """LLGR_STALE on it, whatever it was before; others hear a withdrawal, and the kernel nothing."""
+    world = listened()
+    world.hear("a", replace(PREFERRED, communities=(1,)), P)
+    assert (world.heard("o", P) is None, world.heard("k", P) is None) == (False, False)
+    installed = world.fib()
+    outlived(world)
+    assert installed == world.fib()
+    assert world.take("o") == [(None, [P])]
+    assert (told := world.heard("k", P)) is not None
+    assert told.communities == (1, STALE)
+    assert [(each.kept, each.is_stale, each.is_best) for each in world.shown(P)] == [(Kept.LONG_LIVED, True, True)]
+    assert world.rib.long_lived_count(NAME) == world.rib.stale_count(NAME) == 1
+    world.hear("b", via("192.0.2.10"), P)
+    assert (world.best(P), world.reasons(P)) == ("b", {"a": "stale", "b": "stale"})
+    assert world.heard("o", P) is not None
+
+
+def test_one_that_is_not_to_be_kept_for_long_goes() -> None:
+    """NO_LLGR, said by the peer or by an import filter, whose rejection changes nothing about that."""
+    world = World(A)
+    world.hear("a", replace(PREFERRED, communities=(NOT_LONG,)), P)
+    world.hear("a", PREFERRED, "10.2.0.0/16")
+    outlived(world)
+    assert {"10.2.0.0/16"} == set(world.fib())
+    world = World()
+    world.rib.filter([Filter("short", rules=(Rule(action="accept", add_community=(Community("no-llgr"),)),))], [])
+    world.up(replace(A, imports=("short",)))
+    world.hear("a", PREFERRED, P)
+    outlived(world)
+    assert (world.fib(), world.rib.holds_paths_of()) == ({}, set())
+
+
+def test_a_family_is_long_lived_for_itself() -> None:
+    """The other stays as it was, and each is swept alone."""
+    world = World(A)
+    world.hear("a", via("192.0.2.9"), P)
+    world.hear("a", via("2001:db8::9"), P6)
+    outlived(world, frozenset({Family.IPV6}))
+    assert (kept(world, P), kept(world, P6)) == ({"a": Kept.ALIKE}, {"a": Kept.LONG_LIVED})
+    world.rib.sweep(NAME, frozenset({Family.IPV6}))
+    assert ({P}, 0) == (set(world.fib()), world.rib.long_lived_count(NAME))
+
+
+def test_what_is_said_again_is_fresh() -> None:
+    """Without the mark, and what is not said again goes with End-of-RIB."""
+    world = listened()
+    world.hear("a", PREFERRED, P, "10.2.0.0/16")
+    outlived(world)
+    world.up(A, BOTH)
+    world.hear("a", PREFERRED, P)
+    assert kept(world, P) == {"a": Kept.ALIKE}
+    assert (told := world.heard("o", P)) is not None
+    assert told.communities == ()
+    world.rib.sweep(NAME, BOTH)
+    assert {P} == set(world.fib())
+
+
+def test_a_peer_that_says_so_itself_comes_last_too() -> None:
+    """A path that came with LLGR_STALE is somebody else's stale one (RFC 9494 section 4.3)."""
+    world = listened()
+    world.hear("a", replace(PREFERRED, communities=(STALE,)), P)
+    assert (world.heard("o", P), world.heard("k", P) is None) == (None, False)
+    world.hear("b", via("192.0.2.10"), P)
+    assert world.best(P) == "b"
+    assert not any(shown.is_stale for shown in world.shown(P))
+
+
+def test_doubts_end_in_the_long_run_too() -> None:
+    """A path that was doubted is marked like others, and after a second loss still is."""
+    world = listened()
+    world.hear("a", PREFERRED, P)
+    world.rib.peer_down(NAME, BOTH, is_doubted=True)
+    world.rib.outlive(NAME, BOTH)
+    world.up(A, BOTH)
+    world.rib.peer_down(NAME, BOTH, is_doubted=True)
+    assert (kept(world, P), world.heard("o", P)) == ({"a": Kept.LONG_LIVED}, None)

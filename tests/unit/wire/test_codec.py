@@ -15,6 +15,7 @@ from bgpmesh.peering.message import (
     EndOfRib,
     GracefulRestart,
     Keepalive,
+    LongLived,
     Message,
     Negotiated,
     Notification,
@@ -91,6 +92,7 @@ def test_open_comes_back_as_it_was() -> None:
             families=((Family.IPV4, True), (Family.IPV6, False)),
             survives_notification=True,
         ),
+        long_lived=LongLived(((Family.IPV4, True, 0xFFFFFF), (Family.IPV6, False, 1))),
     )
     sent = Open(Asn(4_200_000_000), 9, RouterId(0xC0000201), offered)
     assert sent == agreed(sent, asn=4_200_000_000).received
@@ -118,6 +120,27 @@ def test_restart_bits_are_ours_to_say(is_restarting: bool, is_kept: bool) -> Non
     wire = octets(replace(OURS, capabilities=replace(BOTH, graceful_restart=restart)))
     expected = bytes((64, 6, 0x80 * is_restarting, 120, 0, 1, 1, 0x80 * is_kept))
     assert expected in wire
+
+
+def test_long_lived_graceful_restart_on_the_wire() -> None:
+    """AFI, SAFI, flags, three octets of seconds (RFC 9494 §3); unknown families are passed over."""
+    value = bytes.fromhex("00010180000e10 00190100000001 00020100000002")
+    offered = Capabilities((Family.IPV4,), graceful_restart=GracefulRestart(0))
+    long_lived = LongLived(((Family.IPV4, True, 3600), (Family.IPV6, False, 2)))
+    sent = replace(OURS, capabilities=replace(offered, long_lived=long_lived))
+    assert b"\x47\x0e" + value[:7] + value[14:] in octets(sent)
+    for restart, capability, expected in (
+        (b"\x40\x02\x00\x00", b"\x47\x15" + value, long_lived),
+        (b"\x40\x02\x00\x00", b"\x47\x00", LongLived()),
+        (b"\x40\x02\x00\x00", b"\x47\x06" + value[:6], None),
+        (b"", b"\x47\x15" + value, None),
+    ):
+        parameters = restart + capability
+        body = b"\4\xfd\xe9\0\x1e\0\0\0\2" + bytes((len(parameters) + 2, 2, len(parameters))) + parameters
+        (negotiated,) = codec(65001).feed(message(1, body), 0.0)
+        assert isinstance(negotiated, Negotiated)
+        assert expected == negotiated.received.capabilities.long_lived
+        assert negotiated.refusal is None
 
 
 def test_only_what_is_handled_is_offered() -> None:
