@@ -39,6 +39,7 @@ class Command:
     """One command: its words, what it does, how it is used, its arguments, and the function that is it.
 
     `no` and `bad` are what exit codes 1 and 2 mean; where `no` is "" there is no 1.
+    `more` is what `--help` tells beside that.
     """
 
     words: tuple[str, ...]
@@ -49,6 +50,7 @@ class Command:
     has_socket: bool = True
     no: str = ""
     bad: str = "bad use"
+    more: str = ""
 
     @property
     def exit_codes(self) -> str:
@@ -103,7 +105,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
         parser = inside.add_parser(
             command.words[-1],
             help=command.help,
-            description=f"{command.help[0].upper()}{command.help[1:]}.",
+            description=f"{command.help[0].upper()}{command.help[1:]}.\n\n{command.more}".strip(),
             epilog=f"example: {command.example}\n\n{command.exit_codes}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
@@ -200,10 +202,11 @@ def _ask(
     *,
     descriptors: Sequence[int] = (),
     judge: Callable[[object], int] = lambda _: DONE,
+    timeout_s: float | None = client.TIMEOUT_S,
 ) -> int:
     """Ask the daemon, print its answer, and return the exit code that `judge` sees in it."""
     try:
-        result = client.call(arguments.socket, command, args, descriptors)
+        result = client.call(arguments.socket, command, args, descriptors, timeout_s)
     except client.NoDaemonError as error:
         return _failed(arguments, str(error), NO_DAEMON)
     except client.RefusedError as error:
@@ -373,6 +376,32 @@ def _policy_drops(arguments: Arguments) -> int:
 
 def _policy_flows(arguments: Arguments) -> int:
     return _ask(arguments, "policy flows", {}, tables.flows)
+
+
+def _drain(arguments: Arguments) -> int:
+    args = {"limit": arguments.limit, "below": arguments.below, "stop": arguments.stop}
+    try:
+        told = client.follow(arguments.socket, "drain", args)
+        next(told)  # it has begun
+        print("draining; it goes on if this command ends, `bgpmesh undrain` takes it back", file=sys.stderr)  # noqa: T201  how it goes
+        for progress in told:
+            if tables.field(progress, "state") == "draining":
+                print(tables.draining(progress), file=sys.stderr, flush=True)  # noqa: T201  the same
+            else:
+                _print(arguments, progress, tables.drained)
+                return DONE if tables.field(progress, "state") in {"drained", "stopped"} else NO
+    except client.NoDaemonError as error:
+        return _failed(arguments, str(error), NO_DAEMON)
+    except client.RefusedError as error:
+        return _refused(arguments, error.problems)
+    return NO
+
+
+def _undrain(arguments: Arguments) -> int:
+    def judge(result: object) -> int:
+        return DONE if tables.field(result, "state") == "none" else NO
+
+    return _ask(arguments, "undrain", {}, tables.undrained, judge=judge, timeout_s=None)
 
 
 def _workload_list(arguments: Arguments) -> int:
@@ -551,6 +580,26 @@ def _floating_ip_add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--outbound", action="store_true", help="the workload's connections to outside leave with it")
 
 
+def _drain_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--limit", metavar="S", type=_amount, default=60.0, help="longest wait for traffic to go (60 s)"
+    )
+    parser.add_argument(
+        "--below", metavar="N", type=_amount, default=10_000.0, help="bytes a second that count as none (10000)"
+    )
+    parser.add_argument("--stop", action="store_true", help="end all sessions, even if that cuts off workloads here")
+
+
+def _amount(text: str) -> float:
+    try:
+        amount = float(text)
+    except ValueError:
+        amount = -1.0
+    if not 0 <= amount < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 0 or more")
+    return amount
+
+
 def _pid(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a process id")
@@ -690,6 +739,31 @@ COMMANDS: tuple[Command, ...] = (
         "list the FlowSpec rules of peers: in force, in order; refused, and why",
         "bgpmesh policy flows",
         _policy_flows,
+    ),
+    Command(
+        ("drain",),
+        "take this node out of service, traffic first (RFC 8326)",
+        "bgpmesh drain --limit 120",
+        _drain,
+        _drain_arguments,
+        no="it was taken back meanwhile",
+        bad="bad use or refused",
+        more="""\
+All that it announces becomes the last choice of its peers (GRACEFUL_SHUTDOWN,
+LOCAL_PREF 0), and is forwarded as ever. Once less than --below comes in for
+three seconds, or after --limit,
+ - while workloads are here: all is withdrawn but their addresses and blocks,
+   which nobody else has; the sessions stay up;
+ - where none is, or with --stop: all is withdrawn, and the sessions end.
+It goes on if this command ends, and lasts over restarts, until `undrain`.
+""",
+    ),
+    Command(
+        ("undrain",),
+        "take this node back into service, once its routes are in the kernel",
+        "bgpmesh undrain",
+        _undrain,
+        no="not in service yet, or drained again",
     ),
     Command(("pool", "show"), "print the addresses in use", "bgpmesh pool show", _pool_show),
     Command(

@@ -9,6 +9,7 @@ Who feeds whom:
     local.links                            ---------->  kernel.links
     packets.chains, packets.sets           ---------->  kernel.chains
     packets.leads.connections              ---------->  kernel.conntrack
+    kernel.traffic                         ---------->  drain   --each step-->  pump
     peers.watched                          ---------->  bfd_agent   --what it says-->  pump
     control, the policy directory          ---------->  keeper  --disk, events-->  pump
     kernel.chains                          --counts-->  counters
@@ -44,6 +45,7 @@ from bgpmesh.control import views
 from bgpmesh.control.arguments import documents_of, text_of
 from bgpmesh.control.http import HttpServer
 from bgpmesh.control.server import ControlServer, Request
+from bgpmesh.drain import Drainer
 from bgpmesh.drops import Drops
 from bgpmesh.errors import ConfigError, KernelError, refused
 from bgpmesh.events import (
@@ -70,6 +72,7 @@ from bgpmesh.policy.explain import judge
 from bgpmesh.policy.store import Store
 from bgpmesh.previews import Previews
 from bgpmesh.pump import Pump
+from bgpmesh.rib.drain import Drain
 from bgpmesh.saved import Saved
 from bgpmesh.state import State
 from bgpmesh.wire.speaker import Speaker
@@ -124,8 +127,15 @@ class Daemon:
             self.engine.handle(ObjectsChanged(None), self.started_at)
         self.speaker: Speaker = Speaker(report, self.engine.take, is_busy=self.pump.is_busy)
         self._connect_kernel()
+        self.drainer = Drainer(self.engine, self.pump)
         self.operations = Operations(
-            self.engine, self.pump, lambda: self.config, keeper=self.keeper, drops=self.drops, links=self.links
+            self.engine,
+            self.pump,
+            lambda: self.config,
+            keeper=self.keeper,
+            drops=self.drops,
+            links=self.links,
+            drainer=self.drainer,
         )
         self.previews = Previews(self, self.connections)
         self.bfd = BfdEdge(configuration.control.socket, self.engine.peers.bfd_wanted, report)
@@ -181,7 +191,7 @@ class Daemon:
                 await self._begin()
                 kernel = (self.chains.run(), self.connections.run(), self.links.run(), self.fib.run())
                 edges = (*kernel, self.bfd.run())
-                rounds = [self._review(), self.keeper.watch(self._policy_directory)]
+                rounds = [self._review(), self.keeper.watch(self._policy_directory), self.drainer.run()]
                 if self.config.kernel.enabled:
                     rounds.append(self.host.watch())
                 tasks += [group.create_task(each) for each in (*edges, *rounds)]
@@ -205,6 +215,8 @@ class Daemon:
 
     async def _begin(self) -> None:
         """Read the kernel back, and let the engine start with what is there."""
+        if self.saved.drain.drain is not Drain.NONE:
+            self.engine.handle(self.saved.drain, self.now())
         if self.saved.floating:
             self.engine.handle(FloatingIpsKept(self.saved.floating), self.now())
         for endpoint in self.saved.endpoints.values():
@@ -373,6 +385,10 @@ class Daemon:
             waiting = "; ".join(f"{name}: {why}" for name, why in peers.waiting_for().items())
             reasons.append(f"not in sync after a restart: waiting for {waiting}" if waiting else "starting")
         reasons += [*self.speaker.problems.values(), *self.bfd.problems]
+        if out := views.out_of_service(engine):
+            reasons.append(out)
+        if peers.is_closed:
+            return reasons
         down = [name for name, session in peers.sessions.items() if session.established_at is None]
         if down and len(down) == len(peers.sessions):
             reasons += [f"no session is up: {views.why_down(peers.sessions[name])}" for name in sorted(down)[:3]]

@@ -35,6 +35,7 @@ from bgpmesh.events import (
     ConnectionsCut,
     ConnectionsReviewed,
     Disconnected,
+    DrainChanged,
     DropsFollowed,
     EndpointAdded,
     EndpointRemoved,
@@ -146,7 +147,7 @@ class Engine:
         if self._undecided:
             self._decided(now)
         self.peers.forget_held()
-        return self.packets.hear()
+        return self.packets.hear() or self.peers.return_to_service()
 
     def take(self, peer: PeerName, limit: int) -> list[Batch | EndOfRib]:
         """Return the next batches for a peer, of about `limit` prefixes together; [] when there is none."""
@@ -181,6 +182,7 @@ class Engine:
                 _to(BfdReported, peers.bfd_reported),
                 _to(TimerFired, self._timer_fired),
                 _to(Stopping, peers.stop),
+                _to(DrainChanged, peers.drain_changed),
                 _to(FibWritten, self._fib_written),
                 _to(NextHopsWritten, self._next_hops_written),
                 _to(FibObserved, self._fib_observed),

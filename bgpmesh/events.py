@@ -17,6 +17,7 @@ from bgpmesh.peering.session import Dial, Hangup, Send
 from bgpmesh.policy.chains import AddressSet, ChainKey, Rules
 from bgpmesh.policy.objects import Key, Value
 from bgpmesh.policy.protection import Surroundings
+from bgpmesh.rib.drain import Drain
 from bgpmesh.rib.rule import Filter
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
 from bgpmesh.route.flow import Flow, FlowKey
@@ -297,6 +298,14 @@ class DropsFollowed:
 
 
 @dataclass(frozen=True, slots=True)
+class DrainChanged:
+    """This node is to be so far out of service: at start as it was left, then at each step."""
+
+    drain: Drain
+    is_to_stop: bool = False  # what is draining ends with all sessions closed, whatever that cuts
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointAdded:
     """A workload was attached (its address is already taken from the pool)."""
 
@@ -360,6 +369,7 @@ Event = (
     | Configured
     | ObjectsChanged
     | DropsFollowed
+    | DrainChanged
     | EndpointAdded
     | EndpointRemoved
     | FloatingIpsKept

@@ -42,6 +42,7 @@ class LocalRoute:
     attributes: PathAttributes | None = None
     is_for_cluster: bool = False  # it is announced to the nodes of the cluster only
     has_waited: bool = False  # it needs no route of its own in the kernel to be announced
+    is_movable: bool = False  # nothing that runs here ends when it is withdrawn
 
 
 class Local:
@@ -368,7 +369,12 @@ class Local:
 
     def _originate_one(self, nlri: Nlri, route: LocalRoute, *, advertise: bool) -> None:
         self._rib.originate(
-            nlri, route.target, advertise=advertise, attributes=route.attributes, is_for_cluster=route.is_for_cluster
+            nlri,
+            route.target,
+            advertise=advertise,
+            attributes=route.attributes,
+            is_for_cluster=route.is_for_cluster,
+            is_movable=route.is_movable,
         )
 
     def _wanted(
@@ -381,7 +387,7 @@ class Local:
             for cidr in configured.pod_cidrs
         }
         for network in configured.advertise:
-            routes[nlri_of(network)] = LocalRoute(None, is_advertised=True)
+            routes[nlri_of(network)] = LocalRoute(None, is_advertised=True, is_movable=True)
         if not is_all:
             routes = {nlri: route for nlri, route in routes.items() if nlri in scope}
         for endpoint in filter(self._is_linked, endpoints):  # the link comes first

@@ -22,6 +22,7 @@ from bgpmesh.peering import bfd
 from bgpmesh.peering.session import State
 from bgpmesh.policy.attribution import Counters
 from bgpmesh.policy.flowspec import STATES
+from bgpmesh.rib.drain import Drain
 from bgpmesh.route.nlri import ROUTED
 from bgpmesh.route.path import PeerName
 from bgpmesh.workload.usage import usage
@@ -127,6 +128,8 @@ class Metrics:
         observed, rib = self._observed, self._observed.engine.rib
         yield _gauge("build_info", "The version that runs", {(__version__,): 1}, "version")
         yield _gauge("ready", "1 if this node is ready", {(): int(not observed.reasons())})
+        is_drained = observed.engine.peers.drain.drain in (Drain.DRAINED, Drain.STOPPED)
+        yield _gauge("drained", "1 if this node is drained", {(): int(is_drained)})
         yield _gauge("config_generation", "Grows with each configuration in force", {(): observed.generation})
         yield from self._sessions()
         yield from self._bfd()

@@ -1,4 +1,4 @@
-"""What commands change on a node: workloads, floating addresses, objects of packet policy, who follows drops.
+"""What commands change on a node: workloads, floating addresses, objects of packet policy, who follows drops; drains.
 
 Each is answered once it is so; where it cannot be, or does not come to be in time, the answer says why. A workload or a
 floating address is taken back then. Labels and objects stay, in force as far as they can be.
@@ -13,8 +13,9 @@ from dataclasses import replace
 from bgpmesh.config import Config
 from bgpmesh.config.checks import announced_by, taken_by_others
 from bgpmesh.control import arguments, views
-from bgpmesh.control.arguments import address, documents_of, floating_ip_of, key_of, text_of, texts_of
+from bgpmesh.control.arguments import address, documents_of, floating_ip_of, key_of, number_of, text_of, texts_of
 from bgpmesh.control.server import Request, RequestError, Stream
+from bgpmesh.drain import Drainer, DrainOptions
 from bgpmesh.drops import Drops
 from bgpmesh.engine import Engine
 from bgpmesh.errors import ConfigError, refused
@@ -48,6 +49,7 @@ class Operations:
         keeper: Keeper,
         drops: Drops,
         links: LinksEdge,
+        drainer: Drainer,
     ) -> None:
         self._engine = engine
         self._pump = pump
@@ -55,6 +57,7 @@ class Operations:
         self._keeper = keeper
         self._drops = drops
         self._links = links
+        self._drainer = drainer
         self.verbs: dict[str, Callable[[Request], Awaitable[object]]] = {
             "workload add": self._attach,
             "workload del": self._detach,
@@ -63,6 +66,8 @@ class Operations:
             "floating-ip del": self._sink,
             "apply": self._apply,
             "delete": self._delete,
+            "drain": self._drain,
+            "undrain": lambda _: drainer.end(),
         }
 
     # ── workloads ────────────────────────────────────────────────────────────
@@ -239,6 +244,23 @@ class Operations:
         """Tell whether all that was said of packets is in force, and connections were looked at, or cannot be."""
         packets = self._engine.packets
         return packets.is_policy_in_force and (not packets.is_review_due or bool(packets.review.problem))
+
+    # ── service ──────────────────────────────────────────────────────────────
+
+    async def _drain(self, request: Request) -> Stream:
+        """Begin to leave service, and tell how that goes."""
+        args, config, usual = request.args, self._config(), DrainOptions()
+        stop = args.get("stop", False)
+        if not isinstance(stop, bool):
+            raise refused("stop", stop, "not true or false")
+        reflectors = {node.name for node in config.nodes if node.reflector}
+        if not stop and config.cluster.topology == "reflectors" and reflectors == {self._engine.node}:
+            reason = "the only reflector: its clients would lose each other's routes (--stop does it all the same)"
+            raise refused("node", self._engine.node, reason)
+        limit, below = number_of(args, "limit", usual.limit), number_of(args, "below", usual.below)
+        return self._drainer.begin(DrainOptions(limit, below, stop))
+
+    # ── drops ────────────────────────────────────────────────────────────────
 
     async def follow_drops(self) -> Stream:
         """Answer once the rules tell of what they drop."""

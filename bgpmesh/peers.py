@@ -16,6 +16,9 @@ as with a peer that has none. A path that was up and is broken ends the session 
 peer that is away it ends what is still held, if both sides' BFD outlives their daemons; where it does not, it goes down
 with a peer that restarts, and says nothing of the path. What somebody wants (AdminDown) is no failure.
 
+Out of service (`rib/drain.py`). A node that has stopped has no sessions, and begins none until it is told to return.
+Then it calls everybody, and says that it is the last choice until whoever answers has said all, and the kernel has it.
+
 What is learnt goes to the RIB, what is to be said to `commands`. Workloads and packets are nothing to a session.
 """
 
@@ -34,6 +37,7 @@ from bgpmesh.events import (
     Connected,
     ConnectFailed,
     Disconnected,
+    DrainChanged,
     FlowsReceived,
     GarbageReceived,
     Level,
@@ -64,12 +68,17 @@ from bgpmesh.peering.session import (
     restart_agreed,
 )
 from bgpmesh.restart import NEVER, Awaited
+from bgpmesh.rib.drain import Drain
 from bgpmesh.rib.rib import Rib
 from bgpmesh.route.nlri import Family, prefix_text
 from bgpmesh.route.path import PeerName
 
 # BFD goes on so long at least without a daemon: a supervisor has started it again by then.
 LEAST_STAY_S = 10.0
+# Between the withdrawal of all routes and the end of the sessions: what is still sent to us is forwarded.
+WITHDRAWN_S = 1.0
+# What a peer reads of the end of its session (RFC 9003), and when it calls before we are back.
+DRAINED = Notification.cease(Cease.ADMIN_SHUTDOWN, "drained")
 
 
 @dataclass(slots=True)
@@ -140,11 +149,14 @@ class Peers:
         self._awaited = Awaited(self.sessions)
         self._booted_at: float | None = None
         self._is_stopping = False
+        self.drain = DrainChanged(Drain.NONE)  # on disk before a peer hears of it
+        self._close_at = NEVER  # when the sessions of a node that stops end
+        self._is_awaiting_return = False  # of peers: that they say what they have
 
     def configure(self, new: Configured, now: float) -> None:
         """Have a session with each of these peers, and with nobody else; `check_sync` comes after."""
         self._configured = new
-        self.watched = new.watched
+        self.watched = () if self.is_closed else new.watched
         self._stay_s = max([LEAST_STAY_S, *(peer.graceful_restart for peer in new.peers)])
         names = {each.name for each in new.watched}
         self.bfd = {name: report for name, report in self.bfd.items() if name in names}
@@ -170,9 +182,9 @@ class Peers:
     def next_wakeup(self) -> float:
         """Return the monotonic second at which a timer is due, infinity if none is."""
         earliest = self._next_due()
-        if self._booted_at is not None and not self.is_in_sync:
+        if self._booted_at is not None and (not self.is_in_sync or self._is_awaiting_return):
             earliest = min(earliest, self._awaited.next_check())
-        return earliest
+        return min(earliest, self._close_at)
 
     def waiting_for(self) -> dict[PeerName, str]:
         """Return the peers that keep this restart from being in sync, each with the reason."""
@@ -286,6 +298,8 @@ class Peers:
             if is_resumed:
                 del self._resume_at[name]
             self._apply(name, session.start(now) if is_resumed else session.tick(now, event.unheard), now)
+        if self._close_at <= now:
+            self._close(now)
         self.check_sync(now, event.unheard)
 
     def stop(self, _: Stopping, now: float) -> None:
@@ -344,7 +358,9 @@ class Peers:
         session.was_established = was_established
         if is_awaited:  # it was changed before it could say what we held of it when we restarted
             self._awaited.add(peer.name, now)
-        if self._booted_at is not None:
+        if self.is_closed:
+            self._apply(peer.name, session.stop(now, DRAINED), now)
+        elif self._booted_at is not None:
             self._apply(peer.name, session.start(now, at_once=is_awaited), now)
 
     def _amended(self, session: Session, before: Peer, now: float) -> None:
@@ -500,33 +516,99 @@ class Peers:
         listed = frozenset(self.sessions) if self._listed is None and has_routes else (self._listed or frozenset())
         self._local_restart.is_forwarding_kept = (bool(listed) and routes_kept) or not configured.kernel_enabled
         if listed and routes_kept:
-            self._local_restart.is_restarting = True
             self.held = listed
             self._away = set(listed)
+        if self.is_closed:
+            self._close(now)
+            self.check_sync(now)
+            return
+        if listed and routes_kept:
+            self._local_restart.is_restarting = True
             self._awaited.limit = now + configured.restart_deferral
             for name in sorted(listed & self.sessions.keys()):
                 self._awaited.add(name, now)
             self._notes.add("restart.began", peer=",".join(self._awaited.names) or None)
+        if self.drain.drain is Drain.UNDRAINING:
+            self._await_all(now)
         for name, session in self.sessions.items():
             self._apply(name, session.start(now, at_once=name in self._awaited.names), now)
         self.check_sync(now)
 
     def check_sync(self, now: float, unheard: Collection[int] = ()) -> None:
         """Be in sync where nobody is waited for any longer: learnt paths are selected from then on."""
+        if self.is_in_sync and self._is_awaiting_return and not self._awaited.is_waiting(now, unheard):
+            self._end_waiting("drain.gave-up-waiting")
         if self.is_in_sync or self._booted_at is None or self._awaited.is_waiting(now, unheard):
             return
         was_restart = self._local_restart.is_restarting
-        if left := self._awaited.give_up():
-            self._notes.add("restart.gave-up-waiting", Level.WARNING, peer=",".join(left), reason=str(left))
+        self._end_waiting("restart.gave-up-waiting")
         self.is_in_sync = True
         self._local_restart.is_restarting = False
         self._rib.is_deferring = False
         for name, session in self.sessions.items():
-            session.call_passive = False
             if session.state is State.ESTABLISHED:
                 self._rib.send_end_of_rib(name)
         if was_restart:
             self._notes.add("restart.in-sync", waited_s=now - self._booted_at)
+
+    def _end_waiting(self, name: str) -> None:
+        """Wait for nobody any longer; a note of this name tells who is left."""
+        if left := self._awaited.give_up():
+            self._notes.add(name, Level.WARNING, peer=",".join(left), reason=str(left))
+        self._awaited.limit, self._is_awaiting_return = NEVER, False
+        for session in self.sessions.values():
+            session.call_passive = False
+
+    # ── out of service, and back ─────────────────────────────────────────────
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether this node has stopped, and so has no sessions."""
+        return self.drain.drain is Drain.STOPPED and self._close_at == NEVER
+
+    def drain_changed(self, event: DrainChanged, now: float) -> None:
+        """Leave service so far, or return to it; peers hear first, and what they then say decides when it is over."""
+        if event == self.drain:
+            return
+        was_closed, self.drain = self.is_closed, event
+        self._rib.drain(event.drain)
+        self._notes.add("drain.changed", state=event.drain.value)
+        self._close_at = NEVER
+        if self._booted_at is None:
+            self.watched = () if self.is_closed else self._configured.watched
+        elif event.drain is Drain.STOPPED:
+            self._close_at = now + WITHDRAWN_S
+        elif was_closed:
+            self.watched = self._configured.watched
+            self._await_all(now)
+            for name, session in self.sessions.items():
+                self._apply(name, session.start(now, at_once=True), now)
+
+    def return_to_service(self) -> bool:
+        """Say no longer that this node is the last choice, once the kernel has what peers said; True if that is now."""
+        if self.drain.drain is not Drain.UNDRAINING or self._is_awaiting_return or not self.is_in_sync:
+            return False
+        if not self._rib.fib.is_at_rest:
+            return False
+        self.drain = DrainChanged(Drain.NONE)
+        self._rib.drain(Drain.NONE)
+        self._notes.add("drain.changed", state=Drain.NONE.value)
+        return True
+
+    def _await_all(self, now: float) -> None:
+        """Wait for what everybody has to say, as after a restart: nobody has a session yet."""
+        self._is_awaiting_return = True
+        self._awaited.limit = min(self._awaited.limit, now + self._configured.restart_deferral)
+        for name in self.sessions:
+            self._awaited.add(name, now)
+
+    def _close(self, now: float) -> None:
+        """End every session of a node that stops, with a word."""
+        self._close_at = NEVER
+        self.watched, self.bfd = (), {}
+        self._resume_at.clear()
+        for name, session in self.sessions.items():
+            self._apply(name, session.stop(now, DRAINED), now)
 
     def forget_held(self) -> None:
         """Take peers off the list whose paths are gone, from the kernel too (rule 1)."""

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 
 from bgpmesh import log
 from bgpmesh.engine import Engine
+from bgpmesh.events import DrainChanged
 from bgpmesh.keeper import Keeper
+from bgpmesh.rib.drain import Drain
 from bgpmesh.route.nlri import IPAddress
 from bgpmesh.route.path import PeerName
 from bgpmesh.state import KeptConfig, State
@@ -33,12 +35,13 @@ class Saved:
         self._kept = kept
         self._save_at = 0.0  # not before: the disk has refused
         peers, next_hops = state.peers(), state.next_hops()
-        endpoints, floating = state.endpoints(), state.floating_ips()
+        endpoints, floating, drain = state.endpoints(), state.floating_ips(), state.drain()
         unread = {
             "peers": peers.problem,
             "next_hops": next_hops.problem,
             "endpoints": endpoints.problem,
             "floating_ips": floating.problem,
+            "drain": drain.problem,
         }
         for name, problem in unread.items():
             if problem:
@@ -49,6 +52,7 @@ class Saved:
         self.has_endpoints = endpoints.value is not None  # or links have to tell them
         self.endpoints: Mapping[str, Endpoint] = {each.key: each for each in endpoints.value or ()}
         self.floating: tuple[FloatingIp, ...] = floating.value or ()
+        self.drain = drain.value or DrainChanged(Drain.NONE)
         self._config = state.config().value
 
     def save(self, engine: Engine, keeper: Keeper, now: float) -> None:
@@ -69,6 +73,9 @@ class Saved:
         if local.floating.kept != self.floating or "floating_ips" in failed:
             self.floating = local.floating.kept
             self._note("floating_ips", state.save_floating_ips(self.floating), now)
+        if engine.peers.drain != self.drain or "drain" in failed:
+            self.drain = engine.peers.drain
+            self._note("drain", state.save_drain(self.drain), now)
         self._note("objects", keeper.save(), now)
         if self._kept != self._config or "config" in failed:
             self._config = self._kept

@@ -6,6 +6,7 @@
 | `next_hops`    | the BGP next hops with a nexthop object in the kernel        | objects are recognised when used     |
 | `endpoints`    | the workloads attached here                                  | labels; the links' aliases have more |
 | `floating_ips` | the floating addresses that commands made here               | themselves; those of the file stay   |
+| `drain`        | how far this node has left service                           | it is in service                     |
 | `objects`      | the objects of packet policy, in their last good form        | packets stay as they are, see daemon |
 | `config`       | the configuration in force, and the file it was taken from   | the operator's file decides          |
 
@@ -13,8 +14,8 @@ Rules:
  1. A document that is not there is no problem (a first boot); one that cannot be read or is not what we
     write is a problem in words and no value, never an exception: the daemon starts.
  2. Unknown fields are ignored, so that an older daemon reads what a newer one wrote.
- 3. `config`, `objects` and `floating_ips` are forced to the disk, because they are obeyed after a power cut. The
-    others are not: what they speak of (sessions, kernel objects, namespaces) is gone then too, and `peers` is
+ 3. `config`, `objects`, `floating_ips` and `drain` are forced to the disk, because they are obeyed after a power cut.
+    The others are not: what they speak of (sessions, kernel objects, namespaces) is gone then too, and `peers` is
     written on the way to a session.
  4. One daemon at a time: the directory is locked, and the lock says by whom.
 """
@@ -33,11 +34,13 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from bgpmesh.errors import refused
+from bgpmesh.events import DrainChanged
+from bgpmesh.rib.drain import Drain
 from bgpmesh.route.nlri import IPAddress
 from bgpmesh.workload.endpoint import Endpoint
 from bgpmesh.workload.floating import FloatingIp, in_order
 
-DOCUMENTS = ("peers", "next_hops", "endpoints", "floating_ips", "objects", "config")
+DOCUMENTS = ("peers", "next_hops", "endpoints", "floating_ips", "drain", "objects", "config")
 LOCK = "lock"
 
 T = TypeVar("T")
@@ -152,6 +155,16 @@ class State:
     def floating_ips(self) -> Loaded[tuple[FloatingIp, ...]]:
         """Return the floating addresses that `save_floating_ips` kept."""
         return self._load("floating_ips", _floating_ips)
+
+    def save_drain(self, drain: DrainChanged) -> str:
+        """Keep how far this node has left service."""
+        return self._save("drain", {"state": drain.drain.value, "stop": drain.is_to_stop}, is_forced=True)
+
+    def drain(self) -> Loaded[DrainChanged]:
+        """Return what `save_drain` kept."""
+        return self._load(
+            "drain", lambda kept: DrainChanged(Drain(_field(kept, "state")), _member(kept, "stop") is True)
+        )
 
     def save_config(self, config: KeptConfig) -> str:
         """Keep a configuration to come back to. An unconfirmed one is not kept: that is how it is rolled back."""

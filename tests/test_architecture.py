@@ -48,6 +48,7 @@ TOP = {
     "saved",
     "operations",
     "daemon",
+    "drain",
     "drops",
     "previews",
     "cli",

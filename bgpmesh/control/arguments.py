@@ -45,6 +45,14 @@ def texts_of(args: Arguments, key: str) -> list[str]:
     return values
 
 
+def number_of(args: Arguments, key: str, default: float) -> float:
+    """Return an argument that is a number of 0 or more; raises ConfigError where it is none."""
+    value = args.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise refused(key, value, "not a number of 0 or more")
+    return float(value)
+
+
 def documents_of(args: Arguments) -> list[object]:
     """Return objects of packet policy as people wrote them, in any form; raises RequestError."""
     documents = args.get("documents")

@@ -24,9 +24,13 @@ class RefusedError(Exception):
 
 
 def call(
-    path: str, command: str, args: Mapping[str, object], descriptors: Sequence[int] = (), timeout_s: float = TIMEOUT_S
+    path: str,
+    command: str,
+    args: Mapping[str, object],
+    descriptors: Sequence[int] = (),
+    timeout_s: float | None = TIMEOUT_S,
 ) -> object:
-    """Return the daemon's result; raises NoDaemonError or RefusedError. Blocks up to `timeout_s` for each read."""
+    """Return the daemon's result; raises NoDaemonError or RefusedError. `timeout_s` is for each read, None: no end."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout_s)
         try:

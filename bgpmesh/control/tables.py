@@ -483,6 +483,38 @@ def _end(address: object, port: object, name: object) -> str:
     return f"{shown}{'' if port is None else f':{_words(port)}'}{'' if name is None else f' ({_words(name)})'}"
 
 
+def draining(result: object) -> str:
+    """Return how a drain goes, on one line."""
+    rate, problem = field(result, "rate"), field(result, "problem")
+    came = f"unknown: {_words(problem)}" if problem else "being measured" if rate is None else f"{_words(rate)} B/s"
+    waited, limit = (duration(field(result, key)) for key in ("waited_s", "limit_s"))
+    return f"{waited} of {limit}: traffic {came}, wanted below {_amount(field(result, 'below'))} B/s"
+
+
+def _amount(value: object) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else _words(value)
+
+
+def drained(result: object) -> str:
+    """Return what a drain has come to."""
+    state, reason, count = (field(result, key) for key in ("state", "reason", "workloads"))
+    if state == "drained":
+        kept = f"the addresses of {_words(count)} workloads stay announced, as the last choice"
+        return f"drained ({_words(reason)}); {kept}"
+    if state == "stopped":
+        return f"drained ({_words(reason)}); nothing is announced, all sessions are closed"
+    return f"not drained: {_words(reason)}"
+
+
+def undrained(result: object) -> str:
+    """Return whether a node is in service again."""
+    if field(result, "state") == "none":
+        return "in service"
+    waiting = field(result, "waiting_for")
+    names = f", waiting for {', '.join(map(_words, waiting))}" if isinstance(waiting, Mapping) and waiting else ""
+    return f"not in service: {_words(field(result, 'state'))}{names}"
+
+
 def pools(result: object) -> str:
     """Return the node's blocks, and who has which address."""
     blocks = ([row.get(key) for key in ("cidr", "pool", "used", "free")] for row in each_of(field(result, "blocks")))

@@ -16,6 +16,7 @@ from bgpmesh.engine import Engine
 from bgpmesh.peering import bfd
 from bgpmesh.peering.session import Session, State
 from bgpmesh.rib.decision import Kept
+from bgpmesh.rib.drain import Drain
 from bgpmesh.rib.rib import Candidate, Rib
 from bgpmesh.route.attributes import PathAttributes
 from bgpmesh.route.community import ext_text
@@ -58,6 +59,7 @@ def status(running: Running) -> JsonObject:
         "reasons": reasons,
         "uptime_s": round(now - running.started_at, 3),
         "in_sync": engine.peers.is_in_sync,
+        "drain": engine.peers.drain.drain.value,
         "peers": [peer(engine, name, now) for name in sorted(engine.peers.sessions)],
         "rib": {family.label: rib.size(family) for family in ROUTED},
         "fib": {
@@ -68,6 +70,22 @@ def status(running: Running) -> JsonObject:
         },
         "policy": policies.summary(running),
     }
+
+
+_OUT_OF_SERVICE = {
+    Drain.NONE: "",
+    Drain.DRAINING: "draining: traffic is being moved away",
+    Drain.DRAINED: "drained: only what runs here is announced, as the last choice; undrain ends it",
+    Drain.STOPPED: "drained: nothing is announced and no session is held; undrain ends it",
+    Drain.UNDRAINING: "undraining: announced as the last choice until all is learnt and in the kernel",
+}
+
+
+def out_of_service(engine: Engine) -> str:
+    """Return how far this node has left service, in words; "" where it has not."""
+    words = _OUT_OF_SERVICE[engine.peers.drain.drain]
+    waiting = "; ".join(f"{name}: {why}" for name, why in engine.peers.waiting_for().items())
+    return f"{words}: waiting for {waiting}" if words and waiting and engine.peers.is_in_sync else words
 
 
 def unmade(engine: Engine) -> list[str]:

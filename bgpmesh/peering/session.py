@@ -210,6 +210,7 @@ class Session:
         self._local = local
         self._jitter = jitter
         self._is_started = False
+        self._refusal: Notification | None = None  # what callers are told while it is stopped
         self._is_introduced = False  # to a node of the cluster, by the one call of a passive side
         self._is_calling = False
         self.was_established = False  # in this daemon's life: what we forward has been preserved since
@@ -229,13 +230,16 @@ class Session:
         """
         self.call_passive = at_once
         if not self._is_started:
-            self._is_started = True
+            self._is_started, self._refusal = True, None
             self._is_introduced = not self.peer.in_cluster
             self._retry_at = now
         return self._settle(self._dial(now))
 
     def stop(self, now: float, notification: Notification | None) -> list[Output]:
-        """End, and keep nothing of the peer. None closes without a word, as a restart wants it (RFC 4724 §4.1)."""
+        """End, and keep nothing of the peer. None closes without a word, as a restart wants it (RFC 4724 §4.1).
+
+        Of an administrative shutdown those are told who call meanwhile, so that they go on to know why.
+        """
         reason = f"closed by us: {notification.describe()}" if notification else "closed by us for a restart"
         outputs: list[Output] = []
         for connection in list(self._connections.values()):
@@ -245,6 +249,8 @@ class Session:
         if self._is_started:
             self.last_error = reason
         self._is_started = False
+        is_shutdown = notification is not None and notification.subcode == Cease.ADMIN_SHUTDOWN
+        self._refusal = notification if is_shutdown else None
         self.called_since = None
         return self._settle(outputs)
 
@@ -258,7 +264,9 @@ class Session:
         others = list(self._connections.values())
         established = next((c for c in others if c.state is State.ESTABLISHED), None)
         if not self._is_started:
-            return self._settle([Hangup(connection)])
+            return self._settle(
+                self._drop(_Connection(connection, is_inbound, NEVER), self._refusal if is_inbound else None)
+            )
         if not is_inbound and any(not c.is_inbound or c.state is not State.OPEN_SENT for c in others):
             return self._settle([Hangup(connection)])  # rule 3: too late, and nothing was said
         if established is not None and not restart_agreed(established.negotiated):

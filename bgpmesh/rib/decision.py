@@ -51,6 +51,7 @@ class Path:
     claims: Claims | None = None  # of one received: what its node says of who has the address, and may say
     is_for_cluster: bool = False  # a single address in a block of its node: nobody outside needs it
     kept: Kept = Kept.ALIKE  # how it counts while its peer is away
+    is_movable: bool = False  # of a local one: others may announce it as well, and nothing here ends when this does not
     read_at: float = 0.0  # monotonic second of the last UPDATE that carried this set
     alone: Selection = field(init=False)  # what is selected where this is the only candidate
     local_pref: int = field(init=False)

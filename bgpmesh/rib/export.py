@@ -27,14 +27,15 @@ from dataclasses import dataclass, field, fields, replace
 from itertools import groupby, islice, repeat
 from operator import attrgetter
 
-from bgpmesh.peering.message import EndOfRib
+from bgpmesh.peering.message import EndOfRib, Negotiated
 from bgpmesh.peering.peer import Peer
 from bgpmesh.rib.decision import DEFAULT_LOCAL_PREF, Path
+from bgpmesh.rib.drain import Drain
 from bgpmesh.rib.filter import NOTHING, Answer, Chain
 from bgpmesh.route import roles
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
 from bgpmesh.route.claim import without_claims
-from bgpmesh.route.community import LLGR_STALE, NO_ADVERTISE, NO_EXPORT, NO_EXPORT_SUBCONFED
+from bgpmesh.route.community import GRACEFUL_SHUTDOWN, LLGR_STALE, NO_ADVERTISE, NO_EXPORT, NO_EXPORT_SUBCONFED
 from bgpmesh.route.nlri import Family, IPAddress, Nlri, family_of, host_nlri
 from bgpmesh.route.nlri import contains as nlri_contains
 from bgpmesh.route.path import PeerName, Role, Source
@@ -67,6 +68,22 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class Agreed:
+    """What a session agreed on, as far as its peer hears other things, or otherwise encoded, by that."""
+
+    families: tuple[Family, ...]
+    four_octet_asn: bool
+    message_size: int  # octets
+    hears_long_lived: bool  # it knows what is stale for long, and that it comes last (RFC 9494 §4.3)
+
+
+def agreed(negotiated: Negotiated) -> Agreed:
+    """Return it."""
+    knows_long_lived = negotiated.received.capabilities.long_lived is not None
+    return Agreed(negotiated.families, negotiated.four_octet_asn, negotiated.message_size, knows_long_lived)
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """What decides how routes look to a peer, and how they are encoded; peers with equal views share a group."""
 
@@ -74,9 +91,7 @@ class View:
     in_cluster: bool
     asn: Asn
     local_asn: Asn
-    families: tuple[Family, ...]
-    four_octet_asn: bool
-    message_size: int
+    agreed: Agreed
     exports: tuple[str, ...]
     next_hops: tuple[tuple[Family, IPAddress], ...]
     next_hop: str
@@ -84,8 +99,8 @@ class View:
     shared_subnet: Nlri | None  # where a received next hop may be passed on to an external peer
     asn_behind: Asn | None = None  # stands behind `local_asn` in AS_PATH
     bgp_role: str = ""  # ours (RFC 9234)
-    hears_long_lived: bool = False  # it knows what is stale for long, and that it comes last (RFC 9494 §4.3)
     silent_on: Asn | None = None  # what nodes of this cluster say of addresses goes no further than the cluster
+    drain: Drain = Drain.NONE  # the same for all peers
 
     @property
     def is_external(self) -> bool:
@@ -93,24 +108,14 @@ class View:
         return self.role is Role.EXTERNAL
 
 
-def view_of(
-    peer: Peer,
-    families: tuple[Family, ...],
-    size: int,
-    subnet: Nlri | None,
-    *,
-    four_octet_asn: bool = True,
-    hears_long_lived: bool = False,
-) -> View:
-    """Return the view of a peer whose session agreed on these families and this message size in octets."""
+def view_of(peer: Peer, agreed: Agreed, subnet: Nlri | None, drain: Drain) -> View:
+    """Return the view of a peer whose session agreed on this."""
     return View(
         peer.role,
         peer.in_cluster,
         peer.asn,
         peer.local_asn,
-        families,
-        four_octet_asn,
-        size,
+        agreed,
         peer.exports,
         peer.next_hops,
         peer.next_hop,
@@ -118,18 +123,20 @@ def view_of(
         subnet if peer.is_external and peer.next_hop == "auto" else None,
         peer.asn_behind,
         peer.bgp_role,
-        hears_long_lived,
         None if peer.in_cluster else peer.cluster_asn,
+        drain,
     )
 
 
 def may_hear(view: View, path: Path) -> bool:
     """Tell whether the rules let a path go to such a peer, before any filter (RFC 4271 §9.2, RFC 4456 §6)."""
     source = path.source
+    if view.drain is Drain.STOPPED or (view.drain is Drain.DRAINED and (path.is_movable or not source.is_local)):
+        return False
     communities = path.attributes.communities
     if communities and (
         NO_ADVERTISE in communities
-        or (LLGR_STALE in communities and not view.hears_long_lived)
+        or (LLGR_STALE in communities and not view.agreed.hears_long_lived)
         or (view.is_external and (NO_EXPORT in communities or NO_EXPORT_SUBCONFED in communities))
     ):
         return False
@@ -149,8 +156,10 @@ def rewrite(
 ) -> PathAttributes | None:
     """Return a path's attributes as such a peer is to see them; None where there is no next hop to give it.
 
-    Of `said` the export filters have the last word.
+    Of `said` the export filters have the last word, but that a node which leaves service says so.
     """
+    if view.drain is not Drain.NONE:
+        attributes = _leaving(attributes)
     next_hop = _next_hop(view, source, attributes, family, said)
     if next_hop is None:
         return None
@@ -180,6 +189,12 @@ def rewrite(
         originator_id=source.router_id if attributes.originator_id is None else attributes.originator_id,
         cluster_list=(view.cluster_id, *attributes.cluster_list),
     )
+
+
+def _leaving(attributes: PathAttributes) -> PathAttributes:
+    """Return attributes as the last choice of whoever hears them (RFC 8326 §4.2)."""
+    communities = tuple(sorted({*attributes.communities, GRACEFUL_SHUTDOWN}))
+    return replace(attributes, local_pref=0, communities=communities)
 
 
 def _next_hop(
@@ -307,7 +322,7 @@ class Group:
         self.sent: dict[Nlri, Advert] = {}
         self.is_stirred = False  # there may be something for every member
         self.backlog: list[Nlri] = []  # the table as it was when the group began, still to be offered
-        self.uses: dict[Family, Counter[Advert]] = {family: Counter() for family in view.families}
+        self.uses: dict[Family, Counter[Advert]] = {family: Counter() for family in view.agreed.families}
         self._pending: dict[Nlri, Advert | None] = {}
         self._log: deque[Entry] = deque()
         self._log_start = 0
@@ -365,6 +380,11 @@ class Group:
     def filter(self, filters: Chain, table: list[Nlri]) -> None:
         """Take other filters: all of the table is to be offered again, and who was told the same hears nothing."""
         self._filters, self.backlog = filters, table
+
+    def see(self, view: View, table: list[Nlri]) -> None:
+        """Look at routes otherwise from now on: the same follows as from other filters."""
+        self.view, self.backlog = view, table
+        self._exported.clear()
 
     def has_work_for(self, member: Member) -> bool:
         """Tell whether a take may return routes."""
@@ -549,4 +569,4 @@ def _as_heard(advert: Advert | None, member: Member) -> PathAttributes | None:
 
 def end_of_ribs(view: View) -> list[EndOfRib]:
     """Return the End-of-RIB of every family of a session (RFC 4724 §2)."""
-    return [EndOfRib(family) for family in view.families]
+    return [EndOfRib(family) for family in view.agreed.families]

@@ -22,7 +22,8 @@ from bgpmesh.peering.message import EndOfRib, Negotiated
 from bgpmesh.peering.peer import Peer
 from bgpmesh.rib.claimants import Claimants, Refused
 from bgpmesh.rib.decision import Kept, Path, Selection, decide, select
-from bgpmesh.rib.export import Batch, Group, Member, View, end_of_ribs, view_of
+from bgpmesh.rib.drain import Drain
+from bgpmesh.rib.export import Batch, Group, Member, View, agreed, end_of_ribs, view_of
 from bgpmesh.rib.filter import Answer, Chain
 from bgpmesh.rib.nexthop import HostRoutes, NextHop, OwnRoute, Resolver
 from bgpmesh.rib.rule import BUILT_IN, Filter
@@ -98,7 +99,7 @@ class Rib:
         self._kernel_enabled = kernel_enabled
         self._ins: dict[PeerName, AdjRibIn] = {}
         self._local: dict[Nlri, Path] = {}
-        self._local_paths: dict[tuple[PathAttributes, Target | None, bool, bool], Path] = {}
+        self._local_paths: dict[tuple[PathAttributes, Target | None, bool, bool, bool], Path] = {}
         self._local_attributes = PathAttributes()
         self._candidates: dict[Nlri, Candidates] = {}
         self._selected: dict[Nlri, Selection] = {}
@@ -114,6 +115,7 @@ class Rib:
         self._stirred: set[PeerName] = set()  # for whom there may be something, beside the members of stirred groups
         self._owing: set[PeerName] = set()  # to whom we owe End-of-RIB
         self._is_deferring = False
+        self._drain = Drain.NONE
         # next hops
         self._hosts = HostRoutes()
         self._link_names: Mapping[int, str] = {}  # of all links of the host, by number
@@ -190,6 +192,17 @@ class Rib:
                 group.filter(self._chain(group.view.exports, group.view.local_asn), list(self._selected))
                 self._is_filtering = True
 
+    def drain(self, drain: Drain) -> None:
+        """Have peers hear what a node says that has left service so far; none is told anything before all is known."""
+        if drain is self._drain:
+            return
+        self._drain = drain
+        groups, self._groups = list(self._groups.values()), {}
+        for group in groups:
+            group.see(replace(group.view, drain=drain), list(self._selected))
+            self._groups[group.view] = group
+        self._is_filtering |= bool(groups)
+
     def _filter_peer(self, rib_in: AdjRibIn, peer: Peer, changed: Collection[str]) -> None:
         before, rib_in.peer = rib_in.peer, peer
         if peer.allow_own_asn != before.allow_own_asn:
@@ -201,7 +214,7 @@ class Rib:
             self._is_filtering = True
         if rib_in.member is not None:
             was, subnet = rib_in.member.group.view, self._hosts.connected_subnet(peer.address)
-            view = view_of(peer, was.families, was.message_size, subnet, four_octet_asn=was.four_octet_asn)
+            view = view_of(peer, was.agreed, subnet, self._drain)
             if view != was:
                 self._move(rib_in.member, view)
                 self._is_filtering = True
@@ -249,14 +262,7 @@ class Rib:
             rib_in.swept_at = 0
         self._take_own_addresses()
         subnet = self._hosts.connected_subnet(peer.address)
-        view = view_of(
-            peer,
-            negotiated.families,
-            negotiated.message_size,
-            subnet,
-            four_octet_asn=negotiated.four_octet_asn,
-            hears_long_lived=received.capabilities.long_lived is not None,
-        )
+        view = view_of(peer, agreed(negotiated), subnet, self._drain)
         group = self._group(view)
         rib_in.member = Member(peer.name, received.router_id, peer.address, group)
         group.join(rib_in.member)
@@ -387,12 +393,22 @@ class Rib:
         advertise: bool,
         attributes: PathAttributes | None = None,
         is_for_cluster: bool = False,
+        is_movable: bool = False,
     ) -> None:
         """Make a prefix this node's own: `target` is its kernel route (None: none of ours)."""
-        key = (self._local_attributes if attributes is None else attributes, target, advertise, is_for_cluster)
+        said = self._local_attributes if attributes is None else attributes
+        key = (said, target, advertise, is_for_cluster, is_movable)
         path = self._local_paths.get(key)
         if path is None:
-            path = Path(LOCAL, key[0], key[0], target=target, is_advertised=advertise, is_for_cluster=is_for_cluster)
+            path = Path(
+                LOCAL,
+                said,
+                said,
+                target=target,
+                is_advertised=advertise,
+                is_for_cluster=is_for_cluster,
+                is_movable=is_movable,
+            )
             self._local_paths[key] = path
         if self._local.get(nlri) is not path:
             self._local[nlri] = path
@@ -436,6 +452,18 @@ class Rib:
         first = {} if self._hosts.best else self._first_addresses
         links = self._hosts.links_with(address) or first.get(address, frozenset())
         return {self._link_names[link] for link in links if link in self._link_names}
+
+    def links_of(self, names: Collection[str]) -> set[int]:
+        """Return the numbers of the links that have these names."""
+        return {number for number, name in self._link_names.items() if name in names}
+
+    def links_towards(self, addresses: Iterable[IPAddress]) -> set[int]:
+        """Return the numbers of the links by which this host sends to these addresses, and to next hops in use."""
+        hops = [*self._uses, *(NextHop(address, is_single_hop=False) for address in addresses)]
+        for hop in hops:
+            if hop not in self._uses:
+                self._resolver.resolve(hop)
+        return {hop.resolution.link for hop in hops if hop.resolution is not None} - {0}
 
     def interface_towards(self, address: IPAddress) -> str | None:
         """Return the interface by which this host sends to an address, None where that is not known."""
@@ -523,7 +551,7 @@ class Rib:
     def refresh(self, name: PeerName, family: Family) -> None:
         """Advertise a family to this peer again (RFC 2918)."""
         member = self._member(name)
-        if member is not None and family in member.group.view.families:
+        if member is not None and family in member.group.view.agreed.families:
             member.refreshing.add(family)
             self._stirred.add(name)
 
@@ -592,6 +620,8 @@ class Rib:
             reason = path.why_not or ("" if path in eligible else WAITING)
             if decision is not None and not reason:
                 reason = decision.won_by if path is decision.best else decision.lost[path]
+                if reason == "local-pref" and GRACEFUL_SHUTDOWN in path.attributes.communities:
+                    reason = "local-pref (graceful shutdown)"
             is_multipath = selection is not None and len(selection.multipath) > 1 and path in selection.multipath
             rib_in = None if path.peer is None else self._ins.get(path.peer)
             is_stale = rib_in is not None and nlri in rib_in.stale

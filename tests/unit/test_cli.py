@@ -61,7 +61,7 @@ def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @contextmanager
 def daemon(path: str, answer: object) -> Iterator[list[dict[str, object]]]:
-    """Answer every request at a socket alike; what was asked is collected."""
+    """Answer every request at a socket alike, a list line by line; what was asked is collected."""
     asked: list[dict[str, object]] = []
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(path)
@@ -80,7 +80,8 @@ def daemon(path: str, answer: object) -> Iterator[list[dict[str, object]]]:
                     for descriptor in descriptors:
                         os.close(descriptor)
                     asked.append(request)
-                    connection.sendall(json.dumps(answer).encode() + b"\n")
+                    for each in answer if isinstance(answer, list) else [answer]:
+                        connection.sendall(json.dumps(each).encode() + b"\n")
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -208,6 +209,11 @@ CODES: list[tuple[list[str], object, int]] = [
     (["policy", "drops"], {"result": []}, 0),
     (["policy", "flows"], {"result": []}, 0),
     (["policy", "drops", "--follow"], {"result": "go"}, 3),  # and then the daemon ends
+    (["drain"], {"result": "go"}, 3),  # the same
+    (["drain"], [{"result": {}}, {"next": {"state": "draining"}}, {"next": {"state": "drained"}}], 0),
+    (["drain"], [{"result": {}}, {"next": {"state": "undraining"}}], 1),
+    (["undrain"], {"result": {"state": "none"}}, 0),
+    (["undrain"], {"result": {"state": "draining"}}, 1),
     (["pool", "show"], {"result": {}}, 0),
     (["floating-ip", "list"], {"result": []}, 0),
     (["floating-ip", "add", "1.2.3.4", "web"], {"result": {"external": "1.2.3.4"}}, 0),
@@ -323,7 +329,8 @@ def test_version_is_name_and_number(run: Run) -> None:
 
 @pytest.mark.parametrize(
     "argv",
-    [[], ["drain"], ["status", "x"], ["workload"], ["workload", "add", "x"], ["routes", "--received", "a", "--kernel"],
+    [[], ["drain", "--limit", "-1"], ["status", "x"],
+     ["workload"], ["workload", "add", "x"], ["routes", "--received", "a", "--kernel"],
      ["workload", "add", "x", "--pid", "self"], ["workload", "add", "x", "--pid", "²"], ["run", "--json"]],
 )  # fmt: skip
 def test_bad_use_is_exit_2(argv: list[str], run: Run) -> None:

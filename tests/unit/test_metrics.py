@@ -48,6 +48,7 @@ def test_the_series_are_those_of_the_contract(running: Running) -> None:
         "claims_refused_total",
         "config_generation",
         "convergence_seconds",
+        "drained",
         "fib_burst_seconds",
         "fib_drift_repaired_total",
         "fib_routes",

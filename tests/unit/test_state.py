@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from bgpmesh.errors import ConfigError
+from bgpmesh.events import DrainChanged
+from bgpmesh.rib.drain import Drain
 from bgpmesh.state import DOCUMENTS, KeptConfig, Loaded, State
 from bgpmesh.workload.endpoint import Endpoint
 from bgpmesh.workload.floating import FloatingIp
@@ -33,6 +35,7 @@ FLOATING = (
 )
 CONFIG = KeptConfig('[cluster]\nasn = 64512 # "é"\n', "/etc/bgpmesh/bgpmesh.toml", "ab" * 32)
 
+DRAIN = DrainChanged(Drain.DRAINING, is_to_stop=True)
 OBJECTS = {"a.json": {"documents": [{"kind": "Tier"}], "problems": []}}
 
 
@@ -42,7 +45,7 @@ def state(tmp_path: Path) -> State:
 
 
 def test_every_document_comes_back_as_it_was_kept(state: State, tmp_path: Path) -> None:
-    """Round trip of all six; `uninstall` knows each of them."""
+    """Round trip of all seven; `uninstall` knows each of them."""
     hops = (ipaddress.ip_address("192.0.2.1"), ipaddress.ip_address("2001:db8::1"))
     said = [
         state.save_peers(["n3", "n2"]),
@@ -50,15 +53,17 @@ def test_every_document_comes_back_as_it_was_kept(state: State, tmp_path: Path) 
         state.save_endpoints([WEB]),
         state.save_floating_ips(FLOATING),
         state.save_objects(OBJECTS),
+        state.save_drain(DRAIN),
         state.save_config(CONFIG),
     ]
-    assert said == [""] * 6
+    assert said == [""] * 7
     assert {each.name for each in tmp_path.iterdir()} == {f"{name}.json" for name in DOCUMENTS}
     assert state.peers() == Loaded(("n2", "n3"))
     assert state.next_hops() == Loaded(hops)
     assert state.endpoints() == Loaded((WEB,))
     assert state.floating_ips() == Loaded(FLOATING)
     assert state.objects() == Loaded(OBJECTS)
+    assert state.drain() == Loaded(DRAIN)
     assert state.config() == Loaded(CONFIG)
 
 

@@ -371,14 +371,17 @@ def test_what_comes_after_the_hangup_is_ignored() -> None:
 
 
 def test_a_stopped_session_refuses_connections() -> None:
-    """Idle answers nobody, and neither does a call that is answered after the stop count."""
+    """Of a shutdown who calls is told; a call of ours that is answered after the stop does not count."""
     session = make()
     session.start(0)
-    outputs = session.stop(1, Notification.cease(Cease.ADMIN_SHUTDOWN))
+    cease = Notification.cease(Cease.ADMIN_SHUTDOWN, "drained")
+    outputs = session.stop(1, cease)
     assert outputs == []
     assert (State.IDLE, float("inf")) == (session.state, session.next_wakeup())
     assert [Hangup(1)] == session.connected(1, False, 2)
-    assert [Hangup(2)] == session.connected(2, True, 2)
+    assert [Send(2, cease), Hangup(2)] == session.connected(2, True, 2)
+    session.stop(3, Notification.cease(Cease.MAX_PREFIXES))
+    assert [Hangup(3)] == session.connected(3, True, 4)
 
 
 def test_stop_says_why_on_every_connection() -> None:

@@ -1,0 +1,43 @@
+"""What FRR and BIRD see of a node that leaves service, over iBGP and eBGP (RFC 8326, RFC 9003)."""
+
+from __future__ import annotations
+
+import pytest
+
+from containerlab.lab import until
+from tests.interop.speakers import Bird, Frr
+from tests.interop.test_filters import KINDS, Kind, under
+from tests.interop.test_neighbours import ASN, Pair
+
+FILTERS = '[filter.in]\ndefault = "accept"\n[filter.out]\ndefault = "accept"\n'
+OURS = {"203.0.113.7/32", "10.1.0.0/24", "2001:db8:7::7/128"}
+MARK = {Bird: "65535:0", Frr: "graceful-shutdown"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_neighbours_see_the_mark_then_the_withdrawal_then_the_end(kind: Kind) -> None:
+    """And after it all routes without the mark again."""
+    is_external = kind[1] != ASN
+    with under(kind, FILTERS) as both:
+        assert isinstance(both.speaker, Bird | Frr)
+        until(lambda: both.speaker.received() == OURS, "our routes")
+        drain = both.lab.start("n1", ["bgpmesh", "drain", "--limit", "600", "--below", "0"])
+        until(lambda: marks(both) == {True}, "the mark")
+        heard = both.speaker.heard("203.0.113.7/32")
+        assert heard is not None
+        # FRR obeys it by itself, BIRD by a filter.
+        if not is_external or kind[0] is Frr:
+            assert heard.local_pref == 0
+        both.lab.exec("n1", ["bgpmesh", "drain", "--limit", "0"])
+        assert drain.entry.wait(30) == 0
+        until(lambda: both.speaker.received() == set(), "nothing of ours")
+        assert both.ask("undrain") == {"state": "none", "waiting_for": {}}
+        both.await_established()
+        until(lambda: both.speaker.received() == OURS and marks(both) == {False}, "our routes without the mark")
+
+
+def marks(both: Pair) -> set[bool]:
+    """Return whether routes of ours are marked."""
+    assert isinstance(both.speaker, Bird | Frr)
+    heard = [both.speaker.heard(prefix) for prefix in sorted(OURS)]
+    return {each is not None and MARK[type(both.speaker)] in each.communities for each in heard}

@@ -1,0 +1,358 @@
+"""A node that leaves service and comes back: its sessions, the wait for traffic, and what a restart makes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+import pytest
+
+from bgpmesh import drain, peers
+from bgpmesh.control import tables, views
+from bgpmesh.drain import Drainer, DrainOptions
+from bgpmesh.engine import Engine
+from bgpmesh.errors import KernelError
+from bgpmesh.events import Connected, DrainChanged, EndpointAdded, LinkNamesRead
+from bgpmesh.peering.bfd import Watched
+from bgpmesh.peering.message import Cease, Notification
+from bgpmesh.peering.session import Dial, Hangup, Send, State
+from bgpmesh.pump import Pump
+from bgpmesh.rib.drain import Drain
+from bgpmesh.route.community import GRACEFUL_SHUTDOWN
+from bgpmesh.route.nlri import prefix_text
+from bgpmesh.workload.endpoint import link_of
+from tests.unit.test_engine import ADOPTED, HOP, KEPT, N2, N3, WEB, World, configured, peer
+from tests.waiting import DEADLINE_S
+
+ANYCAST = "203.0.113.7/32"
+MANY = 10**7
+WATCHED = Watched("n2", "192.0.2.1", "192.0.2.2", 0, 300, 3)
+
+
+def world(*, drained: Drain = Drain.NONE, listed: tuple[str, ...] = ()) -> World:
+    """Return a node with a block and an anycast address, before its kernel is read."""
+    given = configured(advertise=(ipaddress.ip_network(ANYCAST),), watched=(WATCHED,))
+    made = World(Engine(given, cast("tuple[()]", listed), lambda: 0.5))
+    if drained is not Drain.NONE:
+        made.engine.handle(DrainChanged(drained), made.now)
+    return made
+
+
+def in_service(now: float = 100.0) -> World:
+    """Return one that has a session with n2, which has said all."""
+    made = world()
+    made.now = now
+    made.boot({})
+    made.written()
+    made.establish(N2, KEPT)
+    made.end_of_rib(N2)
+    made.told(N2)
+    return made
+
+
+def step(made: World, to: Drain) -> list[object]:
+    """Take a step; returns what the wire is told."""
+    made.engine.handle(DrainChanged(to), made.now)
+    return list(made.settle())
+
+
+def at(made: World) -> Drain:
+    """Return how far it is."""
+    return made.engine.peers.drain.drain
+
+
+def marked(made: World) -> dict[str, bool]:
+    """Return what n2 has been told, and whether it is marked."""
+    told = made.engine.rib.advertised(N2)
+    return {prefix_text(nlri): GRACEFUL_SHUTDOWN in attributes.communities for nlri, attributes in told}
+
+
+def test_a_stopped_node_ends_its_sessions_with_a_word_after_the_withdrawal() -> None:
+    """What it had of its peers goes from the kernel, BFD ends, and nobody is called again."""
+    made = in_service()
+    made.announce(N2, "10.244.2.0/26")
+    made.written()
+    assert step(made, Drain.STOPPED) == []
+    assert made.told(N2) == ["-10.244.1.0/26", "-203.0.113.7/32"]
+    assert made.engine.peers.watched == (WATCHED,)
+    said = made.at(1.0)
+    farewell = Notification.cease(Cease.ADMIN_SHUTDOWN, "drained")
+    assert Send(made.of[N2], farewell) in said
+    assert made.written() == [("10.244.2.0/26", None)]
+    assert not made.engine.peers.watched
+    assert not made.engine.peers.held
+    assert {session.state for session in made.engine.peers.sessions.values()} == {State.IDLE}
+    assert "drained" in made.engine.peers.sessions[N2].last_error
+    assert made.engine.next_wakeup() == float("inf")
+    made.engine.handle(Connected(99, N2, HOP, HOP, is_inbound=True), made.now)
+    assert made.settle() == [Send(99, farewell), Hangup(99)], "who calls meanwhile is told"
+
+
+def test_a_reload_of_a_stopped_node_begins_no_session() -> None:
+    """Also with a peer that is new."""
+    made = in_service()
+    step(made, Drain.STOPPED)
+    made.at(1.0)
+    made.engine.handle(configured(peer(2), peer(4), watched=(WATCHED,)), made.now)
+    assert made.settle() == []
+    assert (made.engine.peers.is_closed, made.engine.peers.watched) == (True, ())
+
+
+def test_back_in_service_a_node_is_the_last_choice_until_all_is_in_the_kernel() -> None:
+    """Everybody is called, also where it is the passive side; who does not answer is waited for three seconds."""
+    made = in_service()
+    step(made, Drain.STOPPED)
+    made.at(1.0)
+    made.written()
+    assert step(made, Drain.UNDRAINING) == [Dial(N2), Dial(N3)]
+    made.establish(N2, KEPT)
+    assert set(made.told(N2)) == {"10.244.1.0/26", ANYCAST, "EoR"}
+    assert marked(made) == {"10.244.1.0/26": True, ANYCAST: True}
+    made.announce(N2, "10.244.2.0/26")
+    made.end_of_rib(N2)
+    assert made.engine.peers.waiting_for().keys() == {N3}
+    made.at(4.1)
+    assert at(made) is Drain.UNDRAINING, "the route is not written"
+    made.written()
+    assert at(made) is Drain.NONE
+    made.told(N2)
+    assert marked(made) == {"10.244.1.0/26": False, ANYCAST: False}
+    assert made.engine.next_wakeup() < float("inf")
+
+
+def test_peers_that_never_say_all_are_given_up_at_the_limit() -> None:
+    """As after a restart: `restart_deferral`."""
+    made = in_service()
+    step(made, Drain.STOPPED)
+    made.at(1.0)
+    step(made, Drain.UNDRAINING)
+    made.establish(N2, KEPT)
+    made.at(10.9)
+    assert at(made) is Drain.UNDRAINING
+    made.at(11.0)
+    made.written()
+    assert at(made) is Drain.NONE
+    assert [keys["peer"] for keys in made.told_of("drain.gave-up-waiting")] == ["n2"]
+
+
+def test_a_drain_that_is_taken_back_leaves_nothing() -> None:
+    """While the sessions stand there is nobody to wait for."""
+    made = in_service()
+    step(made, Drain.DRAINING)
+    made.told(N2)
+    assert marked(made) == {"10.244.1.0/26": True, ANYCAST: True}
+    step(made, Drain.UNDRAINING)
+    made.told(N2)
+    assert at(made) is Drain.NONE
+    assert marked(made) == {"10.244.1.0/26": False, ANYCAST: False}
+
+
+def test_a_restart_of_a_stopped_node_calls_nobody_and_sweeps() -> None:
+    """Although peers are listed: they know of it."""
+    made = world(drained=Drain.STOPPED, listed=("n2",))
+    assert made.boot(ADOPTED) == []
+    assert made.engine.peers.is_in_sync
+    assert ("10.244.2.0/26", None) in made.written()
+    assert made.engine.peers.held == frozenset()
+    assert made.engine.peers.watched == ()
+
+
+def test_a_restart_of_a_drained_node_says_so_from_the_first_update_on() -> None:
+    """Only what is its own, as the last choice."""
+    made = world(drained=Drain.DRAINED)
+    made.boot({})
+    made.establish(N2, KEPT)
+    assert made.told(N2) == ["10.244.1.0/26", "EoR"]
+    assert marked(made) == {"10.244.1.0/26": True}
+
+
+def test_a_restart_on_the_way_back_goes_on() -> None:
+    """It waits for who answers, and is in service then."""
+    made = world(drained=Drain.UNDRAINING)
+    assert made.boot({}) == [Dial(N2), Dial(N3)]
+    made.establish(N2, KEPT)
+    made.end_of_rib(N2)
+    made.at(10.0)
+    made.written()
+    assert at(made) is Drain.NONE
+
+
+@pytest.mark.parametrize("drained", list(Drain))
+def test_each_step_is_said_in_words(drained: Drain) -> None:
+    """`status` is not ready with that reason, but in service."""
+    made = world(drained=drained)
+    words = views.out_of_service(made.engine)
+    assert (words == "") is (drained is Drain.NONE)
+    assert ("drained" in words) is (drained in {Drain.DRAINED, Drain.STOPPED})
+
+
+# ── the wait for traffic ─────────────────────────────────────────────────────
+
+
+class Kernel:
+    """Stands in for the counters: link 2 is the way to the peers, link 7 that of a workload."""
+
+    def __init__(self, *rates: int, inside: int = 0, problem: str = "") -> None:
+        self.rates, self.inside, self.problem = list(rates), inside, problem
+        self.came = self.went = self.read = 0
+
+    def __call__(self) -> dict[int, tuple[int, int]]:
+        """Return them as they are a second later."""
+        if self.problem:
+            raise KernelError("traffic", 1, self.problem)
+        self.came += self.rates.pop(0) if len(self.rates) > 1 else self.rates[0]
+        self.went += self.inside
+        self.read += 1
+        return {1: (10**9, 10**9), 2: (self.came, 0), 7: (0, self.went)}
+
+
+@dataclass
+class Wire:
+    """Stands in for the speaker: nothing comes."""
+
+    connections: dict[int, object] = field(default_factory=dict)
+
+    def unread(self) -> set[int]:
+        """Return nobody."""
+        return set()
+
+
+@dataclass
+class Running:
+    """A drainer at work."""
+
+    drainer: Drainer
+    world: World
+
+    async def ended(self, options: DrainOptions) -> list[Mapping[str, object]]:
+        """Drain, and return all that was told, the outcome last."""
+        following = self.drainer.begin(options).following
+        told: list[Mapping[str, object]] = []
+        while not told or told[-1]["state"] == "draining":
+            told.append(cast("dict[str, object]", await anext(following)))
+        await following.aclose()
+        return told
+
+
+Scenario = Callable[[Running], Coroutine[object, object, None]]
+
+
+def run(kernel: Kernel, scenario: Scenario, monkeypatch: pytest.MonkeyPatch, *, workload: bool = False) -> None:
+    """Run a scenario on a node in service."""
+    monkeypatch.setattr(drain, "SAMPLE_S", 0.002)
+    monkeypatch.setattr(peers, "WITHDRAWN_S", 0.0)
+
+    async def begun() -> None:
+        made = in_service(asyncio.get_running_loop().time())
+        if workload:
+            made.engine.handle(LinkNamesRead({2: "eth0", 7: WEB.interface}), made.now)
+            made.engine.handle(EndpointAdded(WEB), made.now)
+            made.engine.local.links.observe(WEB.interface, link_of(WEB))
+        made.announce(N2, "10.244.2.0/26")
+        made.written()
+        pump = Pump(made.engine, Wire, lambda: float("inf"))
+        drainer = Drainer(made.engine, pump, kernel)
+        driving = asyncio.ensure_future(drainer.run())
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                await scenario(Running(drainer, made))
+        finally:
+            driving.cancel()
+            pump.close()
+
+    asyncio.run(begun())
+
+
+def test_sessions_end_once_traffic_has_been_small_for_three_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One quiet sample between busy ones counts for nothing."""
+
+    async def scenario(running: Running) -> None:
+        told = await running.ended(DrainOptions(limit=DEADLINE_S, below=1000.0))
+        assert told[-1] == {"state": "stopped", "reason": "below 1000 B/s for 3 s", "workloads": 0}
+        assert running.world.engine.peers.is_closed
+        words = "drained (below 1000 B/s for 3 s); nothing is announced, all sessions are closed"
+        assert tables.drained(told[-1]) == words
+
+    kernel = Kernel(MANY, MANY, 0, MANY, 0, 0, MANY, 0, 0, 0)
+    run(kernel, scenario, monkeypatch)
+    assert kernel.read == 10
+
+
+def test_the_limit_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what is left named."""
+
+    async def scenario(running: Running) -> None:
+        told = await running.ended(DrainOptions(limit=0.02, below=1000.0))
+        reason = str(told[-1]["reason"])
+        assert (reason.startswith("0.02 s are over, and there are "), reason.endswith(" B/s still")) == (True, True)
+
+    run(Kernel(MANY), scenario, monkeypatch)
+
+
+def test_counters_that_cannot_be_read_leave_it_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And are told of."""
+
+    async def scenario(running: Running) -> None:
+        told = await running.ended(DrainOptions(limit=0.05))
+        assert told[-1]["reason"] == "0.05 s are over, and traffic is not known"
+        for each in told[:-1]:
+            assert "unknown: not permitted" in tables.draining(each)
+
+    run(Kernel(0, problem="not permitted"), scenario, monkeypatch)
+
+
+def test_a_node_with_workloads_keeps_their_addresses_and_does_not_wait_for_their_traffic(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is drained, its sessions stand; asked again it says so, and with `stop` they end."""
+
+    async def scenario(running: Running) -> None:
+        told = await running.ended(DrainOptions(limit=DEADLINE_S, below=1000.0))
+        assert (told[-1]["state"], told[-1]["workloads"]) == ("drained", 1)
+        assert "the addresses of 1 workloads stay announced" in tables.drained(told[-1])
+        engine = running.world.engine
+        assert engine.peers.sessions[N2].state is State.ESTABLISHED
+        assert (await running.ended(DrainOptions()))[-1]["reason"] == "it was before"
+        assert (await running.ended(DrainOptions(stop=True)))[-1]["state"] == "stopped"
+
+    run(Kernel(MANY, inside=MANY), scenario, monkeypatch, workload=True)
+
+
+def test_who_stops_waits_for_the_traffic_of_workloads_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are cut off."""
+
+    async def scenario(running: Running) -> None:
+        told = await running.ended(DrainOptions(limit=0.05, below=1000.0, stop=True))
+        assert told[-1]["state"] == "stopped"
+        assert "B/s still" in str(told[-1]["reason"])
+
+    run(Kernel(MANY, inside=MANY), scenario, monkeypatch, workload=True)
+
+
+def test_undrain_takes_a_drain_back_and_whoever_waits_hears_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node is in service at once: its sessions stand."""
+
+    async def scenario(running: Running) -> None:
+        waiting = asyncio.ensure_future(running.ended(DrainOptions(limit=DEADLINE_S, below=0.0)))
+        await asyncio.sleep(0)
+        back = await running.drainer.end()
+        assert back == {"state": "none", "waiting_for": {}}
+        assert (await waiting)[-1] == {"state": "none", "reason": "taken back"}
+
+    run(Kernel(MANY), scenario, monkeypatch)
+
+
+def test_a_drain_that_the_end_of_the_daemon_broke_off_is_taken_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what was asked for at its end."""
+
+    async def scenario(running: Running) -> None:
+        engine, pump = running.world.engine, running.drainer._pump  # of the life before
+        engine.handle(DrainChanged(Drain.DRAINING, is_to_stop=True), pump.now())
+        another = asyncio.ensure_future(Drainer(engine, pump, Kernel(0)).run())
+        assert await pump.until(lambda: engine.peers.is_closed, DEADLINE_S)
+        another.cancel()
+
+    run(Kernel(MANY), scenario, monkeypatch, workload=True)
