@@ -70,7 +70,7 @@ from bgpmesh.peers import Peers
 from bgpmesh.rib.claimants import Claimants
 from bgpmesh.rib.export import Batch
 from bgpmesh.rib.rib import Rib
-from bgpmesh.route.nlri import Nlri, prefix_text
+from bgpmesh.route.nlri import Nlri, prefix_of, prefix_text
 from bgpmesh.route.path import PeerName
 
 # UPDATEs whose way to the kernel is remembered for `trace`.
@@ -230,9 +230,11 @@ class Engine:
         name = self.peers.routes_received(event, now)
         if name is None:
             return
+        negotiated = self.peers.sessions[name].negotiated
+        by_path = negotiated is not None and negotiated.path_ids_in
         for nlris, is_withdrawal in ((event.announced, False), (event.withdrawn, True)):
             if nlris:
-                update = Update(name, event.read_at, nlris, is_withdrawal)
+                update = Update(name, event.read_at, list(map(prefix_of, nlris)) if by_path else nlris, is_withdrawal)
                 self.updates.append(update)
                 self._undecided.append(update)
 

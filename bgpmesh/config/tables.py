@@ -31,7 +31,6 @@ from bgpmesh.route.nlri import IPAddress
 NOT_BUILT_KEYS: dict[str, tuple[str, ...]] = {
     "peer": (
         "range",
-        "add_path",
         "pods",
     ),
 }

@@ -13,7 +13,7 @@ from typing import ClassVar, Protocol
 
 from bgpmesh.control.http import split_listen
 from bgpmesh.peering.mesh import ASN_RANGE, Bfd, Limit, Password
-from bgpmesh.peering.peer import FlowLimit
+from bgpmesh.peering.peer import AddPath, FlowLimit
 from bgpmesh.policy.rule import SCTP, TCP, UDP, Failsafe
 from bgpmesh.rib.aspath import Expression
 from bgpmesh.rib.rule import NextHopTerm, PrefixRange, Prepend
@@ -263,6 +263,19 @@ def _bfd(value: object, _: Meta) -> Bfd | None:
     return Bfd(**_numbers(value, {"interval_ms": (10, 60_000), "multiplier": (1, 255), "hops": (1, 255)}))
 
 
+def _add_path(value: object, _: Meta) -> AddPath | None:
+    if isinstance(value, bool):
+        return AddPath() if value else None
+    if not isinstance(value, dict):
+        raise BadValueError((value, "not true, false or { send, receive }"))
+    receive = value.get("receive", True)
+    numbers = {key: member for key, member in value.items() if key != "receive"}
+    if not isinstance(receive, bool):
+        raise BadValueError((receive, "receive is not true or false"))
+    made = AddPath(**_numbers(numbers, {"send": (0, 255)}), receive=receive)
+    return made if made.receive or made.send else None
+
+
 def _numbers(table: dict[str, object], ranges: Mapping[str, tuple[int, int]]) -> dict[str, int]:
     """Return the whole numbers in a table that may have these keys; a `ttl` is in seconds. Raises BadValueError."""
     faults: list[tuple[object, str]] = []
@@ -430,6 +443,7 @@ _KINDS: dict[str, Callable[[object, Meta], object]] = {
     "Ttl": _ttl,
     "Limit": _limit,
     "FlowLimit": _flow_limit,
+    "AddPath": _add_path,
     "Bfd": _bfd,
     "Masquerade": _masquerade,
     "Password": password_of,

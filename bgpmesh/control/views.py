@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Protocol
 
 from bgpmesh.control import policies
@@ -20,7 +22,18 @@ from bgpmesh.rib.drain import Drain
 from bgpmesh.rib.rib import Candidate, Rib
 from bgpmesh.route.attributes import PathAttributes
 from bgpmesh.route.community import ext_text
-from bgpmesh.route.nlri import ROUTED, IPAddress, Nlri, contains, host_nlri, network_of, nlri_of, prefix_text
+from bgpmesh.route.nlri import (
+    ROUTED,
+    IPAddress,
+    Nlri,
+    contains,
+    host_nlri,
+    network_of,
+    nlri_of,
+    path_id_of,
+    prefix_of,
+    prefix_text,
+)
 from bgpmesh.route.path import Blackhole, OnLink, PeerName, Resolution, Target, Via
 from bgpmesh.workload.endpoint import Endpoint
 from bgpmesh.workload.floating import FloatingIp, in_order
@@ -256,7 +269,7 @@ def _order(nlri: Nlri) -> tuple[int, bytes, int]:
     return (len(nlri), nlri[1:], nlri[0])
 
 
-PathOf = Callable[[Rib, Nlri, PathAttributes, PeerName], JsonObject]
+PathOf = Callable[[Rib, Nlri, PathAttributes, PeerName, int | None], JsonObject]
 
 
 def _of_peer(
@@ -266,24 +279,30 @@ def _of_peer(
     wanted: Nlri | None,
     path_of: PathOf,
 ) -> Iterator[JsonObject]:
-    """Yield one path for each prefix of a peer's table, which is copied before it can change."""
-    rows = [row for row in table if wanted is None or row[0] == wanted]
-    rows.sort(key=lambda row: _order(row[0]))
-    return (_route(rib, nlri, [path_of(rib, nlri, attributes, name)]) for nlri, attributes in rows)
+    """Yield what stands in a peer's table of each prefix: one path, or several. It is copied before it can change."""
+    rows = [(prefix_of(key), path_id_of(key), attributes) for key, attributes in table]
+    rows = [row for row in rows if wanted is None or row[0] == wanted]
+    rows.sort(key=lambda row: (_order(row[0]), row[1] or 0))
+    return (
+        _route(rib, nlri, [path_of(rib, nlri, attributes, name, path_id) for _, path_id, attributes in some])
+        for nlri, some in groupby(rows, key=itemgetter(0))
+    )
 
 
-def _received(rib: Rib, nlri: Nlri, attributes: PathAttributes, name: PeerName) -> JsonObject:
+def _received(rib: Rib, nlri: Nlri, attributes: PathAttributes, name: PeerName, path_id: int | None) -> JsonObject:
     """Return a path as it came, with what became of it; `after`: as import left it, null where that is the same."""
     for candidate in rib.candidates(nlri):
-        if candidate.peer == name:
+        if (candidate.peer, candidate.path_id) == (name, path_id):
             found = _candidate(candidate)
             is_changed = candidate.is_accepted and not candidate.attributes.same_as(attributes)
             after = _attributes(candidate.attributes) if is_changed else None
             return found | _attributes(attributes) | {"accepted": candidate.is_accepted, "after": after}
-    return _path(name, attributes, reason="withdrawn meanwhile") | {"accepted": False, "after": None}
+    return _path(name, attributes, path_id=path_id, reason="withdrawn meanwhile") | {"accepted": False, "after": None}
 
 
-def _advertised(rib: Rib, nlri: Nlri, attributes: PathAttributes, _: PeerName) -> JsonObject:
+def _advertised(rib: Rib, nlri: Nlri, attributes: PathAttributes, _: PeerName, path_id: int | None) -> JsonObject:
+    if path_id is not None:  # by next hop it may be another's than the best one's
+        return _path(None, attributes, path_id=path_id, reason="advertised")
     best = rib.best(nlri)
     return _path(None if best is None else best.best.peer, attributes, is_best=True, reason="advertised")
 
@@ -303,6 +322,7 @@ def _candidate(candidate: Candidate) -> JsonObject:
         is_best=candidate.is_best,
         is_multipath=candidate.is_multipath,
         is_stale=candidate.is_stale,
+        path_id=candidate.path_id,
         is_long_lived=candidate.kept is Kept.LONG_LIVED,
         reason=candidate.reason,
         filtered=candidate.filtered,
@@ -316,6 +336,7 @@ def _path(
     is_best: bool = False,
     is_multipath: bool = False,
     is_stale: bool = False,
+    path_id: int | None = None,
     is_long_lived: bool = False,
     reason: str,
     filtered: str = "",
@@ -324,7 +345,7 @@ def _path(
     return (
         {"peer": name}
         | _attributes(attributes)
-        | {"path_id": None, "best": is_best, "multipath": is_multipath, "stale": is_stale, "reason": reason}
+        | {"path_id": path_id, "best": is_best, "multipath": is_multipath, "stale": is_stale, "reason": reason}
         | {"long_lived_stale": is_long_lived, "filtered": filtered or None}
     )
 
@@ -467,7 +488,9 @@ def _decided(candidates: Sequence[Candidate], best: Candidate | None) -> tuple[s
 
 def _told(engine: Engine, nlri: Nlri) -> list[str]:
     established = [name for name, session in engine.peers.sessions.items() if session.state is State.ESTABLISHED]
-    return sorted(name for name in established if any(told == nlri for told, _ in engine.rib.advertised(name)))
+    return sorted(
+        name for name in established if any(prefix_of(told) == nlri for told, _ in engine.rib.advertised(name))
+    )
 
 
 def _trace(running: Running, args: Mapping[str, object]) -> object:

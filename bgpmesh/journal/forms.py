@@ -268,12 +268,13 @@ _NETWORKS: set[object] = {ipaddress.IPv4Network, ipaddress.IPv6Network}
 
 
 def _packed(nlris: Collection[Nlri]) -> object:
-    """Return keys as their width and octets, for `rendered`; a list of such where both widths are there."""
+    """Return keys as their width and octets, for `rendered`; a list of such where several widths are there."""
     keys = nlris if isinstance(nlris, list) else list(nlris)
     if not keys:
         return ""
     width, data = len(keys[0]), b"".join(keys)
-    if len(data) == width * len(keys):  # there are but two widths, so as many octets are all of this one
+    # Of the narrowest or the widest as many octets are all of this one.
+    if len(data) == width * len(keys) and (width in {5, 21} or len(set(map(len, keys))) == 1):
         return bytes((width,)) + data
     return [_packed(list(run)) for _, run in groupby(keys, len)]
 
@@ -292,7 +293,7 @@ def _unpacked(value: object) -> list[Nlri]:
     if value == "":
         return []
     width, _, text = text_of(value).partition(":")
-    size, data = {"5": 5, "17": 17}[width], base64.b64decode(text)
+    size, data = {"5": 5, "9": 9, "17": 17, "21": 21}[width], base64.b64decode(text)
     if len(data) % size:
         raise ValueError(f"{len(data)} octets are no prefixes of {size}")
     return [Nlri(data[start : start + size]) for start in range(0, len(data), size)]

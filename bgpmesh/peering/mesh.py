@@ -18,6 +18,8 @@ Which sessions there are:
    makes of them, and trust each other: they import all and export their own (RFC 8212 §2 leaves that to us).
  * Between two nodes the one with the numerically lower address is passive: it calls once, when it starts, and else
    waits for the call of the other, so that calls collide (RFC 4271 §6.8) only where both start within one round trip.
+ * Several paths of a prefix (RFC 7911) come from reflectors: nodes and other reflectors take them. What a node says to
+   its reflector is its own, one path of each prefix, and so is all that is said in a mesh.
  * A family is offered where we have an address that can be its next hop; FlowSpec, which has none, to whom the file
    names for it.
 """
@@ -29,7 +31,7 @@ from dataclasses import dataclass, field
 from typing import NewType
 
 from bgpmesh.peering.bfd import Watched
-from bgpmesh.peering.peer import FlowLimit, Owner, Peer
+from bgpmesh.peering.peer import AddPath, FlowLimit, Owner, Peer
 from bgpmesh.route.attributes import Asn, RouterId
 from bgpmesh.route.nlri import ROUTED, Family, IPAddress, IPNetwork, family_of_address
 from bgpmesh.route.path import PeerName, Role
@@ -121,6 +123,13 @@ class ClusterOptions:
     max_prefixes: int = field(
         default=100_000,
         metadata={"help": "prefixes a node may send in each family", "range": (1, 100_000_000)},
+    )
+    add_path: AddPath | None = field(
+        default=AddPath(),
+        metadata={
+            "help": "reflectors pass on several paths (RFC 7911): true, false, { send = 8 }",
+            "shown": "true",
+        },
     )
     port: int = field(default=179, metadata={"help": "TCP port the nodes listen on", "range": PORT_RANGE})
 
@@ -235,6 +244,13 @@ class PeerOptions:
             "help": "in each family, or { limit, restart }; restart: seconds until it is tried again",
             "range": (1, 100_000_000),
             "example": "{ limit = 1000, restart = 60 }",
+        },
+    )
+    add_path: AddPath | None = field(
+        default=None,
+        metadata={
+            "help": "several paths of a prefix (RFC 7911), or true; send 0: only the best",
+            "example": "{ send = 8, receive = true }",
         },
     )
     next_hop: str = field(
@@ -415,7 +431,15 @@ def _node_peer(
         exports=("own",) if role is Role.EXTERNAL else ("all",),
         next_hops=next_hops,
         cluster_id=cluster_id,
+        add_path=_add_path_between(node, other, cluster),
     )
+
+
+def _add_path_between(node: NodeOptions, other: NodeOptions, cluster: ClusterOptions) -> AddPath | None:
+    options = cluster.add_path
+    if options is None or cluster.topology != "reflectors" or not (node.reflector or other.reflector):
+        return None
+    return AddPath(options.send if node.reflector else 0, receive=options.receive and other.reflector)
 
 
 def _neighbour_peer(
@@ -464,6 +488,7 @@ def _neighbour_peer(
         next_hops=next_hops,
         next_hop=peer.next_hop,
         cluster_id=cluster_id,
+        add_path=peer.add_path,
         flowspec=peer.flowspec,
     )
 

@@ -59,6 +59,15 @@ class LongLived:
 
 
 @dataclass(frozen=True, slots=True)
+class PathIds:
+    """What the ADD-PATH capability, code 69, says of a family: its speaker can receive several paths, or send them."""
+
+    family: Family
+    receive: bool
+    send: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Capabilities:
     """What an OPEN offers (RFC 5492)."""
 
@@ -66,6 +75,7 @@ class Capabilities:
     four_octet_asn: bool = True  # RFC 6793
     route_refresh: bool = True  # RFC 2918
     graceful_restart: GracefulRestart | None = None
+    add_path: tuple[PathIds, ...] = ()  # RFC 7911
     long_lived: LongLived | None = None  # never without the one before
     other: tuple[tuple[int, bytes], ...] = ()  # (code, value) of those that have no field here
 
@@ -84,6 +94,9 @@ class Capabilities:
                 f"{f.label}{'+F' if is_kept else ''} {seconds} s" for f, is_kept, seconds in self.long_lived.families
             )
             words.append(f"long-lived-graceful-restart {', '.join(each)}".rstrip())
+        for paths in self.add_path:
+            ways = " and ".join(way for way, is_said in (("receive", paths.receive), ("send", paths.send)) if is_said)
+            words.append(f"add-path {paths.family.label} {ways}")
         return (*words, *(CAPABILITY_NAMES.get(code, f"code {code}") for code, _ in self.other))
 
 
@@ -240,5 +253,7 @@ class Negotiated:
     families: tuple[Family, ...]  # those both offered
     four_octet_asn: bool
     message_size: int = 4096  # octets, header included
+    path_ids_in: frozenset[Family] = frozenset()  # of these the peer sends several paths, each with its identifier
+    path_ids_out: frozenset[Family] = frozenset()  # of these we do
     refusal: Notification | None = None  # what ExaBGP's validation says: bad peer AS, hold time, identifier
     refusal_text: str = field(default="", compare=False)

@@ -52,6 +52,14 @@ LIVE = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
+class AddPath:
+    """Several paths of one prefix over a session (RFC 7911): how many we send at most, and whether we take them."""
+
+    send: int = 8  # 0: only the best, without an identifier
+    receive: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Peer:
     """Identity, role and options of one neighbour, as this node sees it. Two equal Peers need no new session.
 
@@ -81,7 +89,7 @@ class Peer:
     password: str | None = field(default=None, repr=False)  # TCP MD5 (RFC 2385)
     ttl_security: int = 0  # hops away at most (RFC 5082); 0: off
     multihop: int = 0  # TTL of our packets for eBGP beyond one hop; 0: single hop
-    max_prefixes: int = 100_000  # for each family
+    max_prefixes: int = 100_000  # for each family; each of several paths counts
     max_identities: int = 250_000  # the same for addresses of which something is said
     max_prefixes_restart: int = 60  # seconds until we try again
     enforce_first_as: bool = False  # eBGP: the first AS must be the peer's (RFC 4271 §6.3)
@@ -93,6 +101,7 @@ class Peer:
     next_hops: tuple[tuple[Family, IPAddress], ...] = ()
     next_hop: str = "auto"  # or "self", "keep"
     cluster_id: RouterId | None = None  # ours as a reflector; None: we do not reflect
+    add_path: AddPath | None = None  # None: one path of each prefix, either way
     flowspec: FlowLimit | None = None  # what we take of its FlowSpec; None: it is not offered
 
     def differences(self, other: Peer) -> tuple[str, ...]:
@@ -101,9 +110,13 @@ class Peer:
 
     def resets(self, other: Peer) -> tuple[str, ...]:
         """Return the fields for whose difference a session with the one is none with the other."""
-        is_offered_alike = (self.flowspec is None) is (other.flowspec is None)  # a family of the OPEN; limits are ours
-        live = LIVE | {"flowspec"} if is_offered_alike else LIVE
+        live = LIVE | {name for name, offered in self._offered().items() if offered == other._offered()[name]}
         return tuple(name for name in self.differences(other) if name not in live)
+
+    def _offered(self) -> dict[str, object]:
+        """Return what the OPEN says of options of which the rest, limits, is ours."""
+        paths = self.add_path or AddPath(0, receive=False)
+        return {"flowspec": self.flowspec is not None, "add_path": (paths.receive, paths.send > 0)}
 
     def has_same_session(self, other: Peer) -> bool:
         """Whether a session with the one is a session with the other."""

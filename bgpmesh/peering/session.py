@@ -45,9 +45,10 @@ from bgpmesh.peering.message import (
     Negotiated,
     Notification,
     Open,
+    PathIds,
     RouteRefresh,
 )
-from bgpmesh.peering.peer import Peer
+from bgpmesh.peering.peer import AddPath, Peer
 from bgpmesh.peering.stale import Stale, retainable
 from bgpmesh.route import roles
 from bgpmesh.route.nlri import FLOWSPEC, Family
@@ -428,7 +429,12 @@ class Session:
             if (seconds := peer.long_lived_graceful_restart) > 0:
                 long_lived = LongLived(tuple((family, is_kept, seconds) for family in routed))
         role = ((roles.CAPABILITY, bytes((roles.ROLES[peer.bgp_role],))),) if peer.bgp_role else ()
-        capabilities = Capabilities(families=families, graceful_restart=restart, long_lived=long_lived, other=role)
+        offered = peer.add_path or AddPath(0, receive=False)
+        paths = tuple(PathIds(f, offered.receive, offered.send > 0) for f in routed)
+        paths = paths if offered.receive or offered.send else ()
+        capabilities = Capabilities(
+            families=families, graceful_restart=restart, long_lived=long_lived, add_path=paths, other=role
+        )
         return Open(peer.local_asn, peer.hold_time, peer.router_id, capabilities)
 
     def _refusal_words(self, refusal: Notification, negotiated: Negotiated) -> str:

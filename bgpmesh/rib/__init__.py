@@ -11,6 +11,7 @@ The door is `rib.Rib`; `export.Batch` is what it hands to the wire, and its two 
     filter.py     the same compiled: a filter sees one attribute set and its batch
     aspath.py     expressions over AS_PATH
     export.py     update groups: what a peer may hear, as what, and what it has been told
+    numbers.py    our own identifiers of paths, where a peer takes several of a prefix
 
 What it hides: that a batch is a dict of byte keys to one shared Path; that decisions are remembered
 by combination of candidates; that peers with the same view share one table of what they were told,
@@ -33,8 +34,8 @@ selection, once in the Fib and once for each update group, always the same key o
 costs one Path for each peer. A slow peer costs memory by prefixes, not by churn.
 
 Answers to RFC 4271 §5 and §9, RFC 4456 §6, §8 and §9, RFC 4724 §4.1 and §4.2 (stale paths, deferred
-selection), RFC 1997, RFC 2918, RFC 4360 §2, RFC 7999, RFC 8212, RFC 8326, RFC 8538 §4.1, RFC 9494 §4. A path that is
-stale when its peer goes down a second time stays stale, so that a neighbour killed twice before it was in sync loses
+selection), RFC 7911, RFC 1997, RFC 2918, RFC 4360 §2, RFC 7999, RFC 8212, RFC 8326, RFC 8538 §4.1, RFC 9234 §5, RFC 9494 §4. A
+path that is stale when its peer goes down a second time stays stale, so that a neighbour killed twice before it was in sync loses
 nothing; the session's clock bounds it. One kept after a hold timer expired loses to any that is not stale, by our own
 choice: it may be the path that has failed, and nobody has said that what is behind it restarts.
 """

@@ -2,8 +2,9 @@
 
 RFC 4271 §9.1.2.2 removes paths from consideration step by step, and so do we: a comparison of two
 at a time is not a total order once MED counts only within a neighbouring AS. RFC 4456 §9 adds
-ORIGINATOR_ID and the length of CLUSTER_LIST, RFC 9494 §4.3 that what is stale for long comes last. The name of a step
-is the reason that operators see.
+ORIGINATOR_ID and the length of CLUSTER_LIST, RFC 9494 §4.3 that what is stale for long comes last. Several paths
+of one peer (RFC 7911) stand among the candidates in the order of their identifiers, and the first of those that
+nothing else tells apart wins. The name of a step is the reason that operators see.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Path:
         self.neighbouring_as = attributes.as_path.first or 0
         self.router_id = self.source.router_id if attributes.originator_id is None else attributes.originator_id
         self.is_least_preferred = self.kept is not Kept.ALIKE or LLGR_STALE in attributes.communities
-        self.alone = Selection(self, (self,), self.target)
+        self.alone = Selection(self, (self,), self.target, (self,))
 
     @property
     def peer(self) -> PeerName | None:
@@ -97,6 +98,9 @@ class Selection:
     best: Path
     multipath: tuple[Path, ...]  # the best first, then those it shares the traffic with
     target: Target | None
+    ranked: tuple[
+        Path, ...
+    ] = ()  # what may be passed on of several paths, in order; (): nobody takes more than the best
 
 
 Step = Callable[[Sequence[Path]], Sequence[Path]]
@@ -139,6 +143,7 @@ TIE_BREAKS: tuple[tuple[str, Step], ...] = (
     ("cluster-list-length", _lowest(lambda p: len(p.attributes.cluster_list))),
     ("peer-address", _lowest(lambda p: _address_rank(p.source.address))),
     ("peer-name", _lowest(lambda p: p.peer or "")),  # two peers at one address, told apart by port
+    ("path-id", lambda paths: paths[:1]),
 )
 
 
@@ -153,7 +158,7 @@ class Decision:
 
 
 def decide(paths: Sequence[Path]) -> Decision:
-    """Decide among eligible paths, at least one; whatever their order, the answer is the same."""
+    """Decide among eligible paths, at least one; but for several of one peer their order changes nothing."""
     lost: dict[Path, str] = {}
     won_by = "only path"
     left: Sequence[Path] = paths
@@ -171,28 +176,31 @@ def decide(paths: Sequence[Path]) -> Decision:
     return Decision(left[0], won_by, list(equal), lost)
 
 
-def select(paths: Sequence[Path], ecmp: int) -> Selection | None:
-    """Return what is selected among candidates, with at most `ecmp` distinct next hops; None: none is eligible."""
+def select(paths: Sequence[Path], ecmp: int, passed_on: int = 1) -> Selection | None:
+    """Return what is selected among candidates, with at most `ecmp` distinct next hops; None: none is eligible.
+
+    `passed_on` is how many paths of a prefix some peer takes.
+    """
     eligible = [path for path in paths if path.is_eligible]
     if not eligible:
         return None
     decision = decide(eligible)
     best = decision.best
+    ranked = tuple(_ranked(eligible, decision, passed_on)) if passed_on > 1 and len(eligible) > 1 else ()
+    alone = Selection(best, (best,), best.target, ranked) if len(ranked) > 1 else best.alone
     if len(decision.equal) == 1 or best.next_hop is None or best.claims is not None:
-        return best.alone
+        return alone
     hops: dict[IPAddress, float | None] = {}  # with the bandwidth of the first path
     chosen: list[Path] = []
-    ranked = sorted(
-        decision.equal, key=lambda p: (p is not best, p.router_id, _address_rank(p.source.address), p.peer or "")
-    )
-    for path in ranked:
+    for path in _in_order(decision):
         if path.next_hop is not None and (path.next_hop.address in hops or len(hops) < max(ecmp, 1)):
             hops.setdefault(path.next_hop.address, bandwidth_of(path.attributes.ext_communities))
             chosen.append(path)
     if len(chosen) == 1:
-        return best.alone
+        return alone
     next_hops = tuple(sorted(hops, key=_address_rank))
-    return Selection(best, tuple(chosen), Via(next_hops, _weights([hops[address] for address in next_hops])))
+    via = Via(next_hops, _weights([hops[address] for address in next_hops]))
+    return Selection(best, tuple(chosen), via, ranked)
 
 
 def _weights(bandwidths: Sequence[float | None]) -> tuple[int, ...]:
@@ -202,3 +210,24 @@ def _weights(bandwidths: Sequence[float | None]) -> tuple[int, ...]:
         return ()
     weights = tuple(max(1, round(100 * bandwidth / max(said))) for bandwidth in said)
     return weights if len(set(weights)) > 1 else ()
+
+
+def _in_order(decision: Decision) -> list[Path]:
+    """Return the paths that are equal for ECMP, the best first."""
+    best = decision.best
+    return sorted(
+        decision.equal, key=lambda p: (p is not best, p.router_id, _address_rank(p.source.address), p.peer or "")
+    )
+
+
+def _ranked(eligible: Sequence[Path], decision: Decision, count: int) -> list[Path]:
+    """Return all that are equal for ECMP, and `count` others: each the best once those before it are gone.
+
+    Not fewer, though fewer are sent: some of them may not be heard by some peers.
+    """
+    ranked = _in_order(decision)
+    left = [path for path in eligible if path not in decision.equal]
+    while left and len(ranked) < len(decision.equal) + count:
+        ranked.append(decide(left).best)
+        left.remove(ranked[-1])
+    return ranked

@@ -15,6 +15,11 @@ So a slow member costs memory by the number of prefixes, never by churn. What a 
 (its own route, one that names it as ORIGINATOR, one through its own address) is an exception computed
 when it reads.
 
+Of a family of which such peers take several paths of a prefix (RFC 7911) all this goes by path: `sent`, `pending` and
+the log have keys of paths. Which paths are told are the first `most_paths` of the selection's order that these peers
+may hear, one for each next hop: another by the same would give them nothing. In one flush what comes goes before what
+leaves, so that a peer is never between two paths.
+
 The rules of who hears what are RFC 4271 §5, RFC 4456 §6 and §8, RFC 1997, RFC 9494 §4.3; a session outside the cluster
 passes nothing without a filter that says so (RFC 8212), which the configuration decides.
 """
@@ -22,14 +27,16 @@ passes nothing without a filter that says so (RFC 8212), which the configuration
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import groupby, islice, repeat
 from operator import attrgetter
+from typing import TypeVar
 
+from bgpmesh.delta import drop
 from bgpmesh.peering.message import EndOfRib, Negotiated
 from bgpmesh.peering.peer import Peer
-from bgpmesh.rib.decision import DEFAULT_LOCAL_PREF, Path
+from bgpmesh.rib.decision import DEFAULT_LOCAL_PREF, Path, Selection
 from bgpmesh.rib.drain import Drain
 from bgpmesh.rib.filter import NOTHING, Answer, Chain
 from bgpmesh.route import roles
@@ -47,6 +54,9 @@ BATCH_PREFIXES = 4_000  # one batch is one turn's worth for a socket
 FLUSH_PREFIXES = 20_000  # changes packed at once
 LOG_SLACK = 200_000  # prefixes that the log may hold beyond as many as the group was told (some 16 bytes each)
 SPARE_ADVERTS = 20_000  # exported attribute sets kept beyond those in use, before they are swept
+
+B = TypeVar("B", bound=tuple[object, ...])  # of what changes alike: the width of the keys, what it is now (None: gone)
+V = TypeVar("V")
 
 _value_of = attrgetter(*(field.name for field in fields(PathAttributes)))
 
@@ -75,12 +85,19 @@ class Agreed:
     four_octet_asn: bool
     message_size: int  # octets
     hears_long_lived: bool  # it knows what is stale for long, and that it comes last (RFC 9494 §4.3)
+    path_ids: frozenset[Family]  # families of which several paths of a prefix are told (RFC 7911)
 
 
 def agreed(negotiated: Negotiated) -> Agreed:
     """Return it."""
     knows_long_lived = negotiated.received.capabilities.long_lived is not None
-    return Agreed(negotiated.families, negotiated.four_octet_asn, negotiated.message_size, knows_long_lived)
+    return Agreed(
+        negotiated.families,
+        negotiated.four_octet_asn,
+        negotiated.message_size,
+        knows_long_lived,
+        negotiated.path_ids_out,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +116,7 @@ class View:
     shared_subnet: Nlri | None  # where a received next hop may be passed on to an external peer
     asn_behind: Asn | None = None  # stands behind `local_asn` in AS_PATH
     bgp_role: str = ""  # ours (RFC 9234)
+    most_paths: int = 0  # of a prefix, where they agreed on several
     silent_on: Asn | None = None  # what nodes of this cluster say of addresses goes no further than the cluster
     drain: Drain = Drain.NONE  # the same for all peers
 
@@ -123,6 +141,7 @@ def view_of(peer: Peer, agreed: Agreed, subnet: Nlri | None, drain: Drain) -> Vi
         subnet if peer.is_external and peer.next_hop == "auto" else None,
         peer.asn_behind,
         peer.bgp_role,
+        peer.add_path.send if agreed.path_ids and peer.add_path is not None else 0,
         None if peer.in_cluster else peer.cluster_asn,
         drain,
     )
@@ -315,8 +334,11 @@ _Exported = tuple[PeerName | None, RouterId, bool, PathAttributes, Family, froze
 class Group:
     """An update group: what all peers with one view should hear, and were told."""
 
-    def __init__(self, view: View, filters: Chain) -> None:
+    def __init__(self, view: View, filters: Chain, number: Callable[[Path, Sequence[Nlri]], bytes | None]) -> None:
+        """Make an empty one; `number` tells our identifier of a path of these prefixes, None: they have not one."""
         self.view = view
+        self._number = number
+        self._told: dict[Nlri, tuple[bytes, ...]] = {}  # the identifiers of several paths that are wanted or sent
         self._filters = filters  # on export
         self.members: dict[PeerName, Member] = {}
         self.sent: dict[Nlri, Advert] = {}
@@ -366,10 +388,13 @@ class Group:
         self.members.pop(member.name, None)
         self._forget_what_all_read()
 
-    def offer(self, path: Path | None, nlris: Sequence[Nlri]) -> None:
-        """Note that these prefixes, all of one family, are now selected to be `path` (None: gone)."""
-        family = family_of(nlris[0])
+    def offer(self, selection: Selection | None, nlris: Sequence[Nlri]) -> None:
+        """Note what is now selected for these prefixes, all of one family (None: nothing)."""
+        family, path = family_of(nlris[0]), None if selection is None else selection.best
         if family not in self.uses:
+            return
+        if family in self.view.agreed.path_ids:
+            self._offer_several(family, () if selection is None else selection.ranked or (selection.best,), nlris)
             return
         if path is None or not may_hear(self.view, path):
             self._want(nlris, None)
@@ -429,6 +454,38 @@ class Group:
         return sum(count for advert, count in self.uses.get(family, {}).items() if advert.is_for(member))
 
     # ── inside ──
+
+    def _offer_several(self, family: Family, ranked: Sequence[Path], nlris: Sequence[Nlri]) -> None:
+        found: list[tuple[bytes, Advert]] = []
+        next_hops: set[IPAddress | None] = set()
+        for path in ranked:
+            if len(found) == self.view.most_paths:
+                break
+            if path.attributes.next_hop in next_hops or not may_hear(self.view, path):
+                continue
+            number, answers = self._number(path, nlris), self._filters.run(path.peer, path.attributes, nlris)
+            if len(nlris) > 1 and (number is None or len(answers) > 1):
+                for nlri in nlris:
+                    self._offer_several(family, ranked, [nlri])
+                return
+            advert = None if number is None else self._export(path, answers[0], family)
+            if number is not None and advert is not None:
+                next_hops.add(path.attributes.next_hop)
+                found.append((number, advert))
+        self._want_several(nlris, found)
+
+    def _want_several(self, nlris: Sequence[Nlri], found: Sequence[tuple[bytes, Advert]]) -> None:
+        numbers, told = tuple(number for number, _ in found), self._told
+        for number, advert in found:
+            self._want([Nlri(number + nlri) for nlri in nlris], advert)
+        befores = list(map(told.get, nlris))
+        for before in set(befores) - {None, numbers}:
+            for number in set(before or ()) - set(numbers):
+                self._want([Nlri(number + n) for n, was in zip(nlris, befores, strict=True) if was == before], None)
+        if numbers:
+            told.update(dict.fromkeys(nlris, numbers))
+        else:
+            drop(told, [nlri for nlri, was in zip(nlris, befores, strict=True) if was is not None])
 
     def _export(self, path: Path, answer: Answer, family: Family) -> Advert | None:
         source, attributes = path.source, answer.attributes
@@ -492,7 +549,7 @@ class Group:
         if not buckets:
             return
         self._dump = None
-        for (_, after, is_silent), (nlris, were) in buckets.items():
+        for (_, after, is_silent), (nlris, were) in self._in_order(buckets):
             family = family_of(nlris[0])
             self._record(family, nlris, were, after)
             for at in range(0, len(nlris), BATCH_PREFIXES):
@@ -547,7 +604,13 @@ class Group:
             if now is not None and told is not None and not is_again and now.same_as(told):
                 continue
             buckets.setdefault((len(nlri), now), []).append(nlri)
-        return [Batch(family_of(nlris[0]), attributes, nlris) for (_, attributes), nlris in buckets.items()]
+        return [Batch(family_of(nlris[0]), attributes, nlris) for (_, attributes, *_), nlris in self._in_order(buckets)]
+
+    def _in_order(self, buckets: dict[B, V]) -> list[tuple[B, V]]:
+        """Return changes as they are sent: of several paths those that go are last."""
+        if not self.view.agreed.path_ids:
+            return list(buckets.items())
+        return sorted(buckets.items(), key=lambda bucket: bucket[0][1] is None)
 
     def _entries_of(self, adverts: Iterable[tuple[Nlri, Advert]], *, is_repeat: bool = False) -> list[Entry]:
         buckets: dict[tuple[int, Advert], list[Nlri]] = {}

@@ -7,6 +7,9 @@
 Everything moves as (one path, many prefixes). `_candidates` holds for each prefix its one Path, or a
 tuple of them; a batch without competition is `dict.update`. Dirty prefixes are worked on in runs of
 equal candidates, and the decision for one combination of candidates is remembered until a next hop moves.
+
+A peer that sends several paths of a prefix (RFC 7911) has its table by path, and among the candidates of a prefix it
+has a Path for each attribute set, in the order of their identifiers.
 """
 
 from __future__ import annotations
@@ -26,20 +29,28 @@ from bgpmesh.rib.drain import Drain
 from bgpmesh.rib.export import Batch, Group, Member, View, agreed, end_of_ribs, view_of
 from bgpmesh.rib.filter import Answer, Chain
 from bgpmesh.rib.nexthop import HostRoutes, NextHop, OwnRoute, Resolver
+from bgpmesh.rib.numbers import Numbers
 from bgpmesh.rib.rule import BUILT_IN, Filter
 from bgpmesh.route import roles
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
 from bgpmesh.route.claim import IDENTITY, Claims, Kind, has_kind, identity_of, without_claims
 from bgpmesh.route.community import BLACKHOLE, GRACEFUL_SHUTDOWN, LLGR_STALE, NO_ADVERTISE, NO_EXPORT, NO_LLGR
-from bgpmesh.route.nlri import Family, IPAddress, Nlri
+from bgpmesh.route.nlri import (
+    PATH_ID_SIZE,
+    PATH_WIDTHS,
+    WIDTHS,
+    Family,
+    IPAddress,
+    Nlri,
+    path_id_of,
+    prefix_of,
+)
 from bgpmesh.route.path import LOCAL, Blackhole, HostRoute, PeerName, Resolution, Source, Target, Via
 
 MEMO_ENTRIES = 20_000  # combinations of candidates whose decision is remembered
 SPARE_PATHS = 1_000  # Paths without prefixes that a peer may keep before they are swept
 REJECTED = "import filter"  # what the reason of a path that filters rejected begins with
 WAITING = "waiting until this node is in sync"
-
-_WIDTHS = {Family.IPV4: 5, Family.IPV6: 17}  # bytes of a key
 
 Candidates = Path | tuple[Path, ...]
 # An attribute set that came, what the filters made of it, by which rules and with what said, whether its claims count.
@@ -61,6 +72,7 @@ class Candidate:
     filtered: str  # the import filters and rules that changed it, or the one that rejected it
     is_accepted: bool  # by filters and loop checks
     kept: Kept
+    path_id: int | None = None  # as its peer sent it (RFC 7911)
 
 
 @dataclass(slots=True, eq=False)
@@ -71,8 +83,9 @@ class AdjRibIn:
     source: Source
     filters: Chain  # on import
     table: dict[Nlri, Path] = field(default_factory=dict)
+    path_keys: dict[Nlri, tuple[Nlri, ...]] = field(default_factory=dict)  # of prefixes of which several may come
     stale: set[Nlri] = field(default_factory=set)
-    sizes: Counter[int] = field(default_factory=Counter)  # prefixes by the width of their key
+    sizes: Counter[int] = field(default_factory=Counter)  # entries by the width of their key
     paths: dict[_Became, Path] = field(default_factory=dict)
     identities: Counter[int] = field(default_factory=Counter)  # those among them of which something is said
     member: Member | None = None  # None: the session is down
@@ -112,6 +125,8 @@ class Rib:
         self._unfiltered: dict[PeerName, list[Nlri]] = {}  # what has still to go through changed import filters
         self._is_filtering = False  # peers are told nothing until all follows from the changed filters
         self._groups: dict[View, Group] = {}
+        self._numbers = Numbers()
+        self._passed_on = 1  # how many paths of a prefix some peer takes, or took
         self._stirred: set[PeerName] = set()  # for whom there may be something, beside the members of stirred groups
         self._owing: set[PeerName] = set()  # to whom we owe End-of-RIB
         self._is_deferring = False
@@ -215,6 +230,7 @@ class Rib:
         if rib_in.member is not None:
             was, subnet = rib_in.member.group.view, self._hosts.connected_subnet(peer.address)
             view = view_of(peer, was.agreed, subnet, self._drain)
+            self._rank(view.most_paths)
             if view != was:
                 self._move(rib_in.member, view)
                 self._is_filtering = True
@@ -263,6 +279,7 @@ class Rib:
         self._take_own_addresses()
         subnet = self._hosts.connected_subnet(peer.address)
         view = view_of(peer, agreed(negotiated), subnet, self._drain)
+        self._rank(view.most_paths)
         group = self._group(view)
         rib_in.member = Member(peer.name, received.router_id, peer.address, group)
         group.join(rib_in.member)
@@ -279,7 +296,7 @@ class Rib:
         if rib_in.member is not None:
             self._leave(rib_in.member)
             rib_in.member = None
-        widths = {_WIDTHS[family] for family in retain if family in _WIDTHS}
+        widths = _widths(retain)
         self._withdraw(rib_in, [nlri for nlri in rib_in.table if len(nlri) not in widths])
         rib_in.stale = set(rib_in.table)
         if is_doubted:
@@ -291,7 +308,7 @@ class Rib:
         rib_in = self._ins.get(name)
         if rib_in is None:
             return
-        widths = {_WIDTHS[family] for family in families if family in _WIDTHS}
+        widths = _widths(families)
         stale = [nlri for nlri in rib_in.stale if len(nlri) in widths]
         self._withdraw(rib_in, [nlri for nlri in stale if _is_short_lived(rib_in.table[nlri])])
         left = [nlri for nlri in stale if nlri in rib_in.stale]
@@ -307,6 +324,10 @@ class Rib:
             lowered = _kept(rib_in, path, kept)
             batch: dict[Nlri, Path] = dict.fromkeys(some, lowered)
             rib_in.table.update(batch)
+            by_path = [nlri for nlri in some if len(nlri) in PATH_WIDTHS]
+            if by_path:
+                self._gather(rib_in, map(prefix_of, by_path))
+                batch = {nlri: lowered for nlri in some if len(nlri) not in PATH_WIDTHS}
             self._insert(lowered, batch)
 
     def sweep(self, name: PeerName, families: frozenset[Family]) -> None:
@@ -314,7 +335,7 @@ class Rib:
         rib_in = self._ins.get(name)
         if rib_in is not None:
             rib_in.lowered.clear()
-            widths = {_WIDTHS[family] for family in families if family in _WIDTHS}
+            widths = _widths(families)
             self._withdraw(rib_in, [nlri for nlri in rib_in.stale if len(nlri) in widths])
             self._drop_if_empty(rib_in)
 
@@ -348,19 +369,53 @@ class Rib:
         kept: Kept = Kept.ALIKE,
     ) -> None:
         for nlris in _by_width(announced):
-            width = len(nlris[0])
+            if len(nlris[0]) in PATH_WIDTHS:
+                self._store_paths(rib_in, attributes, nlris, read_at, kept)
+                continue
+            if rib_in.path_keys:  # stale ones of a session that carried several
+                self._withdraw(rib_in, [key for nlri in nlris for key in rib_in.path_keys.get(nlri, ())])
             for answer in rib_in.filters.run(rib_in.peer.name, attributes, nlris):
                 for part, is_believed in self._judged(rib_in, answer):
                     path = _kept(rib_in, self._path(rib_in, attributes, answer, is_believed=is_believed), kept)
                     path.read_at = read_at
-                    before = len(rib_in.table)
                     batch: dict[Nlri, Path] = dict.fromkeys(part, path)
-                    if is_believed or rib_in.identities[width]:
-                        were = sum(_is_identity(old) for old in map(rib_in.table.get, batch))
-                        rib_in.identities[width] += len(batch) * is_believed - were
-                    rib_in.table.update(batch)
-                    rib_in.sizes[width] += len(rib_in.table) - before
+                    self._tabulate(rib_in, len(nlris[0]), batch, is_believed=is_believed)
                     self._insert(path, batch)
+
+    def _store_paths(
+        self, rib_in: AdjRibIn, attributes: PathAttributes, keys: Sequence[Nlri], read_at: float, kept: Kept
+    ) -> None:
+        """Store what came with path identifiers; filters and claims are about prefixes."""
+        if any(rib_in.sizes[plain] for plain, _ in WIDTHS.values()):  # stale ones of a session that carried one of each
+            self._withdraw(rib_in, [prefix_of(key) for key in keys])
+        while keys:
+            named = {Nlri(key[PATH_ID_SIZE:]): key for key in keys}
+            for answer in rib_in.filters.run(rib_in.peer.name, attributes, list(named)):
+                for part, is_believed in self._judged(rib_in, answer):
+                    path = _kept(rib_in, self._path(rib_in, attributes, answer, is_believed=is_believed), kept)
+                    path.read_at = read_at
+                    batch = {named[nlri]: path for nlri in part}
+                    self._tabulate(rib_in, len(keys[0]), batch, is_believed=is_believed)
+            known = rib_in.path_keys
+            for nlri, key in named.items():
+                others = known.get(nlri)
+                if others is None:
+                    known[nlri] = (key,)
+                elif key not in others:
+                    known[nlri] = tuple(sorted((*others, key)))
+            self._gather(rib_in, named)
+            if len(named) == len(keys):
+                return
+            keys = [key for key in keys if named[prefix_of(key)] != key]  # of a prefix that is there more than once
+
+    def _tabulate(self, rib_in: AdjRibIn, width: int, batch: dict[Nlri, Path], *, is_believed: bool) -> None:
+        """Put entries of one width into a peer's table."""
+        before = len(rib_in.table)
+        if is_believed or rib_in.identities[width]:
+            were = sum(_is_identity(old) for old in map(rib_in.table.get, batch))
+            rib_in.identities[width] += len(batch) * is_believed - were
+        rib_in.table.update(batch)
+        rib_in.sizes[width] += len(rib_in.table) - before
 
     def is_own(self, nlri: Nlri) -> bool:
         """Tell whether this host has a prefix connected, or as an address of its own."""
@@ -369,18 +424,21 @@ class Rib:
     def is_over_limit(self, name: PeerName) -> tuple[Family, str] | None:
         """Return a family of which the peer announced more than it may, before filters, and the limit's name.
 
-        What is still stale does not count: it may never say that again. None: it is within its limits.
+        Of several paths of a prefix each counts: a limit is there for what it costs to hold them. What is still stale
+        does not count: it may never say that again. None: it is within its limits.
         """
         rib_in = self._ins.get(name)
         if rib_in is None:
             return None
-        for family, width in _WIDTHS.items():
+        for family, widths in WIDTHS.items():
+            size = sum(map(rib_in.sizes.__getitem__, widths))
+            identities = sum(map(rib_in.identities.__getitem__, widths))
             for limit in ("max_prefixes", "max_identities"):
                 is_identity = limit == "max_identities"
-                count = rib_in.identities[width] if is_identity else rib_in.sizes[width] - rib_in.identities[width]
+                count = identities if is_identity else size - identities
                 excess = count - (rib_in.peer.max_identities if is_identity else rib_in.peer.max_prefixes)
                 if excess > 0 and excess > sum(
-                    len(nlri) == width and _is_identity(rib_in.table[nlri]) is is_identity for nlri in rib_in.stale
+                    len(nlri) in widths and _is_identity(rib_in.table[nlri]) is is_identity for nlri in rib_in.stale
                 ):
                     return family, limit
         return None
@@ -544,7 +602,7 @@ class Rib:
                 group.is_stirred = True
                 for selection, run in groupby(part, self._selected.get):
                     for nlris in _by_width(list(run)):
-                        group.offer(None if selection is None else selection.best, nlris)
+                        group.offer(selection, nlris)
 
     # ── what peers hear ──────────────────────────────────────────────────────
 
@@ -598,7 +656,7 @@ class Rib:
 
     def size(self, family: Family) -> int:
         """Count the prefixes of a family that have a selected path."""
-        return self._sizes[_WIDTHS[family]]
+        return self._sizes[WIDTHS[family][0]]
 
     def prefixes(self) -> list[Nlri]:
         """Return every prefix that anybody announces, selected or not, in the order of their keys."""
@@ -615,16 +673,17 @@ class Rib:
         eligible = [path for path in paths if self._is_ready(path)]
         decision = decide(eligible) if eligible else None
         shown: list[Candidate] = []
-        for path in paths:
-            is_best = selection is not None and selection.best is path
+        for path, key, is_again in self._with_keys(nlri, paths):
+            is_best = selection is not None and selection.best is path and not is_again
             reason = path.why_not or ("" if path in eligible else WAITING)
             if decision is not None and not reason:
                 reason = decision.won_by if path is decision.best else decision.lost[path]
                 if reason == "local-pref" and GRACEFUL_SHUTDOWN in path.attributes.communities:
                     reason = "local-pref (graceful shutdown)"
+                reason = "path-id" if is_again else reason
             is_multipath = selection is not None and len(selection.multipath) > 1 and path in selection.multipath
             rib_in = None if path.peer is None else self._ins.get(path.peer)
-            is_stale = rib_in is not None and nlri in rib_in.stale
+            is_stale = rib_in is not None and key in rib_in.stale
             resolution = None if path.next_hop is None else path.next_hop.resolution
             shown.append(
                 Candidate(
@@ -639,17 +698,27 @@ class Rib:
                     path.filtered,
                     not path.refusal,
                     path.kept,
+                    path_id_of(key),
                 )
             )
-        return sorted(shown, key=lambda c: (not c.is_best, not c.is_multipath, c.peer or ""))
+        return sorted(shown, key=lambda c: (not c.is_best, not c.is_multipath, c.peer or "", c.path_id or 0))
+
+    def _with_keys(self, nlri: Nlri, paths: Iterable[Path]) -> Iterator[tuple[Path, Nlri, bool]]:
+        """Yield each path with its key in its peer's table; those that say the same as one before are there again."""
+        for path in paths:
+            rib_in = None if path.peer is None else self._ins.get(path.peer)
+            known = () if rib_in is None else rib_in.path_keys.get(nlri, ())
+            keys = [key for key in known if rib_in is not None and rib_in.table[key] is path] or [nlri]
+            for number, key in enumerate(keys):
+                yield path, key, number > 0
 
     def received(self, name: PeerName) -> Iterator[tuple[Nlri, PathAttributes]]:
-        """Yield what a peer announced, before filters."""
+        """Yield what a peer announced, before filters; where it sends several paths, by path."""
         rib_in = self._ins.get(name)
         return iter(()) if rib_in is None else ((nlri, path.received) for nlri, path in rib_in.table.items())
 
     def advertised(self, name: PeerName) -> Iterator[tuple[Nlri, PathAttributes]]:
-        """Yield what a peer has been told, or is being told."""
+        """Yield what a peer has been told, or is being told; where it takes several paths, by path."""
         member = self._member(name)
         return iter(()) if member is None else member.group.heard_by(member)
 
@@ -660,10 +729,10 @@ class Rib:
         if rib_in is not None and any(path.refusal for path in set(rib_in.table.values())):
             refused.update(len(nlri) for nlri, path in rib_in.table.items() if path.refusal)
         counted: dict[Family, tuple[int, int, int]] = {}
-        for family, width in _WIDTHS.items():
-            received = 0 if rib_in is None else rib_in.sizes[width]
+        for family, widths in WIDTHS.items():
+            received = 0 if rib_in is None else sum(map(rib_in.sizes.__getitem__, widths))
             told = 0 if member is None else member.group.count(member, family)
-            counted[family] = (received, received - refused[width], told)
+            counted[family] = (received, received - sum(map(refused.__getitem__, widths)), told)
         return counted
 
     def identities(self, name: PeerName) -> int:
@@ -672,7 +741,7 @@ class Rib:
         return 0 if rib_in is None else rib_in.identities.total()
 
     def stale_count(self, name: PeerName) -> int:
-        """Count the stale prefixes of a peer."""
+        """Count the stale paths of a peer."""
         rib_in = self._ins.get(name)
         return 0 if rib_in is None else len(rib_in.stale)
 
@@ -815,7 +884,47 @@ class Rib:
         drop(table, gone)
         rib_in.sizes.subtract(Counter(map(len, gone)))
         rib_in.stale.difference_update(gone)
-        self._remove(rib_in.peer.name, gone)
+        if rib_in.path_keys:
+            gone = self._without_paths(rib_in, gone)
+        if gone:
+            self._remove(rib_in.peer.name, gone)
+
+    def _without_paths(self, rib_in: AdjRibIn, gone: Iterable[Nlri]) -> list[Nlri]:
+        """Follow it that paths are gone of which a prefix may have several; return what else is gone."""
+        known, prefixes, others = rib_in.path_keys, dict[Nlri, None](), list[Nlri]()
+        for key in gone:
+            nlri = prefix_of(key)
+            if nlri is key:
+                others.append(key)
+                continue
+            left = tuple(other for other in known[nlri] if other != key)
+            if left:
+                known[nlri] = left
+            else:
+                del known[nlri]
+            prefixes[nlri] = None
+        self._gather(rib_in, prefixes)
+        return others
+
+    def _gather(self, rib_in: AdjRibIn, nlris: Iterable[Nlri]) -> None:
+        """Make the candidates of these prefixes have the paths that this peer sends of them now, each of several."""
+        table, known, candidates, peer = rib_in.table, rib_in.path_keys, self._candidates, rib_in.peer.name
+        after: dict[tuple[Candidates | None, tuple[Path, ...]], Candidates | None] = {}
+        stirred: dict[Nlri, None] = {}
+        for nlri in nlris:
+            before = candidates.get(nlri)
+            mine = tuple(dict.fromkeys(map(table.__getitem__, known.get(nlri, ()))))
+            if (before, mine) not in after:
+                after[before, mine] = _with_all(before, peer, mine)
+            now = after[before, mine]
+            if now is before:
+                continue
+            if now is None:
+                del candidates[nlri]
+            else:
+                candidates[nlri] = now
+            stirred[nlri] = None
+        self._mark(stirred)
 
     def _remove(self, peer: PeerName | None, nlris: Sequence[Nlri]) -> None:
         candidates = self._candidates
@@ -836,6 +945,12 @@ class Rib:
         self._dirty.update(batch)
         if not batch.keys().isdisjoint(self._covers.keys()):
             self._is_recursion_in_doubt = True
+
+    def _rank(self, most_paths: int) -> None:
+        """Have as many paths of a prefix in their order as some peer takes."""
+        if most_paths > self._passed_on:
+            self._passed_on = most_paths
+            self._decide_all_again()
 
     def _decide_all_again(self) -> None:
         self._decided.clear()
@@ -869,7 +984,7 @@ class Rib:
             return self._decided[candidates]
         if len(self._decided) > MEMO_ENTRIES:
             self._decided.clear()
-        selection = select([path for path in candidates if self._is_ready(path)], self._ecmp)
+        selection = select([path for path in candidates if self._is_ready(path)], self._ecmp, self._passed_on)
         self._decided[candidates] = selection
         return selection
 
@@ -911,9 +1026,10 @@ class Rib:
             self.said.update(dict.fromkeys(nlris, now))
         for prefix in self._covers.keys() & batch.keys():
             self._in_doubt.update(self._covers[prefix])
-        if old is None or new is None or old.best is not new.best:
-            for group in self._groups.values():
-                group.offer(None if new is None else new.best, nlris)
+        has_best_moved = old is None or new is None or old.best is not new.best
+        for group in self._groups.values():
+            if has_best_moved or group.view.most_paths:
+                group.offer(new, nlris)
 
     def _mark_floating(self, nlris: Sequence[Nlri], *, is_floating: bool) -> None:
         """Note which prefixes are floating addresses by what was selected for them; a longer range is none."""
@@ -1037,7 +1153,7 @@ class Rib:
         for rib_in in self._ins.values():
             paths = {path for path in set(rib_in.table.values()) if path.next_hop in moved}
             if paths:
-                self._dirty.update((nlri, None) for nlri, path in rib_in.table.items() if path in paths)
+                self._dirty.update((prefix_of(nlri), None) for nlri, path in rib_in.table.items() if path in paths)
 
     def _want_next_hop(self, address: IPAddress) -> None:
         """Want the kernel object of a next hop in use to be what it resolves to; lost, it stays until unused.
@@ -1076,9 +1192,27 @@ class Rib:
     def _group(self, view: View) -> Group:
         group = self._groups.get(view)
         if group is None:
-            group = self._groups[view] = Group(view, self._chain(view.exports, view.local_asn))
+            group = self._groups[view] = Group(view, self._chain(view.exports, view.local_asn), self._number)
             group.backlog = list(self._selected)
         return group
+
+    def _number(self, path: Path, nlris: Sequence[Nlri]) -> bytes | None:
+        """Return our identifier of a path of these prefixes (RFC 7911); None: there is none for all of them."""
+        rib_in = None if path.peer is None else self._ins.get(path.peer)
+        if rib_in is None or not rib_in.path_keys:
+            return self._numbers.of(path.peer, b"")
+        found = {_path_id(rib_in, path, nlri) for nlri in nlris}
+        theirs = found.pop()
+        if found or theirs is None:
+            return None
+        if self._numbers.are_many:
+            self._numbers.keep(
+                (name, key[:PATH_ID_SIZE])
+                for name, each in self._ins.items()
+                for keys in each.path_keys.values()
+                for key in keys
+            )
+        return self._numbers.of(path.peer, theirs)
 
     def _leave(self, member: Member) -> None:
         self._owing.discard(member.name)
@@ -1163,6 +1297,28 @@ def _with(before: Candidates | None, path: Path) -> Candidates:
         return before
     others = tuple(other for other in paths if other.source.peer != path.source.peer)
     return (*others, path) if others else path
+
+
+def _with_all(before: Candidates | None, peer: PeerName, mine: tuple[Path, ...]) -> Candidates | None:
+    """Return candidates with these paths in the place of whatever their peer had; the same where it had just these."""
+    paths = _as_tuple(before)
+    if mine == tuple(path for path in paths if path.source.peer == peer):
+        return before
+    now = (*(path for path in paths if path.source.peer != peer), *mine)
+    return now if len(now) > 1 else next(iter(now), None)
+
+
+def _path_id(rib_in: AdjRibIn, path: Path, nlri: Nlri) -> bytes | None:
+    """Return by which identifier a peer sent a path of a prefix, the first of several, b"": without; None: not now."""
+    table = rib_in.table
+    for key in rib_in.path_keys.get(nlri, ()):
+        if table[key] is path:
+            return key[:PATH_ID_SIZE]
+    return b"" if table.get(nlri) is path else None
+
+
+def _widths(families: Iterable[Family]) -> set[int]:
+    return {width for family in families for width in WIDTHS.get(family, ())}
 
 
 def _without(before: Candidates, peer: PeerName | None) -> Candidates | None:

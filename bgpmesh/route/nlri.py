@@ -4,6 +4,10 @@ An `Nlri` is the prefix length in one byte and the packed address: 5 bytes for I
 It hashes fast, slices out of the wire and joins back into it, and its length tells its family, so
 one dict may hold both. Bits behind the prefix length are zero (RFC 4271 §4.3 calls them
 irrelevant; we clear them, so one prefix has one key).
+
+Where a session carries several paths of a prefix (RFC 7911), what it says is keyed by the path's identifier, four
+bytes, and the key of the prefix behind it: 9 or 21 bytes, and again the length tells the family. Such keys are the
+wire's and those of what one peer said or was told; all else goes by prefixes.
 """
 
 from __future__ import annotations
@@ -48,12 +52,25 @@ class Family(enum.Enum):
 
 
 ROUTED = (Family.IPV4, Family.IPV6)
+PATH_ID_SIZE = 4  # octets (RFC 7911 §3)
+WIDTHS = {Family.IPV4: (5, 9), Family.IPV6: (17, 21)}  # bytes of a key: of a prefix, of one of its paths
+PATH_WIDTHS = frozenset(path for _, path in WIDTHS.values())
 FLOWSPEC = (Family.IPV4_FLOWSPEC, Family.IPV6_FLOWSPEC)  # RFC 8955 §4, RFC 8956 §2
 
 
 def family_of(nlri: Nlri) -> Family:
     """Return the family of a key, told by its length."""
-    return Family.IPV4 if len(nlri) == 5 else Family.IPV6
+    return Family.IPV4 if len(nlri) < 17 else Family.IPV6
+
+
+def prefix_of(nlri: Nlri) -> Nlri:
+    """Return the key of the prefix of which a key says a path, or that it is."""
+    return Nlri(nlri[PATH_ID_SIZE:]) if len(nlri) in PATH_WIDTHS else nlri
+
+
+def path_id_of(nlri: Nlri) -> int | None:
+    """Return the identifier of the path that a key stands for; None: it stands for a prefix."""
+    return int.from_bytes(nlri[:PATH_ID_SIZE], "big") if len(nlri) in PATH_WIDTHS else None
 
 
 def family_of_address(address: IPAddress) -> Family:
@@ -76,6 +93,7 @@ def parse_nlri(text: str) -> Nlri:
 
 def network_of(nlri: Nlri) -> IPNetwork:
     """Return the network a key stands for."""
+    nlri = prefix_of(nlri)
     if len(nlri) == 5:
         return ipaddress.IPv4Network((nlri[1:], nlri[0]))
     return ipaddress.IPv6Network((nlri[1:], nlri[0]))

@@ -15,7 +15,7 @@ leaves alone. What it has not, or has otherwise than we need it, is here:
 * The graceful-restart capability has the R, N and F bits that our `Capabilities` say, and nothing is
   offered that we do not handle (ExaBGP would add enhanced refresh and a host name).
 
-RFC 4271 §4 and §6, RFC 4760, RFC 5492, RFC 6793, RFC 7606, RFC 7607, RFC 8538 §2, RFC 8955 §4, RFC 8956 §3,
+RFC 4271 §4 and §6, RFC 4760, RFC 5492, RFC 6793, RFC 7606, RFC 7607, RFC 7911, RFC 8538 §2, RFC 8955 §4, RFC 8956 §3,
 RFC 9072, RFC 9494 §3.
 """
 
@@ -39,6 +39,7 @@ from exabgp.bgp.message.open.asn import ASN
 from exabgp.bgp.message.open.capability import Capabilities as ExaCapabilities
 from exabgp.bgp.message.open.capability import Graceful
 from exabgp.bgp.message.open.capability import Negotiated as ExaNegotiated
+from exabgp.bgp.message.open.capability.addpath import AddPath as ExaAddPath
 from exabgp.bgp.message.open.capability.capability import Capability
 from exabgp.bgp.message.open.holdtime import HoldTime
 from exabgp.bgp.message.open.routerid import RouterID
@@ -65,6 +66,7 @@ from bgpmesh.peering.message import (
     Negotiated,
     Notification,
     Open,
+    PathIds,
     RouteRefresh,
 )
 from bgpmesh.peering.peer import Peer
@@ -83,7 +85,7 @@ from bgpmesh.route.attributes import (
     Treatment,
 )
 from bgpmesh.route.flow import Comparison, Component, Field, Flow, FlowKey, Kind, flow_prefix
-from bgpmesh.route.nlri import FLOWSPEC, Family, IPAddress, Nlri
+from bgpmesh.route.nlri import FLOWSPEC, ROUTED, Family, IPAddress, Nlri
 from bgpmesh.wire.fastpath import (
     EXTENDED_LENGTH,
     HEADER_SIZE,
@@ -132,7 +134,8 @@ __all__ = ["Codec", "Decoded", "Flows", "Garbage", "Routes"]
 OPEN, NOTIFICATION, KEEPALIVE, ROUTE_REFRESH = 1, 3, 4, 5
 _MINIMUM = {OPEN: 29, UPDATE: UPDATE_MINIMUM, NOTIFICATION: 21, KEEPALIVE: 19, ROUTE_REFRESH: 19}  # RFC 4271 §6.1
 _INTERNAL_ONLY = {LOCAL_PREF, ORIGINATOR_ID, CLUSTER_LIST}  # RFC 7606 §7.5, §7.9, §7.10
-_UNDERSTOOD = {1, 2, 64, 65}  # capability codes with a field of their own
+_ADD_PATH = 69
+_UNDERSTOOD = {1, 2, 64, 65, _ADD_PATH}  # capability codes with a field of their own
 _ARRAYS = {  # octets of a member
     NEXT_HOP: 4,
     COMMUNITIES: 4,
@@ -216,7 +219,7 @@ class Codec:
         """Go on with a peer that is configured otherwise under the same session."""
         self._peer, self._first_asn = peer, _first_asn(peer)
         if self._context is not None:
-            self._context = self._joined(self._context.families)
+            self._context = self._joined(self._context.families, self._context.with_path_ids)
 
     # ── out ──────────────────────────────────────────────────────────────────
 
@@ -316,7 +319,7 @@ class Codec:
             raise PeerError(Code.OPEN, 1, f"BGP version {body[0]} instead of 4", b"\0\4")
         capabilities = tuple(_capabilities(body[9:]))
         # ExaBGP also judges what we only show, and looks at the length that does not count (RFC 9072 §2).
-        plain = body[:9] + _parameters((code, value) for code, value in capabilities if code in _UNDERSTOOD)
+        plain = body[:9] + _parameters(each for each in capabilities if _is_understood(*each))
         theirs = _called(lambda: ExaMessage.unpack(OPEN, plain, Direction.IN, self._exabgp), Code.OPEN)
         _called(lambda: self._exabgp.received(theirs), Code.OPEN)
         received = _open(theirs, int.from_bytes(body[5:9], "big"), capabilities)
@@ -325,7 +328,10 @@ class Codec:
         families = tuple(f for f in sent.capabilities.families if f in received.capabilities.families)
         self._four_octet_asn = bool(self._exabgp.asn4)
         self._exabgp.families = [(AFI.create(f.afi), SAFI.create(f.safi)) for f in families]
-        self._context = self._joined(frozenset(families))
+        paths = self._exabgp.addpath
+        path_ids_in = frozenset(f for f in families if paths.receive(AFI.create(f.afi), SAFI.create(f.safi)))
+        path_ids_out = frozenset(f for f in families if paths.send(AFI.create(f.afi), SAFI.create(f.safi)))
+        self._context = self._joined(frozenset(families), path_ids_in)
         refusal, text = self._refusal(sent, received)
         return Negotiated(
             sent=sent,
@@ -334,15 +340,17 @@ class Codec:
             families=families,
             four_octet_asn=self._four_octet_asn,
             message_size=MESSAGE_SIZE,
+            path_ids_in=path_ids_in,
+            path_ids_out=path_ids_out,
             refusal=refusal,
             refusal_text=text,
         )
 
-    def _joined(self, families: frozenset[Family]) -> Context:
+    def _joined(self, families: frozenset[Family], with_path_ids: frozenset[Family]) -> Context:
         """Return the context of the class that this session is of: what was decoded for one is for all of it."""
         negotiation_class = (self._four_octet_asn, self._peer.is_external, self._first_asn)
         self._table = _TABLES.setdefault(negotiation_class, Table())
-        return Context(families, self._table, self._intern)
+        return Context(families, self._table, self._intern, with_path_ids)
 
     def _refusal(self, sent: Open, received: Open) -> tuple[Notification | None, str]:
         """Return why the session cannot be: what ExaBGP's validation says, with the real AS numbers, and more."""
@@ -544,6 +552,12 @@ def _refusal_of_families(ours: tuple[Family, ...], theirs: tuple[Family, ...]) -
     return Notification(Code.OPEN, 7, wanted), f"no address family in common: the peer offers {said}"
 
 
+def _is_understood(code: int, value: bytes) -> bool:
+    """Tell whether we act on a capability; not on ADD-PATH of an odd length or direction (RFC 7911 §4)."""
+    is_odd = code == _ADD_PATH and (len(value) % 4 != 0 or not all(ways in {1, 2, 3} for ways in value[3::4]))
+    return code in _UNDERSTOOD and not is_odd
+
+
 def _has_long_lengths(parameters: bytes) -> bool:
     """Tell whether lengths have two octets: by the first type, the length before it is any but 0 (RFC 9072 §2)."""
     return parameters[0] != 0 and parameters[1:2] == b"\xff"
@@ -619,6 +633,11 @@ def _offer(ours: Open, peer_asn: Asn) -> tuple[Any, Any, bytes]:
                 for family, is_kept in restart.families
             ],
         )
+    paths = ExaAddPath()
+    for each in offered.add_path:
+        paths.add_path(AFI.create(each.family.afi), SAFI.create(each.family.safi), each.receive + 2 * each.send)
+    if paths:
+        capabilities[Capability.CODE.ADD_PATH] = paths
     for code, value in offered.other:
         capabilities[code] = _Raw(value)
     if offered.long_lived is not None:
@@ -663,6 +682,7 @@ def _open(theirs: Any, router_id: int, capabilities: tuple[tuple[int, bytes], ..
             survives_notification=bool(restart.restart_flag & _SURVIVES_NOTIFICATION),
         )
     long_lived = next((value for code, value in reversed(capabilities) if code == _LONG_LIVED), None)
+    paths = ((_FAMILIES.get(key), ways) for key, ways in offered.get(Capability.CODE.ADD_PATH, {}).items())
     return Open(
         asn=Asn(int(theirs.asn if real_asn is None else real_asn)),
         hold_time=int(theirs.hold_time),
@@ -674,7 +694,10 @@ def _open(theirs: Any, router_id: int, capabilities: tuple[tuple[int, bytes], ..
             graceful_restart=graceful,
             # Without the other one it says nothing (RFC 9494 §3).
             long_lived=None if long_lived is None or graceful is None else _long_lived(long_lived),
-            other=tuple((code, value) for code, value in capabilities if code not in {*_UNDERSTOOD, _LONG_LIVED}),
+            other=tuple(
+                (code, value) for code, value in capabilities if code != _LONG_LIVED and not _is_understood(code, value)
+            ),
+            add_path=tuple(PathIds(f, bool(ways & 1), bool(ways & 2)) for f, ways in paths if f in ROUTED),
         ),
     )
 
@@ -745,7 +768,10 @@ def _keys(update: Any, reach: _Item | None) -> _Prefixes:
     for nlri in update.nlris:
         packed, length = nlri.cidr.ton(), int(nlri.cidr.mask)
         shift = len(packed) * 8 - length
-        key = Nlri(bytes((length,)) + (int.from_bytes(packed, "big") >> shift << shift).to_bytes(len(packed), "big"))
+        path_id = nlri.path_info.path_info  # b"" where there are none
+        key = Nlri(
+            path_id + bytes((length,)) + (int.from_bytes(packed, "big") >> shift << shift).to_bytes(len(packed), "big")
+        )
         if nlri.action == Action.WITHDRAW:
             found.withdrawn.append(key)
         else:

@@ -16,8 +16,9 @@ prefixes is one dictionary lookup for each UPDATE, and slices. The rules:
 * **A run of such UPDATEs is told by its repeated head.** Splitting a window of the buffer at the head
   of the first yields the keys; a piece that is not as long as a key ends the run. The head holds the
   marker and the length, so by induction each piece ends where the next message starts.
+* **Path identifiers (RFC 7911) are cut off with the prefix**: keys of that other width cost one look at each UPDATE.
 
-RFC 4271 §4.1 to §4.3, RFC 4760 §3 to §5, RFC 7606 §5.
+RFC 4271 §4.1 to §4.3, RFC 4760 §3 to §5, RFC 7606 §5, RFC 7911 §3.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from typing import NamedTuple, TypeVar
 
 from bgpmesh.errors import PeerError
 from bgpmesh.route.attributes import PathAttributes
-from bgpmesh.route.nlri import Family, Nlri, prefix_text
+from bgpmesh.route.nlri import PATH_ID_SIZE, PATH_WIDTHS, Family, Nlri, prefix_of, prefix_text
 
 MARKER = b"\xff" * 16
 HEADER_SIZE = 19
@@ -54,8 +55,10 @@ _SINGLE_HOST_HEADS = {
 _STRAY = tuple(0xFF >> bits if bits else 0 for bits in range(8))  # bits behind the prefix, by its length modulo 8
 _WIRE_SIZE = tuple(1 + (bits + 7) // 8 for bits in range(256))  # octets of a prefix on the wire, by its length
 _BLOCK = 32
-_BLOCKS = tuple(struct.Struct(f"{width}s" * _BLOCK) for width in range(18))  # cut 32 slices of one width at once
-_FIRST_OCTET = itemgetter(1)  # of the address in a key
+_BLOCKS = tuple(struct.Struct(f"{width}s" * _BLOCK) for width in range(22))  # cut 32 slices of one width at once
+_FIRST_OCTET = {
+    lead: itemgetter(lead + 1) for lead in (0, PATH_ID_SIZE)
+}  # of the address in a key, behind so many octets
 _RUN = 64  # messages looked at together; more would copy more for nothing where a run is short
 
 K = TypeVar("K")
@@ -84,10 +87,10 @@ def without_martians(routes: Routes) -> Routes:
     IPv4: loopback, multicast and what lies above it. IPv6: unspecified, loopback, link-local, multicast.
     """
     announced = routes.announced
-    leading = bytes(map(_FIRST_OCTET, announced))
+    leading = bytes(map(_FIRST_OCTET[_lead_of(announced[0])], announced)) if announced else b""
     if not leading or (0 not in leading and 127 not in leading and max(leading) < 224):
         return routes
-    martians = [nlri for nlri in announced if _is_martian(nlri)]
+    martians = [nlri for nlri in announced if _is_martian(prefix_of(nlri))]
     if martians:
         first = prefix_text(martians[0])
         routes.problem = routes.problem or f"ignored {len(martians)} prefixes that nobody routes to, first {first}"
@@ -152,6 +155,11 @@ class Context:
     families: frozenset[Family]
     table: Table
     intern: Callable[[bytes, bytes], Interned]
+    with_path_ids: frozenset[Family] = frozenset()  # prefixes of these come with a path identifier
+
+    def lead(self, family: Family) -> int:
+        """Return how many octets stand before each prefix of a family."""
+        return PATH_ID_SIZE if family in self.with_path_ids else 0
 
 
 # ── many messages ────────────────────────────────────────────────────────────
@@ -164,7 +172,8 @@ def decode_updates(data: bytes, at: int, context: Context, read_at: float) -> tu
     """
     gathering = _Gathering(read_at)
     clean = context.table.clean
-    has_ipv4, has_ipv6 = Family.IPV4 in context.families, Family.IPV6 in context.families
+    plain = context.families - context.with_path_ids
+    has_ipv4, has_ipv6 = Family.IPV4 in plain, Family.IPV6 in plain
     last = len(data) - UPDATE_MINIMUM
     while at <= last:
         marker, length, kind, withdrawn_size, attributes_size = _UPDATE_HEAD.unpack_from(data, at)
@@ -275,7 +284,7 @@ class Update(NamedTuple):
 
 def _gather_one(body: bytes, context: Context, gathering: _Gathering) -> bool:
     """Gather what one UPDATE says; False, and nothing gathered, where it is for the codec to judge."""
-    update = take_apart(body, context.families)
+    update = take_apart(body, context)
     if update is None:
         return False
     announcements: list[tuple[PathAttributes, list[Nlri]]] = []
@@ -298,13 +307,14 @@ def _gather_one(body: bytes, context: Context, gathering: _Gathering) -> bool:
     return True
 
 
-def take_apart(body: bytes, families: frozenset[Family]) -> Update | None:
+def take_apart(body: bytes, context: Context) -> Update | None:
     """Return the parts of a plain UPDATE; None for any other: malformed, of another family, End-of-RIB, void."""
     attributes_at = 4 + int.from_bytes(body[:2], "big")
     nlri_at = attributes_at + int.from_bytes(body[attributes_at - 2 : attributes_at], "big")
     if nlri_at > len(body):
         return None
-    withdrawn, announced = cut(body[2 : attributes_at - 2], 32), cut(body[nlri_at:], 32)
+    families, lead, lead6 = context.families, context.lead(Family.IPV4), context.lead(Family.IPV6)
+    withdrawn, announced = cut(body[2 : attributes_at - 2], 32, lead), cut(body[nlri_at:], 32, lead)
     parts = split_attributes(body[attributes_at:nlri_at])
     if withdrawn is None or announced is None or parts is None:
         return None
@@ -313,11 +323,11 @@ def take_apart(body: bytes, families: frozenset[Family]) -> Update | None:
     announced6: list[Nlri] | None = []
     next_hop = b""
     if unreach is not None:
-        withdrawn6 = cut(unreach[3:], 128) if unreach[:3] == _IPV6 else None
+        withdrawn6 = cut(unreach[3:], 128, lead6) if unreach[:3] == _IPV6 else None
     if reach is not None:
         hop_size = reach[3] if len(reach) > 3 else 0
         next_hop, nlri6 = reach[4 : 4 + hop_size], reach[5 + hop_size :]
-        announced6 = cut(nlri6, 128) if reach[:3] == _IPV6 and hop_size in {16, 32} and nlri6 else None
+        announced6 = cut(nlri6, 128, lead6) if reach[:3] == _IPV6 and hop_size in {16, 32} and nlri6 else None
     if withdrawn6 is None or announced6 is None:
         return None
     is_agreed = (Family.IPV4 in families or not (withdrawn or announced)) and (
@@ -364,25 +374,29 @@ def split_attributes(attributes: bytes) -> tuple[bytes, bytes | None, bytes | No
 # ── prefixes ─────────────────────────────────────────────────────────────────
 
 
-def cut(nlri: bytes, bits: int) -> list[Nlri] | None:
+def cut(nlri: bytes, bits: int, lead: int = 0) -> list[Nlri] | None:
     """Return the keys of a field of prefixes of up to `bits` (32 or 128); None where it is malformed.
 
-    Fast where all are of one length, which is the common case; bits behind a prefix's length are cleared.
+    Fast where all are of one length, which is the common case; bits behind a prefix's length are cleared. `lead` octets
+    stand before each prefix, and stay: a path identifier.
     """
     if not nlri:
         return []
-    first = nlri[0]
-    width, size = _WIRE_SIZE[first], len(nlri)
+    size = len(nlri)
+    if size <= lead:
+        return None
+    first = nlri[lead]
+    width = lead + _WIRE_SIZE[first]
     if first > bits:
         return None
-    if size % width or nlri[::width].count(first) * width != size:
-        return _cut_mixed(nlri, bits)
+    if size % width or nlri[lead::width].count(first) * width != size:
+        return _cut_mixed(nlri, bits, lead)
     slices = _slices(nlri, width)
     stray = _STRAY[first & 7]
     if stray and any(map(stray.__and__, nlri[width - 1 :: width])):
         slices = [piece[:-1] + bytes((piece[-1] & ~stray,)) for piece in slices]
     if first < bits - 7:
-        padding = bytes(bits // 8 + 1 - width)
+        padding = bytes(lead + bits // 8 + 1 - width)
         slices = [piece + padding for piece in slices]
     return slices  # type: ignore[return-value]  # bytes of a key's shape; NewType costs a call for each
 
@@ -393,12 +407,14 @@ def _slices(data: bytes, width: int) -> list[bytes]:
     return slices + [data[at : at + width] for at in range(whole, len(data), width)]
 
 
-def _cut_mixed(nlri: bytes, bits: int) -> list[Nlri] | None:
+def _cut_mixed(nlri: bytes, bits: int, lead: int) -> list[Nlri] | None:
     keys: list[Nlri] = []
-    at, size, width = 0, len(nlri), bits // 8 + 1
+    at, size, width = 0, len(nlri), lead + bits // 8 + 1
     while at < size:
-        length = nlri[at]
-        stop = at + _WIRE_SIZE[length]
+        if at + lead >= size:
+            return None
+        length = nlri[at + lead]
+        stop = at + lead + _WIRE_SIZE[length]
         if length > bits or stop > size:
             return None
         piece = nlri[at:stop]
@@ -410,16 +426,21 @@ def _cut_mixed(nlri: bytes, bits: int) -> list[Nlri] | None:
     return keys
 
 
+def _lead_of(key: Nlri) -> int:
+    return PATH_ID_SIZE if len(key) in PATH_WIDTHS else 0
+
+
 def pack(keys: list[Nlri], family: Family, room: int) -> Iterator[bytes]:
     """Yield the wire form of the keys in fields of at most `room` octets, which holds one key at least."""
-    width = family.bits // 8 + 1
+    lead = _lead_of(keys[0])
+    width = lead + family.bits // 8 + 1
     joined = b"".join(keys)
-    if joined[::width].count(family.bits) == len(keys):  # a key of full length is its own wire form
+    if joined[lead::width].count(family.bits) == len(keys):  # a key of full length is its own wire form
         step = room // width * width
         for at in range(0, len(joined), step):
             yield joined[at : at + step]
         return
-    pieces = [key[: _WIRE_SIZE[key[0]]] for key in keys]
+    pieces = [key[: lead + _WIRE_SIZE[key[lead]]] for key in keys]
     ends = list(itertools.accumulate(map(len, pieces)))
     start = sent = 0
     while start < len(pieces):

@@ -75,7 +75,7 @@ def announcements(family: Family, attributes: PathAttributes, encoded: bytes, ke
         hops = hop.packed + (b"" if attributes.link_local is None else attributes.link_local.packed)
         reach = AFI_SAFI[family] + bytes((len(hops),)) + hops + b"\0"
         room -= 4 + len(reach)
-    if room < family.bits // 8 + 1:
+    if room < len(keys[0]):
         log.warning("update.too_long", family=family.label, octets_count=len(encoded), prefixes_count=len(keys))
         return
     for nlri in pack(keys, family, room):

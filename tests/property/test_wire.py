@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import fields
+from functools import partial
 from typing import get_args
 from unittest.mock import patch
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bgpmesh.peering.message import Capabilities, GracefulRestart, Negotiated, Open
+from bgpmesh.peering.message import Capabilities, GracefulRestart, Negotiated, Open, PathIds
 from bgpmesh.peering.peer import Peer
 from bgpmesh.rib.export import Batch
 from bgpmesh.route.attributes import ATTRIBUTES, Asn, AsPath, Origin, PathAttributes, RouterId, SegmentKind
@@ -23,8 +24,8 @@ from tests.bench.feeder import message
 OURS, THEIRS = Asn(64512), Asn(65001)
 
 
-def codecs(*, four_octet_asn: bool = True, is_external: bool = False) -> tuple[Codec, Codec]:
-    """Return the two ends of a session whose OPENs are exchanged: ours and the peer's."""
+def codecs(*, four_octet_asn: bool = True, is_external: bool = False, has_paths: bool = False) -> tuple[Codec, Codec]:
+    """Return the two ends of a session whose OPENs are exchanged, ours and the peer's; with path identifiers or not."""
     theirs = THEIRS if is_external else OURS
     role = Role.EXTERNAL if is_external else Role.NON_CLIENT
 
@@ -32,8 +33,9 @@ def codecs(*, four_octet_asn: bool = True, is_external: bool = False) -> tuple[C
         address = ipaddress.ip_address("192.0.2.1")
         return Codec(Peer(PeerName("peer"), address, other, role, address, asn, RouterId(1)))
 
-    capabilities = Capabilities(families=(Family.IPV4, Family.IPV6))
-    theirs_offer = Capabilities(families=(Family.IPV4, Family.IPV6), four_octet_asn=four_octet_asn)
+    paths = tuple(PathIds(family, receive=True, send=True) for family in ROUTED) if has_paths else ()
+    capabilities = Capabilities(families=(Family.IPV4, Family.IPV6), add_path=paths)
+    theirs_offer = Capabilities(families=(Family.IPV4, Family.IPV6), four_octet_asn=four_octet_asn, add_path=paths)
     us, peer = end(OURS, theirs), end(theirs, OURS)
     our_open = us.encode(Open(OURS, 9, RouterId(1), capabilities))
     their_open = peer.encode(Open(theirs, 9, RouterId(2), theirs_offer))
@@ -70,18 +72,18 @@ def slowly(codec: Codec, data: bytes) -> list[Decoded]:
 # ── UPDATEs, right and wrong ─────────────────────────────────────────────────
 
 
-def prefixes(bits: int, excess: int) -> st.SearchStrategy[bytes]:
+def prefixes(bits: int, excess: int, *, has_paths: bool = False) -> st.SearchStrategy[bytes]:
     """Return NLRI fields: of one length or of many, host bits set or not, rarely too long or cut."""
+    lead = 4 if has_paths else 0
     lengths = st.integers(0, bits + excess)
 
     def encode(parts: list[tuple[int, bytes]]) -> bytes:
-        return b"".join(bytes((length,)) + body[: (length + 7) // 8] for length, body in parts)
+        return b"".join(body[17 : 17 + lead] + bytes((length,)) + body[: (length + 7) // 8] for length, body in parts)
 
-    one = st.tuples(lengths, st.binary(min_size=17, max_size=17))
-    host = st.tuples(st.just(bits), st.binary(min_size=17, max_size=17))
-    equal = lengths.flatmap(
-        lambda length: st.lists(st.tuples(st.just(length), st.binary(min_size=17, max_size=17)), max_size=70)
-    )
+    body = st.binary(min_size=17 + lead, max_size=17 + lead)
+    one = st.tuples(lengths, body)
+    host = st.tuples(st.just(bits), body)
+    equal = lengths.flatmap(lambda length: st.lists(st.tuples(st.just(length), body), max_size=70))
     return st.one_of(st.lists(host, max_size=70), st.lists(one, max_size=5), equal).map(encode)
 
 
@@ -114,11 +116,12 @@ GOOD_FOR_TWO_OCTETS = b"\x40\1\1\0" + b"\x40\2\4\2\1\xfd\xe9" + b"\x40\3\4\xc0\0
 
 
 @st.composite
-def update(draw: st.DrawFn) -> bytes:
+def update(draw: st.DrawFn, *, has_paths: bool = False) -> bytes:
     """Draw an UPDATE: mostly sane, with every oddity now and then."""
+    of = partial(prefixes, has_paths=has_paths)
     excess = draw(st.sampled_from([0] * 9 + [2]))
-    withdrawn = draw(st.one_of(st.just(b""), prefixes(32, excess)))
-    announced = draw(st.one_of(st.just(b""), prefixes(32, excess)))
+    withdrawn = draw(st.one_of(st.just(b""), of(32, excess)))
+    announced = draw(st.one_of(st.just(b""), of(32, excess)))
     pieces = [
         draw(st.sampled_from([GOOD] * 5 + [GOOD_FOR_TWO_OCTETS] * 2 + [b""])),
         *draw(st.lists(attribute(), max_size=2)),
@@ -128,14 +131,14 @@ def update(draw: st.DrawFn) -> bytes:
             ["20010db8" + "00" * 11 + "01", "20010db8" + "00" * 11 + "01fe80" + "00" * 13 + "02"] * 4 + ["", "c0000201"]
         )
     )
-    reach = draw(st.one_of(st.just(b""), prefixes(128, excess)))
+    reach = draw(st.one_of(st.just(b""), of(128, excess)))
     afi = draw(st.sampled_from([2] * 12 + [1, 25]))
     head = b"\0" + bytes((afi, 1))
     if reach or draw(st.sampled_from([False] * 12 + [True])):
         value = head + bytes((len(hop) // 2,)) + bytes.fromhex(hop) + b"\0" + reach
         pieces.insert(draw(st.integers(0, len(pieces))), b"\x90\x0e" + len(value).to_bytes(2, "big") + value)
     if draw(st.booleans()):
-        value = head + draw(prefixes(128, excess))
+        value = head + draw(of(128, excess))
         pieces.insert(draw(st.integers(0, len(pieces))), b"\x90\x0f" + len(value).to_bytes(2, "big") + value)
     attributes = b"".join(pieces)
     off = draw(st.sampled_from([0] * 30 + [-1, 1]))
@@ -171,6 +174,17 @@ def test_fast_path_and_exabgp_agree(updates: list[bytes], four_octet_asn: bool, 
     data = b"".join(updates)
     fast, _ = codecs(four_octet_asn=four_octet_asn, is_external=is_external)
     slow, _ = codecs(four_octet_asn=four_octet_asn, is_external=is_external)
+    expected = flattened(slowly(slow, data))
+    assert expected == flattened(fast.feed(data, 0.0))
+
+
+@settings(max_examples=200)
+@given(st.lists(st.one_of(update(has_paths=True), update(has_paths=True), update()), max_size=4), st.booleans())
+def test_fast_path_and_exabgp_agree_on_path_identifiers(updates: list[bytes], is_external: bool) -> None:
+    """The same where each prefix has one before it (RFC 7911), also where one is missing."""
+    data = b"".join(updates)
+    fast, _ = codecs(is_external=is_external, has_paths=True)
+    slow, _ = codecs(is_external=is_external, has_paths=True)
     expected = flattened(slowly(slow, data))
     assert expected == flattened(fast.feed(data, 0.0))
 
@@ -295,14 +309,16 @@ def keys_of(family: Family) -> st.SearchStrategy[list[Nlri]]:
 
 
 @settings(max_examples=250)
-@given(st.data(), st.sampled_from(ROUTED), st.booleans(), st.booleans())
+@given(st.data(), st.sampled_from(ROUTED), st.booleans(), st.booleans(), st.booleans())
 def test_what_is_encoded_is_decoded(
-    data: st.DataObject, family: Family, four_octet_asn: bool, is_external: bool
+    data: st.DataObject, family: Family, four_octet_asn: bool, is_external: bool, has_paths: bool
 ) -> None:
-    """Every attribute and every prefix comes back as it was, also through two-octet AS numbers."""
+    """Every attribute and every prefix comes back as it was, also through two-octet AS numbers, and by path."""
     attributes = data.draw(sets_of(family, is_external=is_external))
     keys = data.draw(keys_of(family))
-    us, peer = codecs(four_octet_asn=four_octet_asn, is_external=is_external)
+    if has_paths:
+        keys = [Nlri(data.draw(st.binary(min_size=4, max_size=4)) + key) for key in keys]
+    us, peer = codecs(four_octet_asn=four_octet_asn, is_external=is_external, has_paths=has_paths)
     updates = peer.encode_batch(Batch(family, attributes, keys))
     assert max(map(len, updates)) <= 4096
     decoded = [said for octets in updates for said in us.feed(octets, 0.0)]

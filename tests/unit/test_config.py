@@ -10,7 +10,7 @@ import pytest
 from bgpmesh import config
 from bgpmesh.errors import ConfigError, Problem
 from bgpmesh.peering.mesh import Limit
-from bgpmesh.peering.peer import FlowLimit
+from bgpmesh.peering.peer import AddPath, FlowLimit
 from bgpmesh.workload.pool import Masquerade
 
 CONFIG_DIRECTORY = Path(__file__).parent.parent.parent / "config"
@@ -380,6 +380,11 @@ MISTAKES = [  # (section, lines in it, key, value, reason)
         "true",
         "not a table { rules, ttl }; {} is the default of both",
     ),
+    ("peer", "add_path = 8", "peer.p.add_path", "8", "not true, false or { send, receive }"),
+    ("peer", "add_path = { send = 256 }", "peer.p.add_path", "256", "send is not between 0 and 255"),
+    ("peer", "add_path = { receive = 1 }", "peer.p.add_path", "1", "receive is not true or false"),
+    ("peer", "add_path = { sent = 8 }", "peer.p.add_path", "{ sent }", "unknown key sent; did you mean send?"),
+    ("cluster", "add_path = 'no'", "cluster.add_path", '"no"', "not true, false or { send, receive }"),
     ("peer", "flowspec = { rules = 0 }", "peer.p.flowspec", "0", "rules is not between 1 and 10000"),
     ("peer", "flowspec = { ttl = -1 }", "peer.p.flowspec", "-1", "ttl is not between 0 and 31536000 s"),
     ("peer", "flowspec = { ttls = 1 }", "peer.p.flowspec", "{ ttls }", "unknown key ttls; did you mean ttl?"),
@@ -558,6 +563,24 @@ def test_two_neighbours_share_an_address_where_no_node_talks_to_both() -> None:
     loaded = config.parse(text, "f")
     peers = {node: [peer.name for peer in config.effective(loaded, node).peers] for node in ("a", "b")}
     assert peers == {"a": ["b", "one"], "b": ["a", "two"]}
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("", None),
+        ("add_path = false", None),
+        ("add_path = true", AddPath(8, receive=True)),
+        ("add_path = { send = 2, receive = false }", AddPath(2, receive=False)),
+        ("add_path = { send = 0 }", AddPath(0, receive=True)),
+        ("add_path = { send = 0, receive = false }", None),
+    ],
+)
+def test_several_paths_go_to_and_from_whom_the_file_names_for_it(said: str, expected: AddPath | None) -> None:
+    """`true` is a table with its defaults; a table that says neither way is `false`."""
+    text = f"[cluster]\nasn = 64512\n[node.a]\naddress = '192.0.2.1'\n[peer.p]\naddress = '192.0.2.9'\nasn = 2\n{said}"
+    (peer,) = config.effective(config.parse(text, "f.toml"), "a").peers
+    assert peer.add_path == expected
 
 
 def test_bfd_is_off_on_or_a_table() -> None:

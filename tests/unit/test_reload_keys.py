@@ -10,7 +10,7 @@ import pytest
 from bgpmesh import config
 from bgpmesh.peering.peer import LIVE, Peer
 
-NODES, NEIGHBOURS = "n2 n3", "tor inside flows"
+NODES, NEIGHBOURS = "n2 n3", "tor inside flows paths"
 ALL = f"{NODES} {NEIGHBOURS}"
 
 SECTIONS: dict[str, dict[str, str]] = {
@@ -22,6 +22,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     "peer.tor": {"address": '"192.0.2.254"', "asn": "65001", "import": '["f"]', "export": '["own"]'},
     "peer.inside": {"address": '"192.0.2.253"', "asn": "64512"},
     "peer.flows": {"address": '"192.0.2.252"', "asn": "65002", "flowspec": "{ rules = 10 }"},
+    "peer.paths": {"address": '"192.0.2.251"', "asn": "65003", "add_path": "true"},
     "filter.f": {"default": '"accept"'},
 }
 
@@ -53,6 +54,7 @@ def peers(directory: Path, section: str = "cluster", key: str = "asn", value: st
         ("cluster", "password_file", '"key"', NODES),
         ("cluster", "bfd", "true", ""),
         ("cluster", "max_prefixes", "5", ""),
+        ("cluster", "add_path", "false", ""),
         ("cluster", "port", "1179", ""),
         ("node.n1", "address", '"192.0.2.11"', ALL),
         ("node.n1", "address6", '"2001:db8::11"', ""),
@@ -92,6 +94,9 @@ def peers(directory: Path, section: str = "cluster", key: str = "asn", value: st
         ("peer.tor", "allow_own_asn", "1", ""),
         ("peer.tor", "local_asn", "64999", "tor"),
         ("peer.tor", "role", '"customer"', "tor"),
+        ("peer.tor", "add_path", "true", "tor"),
+        ("peer.paths", "add_path", "{ send = 4 }", ""),
+        ("peer.paths", "add_path", "{ send = 0 }", "paths"),
         ("peer.tor", "flowspec", "{ rules = 10 }", "tor"),
         ("peer.flows", "flowspec", "{ rules = 20, ttl = 5 }", ""),
         ("peer.tor", "families", '["ipv4"]', "tor"),
@@ -123,7 +128,7 @@ def test_a_new_node_and_a_new_client_change_nothing_for_others(tmp_path: Path) -
     assert {name: peer for name, peer in added.items() if name != "n4"} == before
     client = peers(tmp_path, "peer.inside", "reflector_client", "true")
     assert {name: client[name].differences(peer) for name, peer in before.items() if name != "inside"} == dict.fromkeys(
-        ("n2", "n3", "tor", "flows"), ("cluster_id",)
+        ("n2", "n3", "tor", "flows", "paths"), ("cluster_id",)
     )
 
 

@@ -34,7 +34,7 @@ from bgpmesh.journal.story import Handled, Took, Worked, read
 from bgpmesh.peering.message import Cease, Notification
 from bgpmesh.peering.peer import Peer
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
-from bgpmesh.route.nlri import parse_nlri
+from bgpmesh.route.nlri import Nlri, parse_nlri
 from bgpmesh.route.path import PeerName, Role
 from bgpmesh.workload.endpoint import Endpoint
 
@@ -115,6 +115,15 @@ def test_the_line_of_an_event_is_there_when_the_engine_fails_on_it(tmp_path: Pat
     assert Handled(7, EndpointAdded(mine), 2.0) == story.records[-1]
     with pytest.raises(ConfigError, match="already in use by default/a"):
         list(story.replay())
+
+
+def test_keys_of_every_width_come_back_in_their_order() -> None:
+    """Of prefixes and of paths (RFC 7911), of both families, also where as many octets could be of another width."""
+    prefixes = [parse_nlri("10.0.0.0/8"), parse_nlri("2001:db8::/32")]
+    four, nine, six, one = (prefixes[0], Nlri(b"\0\0\0\1" + prefixes[0]), prefixes[1], Nlri(bytes(4) + prefixes[1]))
+    form = Forms().of(typing.get_type_hints(RoutesReceived)["announced"])
+    for keys in ([four], [nine] * 3, [nine, four, four, six], [six, one, nine, one], [one, one], [four, one, nine]):
+        assert keys == form.read(json.loads(rendered(form.written(keys))))
 
 
 def test_every_delta_of_an_engine_is_watched(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from bgpmesh.peering.mesh import (
     warnings_of,
     watched_of,
 )
-from bgpmesh.peering.peer import Peer
+from bgpmesh.peering.peer import AddPath, Peer
 from bgpmesh.route.attributes import Asn, RouterId
 from bgpmesh.route.nlri import Family, IPAddress
 from bgpmesh.route.path import Role
@@ -115,6 +115,20 @@ def test_clients_talk_to_reflectors_only() -> None:
     assert shape(client, N1, RR, second, cluster=cluster) == {"rr": Role.NON_CLIENT, "rr2": Role.NON_CLIENT}
     expected = {"c": Role.CLIENT, "n1": Role.CLIENT, "rr2": Role.NON_CLIENT}
     assert shape(RR, client, N1, second, cluster=cluster) == expected
+
+
+def test_reflectors_pass_on_several_paths_and_nodes_send_their_own() -> None:
+    """A reflector sends, also to another one; everybody takes from reflectors; `false` and a mesh have none of it."""
+    cluster = replace(CLUSTER, topology="reflectors", add_path=AddPath(4))
+    second = replace(N3, name="rr2", reflector=True)
+
+    def offered(node: NodeOptions, cluster: ClusterOptions) -> dict[str, AddPath | None]:
+        return {peer.name: peer.add_path for peer in peers_of(node, cluster, (N1, RR, second), ())}
+
+    assert offered(N1, cluster) == {"rr": AddPath(0), "rr2": AddPath(0)}
+    assert offered(RR, cluster) == {"n1": AddPath(4, receive=False), "rr2": AddPath(4)}
+    assert set(offered(RR, replace(cluster, add_path=None)).values()) == {None}
+    assert set(offered(RR, replace(cluster, topology="mesh")).values()) == {None}
 
 
 def test_the_cluster_id_of_a_reflector_defaults_to_its_router_id() -> None:

@@ -6,11 +6,11 @@ import ipaddress
 from dataclasses import replace
 
 from bgpmesh.peering.message import Capabilities, EndOfRib, LongLived, Negotiated, Open
-from bgpmesh.peering.peer import Peer
+from bgpmesh.peering.peer import AddPath, Peer
 from bgpmesh.rib.export import Batch
 from bgpmesh.rib.rib import Candidate, Rib
 from bgpmesh.route.attributes import Asn, AsPath, PathAttributes, RouterId, SegmentKind
-from bgpmesh.route.nlri import Family, IPAddress, Nlri, parse_nlri, prefix_text
+from bgpmesh.route.nlri import Family, IPAddress, Nlri, parse_nlri, path_id_of, prefix_text
 from bgpmesh.route.path import HostRoute, HostRouteKind, PeerName, Role
 
 ASN, ROUTER_ID, CLUSTER_ID = Asn(64512), RouterId(1), RouterId(900)
@@ -81,7 +81,17 @@ class World:
         identifier = RouterId(int(peer.address) & 0xFF if router_id is None else router_id)
         ours = Open(peer.local_asn, 9, ROUTER_ID, Capabilities(peer.families))
         theirs = Open(peer.asn, 9, identifier, Capabilities(peer.families, long_lived=long_lived))
-        self.rib.peer_up(peer, Negotiated(ours, theirs, 9, peer.families, four_octet_asn=True), keep)
+        paths = peer.add_path or AddPath(0, receive=False)
+        negotiated = Negotiated(
+            ours,
+            theirs,
+            9,
+            peer.families,
+            four_octet_asn=True,
+            path_ids_in=frozenset(peer.families if paths.receive else ()),
+            path_ids_out=frozenset(peer.families if paths.send else ()),
+        )
+        self.rib.peer_up(peer, negotiated, keep)
 
     def hear(self, name: str, attributes: PathAttributes, *prefixes: str) -> None:
         """Let a peer announce."""
@@ -90,6 +100,20 @@ class World:
     def lose(self, name: str, *prefixes: str) -> None:
         """Let a peer withdraw."""
         self.rib.receive(PeerName(name), None, [], [parse_nlri(prefix) for prefix in prefixes])
+
+    def hear_paths(self, name: str, attributes: PathAttributes, *paths: tuple[int, str]) -> None:
+        """Let a peer announce paths by their identifiers (RFC 7911)."""
+        self.rib.receive(PeerName(name), attributes, [path_key(*path) for path in paths], [], 7.0)
+
+    def lose_paths(self, name: str, *paths: tuple[int, str]) -> None:
+        """Let a peer withdraw paths by their identifiers."""
+        self.rib.receive(PeerName(name), None, [], [path_key(*path) for path in paths])
+
+    def told(self, name: str) -> dict[tuple[int | None, str], str]:
+        """Return the next hop of everything a peer has been told, by path identifier and prefix."""
+        self.take(name)
+        table = self.rib.advertised(PeerName(name))
+        return {(path_id_of(nlri), prefix_text(nlri)): str(attributes.next_hop) for nlri, attributes in table}
 
     def work(self) -> None:
         """Think until there is nothing left."""
@@ -147,6 +171,11 @@ def changed(attributes: PathAttributes | None, **fields: object) -> PathAttribut
     """Return attributes with fields changed."""
     assert attributes is not None
     return replace(attributes, **fields)  # type: ignore[arg-type]  # tests name real fields
+
+
+def path_key(path_id: int, prefix: str) -> Nlri:
+    """Return the key of one path of a prefix."""
+    return Nlri(path_id.to_bytes(4, "big") + parse_nlri(prefix))
 
 
 def key(prefix: str) -> Nlri:
