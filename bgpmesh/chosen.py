@@ -1,7 +1,7 @@
 """Which configuration a daemon runs on, and why it is not the operator's file.
 
-The file decides, but for two cases: it has not changed since a confirmed `reload F`, whose content then still holds;
-or it is bad, and what was last in force gives way to nothing.
+The file decides, but for two cases: it has not changed since another text was put in force (a confirmed `reload F` or
+`apply`, a rollback), which then still holds; or it is bad, and what was last in force gives way to nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from bgpmesh import config, log
 from bgpmesh.config import Config, StateOptions
@@ -47,23 +48,40 @@ class Chosen:
     overrides: Overrides
     problems: tuple[str, ...] = ()
 
-    def reloaded(self, text: str | None, file: str | None) -> tuple[Chosen, list[str]]:
-        """Return what takes this one's place, and warnings: `text` (of `file`), or the operator's file as it is now.
+    def reloaded(self, text: str | None, file: str | None) -> Proposal:
+        """Return what takes this one's place: `text` (of `file`), or the operator's file as it is now.
 
         Raises ConfigError with every problem.
         """
         own = self.kept.file
         new_text = config.read(own) if text is None else text
-        new = self.overrides.on(config.parse(new_text, own if text is None else file or own))
-        warnings = list(config.warnings(new, self.node))
+        asked = self.overrides.on(config.parse(new_text, own if text is None else file or own))
+        warnings = list(config.warnings(asked, self.node))
         fixed = {section: getattr(self.configuration, section) for section in FIXED_SECTIONS}
         warnings += [
             f"[{section}] has changed: that takes effect when the daemon restarts"
             for section, in_force in fixed.items()
-            if getattr(new, section) != in_force
+            if getattr(asked, section) != in_force
         ]
-        kept = KeptConfig(new_text, own, _digest(new_text) if text is None else _digest_on_disk(own))
-        return Chosen(replace(new, **fixed), self.node, kept, self.overrides), warnings
+        digest = _digest(new_text) if text is None else _digest_on_disk(own)
+        kept = KeptConfig(new_text, own, digest, _previous(self.kept, new_text))
+        return Proposal(Chosen(replace(asked, **fixed), self.node, kept, self.overrides), asked, warnings)
+
+    def previous(self) -> Proposal:
+        """Return what was kept before, to take this one's place; raises ConfigError where it is none any more."""
+        return self.reloaded(self.kept.previous, None)
+
+    def pinned(self) -> KeptConfig:
+        """Return what to keep so that a restart comes back to this one, whatever the operator's file has now."""
+        return replace(self.kept, digest=_digest_on_disk(self.kept.file))
+
+
+class Proposal(NamedTuple):
+    """What would be in force, the configuration as it was asked for (part of it may wait for a restart), warnings."""
+
+    chosen: Chosen
+    asked: Config
+    warnings: list[str]
 
 
 def choose(file: str, node: str | None, overrides: Overrides) -> Chosen:
@@ -91,8 +109,17 @@ def choose(file: str, node: str | None, overrides: Overrides) -> Chosen:
     if kept is not None and kept.file == file and kept.digest == _digest(text) and kept.text != text:
         with contextlib.suppress(ConfigError):  # a password file it names may be gone: the operator's file it is
             reloaded = overrides.on(config.parse(kept.text, file))
-            return Chosen(reloaded, config.find_node(reloaded, node), kept, overrides)
-    return Chosen(configuration, name, KeptConfig(text, file, _digest(text)), overrides)
+            chosen = Chosen(reloaded, config.find_node(reloaded, node), kept, overrides)
+            log.info("config.kept", file=file, reason="it has not changed since another configuration was put in force")
+            return chosen
+    return Chosen(configuration, name, KeptConfig(text, file, _digest(text), _previous(kept, text)), overrides)
+
+
+def _previous(kept: KeptConfig | None, text: str) -> str:
+    """Return the text to go back to from `text`, where so much was kept."""
+    if kept is None:
+        return ""
+    return kept.previous if kept.text == text else kept.text
 
 
 def _digest(text: str) -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 DONE, NO, BAD, NO_DAEMON = 0, 1, 2, 3
 DEFAULT_CONFIG = "/etc/bgpmesh/bgpmesh.toml"
+LONGEST_TRIAL_S = 86_400  # as the daemon has it (control/arguments.py)
 EXIT_CODES = """\
 exit codes: 0 done; 1 the answer is no (not ready, not there, denied);
             2 bad use, bad configuration or refused; 3 no daemon answers;
@@ -242,16 +243,67 @@ def _trace(arguments: Arguments) -> int:
 
 
 def _reload(arguments: Arguments) -> int:
-    args: dict[str, object] = {}
-    if arguments.file is not None:
+    return _ask_with_text(arguments, "reload", arguments.file, tables.reload)
+
+
+def _diff(arguments: Arguments) -> int:
+    def judge(result: object) -> int:
+        return DONE if tables.field(result, "same") else NO
+
+    def judge_objects(result: object) -> int:
+        if tables.field(result, "refused"):
+            return BAD
+        return NO if any(tables.field(result, word) for word in ("added", "changed", "deleted")) else DONE
+
+    if arguments.file is None or _is_configuration(arguments):
+        return _ask_with_text(arguments, "diff", arguments.file, tables.plan, judge=judge)
+    return _change(arguments, "policy preview", {"delete": False}, tables.preview, judge_objects)
+
+
+def _confirm(arguments: Arguments) -> int:
+    return _ask(arguments, "confirm", {}, lambda result: f"confirmed: {tables.field(result, 'confirmed')}")
+
+
+def _rollback(arguments: Arguments) -> int:
+    return _ask(arguments, "rollback", {"dry_run": arguments.dry_run}, tables.rollback)
+
+
+def _is_configuration(arguments: Arguments) -> bool:
+    """Tell whether a file is the configuration, and not objects; standard input is read for that, and remembered."""
+    from bgpmesh import objects  # noqa: PLC0415  only these commands read files
+
+    try:
+        return objects.is_configuration(_text_of(arguments), arguments.file)
+    except (OSError, ValueError):
+        return False  # who reads the objects says what is wrong with it
+
+
+def _text_of(arguments: Arguments) -> str:
+    """Return what is in the file of a command; raises OSError or ValueError."""
+    if arguments.file != "-":
+        return Path(arguments.file).read_text(encoding="utf-8")
+    if not hasattr(arguments, "stdin"):
+        arguments.stdin = sys.stdin.read()
+    return str(arguments.stdin)
+
+
+def _ask_with_text(
+    arguments: Arguments,
+    command: str,
+    file: str | None,
+    show: Callable[[object], str],
+    *,
+    judge: Callable[[object], int] = lambda _: DONE,
+    **args: object,
+) -> int:
+    """Ask with the content of a file, if one is given."""
+    if file is not None:
         try:
-            args = {
-                "text": Path(arguments.file).read_text(encoding="utf-8"),
-                "file": str(Path(arguments.file).resolve()),
-            }
+            args["text"] = _text_of(arguments)
         except (OSError, ValueError) as error:
-            return _failed(arguments, f"{arguments.file}: {_why(error)}", BAD)
-    return _ask(arguments, "reload", args, tables.reload)
+            return _failed(arguments, f"{file}: {_why(error)}", BAD)
+        args["file"] = "standard input" if file == "-" else str(Path(file).resolve())
+    return _ask(arguments, command, args, show, judge=judge)
 
 
 def _workload_add(arguments: Arguments) -> int:
@@ -287,7 +339,9 @@ def _workload_label(arguments: Arguments) -> int:
 
 
 def _apply(arguments: Arguments) -> int:
-    return _change(arguments, "apply")
+    if _is_configuration(arguments):
+        return _ask_with_text(arguments, "reload", arguments.file, tables.reload, confirm=arguments.confirm)
+    return _change(arguments, "apply", {"confirm": arguments.confirm})
 
 
 def _delete(arguments: Arguments) -> int:
@@ -310,7 +364,8 @@ def _change(
     from bgpmesh import objects  # noqa: PLC0415  only these commands read files of objects
 
     try:
-        documents = objects.parse(sys.stdin.read(), "") if arguments.file == "-" else objects.read(Path(arguments.file))
+        is_stdin = arguments.file == "-"
+        documents = objects.parse(_text_of(arguments), "") if is_stdin else objects.read(Path(arguments.file))
     except (objects.UnreadableError, ValueError) as error:
         return _failed(arguments, f"{arguments.file}: {error}", BAD)
     plain = json.loads(json.dumps(documents, default=str))  # YAML and TOML know dates
@@ -504,6 +559,35 @@ def _reload_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="F", nargs="?", help="another file; absent: the daemon's own, as it is now")
 
 
+def _diff_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "file",
+        metavar="F",
+        nargs="?",
+        help="the configuration (TOML), or objects; -: standard input; absent: the daemon's own file, as it is now",
+    )
+
+
+def _apply_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-f",
+        dest="file",
+        metavar="F",
+        required=True,
+        help="the configuration (TOML), or objects as JSON, YAML or TOML; -: standard input",
+    )
+    parser.add_argument(
+        "--confirm",
+        metavar="S",
+        type=_seconds,
+        help="take it back after S seconds, unless `bgpmesh confirm` comes before",
+    )
+
+
+def _rollback_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="say what it would do, and change nothing")
+
+
 def _workload_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME")
     parser.add_argument("-n", "--namespace", metavar="NS", default="default", help="its namespace (default)")
@@ -600,6 +684,16 @@ def _amount(text: str) -> float:
     return amount
 
 
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= LONGEST_TRIAL_S:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, {LONGEST_TRIAL_S} at most")
+    return seconds
+
+
 def _pid(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a process id")
@@ -651,6 +745,15 @@ COMMANDS: tuple[Command, ...] = (
         no="nobody announces it",
     ),
     Command(
+        ("diff",),
+        "say what a configuration, or objects, would change",
+        "bgpmesh diff new.toml",
+        _diff,
+        _diff_arguments,
+        no="there is a difference",
+        bad="bad use, bad configuration, or an object would be refused",
+    ),
+    Command(
         ("reload",),
         "put a configuration in force; a bad one changes nothing",
         "bgpmesh reload /etc/bgpmesh/bgpmesh.toml",
@@ -686,11 +789,28 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         ("apply",),
-        "put objects of packet policy in force on this node",
-        "bgpmesh apply -f policy.yaml",
+        "put a configuration, or objects of policy, in force on this node",
+        "bgpmesh apply -f new.toml --confirm 60",
         _apply,
-        lambda parser: _file_argument(parser, is_required=True),
-        bad="bad use, or one was refused",
+        _apply_arguments,
+        bad="bad use, bad configuration, or one was refused",
+    ),
+    Command(
+        ("confirm",),
+        "keep what was applied with --confirm",
+        "bgpmesh confirm",
+        _confirm,
+        no="nothing waits for it",
+        bad="bad use, or the disk refuses",
+    ),
+    Command(
+        ("rollback",),
+        "take back what is not confirmed, else go to the configuration before",
+        "bgpmesh rollback --dry-run",
+        _rollback,
+        _rollback_arguments,
+        no="there is nothing to go back to",
+        bad="bad use, or that configuration is none any more",
     ),
     Command(
         ("get",),

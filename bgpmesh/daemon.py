@@ -19,7 +19,7 @@ Who feeds whom:
     all that the engine is told            ---------->  journal
 
 What drives it is the pump (`pump.py`); what commands change goes through the operations (`operations.py`). Which
-configuration is in force is `chosen.py`'s matter, what is on disk `saved.py`'s and the keeper's.
+configuration is in force is `revisions.py`'s and `chosen.py`'s matter, what is on disk `saved.py`'s and the keeper's.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from bgpmesh import __version__, config, log
@@ -42,13 +41,14 @@ from bgpmesh.bfd_agent.edge import BfdEdge
 from bgpmesh.chosen import Chosen, Overrides, choose
 from bgpmesh.config import Config
 from bgpmesh.control import views
-from bgpmesh.control.arguments import documents_of, text_of
+from bgpmesh.control.arguments import documents_of
 from bgpmesh.control.http import HttpServer
 from bgpmesh.control.server import ControlServer, Request
 from bgpmesh.drain import Drainer
 from bgpmesh.drops import Drops
 from bgpmesh.errors import ConfigError, KernelError, refused
 from bgpmesh.events import (
+    Configured,
     ConnectionsReviewed,
     EndpointAdded,
     FibRead,
@@ -72,6 +72,7 @@ from bgpmesh.policy.explain import judge
 from bgpmesh.policy.store import Store
 from bgpmesh.previews import Previews
 from bgpmesh.pump import Pump
+from bgpmesh.revisions import Revisions
 from bgpmesh.rib.drain import Drain
 from bgpmesh.saved import Saved
 from bgpmesh.state import State
@@ -96,14 +97,13 @@ class Daemon:
 
     def __init__(self, chosen: Chosen, state: State) -> None:
         configuration = chosen.configuration
-        self.chosen = chosen
         self.node = chosen.node
-        self.generation = 1
         self._loop = asyncio.get_running_loop()
         self.started_at = self.now()
         self._journal_asked, self._review_asked = asyncio.Event(), asyncio.Event()
         self.host = HostSettings()
         self.saved = Saved(state, chosen.kept)
+        self.revisions = Revisions(chosen, self.saved, lambda: self.engine, self._configure)
         self.journal = Journal(
             Path(configuration.state.directory),
             chosen.node,
@@ -131,7 +131,7 @@ class Daemon:
         self.operations = Operations(
             self.engine,
             self.pump,
-            lambda: self.config,
+            self.revisions,
             keeper=self.keeper,
             drops=self.drops,
             links=self.links,
@@ -162,7 +162,12 @@ class Daemon:
     @property
     def config(self) -> Config:
         """The configuration in force."""
-        return self.chosen.configuration
+        return self.revisions.config
+
+    @property
+    def generation(self) -> int:
+        """How many configurations have been in force."""
+        return self.revisions.generation
 
     @property
     def store(self) -> Store:
@@ -313,33 +318,17 @@ class Daemon:
 
     # ── configuration ────────────────────────────────────────────────────────
 
-    def reload(self, text: str | None, file: str | None) -> list[str]:
-        """Put a configuration in force: `text`, or the operator's file as it is now; returns warnings.
-
-        Raises ConfigError with every problem, and then nothing has changed.
-        """
-        try:
-            chosen, warnings = self.chosen.reloaded(text, file)
-        except ConfigError as error:
-            if text is None:
-                self.chosen = replace(self.chosen, problems=tuple(map(str, error.problems)))
-            raise
-        if problem := self.saved.keep(chosen.kept, self.now()):
-            raise refused("state.directory", self.config.state.directory, problem)
-        self.chosen = chosen
-        self.generation += 1
-        configured = config.effective(self.config, self.node)
+    def _configure(self, configured: Configured) -> None:
+        """Have a configuration in force."""
         self.engine.handle(configured, self.now())
         self._execute()  # farewells leave before their keys go
         self.speaker.configure(configured.peers)
         self.pump.turn()
-        log.info("config.loaded", file=file or chosen.kept.file, generation_count=self.generation)
-        return warnings
 
     def _hang_up_signal(self) -> None:
         _tell_supervisor(f"RELOADING=1\nMONOTONIC_USEC={int(self.now() * 1e6)}")
         try:
-            self.reload(None, None)
+            self.revisions.reload(None, None)
         except ConfigError as error:
             for problem in error.problems:
                 log.error("config.refused", reason=str(problem))
@@ -347,7 +336,8 @@ class Daemon:
             _tell_supervisor("READY=1")
 
     def _policy_directory(self) -> Path:
-        return Path(self.config.file).parent / self.config.policy.directory
+        """Return where it is: beside the operator's file, also while another one is in force."""
+        return Path(self.revisions.chosen.kept.file).parent / self.config.policy.directory
 
     # ── requests ─────────────────────────────────────────────────────────────
 
@@ -356,9 +346,6 @@ class Daemon:
         command, args = request.command, request.args
         if (verb := self.operations.verbs.get(command)) is not None:
             return await verb(request)
-        if command == "reload":
-            warnings = self.reload(text_of(args, "text"), text_of(args, "file"))
-            return {"generation": self.generation, "warnings": warnings}
         if command == "policy drops" and args.get("follow"):
             return await self.operations.follow_drops()
         if command == "policy preview":
@@ -374,10 +361,14 @@ class Daemon:
             async with asyncio.timeout(COUNTS_S):
                 await self.chains.count(oldest_s)
 
+    def unconfirmed(self) -> dict[str, object] | None:
+        """Return what is in force and not confirmed, None if nothing is."""
+        return self.revisions.unconfirmed()
+
     def reasons(self) -> list[str]:
         """Return why this node is not ready; empty if it is."""
         engine, peers = self.engine, self.engine.peers
-        reasons = [f"configuration: {problem}" for problem in self.chosen.problems]
+        reasons = [f"configuration: {problem}" for problem in self.revisions.chosen.problems]
         reasons += [*self.saved.problems.values(), *self.host.problems]
         reasons += views.unmade(engine)
         reasons += self.keeper.problems()

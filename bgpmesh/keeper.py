@@ -14,7 +14,7 @@ from bgpmesh import log, objects
 from bgpmesh.errors import refused
 from bgpmesh.events import Event, ObjectsChanged
 from bgpmesh.policy.objects import Remark
-from bgpmesh.policy.store import Answer, Store
+from bgpmesh.policy.store import APPLIED, Answer, Store
 from bgpmesh.state import State
 
 WATCH_S = 1.0  # the policy directory is looked at this often; a change counts when it is as old
@@ -30,6 +30,7 @@ class Keeper:
         self._stamps: objects.Stamps | str = {}
         self._is_saved = True
         self._unknown = ""  # why it is not known what was in force
+        self._before: Store | None = None  # while what was applied last is not confirmed
 
     def restore(self, directory: Path) -> bool:
         """Have the objects of the last life, and those of the directory; False where the former cannot be read.
@@ -58,7 +59,10 @@ class Keeper:
         """Write what is not on disk yet; return what is wrong with that, "" if nothing is."""
         if self._is_saved:
             return ""
-        problem = self._state.save_objects(self.store.saved())
+        saved = self.store.saved()
+        if self._before is not None:
+            saved[APPLIED] = self._before.saved()[APPLIED]  # a restart comes back to that
+        problem = self._state.save_objects(saved)
         self._is_saved = not problem
         return problem
 
@@ -66,6 +70,29 @@ class Keeper:
         """Take the objects in the documents; raises ConfigError where it is not known what is in force."""
         self.check_is_known()
         return self._changed(self.store.apply(documents))
+
+    def try_out(self, documents: list[object]) -> Answer:
+        """Take them until `confirm` or `take_back`, and not over a restart; raises as `apply` does."""
+        self.check_is_known()
+        before = self.store.copy()
+        answer = self.store.apply(documents)
+        self._before = before if answer.done else None
+        return self._changed(answer)
+
+    def confirm(self) -> str:
+        """Keep what was tried out; return what is wrong with that, "" if nothing is."""
+        before, self._before, self._is_saved = self._before, None, False
+        if problem := self.save():
+            self._before = before
+        return problem
+
+    def take_back(self) -> None:
+        """Have what commands have given as it was before `try_out`."""
+        if self._before is not None:
+            self.store.put_back(self._before)
+            self._before = None
+            self._is_saved = False
+            self._report(ObjectsChanged(self.store.objects()))
 
     def delete(self, documents: list[object]) -> Answer:
         """Delete the objects in the documents; raises as `apply` does."""

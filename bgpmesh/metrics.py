@@ -61,7 +61,9 @@ class Watches(Protocol):
 class Observed(Protocol):
     """What is read of the daemon at a scrape."""
 
-    generation: int  # of the configuration; grows with each that comes in force
+    @property
+    def generation(self) -> int:
+        """Of the configuration; grows with each that comes in force."""
 
     @property
     def engine(self) -> Engine:

@@ -43,6 +43,18 @@ def parse(text: str, name: str) -> list[object]:
         raise UnreadableError(f"is not {kind.upper()}: {error}") from error
 
 
+def is_configuration(text: str, name: str) -> bool:
+    """Tell whether a text, by its file's name, is a configuration and no objects: TOML without a `kind`."""
+    kind = _SUFFIXES.get(Path(name).suffix.lower(), "")
+    if kind not in {"", "toml"}:
+        return False
+    try:
+        document = tomllib.loads(text)
+    except (ValueError, RecursionError):
+        return kind == "toml"  # what is wrong with it is said where it is read
+    return "kind" not in document and (bool(document) or kind == "toml")
+
+
 def _yaml(text: str) -> list[object]:
     try:
         import yaml  # noqa: PLC0415  an extra, and nobody else needs it

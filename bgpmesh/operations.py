@@ -1,4 +1,4 @@
-"""What commands change on a node: workloads, floating addresses, objects of packet policy, who follows drops; drains.
+"""What commands change on a node: workloads, floating addresses, policy, the configuration, who follows drops; drains.
 
 Each is answered once it is so; where it cannot be, or does not come to be in time, the answer says why. A workload or a
 floating address is taken back then. Labels and objects stay, in force as far as they can be.
@@ -10,10 +10,18 @@ import os
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from bgpmesh.config import Config
 from bgpmesh.config.checks import announced_by, taken_by_others
 from bgpmesh.control import arguments, views
-from bgpmesh.control.arguments import address, documents_of, floating_ip_of, key_of, number_of, text_of, texts_of
+from bgpmesh.control.arguments import (
+    address,
+    documents_of,
+    floating_ip_of,
+    key_of,
+    number_of,
+    seconds_of,
+    text_of,
+    texts_of,
+)
 from bgpmesh.control.server import Request, RequestError, Stream
 from bgpmesh.drain import Drainer, DrainOptions
 from bgpmesh.drops import Drops
@@ -25,6 +33,7 @@ from bgpmesh.kernel.links import LinksEdge
 from bgpmesh.policy.objects import Remark
 from bgpmesh.policy.store import Answer
 from bgpmesh.pump import Pump
+from bgpmesh.revisions import Revisions
 from bgpmesh.workload.endpoint import Endpoint, interface_name
 from bgpmesh.workload.floating import FloatingIp
 
@@ -35,7 +44,7 @@ IN_FORCE_S = 30.0
 
 
 class Operations:
-    """What may be changed by a request; `config` answers the configuration in force.
+    """What may be changed by a request.
 
     The answers to `verbs` are awaited. They raise ConfigError or RequestError where the answer is no.
     """
@@ -44,7 +53,7 @@ class Operations:
         self,
         engine: Engine,
         pump: Pump,
-        config: Callable[[], Config],
+        revisions: Revisions,
         *,
         keeper: Keeper,
         drops: Drops,
@@ -53,7 +62,7 @@ class Operations:
     ) -> None:
         self._engine = engine
         self._pump = pump
-        self._config = config
+        self._revisions = revisions
         self._keeper = keeper
         self._drops = drops
         self._links = links
@@ -68,6 +77,10 @@ class Operations:
             "delete": self._delete,
             "drain": self._drain,
             "undrain": lambda _: drainer.end(),
+            "diff": self._diff,
+            "reload": self._reload,
+            "confirm": self._confirm,
+            "rollback": self._roll_back,
         }
 
     # ── workloads ────────────────────────────────────────────────────────────
@@ -114,7 +127,7 @@ class Operations:
         except ConfigError:
             os.close(descriptor)
             raise
-        interface, inode = interface_name(self._config().workload.prefix, key), os.fstat(descriptor)
+        interface, inode = interface_name(self._revisions.config.workload.prefix, key), os.fstat(descriptor)
         self._links.offer(interface, descriptor)
         return Endpoint(name, namespace, labels, addresses, interface, netns, ports, (inode.st_dev, inode.st_ino))
 
@@ -155,7 +168,7 @@ class Operations:
         return endpoint
 
     def _check_has_workloads(self) -> None:
-        if not self._config().kernel.enabled:
+        if not self._revisions.config.kernel.enabled:
             raise refused("kernel.enabled", "false", "this node writes no routes, so it has no workloads")
 
     # ── floating addresses ───────────────────────────────────────────────────
@@ -165,7 +178,7 @@ class Operations:
 
         Where the packet filter refuses it is as it was before.
         """
-        new, engine, config = floating_ip_of(request.args), self._engine, self._config()
+        new, engine, config = floating_ip_of(request.args), self._engine, self._revisions.config
         floating, leads = engine.local.floating, engine.packets.leads
         self._check_has_workloads()
         self._keeper.check_is_known()
@@ -214,12 +227,22 @@ class Operations:
     # ── packet policy ────────────────────────────────────────────────────────
 
     async def _apply(self, request: Request) -> object:
-        """Take objects; answers once they are in force here."""
-        return await self._in_force(self._keeper.apply(documents_of(request.args)), "applied")
+        """Take objects, for good or on trial; answers once they are in force here."""
+        documents, trial_s = documents_of(request.args), seconds_of(request.args, "confirm")
+        if trial_s is None:
+            self._revisions.check_is_free(of_objects=True)
+            return await self._in_force(self._keeper.apply(documents), "applied")
+        self._revisions.check_is_free()
+        answer = self._keeper.try_out(documents)
+        if answer.done:
+            more = f" and {len(answer.done) - 1} more" if answer.done[1:] else ""
+            self._revisions.begin(answer.done[0] + more, trial_s, self._keeper.confirm, self._keeper.take_back)
+        return await self._in_force(answer, "applied") | {"unconfirmed": self._revisions.unconfirmed()}
 
     async def _delete(self, request: Request) -> object:
         """Delete objects, by their documents or one by its name; answers once that is in force here."""
         args = request.args
+        self._revisions.check_is_free(of_objects=True)
         if "documents" in args:
             return await self._in_force(self._keeper.delete(documents_of(args)), "deleted")
         kind, name = text_of(args, "kind") or "", text_of(args, "name") or ""
@@ -249,7 +272,7 @@ class Operations:
 
     async def _drain(self, request: Request) -> Stream:
         """Begin to leave service, and tell how that goes."""
-        args, config, usual = request.args, self._config(), DrainOptions()
+        args, config, usual = request.args, self._revisions.config, DrainOptions()
         stop = args.get("stop", False)
         if not isinstance(stop, bool):
             raise refused("stop", stop, "not true or false")
@@ -260,13 +283,35 @@ class Operations:
         limit, below = number_of(args, "limit", usual.limit), number_of(args, "below", usual.below)
         return self._drainer.begin(DrainOptions(limit, below, stop))
 
+    # ── the configuration ────────────────────────────────────────────────────
+
+    async def _diff(self, request: Request) -> object:
+        """Return what a configuration would do."""
+        return self._revisions.plan(text_of(request.args, "text"), text_of(request.args, "file"))
+
+    async def _reload(self, request: Request) -> object:
+        """Put a configuration in force, for good or on trial."""
+        args = request.args
+        return self._revisions.reload(text_of(args, "text"), text_of(args, "file"), seconds_of(args, "confirm"))
+
+    async def _confirm(self, _: Request) -> object:
+        """Keep what is on trial."""
+        return self._revisions.confirm()
+
+    async def _roll_back(self, request: Request) -> object:
+        """Take back what is on trial, or go back to the configuration before; answers once that is in force."""
+        answer = self._revisions.rollback(is_dry_run=request.args.get("dry_run") is True)
+        self._pump.turn()
+        await self._pump.until(self._is_policy_settled, IN_FORCE_S)
+        return answer
+
     # ── drops ────────────────────────────────────────────────────────────────
 
     async def follow_drops(self) -> Stream:
         """Answer once the rules tell of what they drop."""
-        if not self._config().kernel.enabled:
+        if not self._revisions.config.kernel.enabled:
             raise refused("kernel.enabled", "false", "this node has no chains that drop")
-        group, packets = self._config().policy.nflog_group, self._engine.packets
+        group, packets = self._revisions.config.policy.nflog_group, self._engine.packets
         before = set(packets.chains.refused)
         follower = self._drops.join(group)
         try:

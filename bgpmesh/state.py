@@ -56,11 +56,15 @@ class Loaded(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class KeptConfig:
-    """A configuration in force: its text, and the operator's file it stands for with that file's digest then."""
+    """A configuration in force: its text, and the operator's file it stands for with that file's digest then.
+
+    `previous` is the text that was kept before; "" where there is none.
+    """
 
     text: str
     file: str
     digest: str
+    previous: str = ""
 
 
 class State:
@@ -168,12 +172,17 @@ class State:
 
     def save_config(self, config: KeptConfig) -> str:
         """Keep a configuration to come back to. An unconfirmed one is not kept: that is how it is rolled back."""
-        document = {"text": config.text, "file": config.file, "digest": config.digest}
+        document = {
+            "text": config.text,
+            "file": config.file,
+            "digest": config.digest,
+            "previous": config.previous,
+        }
         return self._save("config", document, is_forced=True)
 
     def config(self) -> Loaded[KeptConfig]:
         """Return the configuration that `save_config` kept."""
-        return self._load("config", lambda kept: KeptConfig(*(_field(kept, n) for n in ("text", "file", "digest"))))
+        return self._load("config", _kept_config)
 
     def _save(self, name: str, value: object, *, is_forced: bool = False) -> str:
         target, fresh = self._directory / f"{name}.json", self._directory / f"{name}.json.new"
@@ -228,6 +237,12 @@ def _text(value: object) -> str:
 
 def _field(value: object, name: str) -> str:
     return _text(_member(value, name))
+
+
+def _kept_config(kept: object) -> KeptConfig:
+    text, file, digest = (_field(kept, name) for name in ("text", "file", "digest"))
+    has_previous = isinstance(kept, dict) and "previous" in kept  # or an older daemon wrote it
+    return KeptConfig(text, file, digest, _field(kept, "previous") if has_previous else "")
 
 
 def _address(value: object) -> IPAddress:

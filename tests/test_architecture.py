@@ -40,13 +40,14 @@ EDGES = {"wire", "kernel", "control", "metrics", "journal", "state", "bfd_agent"
 MAY_IMPORT |= {"engine": CORE - {"engine"}, "log": set()}
 MAY_IMPORT |= {edge: CORE | {"log"} for edge in EDGES}
 # Of what stands around the engine in a daemon, these know no edge.
-MAY_IMPORT |= {"pump": CORE, "chosen": {"errors", "log", "config", "state"}}
+MAY_IMPORT |= {"pump": CORE, "chosen": {"errors", "log", "config", "state"}, "plan": CORE | {"config"}}
 TOP = {
     "config",
     "objects",
     "keeper",
     "saved",
     "operations",
+    "revisions",
     "daemon",
     "drain",
     "drops",

@@ -11,6 +11,7 @@ to write the example file. Adding a knob is adding a field there, and nothing he
     checks.py    what does not fit together: overlaps, duplicates, families, selectors
     filters.py   the same for filters, and a rule in words
     shown.py     what `bgpmesh check` says of it
+    changes.py   in which keys two of them differ
     example.py   config/bgpmesh.example.toml
 
 What may not happen here:
@@ -21,6 +22,7 @@ What may not happen here:
 
 from __future__ import annotations
 
+from bgpmesh.config.changes import KeyChange, changes
 from bgpmesh.config.example import example
 from bgpmesh.config.file import defaults, effective, find_node, load, parse, read, warnings
 from bgpmesh.config.options import Config, StateOptions
@@ -28,7 +30,9 @@ from bgpmesh.config.shown import shown
 
 __all__ = [
     "Config",
+    "KeyChange",
     "StateOptions",
+    "changes",
     "defaults",
     "effective",
     "example",

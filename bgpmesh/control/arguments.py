@@ -18,6 +18,8 @@ from bgpmesh.workload.floating import FloatingIp
 
 Arguments = Mapping[str, object]
 
+LONGEST_TRIAL_S = 86_400  # of what is applied and not confirmed
+
 
 def key_of(args: Arguments) -> str:
     """Return `namespace/name` of a request about one workload; raises ConfigError where either is no name."""
@@ -50,6 +52,16 @@ def number_of(args: Arguments, key: str, default: float) -> float:
     value = args.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
         raise refused(key, value, "not a number of 0 or more")
+    return float(value)
+
+
+def seconds_of(args: Arguments, key: str) -> float | None:
+    """Return an argument that is a time, None where it is absent; raises ConfigError where it is none, or too long."""
+    value = args.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LONGEST_TRIAL_S:
+        raise refused(key, value, f"not a number of seconds, {LONGEST_TRIAL_S} at most")
     return float(value)
 
 

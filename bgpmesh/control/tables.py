@@ -131,6 +131,7 @@ def status(result: object) -> str:
     ready = "ready" if field(result, "ready") else "not ready"
     lines = [f"{_words(field(result, 'node'))}: {ready}, up {duration(field(result, 'uptime_s'))}"]
     lines += [f"  - {_words(reason)}" for reason in _list(result, "reasons")]
+    lines += _unconfirmed(result)
     warnings = each_of(_list(field(result, "policy"), "warnings"))
     lines += [f"  - {' '.join(filter(None, map(_words, map(row.get, _WARNING))))}" for row in warnings]
     rib, fib = field(result, "rib"), field(result, "fib")
@@ -330,9 +331,58 @@ def trace(result: object) -> str:
 
 
 def reload(result: object) -> str:
-    """Return what is in force now."""
-    warnings = [f"warning: {_words(w)}" for w in _list(result, "warnings")]
-    return "\n".join([f"in force: generation {_words(field(result, 'generation'))}", *warnings])
+    """Return what is in force now, and what that has done."""
+    changes = field(result, "changes")
+    lines = [f"in force: generation {_words(field(result, 'generation'))}", *_unconfirmed(result)]
+    if field(changes, "same") is False:
+        return "\n".join([*lines, "", plan(changes)])
+    return "\n".join([*lines, *(f"warning: {_words(each)}" for each in _list(result, "warnings"))])
+
+
+def rollback(result: object) -> str:
+    """Return to what it went back, or would go, and what that has done."""
+    to, changes = _words(field(result, "to")), field(result, "changes")
+    head = f"rolled back: {to}" if field(result, "rolled_back") else f"would roll back: {to}"
+    return head if changes is None else f"{head}\n\n{plan(changes)}"
+
+
+def _unconfirmed(result: object) -> list[str]:
+    """Return the line that says what is on trial, if anything is."""
+    trial = field(result, "unconfirmed")
+    if trial is None:
+        return []
+    left = duration(field(trial, "rolls_back_s"))
+    return [f"unconfirmed: {_words(field(trial, 'what'))}, rolls back in {left} (bgpmesh confirm keeps it)"]
+
+
+def plan(result: object) -> str:
+    """Return what a configuration would do, or has done: keys, sessions, prefixes, what waits, what is odd."""
+    rows = [(row.get("key"), row.get("from"), row.get("to")) for row in each_of(field(result, "keys"))]
+    lines = [table(("KEY", "FROM", "TO"), rows)] if rows else ["no difference"]
+    sessions = field(result, "sessions")
+    heads = ("SESSION", "IS", "BECAUSE", "PATHS", "CHANGES", "FILTERS")
+    found = [
+        (row.get("peer"), word, row.get("because"), row.get("received"), _differences(row), row.get("filters"))
+        for word in ("removed", "reset", "added", "changed")
+        for row in each_of(field(sessions, word))
+    ]
+    unchanged = field(sessions, "unchanged")
+    lines += ["", table(heads, found)] if found else []
+    lines += ["", f"sessions that go on as they are: {unchanged}"] if unchanged and rows else []
+    prefixes = field(result, "prefixes")
+    lines += [
+        f"{word}: {_words(field(prefixes, word))}" for word in ("announced", "withdrawn") if field(prefixes, word)
+    ]
+    if waiting := _list(result, "restart"):
+        lines.append(f"waits for a restart of the daemon: {_words(waiting)}")
+    return "\n".join([*lines, *(f"warning: {_words(each)}" for each in _list(result, "warnings"))])
+
+
+def _differences(row: Row) -> str:
+    return ", ".join(
+        f"{_words(each.get('field'))} {_words(each.get('from')) or '-'} -> {_words(each.get('to')) or '-'}"
+        for each in each_of(row.get("changes"))
+    )
 
 
 def workloads(result: object) -> str:
@@ -350,7 +400,7 @@ def objects(result: object) -> str:
 def changed(result: object) -> str:
     """Return what was applied or deleted, what was refused and what is odd, one a line."""
     lines = [f"{_words(each)} {word}" for word in ("applied", "deleted") for each in _list(result, word)]
-    return "\n".join([*lines, *_remarks(result)]) or "nothing to do"
+    return "\n".join([*lines, *_remarks(result), *_unconfirmed(result)]) or "nothing to do"
 
 
 def _remarks(result: object) -> list[str]:

@@ -50,6 +50,9 @@ class Running(policies.Running, Protocol):
     def reasons(self) -> list[str]:
         """Return why the node is not ready; empty if it is."""
 
+    def unconfirmed(self) -> JsonObject | None:
+        """Return what is in force and not confirmed, None if nothing is."""
+
 
 def answer(command: str, args: Mapping[str, object], running: Running) -> object:
     """Return the answer to a request that only looks; raises RequestError."""
@@ -73,6 +76,7 @@ def status(running: Running) -> JsonObject:
         "uptime_s": round(now - running.started_at, 3),
         "in_sync": engine.peers.is_in_sync,
         "drain": engine.peers.drain.drain.value,
+        "unconfirmed": running.unconfirmed(),
         "peers": [peer(engine, name, now) for name in sorted(engine.peers.sessions)],
         "rib": {family.label: rib.size(family) for family in ROUTED},
         "fib": {

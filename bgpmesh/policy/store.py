@@ -65,6 +65,13 @@ class Store:
         other._problem = self._problem
         return other
 
+    def put_back(self, before: Store) -> None:
+        """Have what commands have given as it is in another store; files stay as they are."""
+        gone = self._sources[APPLIED].objects
+        mine = before._sources[APPLIED]
+        self._sources[APPLIED] = _Source(dict(mine.objects), list(mine.problems))
+        self._keep_tiers({key: kept for key, kept in gone.items() if key not in mine.objects})
+
     def kept(self) -> dict[Key, Kept]:
         """Return everything in force; of the same object in two places the file's, and of two files the first's."""
         found: dict[Key, Kept] = {}

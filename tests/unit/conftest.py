@@ -93,6 +93,10 @@ class Running:
         """Return why it is not ready."""
         return self.problems
 
+    def unconfirmed(self) -> dict[str, object] | None:
+        """Return that nothing is on trial."""
+        return None
+
     async def freshen(self) -> None:
         """Read nothing."""
 

@@ -63,7 +63,7 @@ def test_a_bad_file_gives_way_to_what_was_in_force(disk: Disk) -> None:
 
 def test_a_reload_of_another_file_holds_until_the_own_one_changes(disk: Disk) -> None:
     """The file that the daemon was started with has not been touched since: its content is no news."""
-    chosen, _ = disk.start(GOOD).reloaded(OTHER, "/elsewhere.toml")
+    chosen = disk.start(GOOD).reloaded(OTHER, "/elsewhere.toml").chosen
     assert asn(chosen) == 64513
     disk.keep(chosen)
     assert asn(disk.start(GOOD)) == 64513
@@ -82,7 +82,31 @@ def test_a_reload_takes_the_file_as_it_is_now(disk: Disk) -> None:
 
 def test_what_a_daemon_is_built_with_stays_over_a_reload(disk: Disk) -> None:
     """It is told, and so is what the command line says in place of the file."""
-    chosen, warnings = disk.start(GOOD).reloaded(GOOD + "[kernel]\nenabled = false\n", None)
+    chosen, asked, warnings = disk.start(GOOD).reloaded(GOOD + "[kernel]\nenabled = false\n", None)
     assert "[kernel] has changed: that takes effect when the daemon restarts" in warnings
-    assert chosen.configuration.kernel.enabled
+    assert (chosen.configuration.kernel.enabled, asked.kernel.enabled) == (True, False)
     assert chosen.configuration.state.directory == disk.overrides.state_directory
+
+
+def test_what_is_on_trial_does_not_outlive_a_restart(disk: Disk) -> None:
+    """What was in force before is kept, also where the operator's file has the other one."""
+    before = disk.start(GOOD)
+    disk.file.write_text(OTHER, encoding="utf-8")
+    assert disk.state.save_config(before.pinned()) == ""
+    assert asn(disk.start(OTHER)) == 64512
+    assert asn(disk.start(OTHER + "\n")) == 64513
+
+
+def test_there_is_one_step_back(disk: Disk) -> None:
+    """And from there forward again; the same text once more is no step."""
+    chosen = disk.start(GOOD)
+    assert chosen.kept.previous == ""
+    chosen = chosen.reloaded(OTHER, "/elsewhere.toml").chosen
+    for _ in range(2):
+        disk.keep(chosen)
+        chosen = disk.start(GOOD).reloaded(OTHER, "/elsewhere.toml").chosen
+        assert (asn(chosen), chosen.kept.previous) == (64513, GOOD)
+    chosen = chosen.previous().chosen
+    assert (asn(chosen), chosen.kept.previous) == (64512, OTHER)
+    disk.keep(chosen)
+    assert asn(disk.start(GOOD + "\n").previous().chosen) == 64512

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
@@ -203,6 +204,16 @@ CODES: list[tuple[list[str], object, int]] = [
     (["policy", "preview", "-f", "f.json"], {"result": {"cut_count": 0, "kept_count": 2}}, 1),
     (["policy", "preview", "-f", "f.json"], {"result": {"cut_count": 0, "unknown": ["x"]}}, 1),
     (["policy", "preview", "-f", "f.json"], {"result": {"cut_count": 2, "refused": [{"reason": "no"}]}}, 2),
+    (["diff"], {"result": {"same": True}}, 0),
+    (["diff"], {"result": {"same": False}}, 1),
+    (["diff"], WRONG, 2),
+    (["diff", "f.json"], {"result": {"unchanged": ["x"]}}, 0),
+    (["diff", "f.json"], {"result": {"added": ["x"]}}, 1),
+    (["diff", "f.json"], {"result": {"added": ["x"], "refused": [{"reason": "no"}]}}, 2),
+    (["confirm"], {"result": {"confirmed": "x"}}, 0),
+    (["confirm"], NOT_FOUND, 1),
+    (["rollback"], {"result": {"rolled_back": True, "to": "x"}}, 0),
+    (["rollback"], NOT_FOUND, 1),
     (["policy", "explain", *ENDS], {"result": {"verdict": "allow"}}, 0),
     (["policy", "explain", *ENDS], {"result": {"verdict": "deny"}}, 1),
     (["policy", "explain", *ENDS], NOT_FOUND, 1),
@@ -249,6 +260,31 @@ def test_reload_hands_the_content_over(run: Run) -> None:
     assert [request["args"] for request in asked] == [{"text": "[cluster]\nasn = 1\n", "file": file}, {}]
     code, _, err = run("reload", "absent.toml", "--socket", "s")
     assert (code, err) == (2, "bgpmesh: absent.toml: No such file or directory\n")
+
+
+def test_apply_tells_a_configuration_from_objects(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A TOML file without a kind goes to the reload, as does standard input; all else are objects."""
+    texts = {
+        "f.toml": "[cluster]\nasn = 1\n",
+        "broken.toml": "[cluster",
+        "object.toml": 'kind = "Namespace"\n',
+        "o.json": '{"kind": "Namespace"}',
+    }
+    for name, text in texts.items():
+        Path(name).write_text(text)
+    with daemon("s", {"result": {"generation": 2}}) as asked:
+        for name in texts:
+            run("apply", "-f", name, "--confirm", "30", "--socket", "s")
+        monkeypatch.setattr("sys.stdin", io.StringIO(texts["f.toml"]))
+        run("diff", "-", "--socket", "s")
+    assert [(each["command"], sorted(each["args"])) for each in asked] == [  # type: ignore[call-overload]
+        ("reload", ["confirm", "file", "text"]),
+        ("reload", ["confirm", "file", "text"]),
+        ("apply", ["confirm", "documents"]),
+        ("apply", ["confirm", "documents"]),
+        ("diff", ["file", "text"]),
+    ]
+    assert asked[0]["args"]["confirm"] == 30  # type: ignore[index]
 
 
 def test_floating_ip_commands_say_what_is_meant(run: Run) -> None:
@@ -331,7 +367,8 @@ def test_version_is_name_and_number(run: Run) -> None:
     "argv",
     [[], ["drain", "--limit", "-1"], ["status", "x"],
      ["workload"], ["workload", "add", "x"], ["routes", "--received", "a", "--kernel"],
-     ["workload", "add", "x", "--pid", "self"], ["workload", "add", "x", "--pid", "²"], ["run", "--json"]],
+     ["workload", "add", "x", "--pid", "self"], ["workload", "add", "x", "--pid", "²"], ["run", "--json"],
+     ["apply", "-f", "x", "--confirm", "0"], ["apply", "-f", "x", "--confirm", "soon"]],
 )  # fmt: skip
 def test_bad_use_is_exit_2(argv: list[str], run: Run) -> None:
     """Also for commands of later versions, which are absent rather than empty."""

@@ -67,6 +67,47 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     return World(tmp_path)
 
 
+def policies(*names: str) -> list[object]:
+    """Return the same as documents."""
+    found: list[object] = json.loads(text(*names))["items"]
+    return found
+
+
+def test_what_is_tried_out_is_kept_once_it_is_confirmed(world: World, tmp_path: Path) -> None:
+    """Until then a restart comes back to what was applied before; what files have stays, however it ends."""
+    (world.directory / "f.json").write_text(text("of-file"))
+    kept = world.keeper
+    assert kept.restore(world.directory)
+    kept.apply(policies("old"))
+    for is_confirmed, left in ((False, {"old"}), (True, {"old", "new"})):
+        assert kept.try_out(policies("new")).done == ("NetworkPolicy shop/new",)
+        assert kept.save() == ""
+        assert {"old", "new", "of-file"} == world.told[-1] == {key.name for key in kept.store.objects()}
+        assert {"old", "of-file"} == after_restart(world, tmp_path)
+        if is_confirmed:
+            assert kept.confirm() == ""
+        kept.take_back()  # of what is confirmed there is nothing to take back
+        assert kept.save() == ""
+        assert {"of-file", *left} == world.told[-1] == after_restart(world, tmp_path)
+
+
+def test_a_disk_that_refuses_leaves_it_unconfirmed(world: World, tmp_path: Path) -> None:
+    """It can be confirmed again, or taken back."""
+    assert world.keeper.restore(world.directory)
+    world.keeper.try_out(policies("new"))
+    (tmp_path / "state" / "objects.json.new").mkdir()
+    assert "cannot be written" in world.keeper.confirm()
+    world.keeper.take_back()
+    assert world.told[-1] == set()
+
+
+def after_restart(world: World, tmp_path: Path) -> set[str]:
+    """Return the names of what another daemon would have in force."""
+    another = Keeper(State(tmp_path / "state"), lambda _: None)
+    assert another.restore(world.directory)
+    return {key.name for key in another.store.objects()}
+
+
 def publish(world: World, version: str, files: dict[str, str]) -> None:
     """Put files in place as a ConfigMap does: a directory of its own, and one link that is renamed."""
     place = world.directory / f"..{version}"

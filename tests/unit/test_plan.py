@@ -1,0 +1,128 @@
+"""What a configuration would do, by example; the whole of one stands in tests/golden/plan."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from bgpmesh import config
+from bgpmesh.chosen import FIXED_SECTIONS
+from bgpmesh.control import tables
+from bgpmesh.plan import Held, JsonObject, plan
+from bgpmesh.route.path import PeerName
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "plan"
+
+BEFORE = """
+[cluster]
+asn = 64512
+password = "hunter2"
+[pool.default]
+cidr = "10.244.0.0/16"
+[pool.hidden]
+cidr = "10.99.0.0/16"
+advertise = false
+[node.n1]
+address = "192.0.2.1"
+pod_cidrs = ["10.244.1.0/26", "10.99.1.0/26"]
+advertise = ["203.0.113.7/32"]
+[node.n2]
+address = "192.0.2.2"
+[node.n3]
+address = "192.0.2.3"
+[peer.tor1]
+address = "192.0.2.254"
+asn = 65001
+import = ["fabric"]
+export = ["own"]
+password = "first"
+[peer.tor2]
+address = "192.0.2.253"
+asn = 65001
+import = ["fabric"]
+export = ["own"]
+[peer.tor3]
+address = "192.0.2.252"
+asn = 65001
+import = ["all"]
+export = ["own"]
+[filter.fabric]
+[[filter.fabric.rule]]
+prefix = ["0.0.0.0/0 le 24"]
+action = "accept"
+"""
+AFTER = (
+    BEFORE.replace('[node.n3]\naddress = "192.0.2.3"', '[node.n4]\naddress = "192.0.2.4"\nlabels = { rack = "r4" }')
+    .replace('password = "first"', 'password = "second"\nhold_time = 30')
+    .replace("le 24", "le 28")
+    .replace('"10.244.1.0/26", ', '"10.244.9.0/26", ')
+    .replace('["203.0.113.7/32"]', '["203.0.113.8/32", "2001:db8:7::7/128"]')
+    .replace('address = "192.0.2.252"', 'address = "192.0.2.252"\nmax_prefixes = 5\nbfd = true')
+    + '[kernel]\nmetric = 33\necmp = 2\n[floating_ip."203.0.113.10"]\nworkload = "shop/web"\noutbound = true\n'
+)
+HELD = Held(
+    {PeerName("n2"): (4, 0), PeerName("n3"): (7, 1), PeerName("tor1"): (900, 100), PeerName("tor3"): (6, 3)},
+    {ipaddress.ip_address("10.244.1.5"): "shop/web"},
+)
+
+
+def planned(before: str, after: str, held: Held) -> JsonObject:
+    """Return what the second does in place of the first, as it arrives at the other end of the socket."""
+    old, new = config.parse(before, "f.toml"), config.parse(after, "f.toml")
+    was, now = (config.effective(each, "n1") for each in (old, new))
+    keys = config.changes(old, new)
+    found = plan(was, now, keys, fixed=FIXED_SECTIONS, said=config.warnings(new, "n1"), held=held)
+    return cast("JsonObject", json.loads(json.dumps(found)))
+
+
+def sessions(found: JsonObject) -> dict[str, object]:
+    """Return the names by what becomes of their sessions, and how many stay."""
+    rows = cast("dict[str, object]", found["sessions"])
+    return {w: [r["peer"] for r in each] if isinstance(each, list) else each for w, each in rows.items()}
+
+
+@pytest.mark.parametrize("suffix", ["json", "txt"])
+def test_a_plan_is_as_recorded(suffix: str, is_updating_golden: bool) -> None:
+    """Nodes that come and go, a peer with another password, a filter, prefixes, a limit, what needs a restart."""
+    found = planned(BEFORE, AFTER, HELD)
+    text = (json.dumps(found, indent=2) if suffix == "json" else tables.plan(found)) + "\n"
+    file = GOLDEN / f"changed.{suffix}"
+    if is_updating_golden:
+        file.write_text(text, encoding="utf-8")
+    assert file.read_text(encoding="utf-8") == text
+
+
+def test_the_same_is_the_same() -> None:
+    """Also where it is written otherwise."""
+    found = planned(BEFORE, BEFORE.replace("asn = 64512", "asn = 64512  # ours\nhold_time = 9"), HELD)
+    assert (found["same"], found["keys"], tables.plan(found)) == (True, [], "no difference")
+    assert sessions(found) == {"added": [], "removed": [], "reset": [], "changed": [], "unchanged": 5}
+
+
+def test_no_secret_is_shown() -> None:
+    """That there is another one is."""
+    for after in (AFTER, AFTER.replace("hunter2", "hunter3"), AFTER.replace('password = "hunter2"\n', "")):
+        for before, now in ((BEFORE, after), (after, BEFORE), (BEFORE, BEFORE.replace("[peer.tor1]", "[peer.tor9]"))):
+            found = planned(before, now, HELD)
+            said = json.dumps(found) + tables.plan(found)
+            assert not [
+                secret for secret in ("hunter", "first", "second") if f'"{secret}' in said or f" {secret}" in said
+            ]
+
+
+def test_a_new_node_changes_no_other_session() -> None:
+    """What belongs to it comes, and that is all."""
+    found = planned(BEFORE, BEFORE + '[node.n9]\naddress = "192.0.2.9"\npod_cidrs = ["10.244.9.0/26"]\n', HELD)
+    assert sessions(found) == {"added": ["n9"], "removed": [], "reset": [], "changed": [], "unchanged": 5}
+    assert found["prefixes"] == {"announced": [], "withdrawn": []}
+
+
+@pytest.mark.parametrize(("held", "what"), [(5, "changed"), (6, "reset")])
+def test_a_limit_below_what_is_there_closes_the_session(held: int, what: str) -> None:
+    """Of one family; else it goes on with the other limit."""
+    after = BEFORE.replace('address = "192.0.2.252"', 'address = "192.0.2.252"\nmax_prefixes = 5')
+    assert sessions(planned(BEFORE, after, Held({PeerName("tor3"): (held, 2)})))[what] == ["tor3"]
