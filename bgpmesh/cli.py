@@ -269,22 +269,18 @@ def _rollback(arguments: Arguments) -> int:
 
 
 def _is_configuration(arguments: Arguments) -> bool:
-    """Tell whether a file is the configuration, and not objects; standard input is read for that, and remembered."""
+    """Tell whether a file is the configuration, and not objects; what is in it is `arguments.text` then.
+
+    It may be a pipe, and is read once.
+    """
     from bgpmesh import objects  # noqa: PLC0415  only these commands read files
 
     try:
-        return objects.is_configuration(_text_of(arguments), arguments.file)
-    except (OSError, ValueError):
-        return False  # who reads the objects says what is wrong with it
-
-
-def _text_of(arguments: Arguments) -> str:
-    """Return what is in the file of a command; raises OSError or ValueError."""
-    if arguments.file != "-":
-        return Path(arguments.file).read_text(encoding="utf-8")
-    if not hasattr(arguments, "stdin"):
-        arguments.stdin = sys.stdin.read()
-    return str(arguments.stdin)
+        is_stdin = arguments.file == "-"
+        arguments.text = sys.stdin.read() if is_stdin else objects.text_of(Path(arguments.file))
+    except (objects.UnreadableError, ValueError):
+        return False  # who reads objects says what is wrong with it
+    return objects.is_configuration(arguments.text, arguments.file)
 
 
 def _ask_with_text(
@@ -296,10 +292,10 @@ def _ask_with_text(
     judge: Callable[[object], int] = lambda _: DONE,
     **args: object,
 ) -> int:
-    """Ask with the content of a file, if one is given."""
+    """Ask with what is in a file, if one is given."""
     if file is not None:
         try:
-            args["text"] = _text_of(arguments)
+            args["text"] = arguments.text if "text" in arguments else Path(file).read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             return _failed(arguments, f"{file}: {_why(error)}", BAD)
         args["file"] = "standard input" if file == "-" else str(Path(file).resolve())
@@ -364,8 +360,10 @@ def _change(
     from bgpmesh import objects  # noqa: PLC0415  only these commands read files of objects
 
     try:
-        is_stdin = arguments.file == "-"
-        documents = objects.parse(_text_of(arguments), "") if is_stdin else objects.read(Path(arguments.file))
+        name = "" if arguments.file == "-" else Path(arguments.file).name
+        if "text" not in arguments:
+            arguments.text = sys.stdin.read() if arguments.file == "-" else objects.text_of(Path(arguments.file))
+        documents = objects.parse(arguments.text, name)
     except (objects.UnreadableError, ValueError) as error:
         return _failed(arguments, f"{arguments.file}: {error}", BAD)
     plain = json.loads(json.dumps(documents, default=str))  # YAML and TOML know dates

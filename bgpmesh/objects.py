@@ -69,6 +69,11 @@ def _yaml(text: str) -> list[object]:
 
 def read(path: Path) -> list[object]:
     """Return the documents of a file; raises UnreadableError."""
+    return parse(text_of(path), path.name)
+
+
+def text_of(path: Path) -> str:
+    """Return what is in a file; raises UnreadableError."""
     try:
         with path.open("rb") as file:
             data = file.read(LARGEST + 1)
@@ -77,7 +82,7 @@ def read(path: Path) -> list[object]:
     if len(data) > LARGEST:
         raise UnreadableError(f"has more than {LARGEST} octets")
     try:
-        return parse(data.decode(), path.name)
+        return data.decode()
     except UnicodeDecodeError as error:
         raise UnreadableError(f"is not UTF-8 at byte {error.start}") from error
 

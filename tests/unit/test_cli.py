@@ -287,6 +287,18 @@ def test_apply_tells_a_configuration_from_objects(run: Run, monkeypatch: pytest.
     assert asked[0]["args"]["confirm"] == 30  # type: ignore[index]
 
 
+@pytest.mark.parametrize("text", ["[cluster]\nasn = 1\n", '{"kind": "Namespace"}'])
+def test_what_is_applied_may_be_a_pipe(run: Run, text: str) -> None:
+    """As `<(...)` of a shell is: it can be read once."""
+    os.mkfifo("pipe")
+    with daemon("s", {"result": {"generation": 2}}) as asked:
+        writer = threading.Thread(target=Path("pipe").write_text, args=(text,))
+        writer.start()
+        assert run("apply", "-f", "pipe", "--socket", "s")[0] == 0
+        writer.join()
+    assert [each["command"] for each in asked] == ["reload" if "cluster" in text else "apply"]
+
+
 def test_floating_ip_commands_say_what_is_meant(run: Run) -> None:
     """The namespace by its option or before the name; JSON is what the daemon answers."""
     row = {"external": "203.0.113.10", "workload": "shop/web", "outbound": True, "from": "command", "problem": None}
