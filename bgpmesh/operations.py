@@ -1,4 +1,4 @@
-"""What commands change on a node: workloads, floating addresses, policy, the configuration, who follows drops; drains.
+"""What commands change on a node: workloads, floating addresses, policy, configuration, service, who follows drops.
 
 Each is answered once it is so; where it cannot be, or does not come to be in time, the answer says why. A workload or a
 floating address is taken back then. Labels and objects stay, in force as far as they can be.

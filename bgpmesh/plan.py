@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 
 from bgpmesh.config import KeyChange
 from bgpmesh.config.changes import OTHER_SECRET, SECRET
 from bgpmesh.events import Configured
 from bgpmesh.peering.bfd import Watched
-from bgpmesh.peering.peer import FlowLimit, Peer
+from bgpmesh.peering.peer import Peer
 from bgpmesh.route.nlri import Family, IPAddress
 from bgpmesh.route.path import PeerName, Role
 
@@ -88,7 +88,7 @@ def _sessions(old: Configured, new: Configured, held: Held) -> JsonObject:
             continue
         changes = _changes(was, now, *(each.get(name) for each in watched))
         used = sorted(filters & {*now.imports, *now.exports})
-        because = [_KEYS.get(each, each) for each in _told(was.resets(now))]
+        because = [_KEYS.get(each, each) for each in _told(was.resets(now))] if changes else []
         if not because and now.max_prefixes < max(received, default=0):
             because = ["max_prefixes"]
         if because or changes or used:
@@ -107,7 +107,7 @@ def _changed_filters(old: Configured, new: Configured) -> set[str]:
 def _changes(was: Peer, now: Peer, watched: Watched | None, watches: Watched | None) -> list[JsonObject]:
     """Return what is another under the same name, each with both values."""
     found: list[JsonObject] = []
-    for name in _told(was.differences(now)):
+    for name in _told(was.differences(now)) if was != now else ():
         before, after = getattr(was, name), getattr(now, name)
         if name == "password":
             pair: tuple[object, object] = before and SECRET, after and (OTHER_SECRET if before else SECRET)
@@ -146,13 +146,11 @@ def _plain(value: object) -> object:
             return value.label
         case Role():
             return value.value
-        case FlowLimit(rules, ttl):
-            return {"rules": rules, "ttl": ttl}
         case (Family(), address):
             return str(address)
         case tuple():
             return [_plain(each) for each in value]
-    return str(value)
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
 
 
 # ── prefixes ─────────────────────────────────────────────────────────────────

@@ -8,7 +8,7 @@
 | `floating_ips` | the floating addresses that commands made here               | themselves; those of the file stay   |
 | `drain`        | how far this node has left service                           | it is in service                     |
 | `objects`      | the objects of packet policy, in their last good form        | packets stay as they are, see daemon |
-| `config`       | the configuration in force, and the file it was taken from   | the operator's file decides          |
+| `config`       | the configuration in force, the one before, and the file     | the operator's file decides          |
 
 Rules:
  1. A document that is not there is no problem (a first boot); one that cannot be read or is not what we

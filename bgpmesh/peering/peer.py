@@ -120,7 +120,7 @@ class Peer:
 
     def has_same_session(self, other: Peer) -> bool:
         """Whether a session with the one is a session with the other."""
-        return not self.resets(other)
+        return self == other or not self.resets(other)
 
     @property
     def is_external(self) -> bool:

@@ -227,7 +227,7 @@ class Rib:
             rib_in.filters = self._chain(peer.imports, peer.asn)
             self._unfiltered[peer.name] = list(rib_in.table)
             self._is_filtering = True
-        if rib_in.member is not None:
+        if rib_in.member is not None and peer != before:
             was, subnet = rib_in.member.group.view, self._hosts.connected_subnet(peer.address)
             view = view_of(peer, was.agreed, subnet, self._drain)
             self._rank(view.most_paths)

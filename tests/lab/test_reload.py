@@ -254,7 +254,8 @@ def test_node_is_taken_out_and_put_back() -> None:
             assert names(mesh[name]) == [{"n1": "n2", "n2": "n1"}[name]]
         mesh["n3"].await_prefixes(blocks("n3"))
         errors = [str(mesh["n3"].peer(name)["last_error"]) for name in ("n1", "n2")]
-        assert ["Cease" in error or "refused" in error or "closed" in error for error in errors] == [True, True], errors
+        words = ("Cease", "refused", "closed", "reset")  # the last of a call that was hung up on before it was read
+        assert [any(word in error for word in words) for error in errors] == [True, True], errors
         assert lives == {pair_: mesh[pair_[0]].life(pair_[1]) for pair_ in lives}
 
         for name in ("n1", "n2"):

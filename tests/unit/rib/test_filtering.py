@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
+
+import pytest
 
 from bgpmesh.peering.peer import Peer
 from bgpmesh.rib.export import Batch
 from bgpmesh.rib.rule import Community, Filter, NextHopTerm, PrefixRange, Prepend, Rule
-from bgpmesh.route.attributes import PathAttributes
+from bgpmesh.route.attributes import PathAttributes, RouterId
 from bgpmesh.route.community import BLACKHOLE, GRACEFUL_SHUTDOWN, NO_ADVERTISE, NO_EXPORT
 from bgpmesh.route.nlri import ROUTED, Family, Nlri, parse_nlri
-from bgpmesh.route.path import Blackhole, PeerName, Via
+from bgpmesh.route.path import Blackhole, PeerName, Role, Via
 from tests.flat import pairs
 from tests.unit.rib.ribworld import ASN, World, address, changed, external, internal, sequence, via
 
@@ -186,6 +188,42 @@ def exported(rule: Rule, peer: Peer, heard: PathAttributes) -> PathAttributes | 
     made = world([Filter("f", "reject", (rule,))], filtered(peer, exports=("f",)), internal("a", 11))
     made.hear("a", heard, P)
     return made.heard(peer.name, P)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"next_hop": "auto"},
+        {"next_hops": ((Family.IPV4, address("192.0.2.77")),)},
+        {"cluster_id": RouterId(7)},
+    ],
+)
+def test_what_peers_see_changes_under_their_sessions(options: dict[str, object]) -> None:
+    """They end up with what they would be told in a new session, and nothing is withdrawn on the way there."""
+    inside = [internal("a", 11, Role.CLIENT), internal("b", 12)]
+    before = [
+        replace(each, next_hop="self") for each in (external("e", "192.0.2.9"), *inside, external("g", "192.0.2.10"))
+    ]
+    after = [replace(peer, **options) for peer in before]  # type: ignore[arg-type]  # keywords of the dataclass
+
+    def talking(peers: list[Peer]) -> World:
+        made = world([], *peers)
+        made.hear("a", via("192.0.2.11"), P)
+        made.hear("e", via("192.0.2.9", 65001), Q)
+        return made
+
+    def told(made: World) -> dict[tuple[str, str], object]:
+        heard = {(peer.name, prefix): made.heard(peer.name, prefix) for peer in before for prefix in (P, Q)}
+        return {key: None if each is None else asdict(each) for key, each in heard.items()}
+
+    made, fresh = talking(before), talking(after)
+    old, new = told(made), told(fresh)
+    assert old != new
+    made.rib.filter([], after)
+    batches = {peer.name: made.take(peer.name) for peer in before}
+    assert new == told(made)
+    gone = {(name, prefix) for name, said in batches.items() for hop, some in said if hop is None for prefix in some}
+    assert gone == {key for key, attributes in new.items() if attributes is None and old[key] is not None}
 
 
 def test_a_med_that_export_says_leaves_the_as() -> None:
