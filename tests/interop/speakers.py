@@ -59,6 +59,7 @@ class Setup:
     has_flowspec: bool = False  # it offers FlowSpec, both families
     mark: str = ""  # a community on all of it; BIRD and FRR only
     role: str = ""  # its own (RFC 9234); BIRD and FRR only
+    client: str = ""  # iBGP: reflect to it, and take and send several paths (RFC 7911); BIRD and FRR only
 
     @property
     def local(self) -> str:
@@ -203,6 +204,11 @@ class Bird:
         found = re.search(r"BGP\.(?:otc|23)[^:]*: *(\S+)", self._ask(f"show route {prefix} protocol session1 all"))
         return int(found[1]) if found else None
 
+    def next_hops(self, prefix: str) -> set[str]:
+        """Return the next hops of all paths that the neighbour has sent of a prefix."""
+        lines = self._ask(f"show route {prefix} protocol session1 all").splitlines()
+        return {line.split()[1] for line in lines if line.strip().startswith("BGP.next_hop:")}
+
     def held(self) -> set[str]:
         """Return the same, also while the neighbour is away."""
         return self.received()
@@ -269,6 +275,10 @@ class Bird:
         restart = f"graceful restart {mode}; graceful restart time {own.graceful_restart};"
         timing = f"{{ interval {own.bfd_ms} ms; multiplier 3; }}"
         bfd = f'protocol bfd bfd1 {{ interface "*" {timing}; multihop {timing}; }}' if own.bfd_ms else ""
+        paths = "add paths on;" if own.client else ""
+        channels = " ".join(f"ipv{version} {{ import all; export all; add paths on; }};" for version in (4, 6))
+        ends = f"local {own.local} as {own.asn}; neighbor {own.client} as {own.asn};"
+        client = f"protocol bgp session2 {{ {ends} rr client; {channels} }}" if own.client else ""
         text = f"""
 router id {own.address};
 graceful restart wait 20;
@@ -286,10 +296,11 @@ protocol bgp session1 {{
   {f'password "{own.password}";' if own.password else ""}
   hold time 9; connect retry time 2; connect delay time 1; error wait time 1, 4;
   {restart if own.graceful_restart else "graceful restart off;"}
-  ipv4 {{ {export} next hop address {own.address}; }};
-  ipv6 {{ {export} next hop address {own.address6}; }};
+  ipv4 {{ {export} next hop address {own.address}; {paths} }};
+  ipv6 {{ {export} next hop address {own.address6}; {paths} }};
   {f"flow4 {{ table filters4; {export} }}; flow6 {{ table filters6; {export} }};" if own.has_flowspec else ""}
 }}
+{client}
 """
         self.lab.write(self.node, f"{self._folder}/bird.conf", text)
 
@@ -400,6 +411,18 @@ class Frr:
         found = re.search(r"otc (\d+)", self._ask(f"show bgp {family} unicast {prefix}"))
         return int(found[1]) if found else None
 
+    def next_hops(self, prefix: str) -> set[str]:
+        """Return the next hops of all paths that the neighbour has sent of a prefix, without link-local ones."""
+        family = "ipv6" if ":" in prefix else "ipv4"
+        document = json.loads(self._ask(f"show bgp {family} unicast {prefix} json") or "{}")
+        return {
+            hop["ip"]
+            for path in document.get("paths", [])
+            if path.get("peer", {}).get("peerId") == self.setup.neighbor
+            for hop in path["nexthops"]
+            if not hop["ip"].startswith("fe80:")
+        }
+
     def held(self) -> set[str]:
         """Return what both tables have of the neighbour, also while it is away."""
         tables = [json.loads(self._ask(f"show bgp {family} unicast json") or "{}") for family in ("ipv4", "ipv6")]
@@ -491,6 +514,8 @@ class Frr:
                 " bgp graceful-restart preserve-fw-state\n"
                 " bgp graceful-restart"
             )
+        of_client = ("activate", "route-reflector-client", "addpath-tx-all-paths") if own.client else ()
+        reflecting = "".join(f"  neighbor {own.client} {word}\n" for word in of_client)
         marked = f"  neighbor {own.neighbor} route-map MARK out\n" if own.mark else ""
         return f"""
 router bgp {own.asn}
@@ -506,12 +531,13 @@ router bgp {own.asn}
  {f"neighbor {own.neighbor} bfd profile lab" if own.bfd_ms else ""}
  {f"neighbor {own.neighbor} passive" if own.is_passive else ""}
  {f"neighbor {own.neighbor} local-role {own.role}" if own.role else ""}
+ {f"neighbor {own.client} remote-as {own.asn}" if own.client else ""}
  address-family ipv4 unicast
   neighbor {own.neighbor} activate
-{marked}{networks[0]} exit-address-family
+{reflecting}{marked}{networks[0]} exit-address-family
  address-family ipv6 unicast
   neighbor {own.neighbor} activate
-{marked}{networks[1]} exit-address-family
+{reflecting}{marked}{networks[1]} exit-address-family
 route-map MARK permit 10
  {f"set community {own.mark}" if own.mark else ""}
 """

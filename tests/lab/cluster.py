@@ -363,6 +363,17 @@ def metrics(lab: Lab, node: str) -> str:
     return lab.exec(node, [sys.executable, "-c", METRICS]).stdout
 
 
+def next_hops_of(lab: Lab, node: str, address: str) -> set[str]:
+    """Return the gateways by which a node's routes to a single address lead, through their nexthop objects."""
+    family = "-6" if ":" in address else "-4"
+    routes = json.loads(lab.exec(node, ["ip", "-j", family, "route", "show", address]).stdout or "[]")
+    listed = json.loads(lab.exec(node, ["ip", "-j", "nexthop"]).stdout or "[]")
+    objects = {each["id"]: each for each in listed}
+    tops = [objects.get(route.get("nhid"), {}) for route in routes]
+    members = [objects.get(part["id"], {}) for top in tops for part in top.get("group", [top] if top else [])]
+    return {member["gateway"] for member in members if "gateway" in member}
+
+
 def packet_filter(lab: Lab, node: str) -> list[str]:
     """Return what a node's packet filters hold, line by line without counters: of each kind of iptables and family.
 
