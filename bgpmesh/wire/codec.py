@@ -406,8 +406,8 @@ class Codec:
         try:
             update = _called(lambda: ExaMessage.unpack(UPDATE, bare, Direction.IN, self._exabgp), Code.UPDATE)
         except PeerError as error:
-            subcode = error.subcode
-            if subcode == 10 and cut(withdrawn, 32) is not None and cut(announced, 32) is not None:
+            subcode, lead = error.subcode, context.lead(Family.IPV4)
+            if subcode == 10 and cut(withdrawn, 32, lead) is not None and cut(announced, 32, lead) is not None:
                 subcode = 9  # it is in an MP attribute (RFC 4760 §7)
             raise PeerError(error.code, subcode, error.text, mp_raw if subcode == 9 else b"") from error
         if isinstance(update, EOR):

@@ -154,16 +154,19 @@ def test_an_identifier_or_prefix_cut_short_ends_the_session(nlri: str, field: st
     us, _ = ends(*FAMILIES)
     whole = b"\0\0\0\1\x18\x0a\1\2" + bytes.fromhex(nlri)
     parts = (b"", GOOD, whole) if field == "announced" else (whole, b"", b"")
-    assert (3, 10) == (broken(us, feeder.update(*parts)).notification.code, 10)
+    notification = broken(us, feeder.update(*parts)).notification
+    assert (3, 10) == (notification.code, notification.subcode)
     assert us.feed(feeder.update(b"", GOOD, b"\0\0\0\1\x18\x0a\1\2"), 0.0) == []
 
 
 def test_an_identifier_cut_short_in_mp_reach_ends_the_session() -> None:
     """The same for IPv6."""
-    us, _ = ends(*FAMILIES)
     reach = b"\0\2\1\x10" + HOP6 + b"\0" + b"\0\0\0\1\x20\x20\x01\x0d\xb8" + b"\0\0\0"
-    notification = broken(us, feeder.update(b"", b"\x80\x0e" + bytes((len(reach),)) + reach + GOOD, b"")).notification
-    assert notification.code == 3
+    for announced in (b"", b"\0\0\0\1\x18\x0a\1\2"):
+        us, _ = ends(*FAMILIES)
+        update = feeder.update(b"", b"\x80\x0e" + bytes((len(reach),)) + reach + GOOD, announced)
+        notification = broken(us, update).notification
+        assert (3, 9) == (notification.code, notification.subcode)
 
 
 def test_treat_as_withdraw_is_by_path() -> None:
