@@ -223,7 +223,10 @@ def _status(arguments: Arguments) -> int:
 
 
 def _peers(arguments: Arguments) -> int:
-    show = tables.peers if arguments.name is None else tables.peer
+    def show(result: object) -> str:
+        is_one = arguments.name in {row.get("name") for row in tables.each_of(result)}
+        return tables.peer(result) if is_one else tables.peers(result)
+
     return _ask(arguments, "peers", {"name": arguments.name}, show)
 
 

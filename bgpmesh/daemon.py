@@ -188,7 +188,7 @@ class Daemon:
         self._loop.add_signal_handler(signal.SIGUSR1, self._journal_asked.set)
         self.control.start()
         await self.http.start()
-        self.speaker.configure(self.engine.configured.peers)
+        self.speaker.configure(self.engine.configured.peers, self.engine.configured.ranges)
         try:
             async with asyncio.TaskGroup() as group:
                 doors = (self.control.run(), self.speaker.run(), self.http.run())
@@ -322,7 +322,7 @@ class Daemon:
         """Have a configuration in force."""
         self.engine.handle(configured, self.now())
         self._execute()  # farewells leave before their keys go
-        self.speaker.configure(configured.peers)
+        self.speaker.configure(configured.peers, configured.ranges)
         self.pump.turn()
 
     def _hang_up_signal(self) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from bgpmesh.peering.bfd import Report, Watched
 from bgpmesh.peering.message import EndOfRib, Keepalive, Negotiated, Notification, RouteRefresh
 from bgpmesh.peering.peer import Owner, Peer
+from bgpmesh.peering.ranges import PeerRange
 from bgpmesh.peering.session import Dial, Hangup, Send
 from bgpmesh.policy.chains import AddressSet, ChainKey, Rules
 from bgpmesh.policy.objects import Key, Value
@@ -32,7 +33,10 @@ from bgpmesh.workload.pool import Pool
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """A TCP connection with a configured peer stands; `connection` numbers it for the life of the daemon."""
+    """A TCP connection with a configured peer, or with one that calls from a range, stands.
+
+    `connection` numbers it for the life of the daemon.
+    """
 
     connection: int
     peer: PeerName
@@ -278,9 +282,10 @@ class Configured:
     cluster_asn: Asn | None = None  # in whose name nodes speak of addresses (route/claim.py)
     floating: tuple[FloatingIp, ...] = ()  # of the whole cluster
     has_identity: bool = False  # nodes say of their workloads' addresses who has them
-    owners: tuple[Owner, ...] = ()  # every node of the file
+    owners: tuple[Owner, ...] = ()  # every node of the file, and every range whose speakers have addresses
     filters: tuple[Filter, ...] = ()  # that a peer may name, beside those that are built in
-    watched: tuple[Watched, ...] = ()  # the paths to peers that BFD watches
+    watched: tuple[Watched, ...] = ()  # the paths to `peers` that BFD watches
+    ranges: tuple[PeerRange, ...] = ()  # from which others call
 
 
 @dataclass(frozen=True, slots=True)

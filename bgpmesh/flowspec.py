@@ -42,6 +42,10 @@ class Flowspec:
         """Drop what is still stale of these families."""
         self._tell(self.flows.sweep(name, families))
 
+    def forget(self, name: PeerName) -> None:
+        """Remember nothing of a peer that has no flow any more."""
+        self.flows.forget(name)
+
     def received(self, name: PeerName, event: FlowsReceived, refusal: str, now: float) -> None:
         """Take in an UPDATE of an established peer; `refusal`: why its attributes are not believed."""
         said = self.flows.take(name, event.attributes, event.announced, event.withdrawn, now, refusal=refusal)

@@ -198,7 +198,8 @@ class Local:
         said = (route for nlri in map(host_nlri, endpoint.addresses) if (route := self.routes.get(nlri)) is not None)
         if not self._configured.has_identity or not any(route.attributes is not None for route in said):
             return now
-        peers = [peer for peer in self._configured.peers if peer.in_cluster]
+        templates = (each.template for each in self._configured.ranges)
+        peers = [peer for peer in (*self._configured.peers, *templates) if peer.in_cluster]
         return now + max((peer.hold_time + peer.graceful_restart for peer in peers), default=0)
 
     # ── links ────────────────────────────────────────────────────────────────

@@ -210,7 +210,8 @@ class Packets:
     def _asked(self) -> tuple[dict[ChainKey, Rules], dict[str, AddressSet]]:
         """Return the chains and sets of what peers ask for, as far as they may be by now."""
         options = replace(self._configured.around.options, log_group=self.protection.log_group)
-        ports = [(peer.listen_port, peer.port) for peer in self._configured.peers]
+        templates = (each.template for each in self._configured.ranges)
+        ports = [(peer.listen_port, peer.port) for peer in (*self._configured.peers, *templates)]
         flows, is_settled = self._flowspec.flows, not self._rib.is_deferring
         return flows.wanted(options, ports, self.chains.actual, self.sets.actual, is_settled=is_settled)
 

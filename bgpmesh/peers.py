@@ -11,6 +11,9 @@ What may not happen here:
  2. End-of-RIB leaves while a prefix still waits for a decision: it is asked for once this node is in sync, and the
     RIB keeps it back until it is at rest.
 
+A speaker of a range has a session from its first call until nothing of it is left: no connection, no stale path, and no
+restart that waits for it. It is called by nobody, so it comes when it wants to.
+
 BFD (RFC 5882) says of a peer's path that it is broken, and never that a session may come up: one comes up without it,
 as with a peer that has none. A path that was up and is broken ends the session and all that the peer has said. Of a
 peer that is away it ends what is still held, if both sides' BFD outlives their daemons; where it does not, it goes down
@@ -53,6 +56,7 @@ from bgpmesh.notes import Notes
 from bgpmesh.peering import bfd
 from bgpmesh.peering.message import Cease, EndOfRib, Notification, RouteRefresh
 from bgpmesh.peering.peer import Peer
+from bgpmesh.peering.ranges import Ranges, Refusals
 from bgpmesh.peering.session import (
     Dial,
     Established,
@@ -75,6 +79,8 @@ from bgpmesh.route.path import PeerName
 
 # BFD goes on so long at least without a daemon: a supervisor has started it again by then.
 LEAST_STAY_S = 10.0
+# Speakers of ranges who were here in this daemon's life and are remembered for that.
+MOST_MET = 4096
 # Between the withdrawal of all routes and the end of the sessions: what is still sent to us is forwarded.
 WITHDRAWN_S = 1.0
 # What a peer reads of the end of its session (RFC 9003), and when it calls before we are back.
@@ -107,6 +113,9 @@ class Followed(Protocol):
     def limit(self, peer: Peer) -> None:
         """Take other limits for a peer."""
 
+    def forget(self, name: PeerName) -> None:
+        """Remember nothing of a peer of whom nothing is held."""
+
 
 class Peers:
     """The sessions of one node; `followed` is told of them as the RIB is.
@@ -128,6 +137,10 @@ class Peers:
         self.commands: deque[Command] = deque()  # what the wire is to do
         self.sessions: dict[PeerName, Session] = {}
         self.faults: defaultdict[PeerName, Faults] = defaultdict(Faults)
+        self.refusals: defaultdict[PeerName, Refusals] = defaultdict(Refusals)  # by range
+        self._ranges = Ranges()
+        self._leaving: set[PeerName] = set()  # speakers of ranges that may be over
+        self._met: dict[PeerName, None] = {}  # those who had a session and are gone: what we forward is preserved since
         self._listed = None if listed is None else frozenset(listed)
         self.held: frozenset[PeerName] = self._listed or frozenset()  # on disk before anything else is done
         self.watched: tuple[bfd.Watched, ...] = ()  # what BFD is to watch
@@ -156,28 +169,34 @@ class Peers:
     def configure(self, new: Configured, now: float) -> None:
         """Have a session with each of these peers, and with nobody else; `check_sync` comes after."""
         self._configured = new
-        self.watched = () if self.is_closed else new.watched
-        self._stay_s = max([LEAST_STAY_S, *(peer.graceful_restart for peer in new.peers)])
-        names = {each.name for each in new.watched}
-        self.bfd = {name: report for name, report in self.bfd.items() if name in names}
+        self._ranges = Ranges(new.ranges, (peer.address for peer in new.peers))
+        names = {each.name for each in new.ranges}
+        self.refusals = defaultdict(Refusals, {name: each for name, each in self.refusals.items() if name in names})
+        templates = [each.template for each in new.ranges]
+        self._stay_s = max([LEAST_STAY_S, *(peer.graceful_restart for peer in (*new.peers, *templates))])
         self._hear_of_refusals()
         wanted = {peer.name: peer for peer in new.peers}
-        awaited = wanted.keys() & self._awaited.names
+        speakers = {name: peer for name in self.sessions if (peer := self._ranges.speaker(name)) is not None}
+        awaited = frozenset(self._awaited.names)
         forwarding = {name for name, session in self.sessions.items() if session.was_established}
         before: dict[PeerName, Peer] = {}
         for name, session in list(self.sessions.items()):
-            changed = wanted.get(name)
+            changed = wanted.get(name) or speakers.get(name)
             if changed is not None and changed.has_same_session(session.peer):
                 before[name], session.peer = session.peer, changed
             else:
-                self._remove(session, is_gone=changed is None, now=now)
-        self._rib.filter(new.filters, new.peers)
+                is_another = session.peer.of_range is not None and self._ranges.has(session.peer.address)
+                self._remove(session, is_gone=changed is None and not is_another, now=now)
+        self._rib.filter(new.filters, (*new.peers, *speakers.values()))
         for name, peer in before.items():
             if self.sessions[name].peer != peer:
                 self._amended(self.sessions[name], peer, now)
-        for name, peer in wanted.items():
+        for name, peer in (wanted | {name: peer for name, peer in speakers.items() if name in awaited}).items():
             if name not in self.sessions:
                 self._add(peer, now, is_awaited=name in awaited, was_established=name in forwarding)
+        self._watch()
+        names = {PeerName(each.name) for each in self.watched}
+        self.bfd = {name: report for name, report in self.bfd.items() if name in names}
 
     def next_wakeup(self) -> float:
         """Return the monotonic second at which a timer is due, infinity if none is."""
@@ -194,8 +213,8 @@ class Peers:
 
     def connected(self, event: Connected, now: float) -> None:
         """Give a connection to the session of its peer."""
-        session = self.sessions.get(event.peer)
-        if session is None:  # it was removed while the connection was on its way
+        session = self.sessions.get(event.peer) or self._let_in(event, now)
+        if session is None:  # there is no room, or it was removed while the connection was on its way
             self.commands.append(Hangup(event.connection))
             return
         self._peer_of[event.connection] = event.peer
@@ -205,6 +224,8 @@ class Peers:
         """Tell a session that our call came to nothing."""
         if event.peer in self.sessions:
             self._apply(event.peer, self.sessions[event.peer].connect_failed(event.reason, now), now)
+        elif any(event.peer == each.name for each in self._configured.ranges):
+            self._came_to_nothing(event.peer, event.peer, event.reason)
 
     def disconnected(self, event: Disconnected, now: float) -> None:
         """Tell a session that its connection is gone."""
@@ -386,6 +407,57 @@ class Peers:
         if negotiated is not None and negotiated.received.capabilities.route_refresh:
             self.commands.extend(Send(connection, RouteRefresh(family)) for family in negotiated.families)
 
+    def _let_in(self, event: Connected, now: float) -> Session | None:
+        """Return the new session of one that calls from a range; None: it does not, or is one too many."""
+        found = self._ranges.find(event.peer)
+        if found is None or self._booted_at is None:
+            return None
+        around, address = found
+        if sum(session.peer.of_range == around.name for session in self.sessions.values()) >= around.limit:
+            self.commands.append(Send(event.connection, Notification.cease(Cease.CONNECTION_REJECTED)))
+            self._came_to_nothing(around.name, event.peer, f"range_limit = {around.limit} speakers are here already")
+            return None
+        self._add(around.speaker(address), now, is_awaited=False, was_established=event.peer in self._met)
+        return self.sessions[event.peer]
+
+    def let_go(self) -> None:
+        """Forget the speakers of ranges of whom nothing is left."""
+        if not self._leaving or self._is_stopping:
+            return
+        leaving, self._leaving = self._leaving, set()
+        for name in leaving:
+            session = self.sessions.get(name)
+            if session is None or not session.is_over or name in self._resume_at or name in self._awaited.names:
+                continue
+            if not session.transitions[State.ESTABLISHED] and session.peer.of_range is not None and session.last_error:
+                self._came_to_nothing(session.peer.of_range, name, session.last_error)
+            self._forget(name)
+        self._watch()
+
+    def _forget(self, name: PeerName) -> None:
+        """Remember nothing of a speaker of a range; that its paths leave the kernel is still waited for (rule 1)."""
+        if self.sessions[name].was_established:
+            self._met[name] = None
+            if len(self._met) > MOST_MET:
+                del self._met[next(iter(self._met))]
+        for of_peer in (self.sessions, self._wakeups, self._resume_at, self.faults, self.bfd):
+            of_peer.pop(name, None)
+        self._followed.forget(name)
+
+    def _came_to_nothing(self, of_range: PeerName, name: PeerName, reason: str) -> None:
+        if self.refusals[of_range].add(name, reason):
+            self._notes.add("peer.failed", Level.WARNING, peer=name, reason=reason)
+
+    def _watch(self) -> None:
+        """Have BFD watch the paths to the peers of the file, and to speakers of ranges whose paths are held."""
+        is_asked = any(each.watched is not None for each in self._configured.ranges)
+        speakers = [self._ranges.find(n) for n in sorted(self.sessions.keys() & self.held)] if is_asked else []
+        found = (around.watching(address) for around, address in filter(None, speakers))
+        watched = (*self._configured.watched, *(each for each in found if each is not None))
+        watched = () if self.is_closed else watched
+        if watched != self.watched:
+            self.watched = watched
+
     def _remove(self, session: Session, *, is_gone: bool, now: float) -> None:
         name = session.peer.name
         cause = Cease.PEER_DECONFIGURED if is_gone else Cease.OTHER_CONFIGURATION_CHANGE
@@ -397,7 +469,10 @@ class Peers:
         for connection in [c for c, n in self._peer_of.items() if n == name]:
             del self._peer_of[connection]
             self.commands.append(Hangup(connection))
-        del self.sessions[name]
+        if session.peer.of_range is not None:
+            self._forget(name)
+        else:
+            del self.sessions[name]
 
     def _apply(self, name: PeerName, outputs: Iterable[Output], now: float) -> None:
         """Carry out what a session answered."""
@@ -424,12 +499,17 @@ class Peers:
                 case _:
                     assert_never(output)
         self._wake_at(name, min(session.next_wakeup(), self._resume_at.get(name, NEVER)))
+        if session.peer.of_range is not None and session.is_over:
+            self._leaving.add(name)
 
     def _established(self, session: Session, up: Established, now: float) -> None:
         name = session.peer.name
         self.held |= {name}
         self._away.discard(name)
         self._begin_anew(name)
+        if session.peer.of_range is not None:
+            self.refusals[session.peer.of_range].forget(name)
+            self._watch()
         self._rib.peer_up(session.peer, up.negotiated, up.keep)
         self._followed.peer_up(session.peer, up.keep)
         self.commands.append(StartRoutes(up.connection, name))
@@ -513,18 +593,25 @@ class Peers:
         configured = self._configured
         self._booted_at = now
         routes_kept = has_routes or not configured.kernel_enabled
-        listed = frozenset(self.sessions) if self._listed is None and has_routes else (self._listed or frozenset())
-        self._local_restart.is_forwarding_kept = (bool(listed) and routes_kept) or not configured.kernel_enabled
-        if listed and routes_kept:
+        is_unknown = self._listed is None and has_routes
+        listed = frozenset(self.sessions) if is_unknown else (self._listed or frozenset())
+        ranges = tuple(each.name for each in configured.ranges) if is_unknown else ()
+        is_restart = bool(listed or ranges) and routes_kept
+        self._local_restart.is_forwarding_kept = is_restart or not configured.kernel_enabled
+        if is_restart:
             self.held = listed
             self._away = set(listed)
         if self.is_closed:
             self._close(now)
             self.check_sync(now)
             return
-        if listed and routes_kept:
+        if is_restart:
             self._local_restart.is_restarting = True
             self._awaited.limit = now + configured.restart_deferral
+            self._awaited.add_ranges(ranges)
+            for name in sorted(listed - self.sessions.keys()):
+                if (speaker := self._ranges.speaker(name)) is not None:
+                    self._add(speaker, now, is_awaited=False, was_established=False)
             for name in sorted(listed & self.sessions.keys()):
                 self._awaited.add(name, now)
             self._notes.add("restart.began", peer=",".join(self._awaited.names) or None)
@@ -532,6 +619,7 @@ class Peers:
             self._await_all(now)
         for name, session in self.sessions.items():
             self._apply(name, session.start(now, at_once=name in self._awaited.names), now)
+        self._watch()
         self.check_sync(now)
 
     def check_sync(self, now: float, unheard: Collection[int] = ()) -> None:
@@ -558,6 +646,8 @@ class Peers:
         self._awaited.limit, self._is_awaiting_return = NEVER, False
         for session in self.sessions.values():
             session.call_passive = False
+            if session.peer.of_range is not None:
+                self._leaving.add(session.peer.name)
 
     # ── out of service, and back ─────────────────────────────────────────────
 
@@ -575,11 +665,11 @@ class Peers:
         self._notes.add("drain.changed", state=event.drain.value)
         self._close_at = NEVER
         if self._booted_at is None:
-            self.watched = () if self.is_closed else self._configured.watched
+            self._watch()
         elif event.drain is Drain.STOPPED:
             self._close_at = now + WITHDRAWN_S
         elif was_closed:
-            self.watched = self._configured.watched
+            self._watch()
             self._await_all(now)
             for name, session in self.sessions.items():
                 self._apply(name, session.start(now, at_once=True), now)
@@ -599,6 +689,7 @@ class Peers:
         """Wait for what everybody has to say, as after a restart: nobody has a session yet."""
         self._is_awaiting_return = True
         self._awaited.limit = min(self._awaited.limit, now + self._configured.restart_deferral)
+        self._awaited.add_ranges(tuple(each.name for each in self._configured.ranges))
         for name in self.sessions:
             self._awaited.add(name, now)
 

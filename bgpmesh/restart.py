@@ -7,6 +7,9 @@ A peer that was listed when the node last ran is waited for until one of these:
  * it has refused or ignored our calls for three seconds;
  * it is not to be heard: it was taken out of the configuration, or sent too much.
 
+Who is never called, the speakers of ranges, has until the limit; and where it is not known who was listed, so has every
+range.
+
 All of it ends at the limit, `restart_deferral` seconds after the start.
 """
 
@@ -50,6 +53,7 @@ class Awaited:
         self.limit = NEVER  # the second at which all waiting ends
         self._sessions = sessions
         self._waits: dict[PeerName, _Wait] = {}
+        self._ranges: tuple[PeerName, ...] = ()  # whose speakers, and how many, nobody knows
 
     @property
     def names(self) -> Collection[PeerName]:
@@ -59,6 +63,10 @@ class Awaited:
     def add(self, name: PeerName, now: float) -> None:
         """Wait for a peer from its beginning."""
         self._waits[name] = _Wait(now)
+
+    def add_ranges(self, names: tuple[PeerName, ...]) -> None:
+        """Wait until the limit for speakers of these ranges, of whom it is not known who they were."""
+        self._ranges = names
 
     def discard(self, name: PeerName) -> None:
         """Wait no longer for a peer that is not to be heard."""
@@ -89,7 +97,7 @@ class Awaited:
         for name in [name for name, wait in self._waits.items() if self._until(name, wait) <= now]:
             if self._sessions[name].connection not in unheard:
                 del self._waits[name]
-        return bool(self._waits) and now < self.limit
+        return bool(self._waits or self._ranges) and now < self.limit
 
     def next_check(self) -> float:
         """Return the second at which `is_waiting` may have another answer though nothing happens."""
@@ -97,7 +105,7 @@ class Awaited:
 
     def reasons(self) -> dict[PeerName, str]:
         """Return who is waited for, each with the reason."""
-        reasons = {}
+        reasons = dict.fromkeys(self._ranges, "it is not known who of them was here")
         for name, wait in self._waits.items():
             session = self._sessions[name]
             if session.state is not State.ESTABLISHED:
@@ -111,9 +119,10 @@ class Awaited:
         return reasons
 
     def give_up(self) -> dict[PeerName, str]:
-        """Wait for nobody any longer; return who is left, each with the reason."""
-        left = self.reasons()
+        """Wait for nobody any longer; return which peers are left, each with the reason."""
+        left = {name: reason for name, reason in self.reasons().items() if name in self._waits}
         self._waits.clear()
+        self._ranges = ()
         return left
 
     def _until(self, name: PeerName, wait: _Wait) -> float:

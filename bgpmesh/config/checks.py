@@ -12,12 +12,15 @@ from bgpmesh.peering.mesh import (
     PeerOptions,
     has_session,
     local_asn_of,
+    own_address,
     peers_of,
+    ranges_of,
     router_id_of,
     shared_addresses,
 )
+from bgpmesh.peering.peer import Peer
 from bgpmesh.policy import selector
-from bgpmesh.route.nlri import IPAddress, IPNetwork
+from bgpmesh.route.nlri import IPAddress, IPNetwork, family_of_address
 from bgpmesh.workload.floating import FloatingIp, why_not_external
 from bgpmesh.workload.pool import Pool
 
@@ -41,12 +44,20 @@ def check(
     _check_router_ids(reader, nodes)
     addressed = [peer for peer in (*neighbours, *part_peers) if peer.address is not None]
     _check_neighbour_addresses(reader, nodes, addressed)
+    ranged = [peer for peer in (*neighbours, *part_peers) if peer.range is not None]
+    for peer in ranged:
+        _check_range(reader, peer, pools, nodes)
+    _check_nested_ranges(reader, cluster, nodes, ranged, addressed)
+    of_nodes = {node.name for node in nodes}
     for peer in (*neighbours, *part_peers):
+        if peer.name in of_nodes:
+            reader.refuse(f"peer.{peer.name}", None, "a node has this name too")
         _check_neighbour(reader, peer)
     if cluster is not None:
         _check_cluster(reader, cluster, nodes, neighbours)
         _check_long_lived(reader, cluster, neighbours)
         for node in nodes:
+            _check_ways(reader, node, neighbours)
             _check_families(reader, cluster, node, neighbours)
             _check_bfd(reader, cluster, node, neighbours)
 
@@ -107,7 +118,7 @@ def taken_by_others(
     taken = {
         peer.address: f"peer {peer.name}"
         for peer in neighbours
-        if not any(peer.address in block for block in pod_cidrs if block.version == peer.address.version)
+        if peer.address is not None and not any(peer.address in block for block in pod_cidrs)
     }
     taken |= {peer.source: f"the source of peer {peer.name}" for peer in neighbours if peer.source is not None}
     for node in nodes:
@@ -162,12 +173,10 @@ def _check_router_ids(reader: Reader, nodes: Sequence[NodeOptions]) -> None:
 def _check_neighbour_addresses(reader: Reader, nodes: Sequence[NodeOptions], neighbours: Sequence[PeerOptions]) -> None:
     """Refuse an address that two have; two neighbours may share one where no node talks to both."""
     owners = dict(_owners(nodes))
-    of_nodes = {node.name for node in nodes}
     by_address: dict[IPAddress, list[PeerOptions]] = {}
     for peer in neighbours:
         key = f"peer.{peer.name}.address"
-        if peer.name in of_nodes:
-            reader.refuse(f"peer.{peer.name}", None, "a node has this name too")
+        assert peer.address is not None
         if peer.address in owners:
             reader.refuse(key, str(peer.address), f"also the {owners[peer.address]}")
         for other in by_address.setdefault(peer.address, []):
@@ -180,15 +189,100 @@ def _check_neighbour_addresses(reader: Reader, nodes: Sequence[NodeOptions], nei
 
 
 def _check_neighbour(reader: Reader, peer: PeerOptions) -> None:
-    where = f"peer.{peer.name}"
-    if peer.source is not None and peer.address is not None and peer.source.version != peer.address.version:
-        reader.refuse(f"{where}.source", str(peer.source), f"not of the family of address {peer.address}")
+    where, called = f"peer.{peer.name}", peer.range or peer.address
+    if peer.source is not None and called is not None and peer.source.version != called.version:
+        kind = "address" if peer.range is None else "range"
+        reader.refuse(f"{where}.source", str(peer.source), f"not of the family of {kind} {called}")
+    if peer.range is None:
+        for key, value in (("pods", [str(each) for each in peer.pods] or None), ("range_limit", _own_limit(peer))):
+            if value is not None:
+                reader.refuse(f"{where}.{key}", value, "only with range")
     if peer.ttl_security and peer.multihop:
         reader.refuse(f"{where}.multihop", peer.multihop, "not together with ttl_security")
     try:
         selector.parse(peer.nodes)
     except selector.SelectorError as error:
         reader.refuse(f"{where}.nodes", peer.nodes, str(error))
+
+
+def _own_limit(peer: PeerOptions) -> int | None:
+    """Return the `range_limit` where it is not the default."""
+    return None if peer.range_limit == PeerOptions.__dataclass_fields__["range_limit"].default else peer.range_limit
+
+
+def _check_range(reader: Reader, peer: PeerOptions, pools: Sequence[Pool], nodes: Sequence[NodeOptions]) -> None:
+    """Refuse a range that is not one of other hosts, and what makes no sense with one."""
+    where, network = f"peer.{peer.name}.range", peer.range
+    assert network is not None
+    if peer.address is not None:
+        reader.refuse(where, str(network), f"not together with address {peer.address}")
+    if network.is_multicast or (network.version == 6 and network.is_link_local):
+        reader.refuse(where, str(network), "not the addresses of hosts that can call")
+    if peer.passive is False:
+        reader.refuse(f"peer.{peer.name}.passive", None, "false: speakers of a range are never called")
+    if peer.port != PeerOptions.__dataclass_fields__["port"].default:
+        reader.refuse(f"peer.{peer.name}.port", peer.port, "speakers of a range are never called")
+    own = [(address, key) for node in nodes if selects(peer, node) for address, key in _owners([node])]
+    own += [(each, f"node.{n.name}.listen") for n in nodes if selects(peer, n) for each in n.listen]
+    own += [] if peer.source is None else [(peer.source, f"peer.{peer.name}.source")]
+    covered = next((row for row in own if row[0] in network), None)
+    if covered is not None:
+        reader.refuse(where, str(network), f"covers {covered[0]}, the {covered[1]}: nobody else calls from there")
+    blocks = [(pool.cidr, f"pool.{pool.name}") for pool in pools]
+    blocks += [(cidr, f"node.{node.name}.pod_cidrs") for node in nodes for cidr in node.pod_cidrs]
+    touched = next((row for row in blocks if _touches(network, row[0])), None)
+    if touched is not None:
+        reader.refuse(where, str(network), f"touches {touched[0]} of {touched[1]}: a workload could call")
+
+
+def _check_nested_ranges(
+    reader: Reader,
+    cluster: ClusterOptions | None,
+    nodes: Sequence[NodeOptions],
+    ranged: Sequence[PeerOptions],
+    addressed: Sequence[PeerOptions],
+) -> None:
+    """Refuse one range of two peers, and who has no password within a range that has one: the kernel asks for it."""
+    for place, outer in enumerate(ranged):
+        assert outer.range is not None
+        for inner in ranged[place + 1 :]:
+            both = next((n.name for n in nodes if selects(inner, n) and selects(outer, n)), None)
+            if inner.range == outer.range and both is not None:
+                reason = f"also the peer.{outer.name}.range, and node {both} talks to both"
+                reader.refuse(f"peer.{inner.name}.range", str(inner.range), reason)
+        if outer.password is None:
+            continue
+        reason = f"missing: it lies in the peer.{outer.name}.range {outer.range}, which has one"
+        for inner in (*ranged, *addressed):
+            around = inner.range or inner.address
+            is_inside = inner is not outer and around is not None and _touches(outer.range, around)
+            is_inside = is_inside and (inner.range is None or inner.range.prefixlen > outer.range.prefixlen)
+            if is_inside and inner.password is None and any(selects(inner, n) and selects(outer, n) for n in nodes):
+                reader.refuse(f"peer.{inner.name}.password", None, reason)
+        if cluster is None or cluster.password is not None:
+            continue
+        for node, other in ((n, o) for n in nodes for o in nodes if n is not o and selects(outer, n)):
+            ends = shared_addresses(node, other) if has_session(node, other, cluster) else None
+            if ends is not None and ends[1] in outer.range:
+                reason = f"missing: node.{other.name} lies in the peer.{outer.name}.range {outer.range}, which has one"
+                reader.refuse("cluster.password", None, reason)
+
+
+def _touches(network: IPNetwork, other: IPNetwork | IPAddress) -> bool:
+    """Tell whether two of them have an address in common."""
+    if isinstance(other, ipaddress.IPv4Address | ipaddress.IPv6Address):
+        return other in network
+    return _is_inside(network, other) or _is_inside(other, network)
+
+
+def _check_ways(reader: Reader, node: NodeOptions, neighbours: Sequence[PeerOptions]) -> None:
+    """Refuse a range where the node has no address that its speakers could call."""
+    for peer in neighbours:
+        if peer.range is None or peer.source is not None or not selects(peer, node):
+            continue
+        if own_address(node, family_of_address(peer.near)) is None:
+            reason = f"node {node.name} has no address of its family: needs source"
+            reader.refuse(f"peer.{peer.name}.range", str(peer.range), reason)
 
 
 def _check_cluster(
@@ -225,7 +319,7 @@ def _check_long_lived(reader: Reader, cluster: ClusterOptions, neighbours: Seque
 def _check_bfd(reader: Reader, cluster: ClusterOptions, node: NodeOptions, neighbours: Sequence[PeerOptions]) -> None:
     """Refuse BFD where the node has no address to send from."""
     chosen = {peer.name: peer for peer in neighbours if peer.bfd is not None and selects(peer, node)}
-    for peer in peers_of(node, cluster, (), chosen.values()):
+    for peer in peers_of(node, cluster, (), chosen.values()):  # of a range it is refused already
         if peer.local_address is None:
             reason = f"node {node.name} has no address of its family: needs source"
             reader.refuse(f"peer.{peer.name}.bfd", True, reason)
@@ -236,7 +330,9 @@ def _check_families(
 ) -> None:
     """Refuse a neighbour with whom no family is left: the node has no address that could be a next hop."""
     chosen = [peer for peer in neighbours if selects(peer, node)]
-    silent = {peer.name for peer in peers_of(node, cluster, (), chosen) if not peer.families}
+    made: list[Peer] = [*peers_of(node, cluster, (), chosen)]
+    made += [each.template for each in ranges_of(node, cluster, chosen)]
+    silent = {peer.name for peer in made if not peer.families}
     for peer in chosen:
         if peer.name in silent:
             said = [family.label for family in peer.families]

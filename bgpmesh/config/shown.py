@@ -8,13 +8,14 @@ from bgpmesh.config.options import Config
 from bgpmesh.events import Configured
 from bgpmesh.peering.bfd import Watched
 from bgpmesh.peering.peer import Peer
+from bgpmesh.peering.ranges import PeerRange
 
 
 def shown(loaded: Config, node: str | None) -> dict[str, object]:
     """Return the sessions of a node and what is probably not meant; None: of every node how many sessions."""
     names = [each.name for each in loaded.nodes]
     if node is None:
-        sessions = {name: len(effective(loaded, name).peers) for name in names}
+        sessions = {name: len(made.peers) + len(made.ranges) for name in names for made in (effective(loaded, name),)}
         said = {warning: None for name in names for warning in warnings(loaded, name)}
         return {"file": loaded.file, "node": None, "nodes": sessions, "sessions": [], "warnings": list(said)}
     configured = effective(loaded, node)
@@ -28,7 +29,10 @@ def shown(loaded: Config, node: str | None) -> dict[str, object]:
         "pod_cidrs": [str(cidr) for cidr in configured.pod_cidrs],
         "advertise": [str(prefix) for prefix in configured.advertise],
         "kernel": configured.kernel_enabled,
-        "sessions": [_session(peer, watched.get(peer.name)) for peer in configured.peers],
+        "sessions": [
+            *(_session(peer, watched.get(peer.name)) for peer in configured.peers),
+            *(_range(each) for each in configured.ranges),
+        ],
         "filters": _filters(configured),
         "policies": [],
         "warnings": list(warnings(loaded, node)),
@@ -38,10 +42,11 @@ def shown(loaded: Config, node: str | None) -> dict[str, object]:
 def _filters(configured: Configured) -> list[dict[str, object]]:
     """Return the filters that are in use here, with who uses them; those that are built in go without saying."""
     found: list[dict[str, object]] = []
+    everybody = (*configured.peers, *(each.template for each in configured.ranges))
     for each in configured.filters:
         peers = {
-            "import": [peer.name for peer in configured.peers if each.name in peer.imports],
-            "export": [peer.name for peer in configured.peers if each.name in peer.exports],
+            "import": [peer.name for peer in everybody if each.name in peer.imports],
+            "export": [peer.name for peer in everybody if each.name in peer.exports],
         }
         if any(peers.values()):
             rules = [{"number": n, "words": in_words(rule), **plain(rule)} for n, rule in enumerate(each.rules, 1)]
@@ -78,6 +83,12 @@ def _session(peer: Peer, watched: Watched | None) -> dict[str, object]:
         "export": list(peer.exports),
         "bfd": None if watched is None else _bfd(watched),
     }
+
+
+def _range(around: PeerRange) -> dict[str, object]:
+    """Return what the session with each speaker of a range is; its `address` is the range."""
+    said = _session(around.template, around.watched)
+    return said | {"address": str(around.network), "range_limit": around.limit}
 
 
 def _bfd(watched: Watched) -> dict[str, object]:

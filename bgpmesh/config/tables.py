@@ -28,12 +28,7 @@ from bgpmesh.peering.mesh import ClusterOptions, Password, PeerOptions
 from bgpmesh.route.nlri import IPAddress
 
 # Known keys whose feature this version does not have.
-NOT_BUILT_KEYS: dict[str, tuple[str, ...]] = {
-    "peer": (
-        "range",
-        "pods",
-    ),
-}
+NOT_BUILT_KEYS: dict[str, tuple[str, ...]] = {}
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
@@ -116,7 +111,10 @@ class Reader:
                         self.refuse(f"{where}.{key}", value, reason)
                     if error.good is not None:
                         values[knob.name] = error.good  # may be wrong beside others
-            elif is_required and not (key == "address" and "range" in table):
+            elif is_required and knob.metadata.get("or") in table:
+                values[knob.name], is_complete = None, is_complete and self._has(cls, knob.metadata["or"], table)
+                continue
+            elif is_required:
                 self.refuse(f"{where}.{key}", None, f"missing: {knob.metadata.get('help', 'required')}")
             if is_required:
                 is_complete = False
@@ -127,6 +125,16 @@ class Reader:
             return options
         self.incomplete.append(options)
         return None
+
+    def _has(self, cls: type[Options], key: object, table: Mapping[str, object]) -> bool:
+        """Tell whether a table has a good value under a key; what is wrong with it is told elsewhere."""
+        for knob in knobs(cls):
+            if key_of(knob) == key:
+                try:
+                    parse(knob, table[key_of(knob)])
+                except BadValueError:
+                    return False
+        return True
 
     def _tables(self, cls: type[T], tables: object, where: str) -> tuple[Options, ...]:
         """Return the options of every `[[where]]`, also of those that are incomplete; named by place, from 1."""

@@ -383,7 +383,7 @@ def _addresses(engine: Engine, word: str, key: str) -> tuple[IPAddress, ...]:
         return named[0].addresses
     if word == engine.node:
         return tuple(sorted(engine.configured.around.addresses, key=lambda address: address.version))
-    peers = tuple(peer.address for peer in engine.configured.peers if peer.name == word)
+    peers = tuple(session.peer.address for name, session in engine.peers.sessions.items() if name == word)
     if not peers:
         reason = "neither an address, nor a workload (NAMESPACE/NAME) or node that is known here"
         raise RequestError("not-found", reason, key=key, value=word)

@@ -144,7 +144,10 @@ def status(result: object) -> str:
     )
     counts.append(("FIB", ", ".join(f"{field(fib, key)} {word}" for word, key in words)))
     counts.append(("packet filter", _policy(field(result, "policy"))))
-    return "\n".join([*lines, "", pairs(counts), "", peers(_list(result, "peers"))])
+    columns = ("range", "asn", "speakers", "limit", "last_error")
+    rows = each_of(_list(result, "ranges"))
+    ranges = ["", listing(rows, ("name", *columns), "")] if rows else []
+    return "\n".join([*lines, "", pairs(counts), "", peers(_list(result, "peers")), *ranges])
 
 
 _WARNING = ("object", "field", "reason")

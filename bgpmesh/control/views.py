@@ -16,6 +16,7 @@ from bgpmesh.control import policies
 from bgpmesh.control.server import RequestError
 from bgpmesh.engine import Engine
 from bgpmesh.peering import bfd
+from bgpmesh.peering.ranges import PeerRange
 from bgpmesh.peering.session import Session, State
 from bgpmesh.rib.decision import Kept
 from bgpmesh.rib.drain import Drain
@@ -78,6 +79,7 @@ def status(running: Running) -> JsonObject:
         "drain": engine.peers.drain.drain.value,
         "unconfirmed": running.unconfirmed(),
         "peers": [peer(engine, name, now) for name in sorted(engine.peers.sessions)],
+        "ranges": [_range(engine, each) for each in engine.configured.ranges],
         "rib": {family.label: rib.size(family) for family in ROUTED},
         "fib": {
             "wanted": len(rib.fib.wanted),
@@ -137,6 +139,22 @@ def peer(engine: Engine, name: PeerName, now: float) -> JsonObject:
         "claims_refused": faults.claims_refused,
         "bfd": _bfd(engine, name),
     }
+
+
+def _range(engine: Engine, around: PeerRange) -> JsonObject:
+    """Return a range of neighbours; `last_error`: who called from there last and came to nothing, and why."""
+    return {
+        "name": around.name,
+        "range": str(around.network),
+        "asn": around.template.asn,
+        "speakers": len(_speakers(engine, around.name)),
+        "limit": around.limit,
+        "last_error": engine.peers.refusals[around.name].last if around.name in engine.peers.refusals else "",
+    }
+
+
+def _speakers(engine: Engine, of_range: PeerName) -> list[PeerName]:
+    return sorted(name for name, session in engine.peers.sessions.items() if session.peer.of_range == of_range)
 
 
 def _bfd(engine: Engine, name: PeerName) -> str | None:
@@ -211,6 +229,8 @@ def _peers(running: Running, args: Mapping[str, object]) -> object:
     name = args.get("name")
     if name is None:
         return [peer(engine, known, now) for known in sorted(engine.peers.sessions)]
+    if any(name == each.name for each in engine.configured.ranges):
+        return [peer_in_full(engine, known, now) for known in _speakers(engine, PeerName(str(name)))]
     return [peer_in_full(engine, _peer_name(engine, name), now)]
 
 
@@ -218,7 +238,8 @@ def _peer_name(engine: Engine, name: object) -> PeerName:
     for known in engine.peers.sessions:
         if known == name:
             return known
-    has = ", ".join(sorted(engine.peers.sessions)) or "none"
+    ranges = (each.name for each in engine.configured.ranges)
+    has = ", ".join(sorted((*engine.peers.sessions, *ranges))) or "none"
     raise RequestError("not-found", f"no such peer; there are {has}", key="peer", value=str(name))
 
 

@@ -8,6 +8,7 @@ file and the error messages are made from that. Keys of the metadata:
  * `version`: of an address, where only one will do;  `pattern`: an expression, and it in words;
  * `refused`: single values within the range that cannot be, and `refused_reason`;
  * `key`: the name in the file where it is not the field's;
+ * `or`: a key that stands in place of one that is required;
  * in the example file: `shown`, a right-hand side other than the default; `example`, one that is commented out.
 
 Which sessions there are:
@@ -16,8 +17,9 @@ Which sessions there are:
    each of the others with each of them, as its client (RFC 4456 §4). `none`: only `[peer.*]`.
  * Nodes of one AS are iBGP. Nodes of different ASes are external to each other, whatever the topology
    makes of them, and trust each other: they import all and export their own (RFC 8212 §2 leaves that to us).
- * Between two nodes the one with the numerically lower address is passive: it calls once, when it starts, and else
-   waits for the call of the other, so that calls collide (RFC 4271 §6.8) only where both start within one round trip.
+ * Of two nodes one is passive: a reflector towards its client, which it may know by a range alone; of others the one
+   with the numerically lower address. It calls once, when it starts, and else waits for the call of the other, so that
+   calls collide (RFC 4271 §6.8) only where both start within one round trip.
  * Several paths of a prefix (RFC 7911) come from reflectors: nodes and other reflectors take them. What a node says to
    its reflector is its own, one path of each prefix, and so is all that is said in a mesh.
  * A family is offered where we have an address that can be its next hop; FlowSpec, which has none, to whom the file
@@ -32,6 +34,7 @@ from typing import NewType
 
 from bgpmesh.peering.bfd import Watched
 from bgpmesh.peering.peer import AddPath, FlowLimit, Owner, Peer
+from bgpmesh.peering.ranges import PeerRange
 from bgpmesh.route.attributes import Asn, RouterId
 from bgpmesh.route.nlri import ROUTED, Family, IPAddress, IPNetwork, family_of_address
 from bgpmesh.route.path import PeerName, Role
@@ -176,16 +179,34 @@ class NodeOptions:
 
 @dataclass(frozen=True, slots=True)
 class PeerOptions:
-    """A neighbour outside the cluster: `[peer.NAME]`."""
+    """A neighbour outside the cluster, or all that call from a range: `[peer.NAME]`."""
 
     name: str
-    address: IPAddress = field(metadata={"help": "where it is called", "shown": '"192.0.2.254"'})
+    address: IPAddress | None = field(  # None: it has a range
+        metadata={"help": "where it is called; or a range", "or": "range", "shown": '"192.0.2.254"'}
+    )
     asn: Asn = field(metadata={"help": "its AS number", **_ASN, "shown": "65001"})
+    range: IPNetwork | None = field(
+        default=None,
+        metadata={"help": "everybody who calls from there; each is NAME@ADDRESS", "example": '"192.0.2.128/25"'},
+    )
+    range_limit: int = field(
+        default=256, metadata={"help": "speakers of the range at a time", "range": (1, 100_000), "example": "256"}
+    )
+    pods: tuple[IPNetwork, ...] = field(
+        default=(),
+        metadata={
+            "help": "of a range: its speakers are of the cluster, and what they say of addresses in these is believed",
+            "example": '["10.244.128.0/17"]',
+        },
+    )
     nodes: str = field(
         default="all()",
         metadata={"help": "selector over node labels: who talks to it", "example": "\"rack == 'r1'\""},
     )
-    passive: bool = field(default=False, metadata={"help": "wait for its call"})
+    passive: bool | None = field(
+        default=None, metadata={"help": "wait for its call; always so for a range", "shown": "false"}
+    )
     reflector_client: bool = field(default=False, metadata={"help": "iBGP: reflect to and from it (RFC 4456)"})
     imports: tuple[str, ...] | None = field(
         default=None,
@@ -298,6 +319,14 @@ class PeerOptions:
         },
     )
 
+    @property
+    def near(self) -> IPAddress:
+        """Its address, or the first of its range; for what depends on the family."""
+        if self.range is not None:
+            return self.range.network_address
+        assert self.address is not None
+        return self.address
+
 
 def router_id_of(node: NodeOptions) -> RouterId | None:
     """Return the node's BGP identifier; None: it has to be given, since `address` is IPv6 (RFC 6286 §2.1)."""
@@ -351,8 +380,21 @@ def peers_of(
     cluster_id = cluster_id_of(node, cluster, neighbours)
     others = [other for other in nodes if other.name != node.name and has_session(node, other, cluster)]
     made = [_node_peer(node, other, cluster, cluster_id) for other in others]
-    made += [_neighbour_peer(node, peer, cluster, cluster_id) for peer in neighbours]
+    made += [_neighbour_peer(node, peer, cluster, cluster_id) for peer in neighbours if peer.range is None]
     return tuple(sorted((peer for peer in made if peer is not None), key=lambda peer: peer.name))
+
+
+def ranges_of(node: NodeOptions, cluster: ClusterOptions, neighbours: Iterable[PeerOptions]) -> tuple[PeerRange, ...]:
+    """Return the ranges from which `node` takes calls, by name; `neighbours` are those that select this node."""
+    neighbours = tuple(neighbours)
+    cluster_id = cluster_id_of(node, cluster, neighbours)
+    made: list[PeerRange] = []
+    for options in neighbours:
+        template = None if options.range is None else _neighbour_peer(node, options, cluster, cluster_id)
+        if template is not None and options.range is not None:
+            watched = None if options.bfd is None else _watched(template, options.bfd)
+            made.append(PeerRange(options.range, options.range_limit, template, watched))
+    return tuple(sorted(made, key=lambda each: each.name))
 
 
 def watched_of(
@@ -365,9 +407,13 @@ def watched_of(
     for peer in peers_of(node, cluster, nodes, neighbours):
         bfd = cluster.bfd if peer.in_cluster else options[peer.name]
         if bfd is not None and peer.local_address is not None:  # without one it was refused when the file was read
-            ends = str(peer.local_address), str(peer.address)
-            watched.append(Watched(peer.name, *ends, bfd.hops or _hops(peer), bfd.interval_ms, bfd.multiplier))
+            watched.append(_watched(peer, bfd))
     return tuple(watched)
+
+
+def _watched(peer: Peer, bfd: Bfd) -> Watched:
+    ends = str(peer.local_address), str(peer.address)
+    return Watched(peer.name, *ends, bfd.hops or _hops(peer), bfd.interval_ms, bfd.multiplier)
 
 
 def _hops(peer: Peer) -> int:
@@ -375,10 +421,11 @@ def _hops(peer: Peer) -> int:
     return peer.ttl_security or peer.multihop or int(peer.is_external)
 
 
-def owners_of(nodes: Iterable[NodeOptions]) -> tuple[Owner, ...]:
-    """Return who may speak of which addresses: each node of those in its own blocks."""
+def owners_of(nodes: Iterable[NodeOptions], neighbours: Iterable[PeerOptions]) -> tuple[Owner, ...]:
+    """Return who may speak of which addresses: each node of those in its own blocks, speakers of those in `pods`."""
     found = ((node, router_id_of(node)) for node in nodes)
-    return tuple(Owner(PeerName(n.name), router_id, n.pod_cidrs) for n, router_id in found if router_id is not None)
+    owners = [Owner(PeerName(n.name), router_id, n.pod_cidrs) for n, router_id in found if router_id is not None]
+    return (*owners, *(Owner(PeerName(peer.name), None, peer.pods) for peer in neighbours if peer.pods))
 
 
 def has_session(node: NodeOptions, other: NodeOptions, cluster: ClusterOptions) -> bool:
@@ -401,6 +448,7 @@ def _node_peer(
     local, remote = ends
     asn, other_asn = asn_of(node, cluster), asn_of(other, cluster)
     is_client = cluster.topology == "reflectors" and node.reflector and not other.reflector
+    reflects_to_us = cluster.topology == "reflectors" and other.reflector and not node.reflector
     role = Role.EXTERNAL if asn != other_asn else Role.CLIENT if is_client else Role.NON_CLIENT
     next_hops = _next_hops(node, ROUTED)
     return Peer(
@@ -414,11 +462,11 @@ def _node_peer(
         cluster_asn=cluster.asn,
         in_cluster=True,
         is_reflector=cluster.topology == "reflectors" and other.reflector,
-        reflects_to_us=cluster.topology == "reflectors" and other.reflector and not node.reflector,
+        reflects_to_us=reflects_to_us,
         port=cluster.port,
         listen_address=_listen_address(node, local),
         listen_port=cluster.port,
-        is_passive=int(local) < int(remote),
+        is_passive=is_client or (int(local) < int(remote) and not reflects_to_us),
         families=tuple(family for family, _ in next_hops),
         hold_time=cluster.hold_time,
         graceful_restart=cluster.graceful_restart,
@@ -451,13 +499,13 @@ def _neighbour_peer(
     asn, local_asn = asn_of(node, cluster), local_asn_of(peer, node, cluster)
     is_external = peer.asn != local_asn
     role = Role.EXTERNAL if is_external else Role.CLIENT if peer.reflector_client else Role.NON_CLIENT
-    local = peer.source or own_address(node, family_of_address(peer.address))
+    local = peer.source or own_address(node, family_of_address(peer.near))
     unsaid = ("none",) if is_external else ("all",)  # RFC 8212 §2
     next_hops = _next_hops(node, peer.families, peer.source)
     limit = peer.max_prefixes or Limit(cluster.max_prefixes)
     return Peer(
         name=PeerName(peer.name),
-        address=peer.address,
+        address=peer.near,
         asn=peer.asn,
         role=role,
         local_address=local,
@@ -466,11 +514,12 @@ def _neighbour_peer(
         allow_own_asn=peer.allow_own_asn,
         bgp_role=peer.role or "",
         router_id=router_id,
+        in_cluster=bool(peer.pods),
         cluster_asn=cluster.asn,
         port=peer.port,
         listen_address=_listen_address(node, local),
         listen_port=cluster.port,
-        is_passive=peer.passive,
+        is_passive=bool(peer.passive) or peer.range is not None,
         families=tuple(family for family, _ in next_hops),
         hold_time=cluster.hold_time if peer.hold_time is None else peer.hold_time,
         graceful_restart=cluster.graceful_restart if peer.graceful_restart is None else peer.graceful_restart,
@@ -481,6 +530,7 @@ def _neighbour_peer(
         ttl_security=peer.ttl_security,
         multihop=peer.multihop,
         max_prefixes=limit.limit,
+        max_identities=cluster.max_identities if peer.pods else 0,
         max_prefixes_restart=limit.restart,
         enforce_first_as=is_external if peer.enforce_first_as is None else peer.enforce_first_as,
         imports=unsaid if peer.imports is None else peer.imports,
@@ -549,8 +599,10 @@ def warnings_of(
         said += [
             f"peer.{peer.name} is not offered {family.label}: node.{node.name} has no address of it"
             for family in sorted(missing, key=lambda family: family.label)
-            if family_of_address(peer.address) is family or peer.families != ROUTED
+            if family_of_address(peer.near) is family or peer.families != ROUTED
         ]
+        if peer.pods and not cluster.identity:
+            said.append(f"peer.{peer.name}.pods does nothing with cluster.identity = false but for floating addresses")
     return tuple(said)
 
 

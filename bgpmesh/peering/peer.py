@@ -11,10 +11,10 @@ from bgpmesh.route.path import PeerName, Role
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A node of the cluster file, as one that may say who has the addresses of its own blocks."""
+    """Who may say who has the addresses of these blocks: a node of the cluster file, or the speakers of a range."""
 
     name: PeerName
-    router_id: RouterId
+    router_id: RouterId | None  # None: of a range, whose speakers have many
     blocks: tuple[IPNetwork, ...]
 
 
@@ -74,7 +74,10 @@ class Peer:
     local_address: IPAddress | None
     local_asn: Asn
     router_id: RouterId  # ours
-    in_cluster: bool = False  # a node of the cluster file, not a [peer.*]
+    in_cluster: bool = (
+        False  # a node of the cluster file, or who speaks for its own addresses like one; else a [peer.*]
+    )
+    of_range: PeerName | None = None  # a speaker of this range (peering/ranges.py), which calls and is never called
     cluster_asn: Asn | None = None  # in whose name nodes speak of addresses (route/claim.py)
     is_reflector: bool = False  # what it passes on may be other nodes', by ORIGINATOR_ID
     reflects_to_us: bool = False  # the reflector of which this node is a client: it speaks for other nodes too

@@ -221,6 +221,11 @@ class Session:
         self._down_reason = ""  # of the last life
         self._stale = Stale()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether there is no connection, and nothing is kept of one that was."""
+        return not self._connections and not self._stale.families
+
     # ── the operator ─────────────────────────────────────────────────────────
 
     def start(self, now: float, *, at_once: bool = False) -> list[Output]:
@@ -540,7 +545,7 @@ class Session:
 
         An inbound one in OpenSent does not count, else a caller that says nothing would keep us from calling.
         """
-        if not self._is_started or self._is_calling:
+        if not self._is_started or self._is_calling or self.peer.of_range is not None:
             return False
         if self.peer.is_passive and self._is_introduced and not self.call_passive:
             return False

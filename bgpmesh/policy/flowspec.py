@@ -225,6 +225,11 @@ class Flows:
         """Drop what is still stale of these families: the peer said End-of-RIB, or its time is up."""
         return self._drop(peer, lambda entry: entry.is_stale and entry.flow.key.family in families, "it was stale")
 
+    def forget(self, peer: PeerName) -> None:
+        """Remember nothing of a peer that has no flow any more."""
+        self._peers.pop(peer, None)
+        self.refused.pop(peer, None)
+
     # ── time ─────────────────────────────────────────────────────────────────
 
     def next_due(self) -> float:

@@ -13,6 +13,7 @@ import ipaddress
 import itertools
 import os
 import socket
+import struct
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,13 +23,18 @@ from exabgp.reactor.network.error import MD5Error, TTLError
 from exabgp.reactor.network.tcp import md5, set_minimum_ttl, set_sending_ttl
 
 from bgpmesh.peering.peer import Peer
-from bgpmesh.route.nlri import IPAddress
+from bgpmesh.route.nlri import IPAddress, IPNetwork
 
 BACKLOG = 128
 UNSENT_MARK = 131072  # octets in the kernel not yet sent above which it takes no more
 TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; Python has no name for it
+TCP_MD5SIG_EXT = 32  # linux/tcp.h: a key for a prefix, since Linux 4.13
+MD5_FLAG_PREFIX = 1
+LONGEST_KEY = 80  # TCP_MD5SIG_MAXKEYLEN
 NETSTAT = Path("/proc/net/netstat")
 MD5_COUNTERS = ("TCPMD5Failure", "TCPMD5NotFound", "TCPMD5Unexpected")
+
+Keys = Mapping[IPAddress | IPNetwork, str]  # MD5 keys, by who has them; of several that fit the longest prefix counts
 
 SocketError = (OSError, MD5Error, TTLError, ValueError)  # what any of these functions may raise
 
@@ -42,7 +48,7 @@ _WORDS = {
 }
 
 
-def listening_socket(address: IPAddress, port: int, keys: Mapping[IPAddress, str], hops: int = 0) -> socket.socket:
+def listening_socket(address: IPAddress, port: int, keys: Keys, hops: int = 0) -> socket.socket:
     """Return a socket that listens on this address only, with these MD5 keys from its first moment on.
 
     `hops`: all callers sit so many hops away at most (RFC 5082); 0: not said. Set on the accepted socket alone
@@ -103,13 +109,28 @@ def set_hops(sock: socket.socket, address: IPAddress, hops: int) -> None:
     set_minimum_ttl(sock, _afi(address), str(address), 256 - hops if hops else 1)  # 0 would change nothing
 
 
-def set_keys(sock: socket.socket, present: Mapping[IPAddress, str], wanted: Mapping[IPAddress, str]) -> None:
-    """Make the MD5 keys on a socket, by remote address, those that are wanted."""
-    for address in present.keys() - wanted.keys():
-        md5(sock, str(address), 0, "", False)
-    for address, password in wanted.items():
-        if present.get(address) != password:
-            md5(sock, str(address), 0, password, False)
+def set_keys(sock: socket.socket, present: Keys, wanted: Keys) -> None:
+    """Make the MD5 keys on a socket those that are wanted."""
+    for of in present.keys() - wanted.keys():
+        _set_key(sock, of, "")
+    for of, password in wanted.items():
+        if present.get(of) != password:
+            _set_key(sock, of, password)
+
+
+def _set_key(sock: socket.socket, of: IPAddress | IPNetwork, password: str) -> None:
+    """Set the MD5 key of an address or of a prefix; "" takes it away (struct tcp_md5sig of linux/tcp.h)."""
+    if isinstance(of, ipaddress.IPv4Address | ipaddress.IPv6Address):
+        md5(sock, str(of), 0, password, False)
+        return
+    first, key = of.network_address.packed, password.encode("ascii")
+    place = (
+        struct.pack("=HH4s", socket.AF_INET, 0, first)
+        if of.version == 4
+        else struct.pack("=HHI16s", socket.AF_INET6, 0, 0, first)
+    )
+    rest = struct.pack(f"=BBHi{LONGEST_KEY}s", MD5_FLAG_PREFIX, of.prefixlen, len(key), 0, key)
+    sock.setsockopt(socket.IPPROTO_TCP, TCP_MD5SIG_EXT, place.ljust(128, b"\0") + rest)
 
 
 def sockaddr(address: IPAddress, port: int) -> tuple[str, int] | tuple[str, int, int, int]:

@@ -46,6 +46,7 @@ from bgpmesh.events import (
 )
 from bgpmesh.peering.message import EndOfRib, Keepalive, Message, Negotiated, Notification, Open, RouteRefresh
 from bgpmesh.peering.peer import Peer
+from bgpmesh.peering.ranges import PeerRange, Ranges
 from bgpmesh.peering.session import Dial, Hangup, Send
 from bgpmesh.rib.export import Batch
 from bgpmesh.route.nlri import IPAddress
@@ -53,6 +54,7 @@ from bgpmesh.route.path import PeerName
 from bgpmesh.wire.codec import Codec, Decoded, Flows, Garbage
 from bgpmesh.wire.fastpath import without_martians
 from bgpmesh.wire.sockets import (
+    Keys,
     SocketError,
     calling_socket,
     listening_socket,
@@ -145,15 +147,22 @@ class _Listener:
     address: IPAddress
     port: int
     peers: dict[IPAddress, Peer] = field(default_factory=dict)  # by remote address
+    ranges: list[PeerRange] = field(default_factory=list)
     sock: socket.socket | None = None
-    keys: dict[IPAddress, str] = field(default_factory=dict)  # MD5 keys the kernel has
+    keys: Keys = field(default_factory=dict)  # MD5 keys the kernel has
     fence: int = 0  # the `hops` it has
 
     @property
     def hops(self) -> int:
         """How far away callers are at most; 0: one of them may be anywhere."""
-        hops = [peer.ttl_security for peer in self.peers.values()]
+        hops = [peer.ttl_security for peer in (*self.peers.values(), *(each.template for each in self.ranges))]
         return max(hops) if hops and all(hops) else 0
+
+    @property
+    def wanted_keys(self) -> Keys:
+        """The MD5 keys that the kernel should have."""
+        of_peers = {address: peer.password for address, peer in self.peers.items() if peer.password}
+        return of_peers | {each.network: each.template.password for each in self.ranges if each.template.password}
 
     @property
     def place(self) -> str:
@@ -164,7 +173,7 @@ class _Listener:
 class Speaker:
     """All BGP sockets of the node. Called from inside the running loop; reports from it, never re-entrantly.
 
-    Read by views: `connections`, `messages` (by peer, direction in/out and type), `strangers` (connections
+    Read by views: `connections`, `messages` (by peer or range, direction in/out and type), `strangers` (connections
     from unknown addresses, closed at once) and `problems` (what cannot be listened on, with the reason).
     """
 
@@ -187,6 +196,7 @@ class Speaker:
         self._codec = codec
         self._numbers = itertools.count(1)
         self._peers: dict[PeerName, Peer] = {}
+        self._ranges = Ranges()
         self._listeners: dict[tuple[IPAddress, int], _Listener] = {}
         self._calls: dict[PeerName, _Call] = {}
         self._hanging_up: set[Connection] = set()
@@ -221,22 +231,15 @@ class Speaker:
         while self._hanging_up:  # noqa: ASYNC110  each has a timer of its own
             await asyncio.sleep(0.01)
 
-    def configure(self, peers: tuple[Peer, ...]) -> None:
-        """Listen for these peers, with their MD5 keys, and for nobody else; idempotent.
+    def configure(self, peers: tuple[Peer, ...], ranges: tuple[PeerRange, ...] = ()) -> None:
+        """Listen for these peers and for who calls from these ranges, with MD5 keys, and for nobody else; idempotent.
 
         Call it after the engine's answer to the same change was executed. The engine has hung up what it no longer
         wants; a connection of a peer as it was that still stands is one that it has not heard of yet.
         """
         self._peers = {peer.name: peer for peer in peers}
-        wanted: dict[tuple[IPAddress, int], dict[IPAddress, Peer]] = {}
-        for peer in peers:
-            address = peer.listen_address or peer.local_address
-            if address is not None:
-                wanted.setdefault((address, peer.listen_port), {})[peer.address] = peer
-        for place in self._listeners.keys() - wanted.keys():
-            self._shut(self._listeners.pop(place))
-        for place, callers in wanted.items():
-            self._listeners.setdefault(place, _Listener(*place)).peers = callers
+        self._ranges = Ranges(ranges, (peer.address for peer in peers))
+        self._place(peers, ranges)
         for name, call in list(self._calls.items()):
             if name not in self._peers:
                 self._end_call(call).close()
@@ -248,12 +251,31 @@ class Speaker:
 
     def _configure(self, connection: Connection) -> None:
         """Go on with a peer as it is now, or end what it is no longer."""
-        now = self._peers.get(connection.peer.name)
+        name = connection.peer.name
+        now = self._peers.get(name) or self._ranges.speaker(name)
         if now is None or not now.has_same_session(connection.peer):
             self._ended(connection, "the configuration changed")
         elif now != connection.peer:
             connection.peer = now
             connection.codec.configure(now)
+
+    def _place(self, peers: tuple[Peer, ...], ranges: tuple[PeerRange, ...]) -> None:
+        """Have a listener wherever one of them calls, and no other."""
+        wanted: dict[tuple[IPAddress, int], _Listener] = {}
+        for of, peer in (*((None, peer) for peer in peers), *((each, each.template) for each in ranges)):
+            address = peer.listen_address or peer.local_address
+            if address is None:
+                continue
+            listener = wanted.setdefault((address, peer.listen_port), _Listener(address, peer.listen_port))
+            if of is None:
+                listener.peers[peer.address] = peer
+            else:
+                listener.ranges.append(of)
+        for place in self._listeners.keys() - wanted.keys():
+            self._shut(self._listeners.pop(place))
+        for place, made in wanted.items():
+            listener = self._listeners.setdefault(place, made)
+            listener.peers, listener.ranges = made.peers, made.ranges
 
     def accept(self) -> None:
         """Take in who calls. Until then callers wait with the kernel: refused, they would try again only later."""
@@ -354,15 +376,19 @@ class Speaker:
         counters = md5_counters()
         rose, self._md5_seen, self._md5_next = rise(self._md5_seen, counters), counters, now + MD5_S
         busy = {connection.peer.name for connection in self.connections.values()} | self._calls.keys()
-        for name, peer in self._peers.items():
-            if rose and peer.password and name not in busy:
-                self._report(ConnectFailed(name, f"MD5 mismatch suspected: {rose}"))
+        if not rose:
+            return
+        missing = [peer for peer in self._peers.values() if peer.name not in busy]
+        missing += [each.template for listener in self._listeners.values() for each in listener.ranges]
+        for peer in missing:
+            if peer.password:
+                self._report(ConnectFailed(peer.name, f"MD5 mismatch suspected: {rose}"))
 
     def _open_listeners(self) -> None:
         """Bind and listen where that is missing, and set the MD5 keys where they differ."""
         loop = asyncio.get_running_loop()
         for listener in self._listeners.values():
-            keys = {address: peer.password for address, peer in listener.peers.items() if peer.password}
+            keys = listener.wanted_keys
             try:
                 if listener.sock is None:
                     listener.sock = listening_socket(listener.address, listener.port, keys, listener.hops)
@@ -402,7 +428,10 @@ class Speaker:
             self._shut(listener)
             self._note_problem(listener, words(error))
             return
-        peer = listener.peers.get(ipaddress.ip_address(remote[0].partition("%")[0]))
+        address = ipaddress.ip_address(remote[0].partition("%")[0])
+        peer, around = listener.peers.get(address), self._ranges.around(address)
+        if peer is None and around in listener.ranges:
+            peer = around.speaker(address)
         if peer is None:
             self.strangers += 1
             accepted.close()
@@ -636,7 +665,8 @@ class Speaker:
 
     def _count(self, connection: Connection, direction: str, kind: str, number: int) -> None:
         if number:
-            self.messages[connection.peer.name, direction, kind] += number
+            peer = connection.peer
+            self.messages[peer.of_range or peer.name, direction, kind] += number
 
 
 def _adapted(size: int, spent: float) -> int:

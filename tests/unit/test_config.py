@@ -496,6 +496,149 @@ MISTAKES = [  # (section, lines in it, key, value, reason)
         '"192.0.2.1"',
         "also the node.a.router_id",
     ),
+    (
+        "peer",
+        "[peer.q]\nasn = 2\n",
+        "peer.q.address",
+        "",
+        "missing: where it is called; or a range",
+    ),
+    (
+        "peer",
+        "[peer.q]\nasn = 2\nrange = '192.0.2.128/25'\naddress = '192.0.2.200'",
+        "peer.q.range",
+        '"192.0.2.128/25"',
+        "not together with address 192.0.2.200",
+    ),
+    (
+        "peer",
+        "[peer.q]\nasn = 2\nrange = '192.0.2.129/25'",
+        "peer.q.range",
+        '"192.0.2.129/25"',
+        "host bits are set; the prefix is 192.0.2.128/25",
+    ),
+    (
+        "peer",
+        "[peer.q]\nasn = 2\nrange = '192.0.2.0/24'",
+        "peer.q.range",
+        '"192.0.2.0/24"',
+        "covers 192.0.2.1, the node.a.address: nobody else calls from there",
+    ),
+    (
+        "peer",
+        "[peer.q]\nasn = 2\nrange = '192.0.2.128/25'\nsource = '192.0.2.129'",
+        "peer.q.range",
+        '"192.0.2.128/25"',
+        "covers 192.0.2.129, the peer.q.source: nobody else calls from there",
+    ),
+    (
+        "peer",
+        "[peer.q]\nasn = 2\nrange = '10.0.0.0/8'\n[pool.x]\ncidr = '10.244.0.0/16'",
+        "peer.q.range",
+        '"10.0.0.0/8"',
+        "touches 10.244.0.0/16 of pool.x: a workload could call",
+    ),
+    (
+        "peer",
+        "[peer.q]\nasn = 2\nrange = '10.244.1.0/24'\n[pool.x]\ncidr = '10.244.0.0/16'",
+        "peer.q.range",
+        '"10.244.1.0/24"',
+        "touches 10.244.0.0/16 of pool.x: a workload could call",
+    ),
+    (
+        "peer",
+        "[peer.q]\nasn = 2\nrange = '192.0.2.128/25'\n[peer.r]\nasn = 3\nrange = '192.0.2.128/25'",
+        "peer.r.range",
+        '"192.0.2.128/25"',
+        "also the peer.q.range, and node a talks to both",
+    ),
+    (
+        "peer",
+        "[peer.q]\nasn = 2\nrange = '192.0.2.128/25'\npassive = false",
+        "peer.q.passive",
+        "",
+        "false: speakers of a range are never called",
+    ),
+    (
+        "peer",
+        "[peer.q]\nasn = 2\nrange = '192.0.2.128/25'\nport = 1790",
+        "peer.q.port",
+        "1790",
+        "speakers of a range are never called",
+    ),
+    (
+        "peer",
+        "[peer.q]\nasn = 2\nrange = '192.0.2.128/25'\nsource = '2001:db8::1'",
+        "peer.q.source",
+        '"2001:db8::1"',
+        "not of the family of range 192.0.2.128/25",
+    ),
+    (
+        "peer",
+        "[peer.q]\nasn = 2\nrange = '224.0.0.0/8'",
+        "peer.q.range",
+        '"224.0.0.0/8"',
+        "not the addresses of hosts that can call",
+    ),
+    (
+        "peer",
+        "[peer.q]\nasn = 2\nrange = '2001:db8::/64'",
+        "peer.q.range",
+        '"2001:db8::/64"',
+        "node a has no address of its family: needs source",
+    ),
+    (
+        "peer",
+        "[peer.q]\nasn = 2\nrange = '192.0.2.128/25'\nrange_limit = 0",
+        "peer.q.range_limit",
+        "0",
+        "not between 1 and 100000",
+    ),
+    (
+        "peer",
+        "[peer.q]\nasn = 2\naddress = '192.0.2.200'\nrange_limit = 7",
+        "peer.q.range_limit",
+        "7",
+        "only with range",
+    ),
+    (
+        "peer",
+        "[peer.q]\nasn = 2\naddress = '192.0.2.200'\npods = ['10.244.0.0/16']",
+        "peer.q.pods",
+        '["10.244.0.0/16"]',
+        "only with range",
+    ),
+    (
+        "peer",
+        "[peer.q]\nasn = 2\nrange = '192.0.2.8/29'\npassword = 'secret'",
+        "peer.p.password",
+        "",
+        "missing: it lies in the peer.q.range 192.0.2.8/29, which has one",
+    ),
+    (
+        "peer",
+        "[peer.q]\nasn = 2\nrange = '192.0.2.8/29'\npassword = 'secret'\n[peer.p2]\naddress = '192.0.2.17'\nasn = 2",
+        "peer.p.password",
+        "",
+        "missing: it lies in the peer.q.range 192.0.2.8/29, which has one",
+    ),
+    (
+        "peer",
+        "[peer.q]\nasn = 2\nrange = '192.0.2.128/25'\npassword = 'secret'\n[peer.r]\nasn = 3\nrange = '192.0.2.128/26'",
+        "peer.r.password",
+        "",
+        "missing: it lies in the peer.q.range 192.0.2.128/25, which has one",
+    ),
+    (
+        "peer",
+        (
+            "[node.b]\naddress = '192.0.2.2'\nlabels = { r = '1' }\n[node.c]\naddress = '192.0.2.200'\n"
+            "[peer.q]\nasn = 2\nrange = '192.0.2.128/25'\npassword = 'secret'\nnodes = 'has(r)'"
+        ),
+        "cluster.password",
+        "",
+        "missing: node.c lies in the peer.q.range 192.0.2.128/25, which has one",
+    ),
 ]
 
 
@@ -503,6 +646,38 @@ MISTAKES = [  # (section, lines in it, key, value, reason)
 def test_one_mistake_is_one_problem(section: str, lines: str, key: str, value: str, reason: str) -> None:
     """What is wrong is said once, by its key, as it stands in the file, with the reason."""
     assert problems_of(lines, section) == [(key, value, reason)]
+
+
+def test_a_range_is_no_peer_of_its_own_but_what_each_of_its_speakers_is_like() -> None:
+    """It is told beside the peers, and its `pods` are addresses of the cluster on every node."""
+    text = """
+[peer.leaves]
+range = "192.0.2.128/25"
+asn = 64512
+nodes = "rack == 'r1'"
+reflector_client = true
+password = "secret"
+range_limit = 5
+bfd = true
+pods = ["10.244.128.0/17"]
+"""
+    loaded = config.parse(THREE_NODES + text, "f.toml")
+    here, there = (config.effective(loaded, node) for node in ("n1", "n2"))
+    assert [peer.name for peer in here.peers] == ["n2", "n3"]
+    (around,) = here.ranges
+    assert (str(around.network), around.limit, there.ranges) == ("192.0.2.128/25", 5, ())
+    speaker = around.speaker(ipaddress.ip_address("192.0.2.200"))
+    assert (speaker.name, str(speaker.address), speaker.of_range) == ("leaves@192.0.2.200", "192.0.2.200", "leaves")
+    assert (speaker.is_passive, speaker.in_cluster, speaker.password) == (True, True, "secret")
+    watched = around.watching(speaker.address)
+    assert watched is not None
+    assert (watched.name, watched.local, watched.remote) == ("leaves@192.0.2.200", "192.0.2.1", "192.0.2.200")
+    pods = ipaddress.ip_network("10.244.128.0/17")
+    for each in (here, there):
+        assert pods in each.around.space
+        assert [(owner.name, owner.router_id) for owner in each.owners if pods in owner.blocks] == [("leaves", None)]
+    rows = {row["peer"]: row["address"] for row in config.shown(loaded, "n1")["sessions"]}  # type: ignore[attr-defined]
+    assert rows["leaves"] == "192.0.2.128/25"
 
 
 def test_pod_cidrs_that_overlap_are_refused_within_and_across_nodes() -> None:
@@ -713,6 +888,7 @@ def test_the_example_file_is_valid_as_it_is_and_with_everything_in_it() -> None:
         line.removeprefix("# ") if " = " in line and not line.startswith("# password_file") else line
         for line in config.example().splitlines()
         if "multihop" not in line  # not together with ttl_security
+        and not line.startswith(("# range", "# pods"))  # nor these with address
     ]
     remarks = ("in each family", "take FlowSpec")
     whole = config.parse("\n".join(line for line in lines if not line.startswith(remarks)), "f.toml")

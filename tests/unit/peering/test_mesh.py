@@ -57,6 +57,17 @@ def shape(node: NodeOptions, *others: NodeOptions, cluster: ClusterOptions = CLU
     return {str(peer.name): peer.role for peer in peers_of(node, cluster, (node, *others), ())}
 
 
+def test_a_client_calls_its_reflector_whatever_their_addresses() -> None:
+    """The reflector may know it by a range alone, and cannot call it then; reflectors have the order of addresses."""
+    cluster = ClusterOptions(Asn(64512), topology="reflectors")
+    second = replace(N3, name="rr2", reflector=True)
+    for client in (N1, replace(N3, name="n9", address=address("192.0.2.99"))):
+        nodes = (client, RR, second)
+        assert [peer.is_passive for peer in peers_of(client, cluster, nodes, ())] == [False, False]
+        made = {str(peer.name): peer.is_passive for peer in peers_of(RR, cluster, nodes, ())}
+        assert made == {client.name: True, "rr2": True}
+
+
 def test_bfd_watches_the_nodes_of_the_cluster_and_the_neighbours_that_say_so() -> None:
     """Between the ends of the BGP session; how far away a peer is follows from that session, or is not known (0)."""
     cluster, quick = replace(CLUSTER, bfd=Bfd()), Bfd(100, 5)

@@ -26,6 +26,8 @@ CLAIMANTS = Claimants(
         owner(1),
         owner(2, "10.244.2.0/26", "10.250.0.0/24", "fd00:2::/112", "10.9.9.9/32"),
         owner(3, "10.244.3.0/26"),
+        Owner(PeerName("leaves"), None, tuple(map(ipaddress.ip_network, ("10.244.0.0/16", "fd00::/16")))),
+        Owner(PeerName("others"), None, (ipaddress.ip_network("10.251.0.0/16"),)),
     )
 )
 PEER = Peer(
@@ -39,6 +41,7 @@ PEER = Peer(
     in_cluster=True,
 )
 REFLECTOR = replace(PEER, name=PeerName("n1"), is_reflector=True)
+LEAF = replace(PEER, name=PeerName("leaves@192.0.2.77"), of_range=PeerName("leaves"))
 STRANGER = replace(PEER, name=PeerName("n9"))
 
 
@@ -60,7 +63,22 @@ STRANGER = replace(PEER, name=PeerName("n9"))
         (REFLECTOR, N3, "10.244.3.1/32", ""),
         (REFLECTOR, N2, "10.244.3.1/32", "10.244.3.1/32 is no address in a block of node n2"),
         (REFLECTOR, None, "10.244.3.1/32", "10.244.3.1/32 is no address in a block of node n1"),
-        (REFLECTOR, RouterId(9), "10.244.3.1/32", "ORIGINATOR_ID 0.0.0.9 is no node of the file"),
+        (REFLECTOR, RouterId(9), "10.244.9.1/32", ""),
+        (REFLECTOR, RouterId(9), "10.251.9.1/32", ""),
+        (
+            REFLECTOR,
+            RouterId(9),
+            "10.244.3.1/32",
+            "10.244.3.1/32 is no address in the pods of any range and of no node",
+        ),
+        (LEAF, None, "10.244.9.1/32", ""),
+        (LEAF, None, "10.244.2.64/32", ""),
+        (LEAF, None, "fd00:9::1/128", ""),
+        (LEAF, None, "10.244.2.0/32", "10.244.2.0/32 is no address in the pods of leaves and of no node"),
+        (LEAF, None, "10.244.2.63/32", "10.244.2.63/32 is no address in the pods of leaves and of no node"),
+        (LEAF, None, "fd00:2::ff/128", "fd00:2::ff/128 is no address in the pods of leaves and of no node"),
+        (LEAF, None, "10.251.0.1/32", "10.251.0.1/32 is no address in the pods of leaves and of no node"),
+        (LEAF, N3, "10.244.3.1/32", "ORIGINATOR_ID is 0.0.0.3, and leaves@192.0.2.77 does not reflect"),
         (STRANGER, None, "10.244.3.1/32", "n9 is no node of the file"),
     ],
 )

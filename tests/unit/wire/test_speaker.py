@@ -27,6 +27,7 @@ from bgpmesh.events import (
 )
 from bgpmesh.peering.message import Capabilities, Cease, EndOfRib, Keepalive, Notification, Open
 from bgpmesh.peering.peer import Peer
+from bgpmesh.peering.ranges import PeerRange
 from bgpmesh.peering.session import Dial, Hangup, Send
 from bgpmesh.rib.export import Batch
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
@@ -373,6 +374,90 @@ def test_md5_mismatch_is_suspected_on_both_sides(monkeypatch: pytest.MonkeyPatch
             assert (
                 reason.startswith("MD5 mismatch suspected: TCPMD5Failure rose by") if wrong else reason == "timed out"
             )
+
+    play(scenario())
+
+
+RANGES = [(A, B, "127.0.0.0/30"), (V6, V6, "::/64")]
+
+
+def caller_and_range(a: IPAddress, b: IPAddress, network: str, ours: str, theirs: str) -> tuple[Node, Node, PeerRange]:
+    """Return one that listens for a range, one that calls from there, and the range, with their passwords."""
+    called, caller = pair(a=a, b=b)
+    caller.peer = replace(caller.peer, password=theirs)
+    around = ipaddress.ip_network(network)
+    template = replace(called.peer, name=PeerName("some"), address=around.network_address, password=ours)
+    return called, caller, PeerRange(around, 8, template)
+
+
+@pytest.mark.parametrize(("a", "b", "network"), RANGES)
+def test_who_calls_from_a_range_with_its_password_is_a_speaker_of_it(a: IPAddress, b: IPAddress, network: str) -> None:
+    """The kernel takes one key for all of it; the connection is of NAME@ADDRESS, its messages count as the range's."""
+
+    async def scenario() -> None:
+        called, caller, around = caller_and_range(a, b, network, "secret", "secret")
+        async with running(called, caller):
+            called.speaker.configure((), (around,))
+            await connect(caller, called)
+            assert called.seen(Connected)[0].peer == f"some@{b}"
+            caller.speaker.execute(Send(caller.connection, replace(OPEN, router_id=RouterId(2))))
+            called.speaker.execute(Send(called.connection, OPEN))
+            await called.first(OpenReceived)
+            assert called.speaker.messages["some", "in", "open"] == 1  # type: ignore[index]
+            called.speaker.configure((), (around,))
+            assert called.seen(Disconnected) == []
+            called.speaker.configure((), (replace(around, template=replace(around.template, hold_time=30)),))
+            await called.first(Disconnected)
+
+    play(scenario())
+
+
+@pytest.mark.parametrize(("a", "b", "network"), RANGES)
+def test_a_wrong_password_from_a_range_is_suspected(
+    monkeypatch: pytest.MonkeyPatch, a: IPAddress, b: IPAddress, network: str
+) -> None:
+    """Nobody is let in, and the range is told of; a key that changes holds from the next call on."""
+    monkeypatch.setattr(speaker, "CONNECT_S", 1.5)
+
+    async def scenario() -> None:
+        called, caller, around = caller_and_range(a, b, network, "secret", "other")
+        async with running(called, caller):
+            called.speaker.configure((), (around,))
+            await asyncio.sleep(0)
+            caller.speaker.execute(Dial(NAME))
+            told = await called.first(ConnectFailed)
+            assert (told.peer, told.reason[:31]) == ("some", "MD5 mismatch suspected: TCPMD5F")
+            await caller.first(ConnectFailed)
+            assert called.seen(Connected) == []
+            called.speaker.configure((), (replace(around, template=replace(around.template, password="other")),))  # noqa: S106
+            await connect(caller, called)
+
+    play(scenario())
+
+
+def test_the_key_of_a_peer_within_a_range_is_its_own() -> None:
+    """Of two keys that fit the kernel takes that of the longer prefix, and who has it is that peer."""
+
+    async def scenario() -> None:
+        called, caller, around = caller_and_range(A, B, "127.0.0.0/30", "of the range", "of the peer")
+        named = replace(called.peer, password="of the peer")  # noqa: S106
+        async with running(called, caller):
+            called.speaker.configure((named,), (around,))
+            await connect(caller, called)
+            assert called.seen(Connected)[0].peer == NAME
+
+    play(scenario())
+
+
+def test_a_key_of_a_range_goes_with_it() -> None:
+    """Once the password is taken out of the range, an unsigned call gets through."""
+
+    async def scenario() -> None:
+        called, caller, around = caller_and_range(A, B, "127.0.0.0/30", "secret", "")
+        async with running(called, caller):
+            called.speaker.configure((), (around,))
+            called.speaker.configure((), (replace(around, template=replace(around.template, password=None)),))
+            await connect(caller, called)
 
     play(scenario())
 
