@@ -42,6 +42,7 @@ from bgpmesh.events import (
     TimerFired,
 )
 from bgpmesh.peering.message import EndOfRib, Negotiated
+from bgpmesh.peering.ranges import Ranges
 from bgpmesh.peering.session import Dial, Hangup, Send, State
 from bgpmesh.policy.chains import AddressSet, ChainKey, Rules
 from bgpmesh.policy.objects import Key, Value
@@ -281,6 +282,10 @@ class Cluster:
         other = self.nodes[str(name)]
         mine = next(peer for peer in node.configured.peers if peer.name == name)
         theirs = next((peer for peer in other.configured.peers if peer.name == node.name), None)
+        if theirs is None and mine.local_address is not None:
+            ranges = Ranges(other.configured.ranges, (peer.address for peer in other.configured.peers))
+            around = ranges.around(mine.local_address)
+            theirs = None if around is None else around.speaker(mine.local_address)
         if other.engine is None or theirs is None or frozenset((node.name, other.name)) in self.cut:
             self._tell(node, ConnectFailed(name, "refused"))
             return
