@@ -74,6 +74,7 @@ class Capabilities:
     families: tuple[Family, ...] = ()
     four_octet_asn: bool = True  # RFC 6793
     route_refresh: bool = True  # RFC 2918
+    extended_message: bool = False  # its sender takes messages of up to 65,535 octets (RFC 8654)
     graceful_restart: GracefulRestart | None = None
     add_path: tuple[PathIds, ...] = ()  # RFC 7911
     long_lived: LongLived | None = None  # never without the one before
@@ -84,6 +85,7 @@ class Capabilities:
         words = [f"multiprotocol {family.label}" for family in self.families]
         words += ["four-octet-asn"] if self.four_octet_asn else []
         words += ["route-refresh"] if self.route_refresh else []
+        words += ["extended-message"] if self.extended_message else []
         if self.graceful_restart is not None:
             restart = self.graceful_restart
             kept = ",".join(f.label + ("+F" if forwarding else "") for f, forwarding in restart.families)
@@ -182,7 +184,6 @@ _FINAL = {Cease.MAX_PREFIXES, Cease.ADMIN_SHUTDOWN, Cease.PEER_DECONFIGURED, Cea
 # Capabilities that we only show, by the IANA registry's code.
 CAPABILITY_NAMES: dict[int, str] = {
     5: "extended-next-hop",
-    6: "extended-message",
     9: "role",
     67: "dynamic",
     69: "add-path",
@@ -252,7 +253,7 @@ class Negotiated:
     hold_time: int  # seconds, the smaller of the two; 0: none
     families: tuple[Family, ...]  # those both offered
     four_octet_asn: bool
-    message_size: int = 4096  # octets, header included
+    message_size: int = 4096  # octets of the longest message that the peer takes, header included
     path_ids_in: frozenset[Family] = frozenset()  # of these the peer sends several paths, each with its identifier
     path_ids_out: frozenset[Family] = frozenset()  # of these we do
     refusal: Notification | None = None  # what ExaBGP's validation says: bad peer AS, hold time, identifier

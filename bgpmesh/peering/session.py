@@ -438,7 +438,12 @@ class Session:
         paths = tuple(PathIds(f, offered.receive, offered.send > 0) for f in routed)
         paths = paths if offered.receive or offered.send else ()
         capabilities = Capabilities(
-            families=families, graceful_restart=restart, long_lived=long_lived, add_path=paths, other=role
+            families=families,
+            extended_message=True,
+            graceful_restart=restart,
+            long_lived=long_lived,
+            add_path=paths,
+            other=role,
         )
         return Open(peer.local_asn, peer.hold_time, peer.router_id, capabilities)
 

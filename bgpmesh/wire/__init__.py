@@ -29,7 +29,7 @@ takes 100, as BIRD does); an UPDATE of a family that was not agreed ends the ses
 RFC 7606 §5.3 leaves to choice ends the session.
 
 RFC 4271 §4 and §6, RFC 2918, RFC 4724 §2 and §3, RFC 4760, RFC 5492, RFC 6286, RFC 6793, RFC 7606,
-RFC 7607, RFC 7911, RFC 8092, RFC 8955 §4, RFC 8956 §3, RFC 9072; for the sockets RFC 2385 and RFC 5082.
+RFC 7607, RFC 7911, RFC 8092, RFC 8654, RFC 8955 §4, RFC 8956 §3, RFC 9072; for the sockets RFC 2385 and RFC 5082.
 """
 
 from exabgp.util import dns

@@ -15,8 +15,8 @@ leaves alone. What it has not, or has otherwise than we need it, is here:
 * The graceful-restart capability has the R, N and F bits that our `Capabilities` say, and nothing is
   offered that we do not handle (ExaBGP would add enhanced refresh and a host name).
 
-RFC 4271 §4 and §6, RFC 4760, RFC 5492, RFC 6793, RFC 7606, RFC 7607, RFC 7911, RFC 8538 §2, RFC 8955 §4, RFC 8956 §3,
-RFC 9072, RFC 9494 §3.
+RFC 4271 §4 and §6, RFC 4760, RFC 5492, RFC 6793, RFC 7606, RFC 7607, RFC 7911, RFC 8538 §2, RFC 8654, RFC 8955 §4,
+RFC 8956 §3, RFC 9072, RFC 9494 §3.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ from bgpmesh.route.flow import Comparison, Component, Field, Flow, FlowKey, Kind
 from bgpmesh.route.nlri import FLOWSPEC, ROUTED, Family, IPAddress, Nlri
 from bgpmesh.wire.fastpath import (
     EXTENDED_LENGTH,
+    EXTENDED_SIZE,
     HEADER_SIZE,
     MARKER,
     MESSAGE_SIZE,
@@ -135,7 +136,7 @@ OPEN, NOTIFICATION, KEEPALIVE, ROUTE_REFRESH = 1, 3, 4, 5
 _MINIMUM = {OPEN: 29, UPDATE: UPDATE_MINIMUM, NOTIFICATION: 21, KEEPALIVE: 19, ROUTE_REFRESH: 19}  # RFC 4271 §6.1
 _INTERNAL_ONLY = {LOCAL_PREF, ORIGINATOR_ID, CLUSTER_LIST}  # RFC 7606 §7.5, §7.9, §7.10
 _ADD_PATH = 69
-_UNDERSTOOD = {1, 2, 64, 65, _ADD_PATH}  # capability codes with a field of their own
+_UNDERSTOOD = {1, 2, 6, 64, 65, _ADD_PATH}  # capability codes with a field of their own
 _ARRAYS = {  # octets of a member
     NEXT_HOP: 4,
     COMMUNITIES: 4,
@@ -208,6 +209,7 @@ class Codec:
         self._buffer = b""
         self._sent: Open | None = None
         self._is_dead = False
+        self._longest_in = self._longest_out = MESSAGE_SIZE  # octets of a message: what we take, what the peer does
         self._context: Context | None = None  # once negotiated
         self._exabgp: Any = None  # ExaBGP's Negotiated, once our OPEN is encoded
         self._neighbor: Any = None
@@ -248,9 +250,9 @@ class Codec:
         if batch.nlris:
             if batch.attributes is not None:
                 encoded = self._encoded_attributes(batch.attributes)
-                updates = list(announcements(batch.family, batch.attributes, encoded, batch.nlris))
+                updates = list(announcements(batch.family, batch.attributes, encoded, batch.nlris, self._longest_out))
             if not updates:
-                updates = list(withdrawals(batch.family, batch.nlris))
+                updates = list(withdrawals(batch.family, batch.nlris, self._longest_out))
         batch.encoded = updates
         return updates
 
@@ -259,8 +261,9 @@ class Codec:
         found = encoded.get(key)
         if found is None:
             found = encode_attributes(attributes, four_octet_asn=self._four_octet_asn)
-            bound(encoded)
-            encoded[key] = found
+            if len(found) <= MESSAGE_SIZE:
+                bound(encoded)
+                encoded[key] = found
         return found
 
     def _encode_open(self, ours: Open) -> bytes:
@@ -268,6 +271,7 @@ class Codec:
         self._exabgp = ExaNegotiated(self._neighbor)
         self._exabgp.sent(sent)
         self._sent = ours
+        self._longest_in = EXTENDED_SIZE if ours.capabilities.extended_message else MESSAGE_SIZE
         return encoded
 
     # ── in ───────────────────────────────────────────────────────────────────
@@ -288,7 +292,7 @@ class Codec:
                 if self._context is not None:
                     routes, at = decode_updates(buffer, at, self._context, now)
                     decoded += routes
-                stop = _end_of_message(buffer, at)
+                stop = _end_of_message(buffer, at, self._longest_in)
                 if stop is None or (buffer[at + 18] == OPEN and self._sent is None):
                     break
                 decoded += self._decode(buffer[at + 18], buffer[at + HEADER_SIZE : stop], now)
@@ -327,6 +331,7 @@ class Codec:
         assert sent is not None  # `feed` waits for it
         families = tuple(f for f in sent.capabilities.families if f in received.capabilities.families)
         self._four_octet_asn = bool(self._exabgp.asn4)
+        self._longest_out = EXTENDED_SIZE if received.capabilities.extended_message else MESSAGE_SIZE
         self._exabgp.families = [(AFI.create(f.afi), SAFI.create(f.safi)) for f in families]
         paths = self._exabgp.addpath
         path_ids_in = frozenset(f for f in families if paths.receive(AFI.create(f.afi), SAFI.create(f.safi)))
@@ -339,7 +344,7 @@ class Codec:
             hold_time=int(self._exabgp.holdtime),
             families=families,
             four_octet_asn=self._four_octet_asn,
-            message_size=MESSAGE_SIZE,
+            message_size=self._longest_out,
             path_ids_in=path_ids_in,
             path_ids_out=path_ids_out,
             refusal=refusal,
@@ -350,7 +355,7 @@ class Codec:
         """Return the context of the class that this session is of: what was decoded for one is for all of it."""
         negotiation_class = (self._four_octet_asn, self._peer.is_external, self._first_asn)
         self._table = _TABLES.setdefault(negotiation_class, Table())
-        return Context(families, self._table, self._intern, with_path_ids)
+        return Context(families, self._table, self._intern, with_path_ids, self._longest_in)
 
     def _refusal(self, sent: Open, received: Open) -> tuple[Notification | None, str]:
         """Return why the session cannot be: what ExaBGP's validation says, with the real AS numbers, and more."""
@@ -518,14 +523,18 @@ def _called(call: Callable[[], Any], code: Code) -> Any:
         raise PeerError(code, 0, f"not understood ({type(error).__name__})") from error
 
 
-def _end_of_message(buffer: bytes, at: int) -> int | None:
-    """Return where the message at `at` ends, None while it is not whole; raises PeerError (RFC 4271 §6.1)."""
+def _end_of_message(buffer: bytes, at: int, longest: int) -> int | None:
+    """Return where the message at `at` ends, None while it is not whole; raises PeerError (RFC 4271 §6.1).
+
+    We take up to `longest` octets of it; not of an OPEN or a KEEPALIVE, which are never extended (RFC 8654 §4).
+    """
     if len(buffer) - at < HEADER_SIZE:
         return None
     marker, length, kind = struct.unpack_from("!16sHB", buffer, at)
     if marker != MARKER:
         raise PeerError(Code.HEADER, 1, "the marker is not all ones")
-    if not _MINIMUM.get(kind, HEADER_SIZE) <= length <= MESSAGE_SIZE or (kind == KEEPALIVE and length != HEADER_SIZE):
+    most = {OPEN: MESSAGE_SIZE, KEEPALIVE: HEADER_SIZE}.get(kind, longest)
+    if not _MINIMUM.get(kind, HEADER_SIZE) <= length <= most:
         text = f"{length} octets is no length of a message of type {kind}"
         raise PeerError(Code.HEADER, 2, text, length.to_bytes(2, "big"))
     if kind not in _MINIMUM:
@@ -615,7 +624,7 @@ def _offer(ours: Open, peer_asn: Asn) -> tuple[Any, Any, bytes]:
     capability = neighbor["capability"]
     capability["asn4"] = offered.four_octet_asn
     capability["route-refresh"] = 2 if offered.route_refresh else 0
-    capability["extended-message"] = False
+    capability["extended-message"] = offered.extended_message
     for family in offered.families:
         neighbor.add_family((AFI.create(family.afi), SAFI.create(family.safi)))
     capabilities = ExaCapabilities().new(neighbor, restarted=False)
@@ -691,6 +700,7 @@ def _open(theirs: Any, router_id: int, capabilities: tuple[tuple[int, bytes], ..
             families=families,
             four_octet_asn=real_asn is not None,
             route_refresh=bool(offered.announced(Capability.CODE.ROUTE_REFRESH)),
+            extended_message=bool(offered.announced(Capability.CODE.EXTENDED_MESSAGE)),
             graceful_restart=graceful,
             # Without the other one it says nothing (RFC 9494 §3).
             long_lived=None if long_lived is None or graceful is None else _long_lived(long_lived),

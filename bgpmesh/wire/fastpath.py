@@ -37,7 +37,7 @@ from bgpmesh.route.nlri import PATH_ID_SIZE, PATH_WIDTHS, Family, Nlri, prefix_o
 
 MARKER = b"\xff" * 16
 HEADER_SIZE = 19
-MESSAGE_SIZE = 4096  # RFC 4271 §4.1; extended messages (RFC 8654) are not offered
+MESSAGE_SIZE, EXTENDED_SIZE = 4096, 65535  # octets of a message (RFC 4271 §4.1), and of an extended one (RFC 8654 §4)
 UPDATE = 2
 UPDATE_MINIMUM = 23
 MP_REACH, MP_UNREACH = 14, 15
@@ -127,7 +127,9 @@ class Table:
     clean: dict[bytes, PathAttributes] = field(default_factory=dict)  # those for classic NLRI with nothing wrong
 
     def keep(self, next_hop: bytes, rest: bytes, interned: Interned) -> None:
-        """Remember a set."""
+        """Remember a set; not one that is longer than a message of old, as thousands of those are more than memory."""
+        if len(rest) > MESSAGE_SIZE:
+            return
         bound(self.sets)
         self.sets[next_hop, rest] = interned
         if not next_hop and interned.attributes is not None and not interned.discarded:
@@ -156,6 +158,7 @@ class Context:
     table: Table
     intern: Callable[[bytes, bytes], Interned]
     with_path_ids: frozenset[Family] = frozenset()  # prefixes of these come with a path identifier
+    message_size: int = MESSAGE_SIZE  # octets of the longest message that we said we take
 
     def lead(self, family: Family) -> int:
         """Return how many octets stand before each prefix of a family."""
@@ -171,14 +174,14 @@ def decode_updates(data: bytes, at: int, context: Context, read_at: float) -> tu
     That is the end of `data`, a message that is not whole yet, one that is no UPDATE, or one to be judged.
     """
     gathering = _Gathering(read_at)
-    clean = context.table.clean
+    clean, longest = context.table.clean, context.message_size
     plain = context.families - context.with_path_ids
     has_ipv4, has_ipv6 = Family.IPV4 in plain, Family.IPV6 in plain
     last = len(data) - UPDATE_MINIMUM
     while at <= last:
         marker, length, kind, withdrawn_size, attributes_size = _UPDATE_HEAD.unpack_from(data, at)
         stop = at + length
-        if kind != UPDATE or marker != MARKER or not UPDATE_MINIMUM <= length <= MESSAGE_SIZE or stop > len(data):
+        if kind != UPDATE or marker != MARKER or not UPDATE_MINIMUM <= length <= longest or stop > len(data):
             break
         nlri_at = at + UPDATE_MINIMUM + attributes_size
         attributes, host_at, host_stop = None, nlri_at, stop

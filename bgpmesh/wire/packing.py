@@ -3,7 +3,7 @@
 An attribute set is encoded once and kept (the codec does), the prefixes are joined, and one UPDATE
 holds as many as fit. IPv4 goes the classic way, IPv6 in MP_REACH_NLRI, which comes first.
 
-RFC 4271 §4.3 and §5, RFC 4760 §3 and §4, RFC 2545 §3, RFC 6793 §4.2.2, RFC 7606 §5.1.
+RFC 4271 §4.3 and §5, RFC 4760 §3 and §4, RFC 2545 §3, RFC 6793 §4.2.2, RFC 7606 §5.1, RFC 8654 §4.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from bgpmesh.wire.fastpath import (
     EXTENDED_LENGTH,
     HEADER_SIZE,
     MARKER,
-    MESSAGE_SIZE,
     MP_REACH,
     MP_UNREACH,
     PARTIAL,
@@ -61,15 +60,17 @@ def _attribute(flags: int, code: int, value: bytes) -> bytes:
     return bytes((flags, code, len(value))) + value
 
 
-def announcements(family: Family, attributes: PathAttributes, encoded: bytes, keys: list[Nlri]) -> Iterator[bytes]:
-    """Yield UPDATEs with these attributes, which `encoded` has as bytes.
+def announcements(
+    family: Family, attributes: PathAttributes, encoded: bytes, keys: list[Nlri], size: int
+) -> Iterator[bytes]:
+    """Yield UPDATEs of at most `size` octets with these attributes, which `encoded` has as bytes.
 
     None, and a warning, where they leave no room for a prefix. Raises ValueError for a next hop of another family.
     """
     hop = attributes.next_hop
     if hop is None or hop.max_prefixlen != family.bits:
         raise ValueError(f"{family.label} prefixes with next hop {hop}")
-    room = MESSAGE_SIZE - UPDATE_MINIMUM - len(encoded)
+    room = size - UPDATE_MINIMUM - len(encoded)
     reach = b""
     if family is Family.IPV6:
         hops = hop.packed + (b"" if attributes.link_local is None else attributes.link_local.packed)
@@ -86,9 +87,9 @@ def announcements(family: Family, attributes: PathAttributes, encoded: bytes, ke
             yield message(UPDATE, update_body(b"", mp + encoded, b""))
 
 
-def withdrawals(family: Family, keys: list[Nlri]) -> Iterator[bytes]:
-    """Yield UPDATEs that withdraw the keys and carry nothing else."""
-    room = MESSAGE_SIZE - UPDATE_MINIMUM
+def withdrawals(family: Family, keys: list[Nlri], size: int) -> Iterator[bytes]:
+    """Yield UPDATEs of at most `size` octets that withdraw the keys and carry nothing else."""
+    room = size - UPDATE_MINIMUM
     if family is Family.IPV4:
         for nlri in pack(keys, family, room):
             yield message(UPDATE, update_body(nlri, b"", b""))

@@ -25,7 +25,7 @@ from bgpmesh.peering.message import (
 from bgpmesh.peering.peer import Peer
 from bgpmesh.rib.export import Batch
 from bgpmesh.route.attributes import Asn, AsPath, PathAttributes, RouterId, SegmentKind
-from bgpmesh.route.nlri import Family, parse_nlri
+from bgpmesh.route.nlri import Family, Nlri, parse_nlri
 from bgpmesh.route.path import PeerName, Role
 from bgpmesh.wire import codec as codec_module
 from bgpmesh.wire import fastpath
@@ -86,6 +86,7 @@ def test_open_comes_back_as_it_was() -> None:
     """AS, hold time, identifier and every capability survive the wire."""
     offered = Capabilities(
         families=(Family.IPV4, Family.IPV6),
+        extended_message=True,
         graceful_restart=GracefulRestart(
             120,
             is_restarting=True,
@@ -144,7 +145,7 @@ def test_long_lived_graceful_restart_on_the_wire() -> None:
 
 
 def test_only_what_is_handled_is_offered() -> None:
-    """No enhanced refresh, no host name, no extended messages: codes 1, 2 and 65, and 64 where asked for."""
+    """No enhanced refresh, no host name: codes 1, 2 and 65, and 6 and 64 where asked for."""
     received = agreed(replace(THEIRS, capabilities=BOTH)).received
     assert received.capabilities.other == ()
     assert received.capabilities == BOTH
@@ -281,6 +282,56 @@ def test_long_parameters_are_told_by_their_type(length: bytes) -> None:
 def test_header_errors_have_their_data(data: bytes, notification: Notification) -> None:
     """Marker, length and type are checked before anything else (RFC 4271 §6.1)."""
     assert notification == garbage(data).notification
+
+
+EXTENDED = replace(BOTH, extended_message=True)
+
+
+def long_update(size: int) -> bytes:
+    """Return an UPDATE of exactly so many octets, of an unknown attribute and prefixes."""
+    filler = size - 23 - len(GOOD) - 4 - 5
+    return update(GOOD + b"\xd0\x63" + filler.to_bytes(2, "big") + bytes(filler), b"\x20\x0a\0\0\1")
+
+
+@pytest.mark.parametrize("chunk", [1 << 16, 1000])
+@pytest.mark.parametrize("size", [4096, 4097, 65535])
+def test_extended_messages_are_taken_where_we_said_so(size: int, chunk: int) -> None:
+    """What counts is our capability: its receiver may send such messages, whatever it takes itself (RFC 8654 §4)."""
+    made = codec(ours=replace(OURS, capabilities=EXTENDED))
+    made.feed(octets(THEIRS), 0.0)
+    data = long_update(size)
+    assert len(data) == size
+    said = [each for at in range(0, size, chunk) for each in made.feed(data[at : at + chunk], 0.0)]
+    assert [[parse_nlri("10.0.0.1/32")]] == [each.announced for each in said if isinstance(each, Routes)]
+    assert [Keepalive()] == made.feed(octets(Keepalive()), 0.0)
+
+
+def test_extended_messages_are_refused_where_we_did_not_say_so() -> None:
+    """Then the length is a bad one, also of a peer that takes them (RFC 8654 §5)."""
+    made = established(theirs=replace(THEIRS, capabilities=EXTENDED))
+    assert Notification(1, 2, b"\x10\x01") == garbage(long_update(4097), made).notification
+
+
+@pytest.mark.parametrize(("kind", "size"), [(1, 4097), (4, 20), (4, 65535)])
+def test_open_and_keepalive_are_never_extended(kind: int, size: int) -> None:
+    """They have no longer form, whatever was agreed (RFC 8654 §4)."""
+    made = codec(ours=replace(OURS, capabilities=EXTENDED))
+    made.feed(octets(replace(THEIRS, capabilities=EXTENDED)), 0.0)
+    assert Notification(1, 2, size.to_bytes(2, "big")) == garbage(message(kind, bytes(size - 19)), made).notification
+
+
+def test_long_sets_are_decoded_and_not_kept() -> None:
+    """A peer that sends attributes of 60,000 octets again and again fills no table of ours with them."""
+    made = codec(ours=replace(OURS, capabilities=EXTENDED))
+    made.feed(octets(THEIRS), 0.0)
+    before = len(made._table.sets)
+    first, second = made.feed(long_update(60_000) + long_update(60_000), 0.0)
+    assert isinstance(first, Routes)
+    assert isinstance(second, Routes)
+    assert first.attributes is not None
+    assert second.attributes is not None
+    assert first.attributes.same_as(second.attributes)
+    assert before == len(made._table.sets)
 
 
 @pytest.mark.parametrize(
@@ -485,6 +536,39 @@ def test_large_batch_is_split_at_the_message_size() -> None:
     updates = established().encode_batch(Batch(Family.IPV4, PathAttributes(next_hop=ADDRESS), keys))
     assert [4096 - len(octets_) < 4 for octets_ in updates[:-1]] == [True] * (len(updates) - 1)
     assert len(updates) == 3
+
+
+@pytest.mark.parametrize("family", [Family.IPV4, Family.IPV6], ids=lambda family: family.label)
+def test_a_peer_that_takes_extended_messages_gets_full_ones(family: Family) -> None:
+    """UPDATEs are filled up to 65,535 octets, of announcements and of withdrawals (RFC 8654 §4)."""
+    hop, width = (ADDRESS, 5) if family is Family.IPV4 else (ipaddress.ip_address("2001:db8::1"), 17)
+    keys = [
+        Nlri(bytes((8 * width - 8,)) + number.to_bytes(width - 1, "big"))
+        for number in range(1 << 24, 20_000 + (1 << 24))
+    ]
+    made = established(theirs=replace(THEIRS, capabilities=EXTENDED))
+    for attributes in (PathAttributes(next_hop=hop), None):
+        updates = made.encode_batch(Batch(family, attributes, keys))
+        assert [65535 - len(sent) < width for sent in updates[:-1]] == [True] * (len(updates) - 1)
+        assert max(map(len, updates)) <= 65535
+        reader = codec(ours=replace(OURS, capabilities=EXTENDED))
+        reader.feed(octets(THEIRS), 0.0)
+        heard = [said for said in reader.feed(b"".join(updates), 0.0) if isinstance(said, Routes)]
+        assert keys == [key for said in heard for key in (said.announced if attributes else said.withdrawn)]
+
+
+def test_long_attributes_go_to_who_takes_extended_messages() -> None:
+    """The same path is announced to such a peer, and withdrawn from another."""
+    large = PathAttributes(next_hop=ADDRESS, communities=tuple(range(5000)))
+    batch = Batch(Family.IPV4, large, [parse_nlri("10.0.0.0/8")])
+    made = established(theirs=replace(THEIRS, capabilities=EXTENDED))
+    (sent,) = made.encode_batch(batch)
+    reader = codec(ours=replace(OURS, capabilities=EXTENDED))
+    reader.feed(octets(THEIRS), 0.0)
+    (said,) = reader.feed(sent, 0.0)
+    assert isinstance(said, Routes)
+    assert said.attributes is not None
+    assert said.attributes.communities == large.communities
 
 
 def test_attributes_too_long_for_a_prefix_withdraw_it() -> None:
