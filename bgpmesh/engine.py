@@ -65,10 +65,9 @@ from bgpmesh.flowspec import Flowspec
 from bgpmesh.local import Local
 from bgpmesh.notes import Notes
 from bgpmesh.packets import Packets
-from bgpmesh.peering.message import EndOfRib
 from bgpmesh.peers import Peers
 from bgpmesh.rib.claimants import Claimants
-from bgpmesh.rib.export import Batch
+from bgpmesh.rib.export import Told
 from bgpmesh.rib.rib import Rib
 from bgpmesh.route.nlri import Nlri, prefix_of, prefix_text
 from bgpmesh.route.path import PeerName
@@ -150,7 +149,7 @@ class Engine:
         self.peers.forget_held()
         return self.packets.hear() or self.peers.return_to_service()
 
-    def take(self, peer: PeerName, limit: int) -> list[Batch | EndOfRib]:
+    def take(self, peer: PeerName, limit: int) -> list[Told]:
         """Return the next batches for a peer, of about `limit` prefixes together; [] when there is none."""
         return self.rib.take(peer, limit)
 

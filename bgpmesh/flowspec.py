@@ -38,6 +38,10 @@ class Flowspec:
         """End a session: its flows of `retain` become stale, the others go."""
         self._tell(self.flows.peer_down(name, retain))
 
+    def mark_stale(self, name: PeerName, family: Family) -> None:
+        """Let all flows of a family be stale until they are announced again."""
+        self.flows.mark_stale(name, family)
+
     def sweep(self, name: PeerName, families: Collection[Family]) -> None:
         """Drop what is still stale of these families."""
         self._tell(self.flows.sweep(name, families))

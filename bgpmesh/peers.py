@@ -54,7 +54,7 @@ from bgpmesh.events import (
 )
 from bgpmesh.notes import Notes
 from bgpmesh.peering import bfd
-from bgpmesh.peering.message import Cease, EndOfRib, Notification, RouteRefresh
+from bgpmesh.peering.message import Cease, EndOfRib, Notification, Refresh, RouteRefresh
 from bgpmesh.peering.peer import Peer
 from bgpmesh.peering.ranges import Ranges, Refusals
 from bgpmesh.peering.session import (
@@ -63,6 +63,7 @@ from bgpmesh.peering.session import (
     Hangup,
     LocalRestart,
     Output,
+    RefreshBegan,
     Send,
     Session,
     StaleExpired,
@@ -106,6 +107,9 @@ class Followed(Protocol):
 
     def peer_down(self, name: PeerName, retain: frozenset[Family]) -> None:
         """End a session: what is of `retain` becomes stale, the rest goes."""
+
+    def mark_stale(self, name: PeerName, family: Family) -> None:
+        """Let all of a family be stale until it is said again."""
 
     def sweep(self, name: PeerName, families: frozenset[Family]) -> None:
         """Drop what is still stale of these families."""
@@ -262,10 +266,12 @@ class Peers:
                 if session.connection == connection:
                     outputs += session.end_of_rib_received(family, now)
                     self._awaited.end_of_rib(name, family, now)
-            case RouteRefresh(family):
+            case RouteRefresh(family, kind):
                 outputs = session.message_received(connection, message, now)
-                if session.connection == connection:
+                if session.connection == connection and kind is Refresh.REQUEST:
                     self._rib.refresh(name, family)
+                elif session.connection == connection:
+                    outputs += session.refresh_marked(family, now, is_begin=kind is Refresh.BEGIN)
             case _:
                 outputs = session.message_received(connection, message, now)
         self._apply(name, outputs, now)
@@ -488,6 +494,9 @@ class Peers:
                     self._established(session, output, now)
                 case WentDown():
                     self._went_down(session, output)
+                case RefreshBegan(family):
+                    self._rib.mark_stale(name, family)
+                    self._followed.mark_stale(name, family)
                 case StaleExpired(families):
                     if not self._is_stopping:
                         self._rib.sweep(name, families)

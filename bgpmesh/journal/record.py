@@ -22,9 +22,8 @@ from bgpmesh.delta import Delta
 from bgpmesh.engine import Engine
 from bgpmesh.events import Configured, Event
 from bgpmesh.journal.forms import Forms, rendered
-from bgpmesh.peering.message import EndOfRib
 from bgpmesh.policy.chains import ChainKey
-from bgpmesh.rib.export import Batch
+from bgpmesh.rib.export import Told
 from bgpmesh.route.nlri import IPAddress, Nlri
 from bgpmesh.route.path import PeerName
 
@@ -225,6 +224,6 @@ class _Recorded(Engine):
         self._journal.worked(limit, now)
         return super().work(limit, now)
 
-    def take(self, peer: PeerName, limit: int) -> list[Batch | EndOfRib]:
+    def take(self, peer: PeerName, limit: int) -> list[Told]:
         self._journal.taken(peer, limit)
         return super().take(peer, limit)

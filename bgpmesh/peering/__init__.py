@@ -10,6 +10,7 @@ What is here:
              batch of routes and goes past the session to the RIB.
 * `session`  Session: the state machine of RFC 4271 §8. Events and `now` in, outputs out.
 * `stale`    the clocks of what is kept of a peer that is away.
+* `refresh`  which families a peer is saying again, and until when (RFC 7313).
 * `bfd`      Session: the state machine of RFC 5880 §6.8 in the same way, and what the process that runs it is told and
              tells (`bfd_agent`).
 
@@ -41,5 +42,6 @@ are what views, notes and metrics are made of.
 
 Answers to RFC 4271 §6 and §8 (errors, machine), §6.8 with RFC 6286 (collision), RFC 4486 and RFC 9003
 (Cease), RFC 6608 (machine errors), RFC 4724 (graceful restart, both roles), RFC 8538 (the same over a NOTIFICATION,
-hard reset), RFC 9494 (long-lived graceful restart), RFC 5492 (capabilities), RFC 9687 (send hold timer).
+hard reset), RFC 9494 (long-lived graceful restart), RFC 5492 (capabilities), RFC 7313 (enhanced route refresh),
+RFC 9687 (send hold timer).
 """

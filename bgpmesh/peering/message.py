@@ -74,6 +74,7 @@ class Capabilities:
     families: tuple[Family, ...] = ()
     four_octet_asn: bool = True  # RFC 6793
     route_refresh: bool = True  # RFC 2918
+    enhanced_refresh: bool = False  # its sender says where an answer to ROUTE-REFRESH begins and ends (RFC 7313)
     extended_message: bool = False  # its sender takes messages of up to 65,535 octets (RFC 8654)
     graceful_restart: GracefulRestart | None = None
     add_path: tuple[PathIds, ...] = ()  # RFC 7911
@@ -85,6 +86,7 @@ class Capabilities:
         words = [f"multiprotocol {family.label}" for family in self.families]
         words += ["four-octet-asn"] if self.four_octet_asn else []
         words += ["route-refresh"] if self.route_refresh else []
+        words += ["enhanced-route-refresh"] if self.enhanced_refresh else []
         words += ["extended-message"] if self.extended_message else []
         if self.graceful_restart is not None:
             restart = self.graceful_restart
@@ -117,11 +119,20 @@ class Keepalive:
     """KEEPALIVE (RFC 4271 §4.4)."""
 
 
+class Refresh(enum.IntEnum):
+    """What a ROUTE-REFRESH is for: its subtype (RFC 7313 §3.2)."""
+
+    REQUEST = 0  # please send this family again (RFC 2918)
+    BEGIN = 1  # BoRR: from here on all of it is said again
+    END = 2  # EoRR: it was
+
+
 @dataclass(frozen=True, slots=True)
 class RouteRefresh:
-    """ROUTE-REFRESH (RFC 2918): please send this family again."""
+    """ROUTE-REFRESH (RFC 2918, RFC 7313)."""
 
     family: Family
+    kind: Refresh = Refresh.REQUEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +198,6 @@ CAPABILITY_NAMES: dict[int, str] = {
     9: "role",
     67: "dynamic",
     69: "add-path",
-    70: "enhanced-route-refresh",
     71: "long-lived-graceful-restart",
     73: "host-name",
     75: "software-version",

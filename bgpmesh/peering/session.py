@@ -49,6 +49,7 @@ from bgpmesh.peering.message import (
     RouteRefresh,
 )
 from bgpmesh.peering.peer import AddPath, Peer
+from bgpmesh.peering.refresh import Refreshing
 from bgpmesh.peering.stale import Stale, retainable
 from bgpmesh.route import roles
 from bgpmesh.route.nlri import FLOWSPEC, Family
@@ -139,8 +140,15 @@ class WentDown:
 
 
 @dataclass(frozen=True, slots=True)
+class RefreshBegan:
+    """All that is held of this family is stale until it is said again; the rest goes with `StaleExpired`."""
+
+    family: Family
+
+
+@dataclass(frozen=True, slots=True)
 class StaleExpired:
-    """What is still stale of these families goes: End-of-RIB came, or the time is up."""
+    """What is still stale of these families goes: End-of-RIB or EoRR came, or the time is up."""
 
     families: frozenset[Family]
 
@@ -152,7 +160,7 @@ class StaleOutlived:
     families: frozenset[Family]
 
 
-Output = Dial | Send | Hangup | Established | WentDown | StaleExpired | StaleOutlived
+Output = Dial | Send | Hangup | Established | WentDown | RefreshBegan | StaleExpired | StaleOutlived
 
 
 @dataclass(slots=True, eq=False)
@@ -219,6 +227,7 @@ class Session:
         self._failures = 0
         self._connections: dict[int, _Connection] = {}
         self._down_reason = ""  # of the last life
+        self._refreshing = Refreshing()
         self._stale = Stale()
 
     @property
@@ -384,8 +393,15 @@ class Session:
         reason = f"send hold timer expired: the peer took nothing for {now - since:.0f} s"
         return self._settle(self._fault(stalled, Notification(Code.SEND_HOLD_TIMER), reason, now))
 
+    def refresh_marked(self, family: Family, now: float, *, is_begin: bool) -> list[Output]:
+        """Take BoRR or EoRR of the established session: between them all of a family is said again (RFC 7313 §4)."""
+        if is_begin:
+            return [RefreshBegan(family)] if self._refreshing.begun(family, now) else []
+        return [StaleExpired(frozenset({family}))] if self._refreshing.ended(family) else []
+
     def end_of_rib_received(self, family: Family, now: float) -> list[Output]:  # noqa: ARG002  every event carries its time
         """Sweep what is stale of this family, once: the peer has said all it has (RFC 4724 §4.2)."""
+        self._refreshing.end_of_rib(family)
         if self.state is not State.ESTABLISHED or not self._stale.end_of_rib(family):
             return []
         return [StaleExpired(frozenset({family}))]
@@ -406,13 +422,15 @@ class Session:
                 connection.spoke(now, self._jitter())
                 outputs.append(Send(connection.number, Keepalive()))
         outputs += self._age_stale(now)
+        if over := self._refreshing.due(now):
+            outputs.append(StaleExpired(over))
         return self._settle(outputs + self._dial(now))
 
     def next_wakeup(self) -> float:
         """Return the monotonic second at which `tick` has something to do, infinity if never."""
         deadlines = [self._retry_at if self._may_call() else NEVER]
         deadlines += [min(c.hold_deadline, c.keepalive_deadline) for c in self._connections.values()]
-        return min(*deadlines, self._stale.next_due())
+        return min(*deadlines, self._stale.next_due(), self._refreshing.next_due())
 
     # ── what we say ──────────────────────────────────────────────────────────
 
@@ -439,6 +457,7 @@ class Session:
         paths = paths if offered.receive or offered.send else ()
         capabilities = Capabilities(
             families=families,
+            enhanced_refresh=True,
             extended_message=True,
             graceful_restart=restart,
             long_lived=long_lived,
@@ -480,6 +499,7 @@ class Session:
             outputs += self._give_up(other, now)
         connection.state = State.ESTABLISHED
         connection.heard(now)
+        self._refreshing.established(connection.negotiated.families if restart_agreed(connection.negotiated) else ())
         self.negotiated, self.connection, self.established_at = connection.negotiated, connection.number, now
         self.last_error = self._down_reason  # what failed while connecting is of no interest any more
         self.was_established = True
@@ -511,6 +531,7 @@ class Session:
         self._back_off(now)
         self.last_error = self._down_reason = reason
         self.negotiated = self.connection = self.established_at = None
+        self._refreshing.established(())
         retain = retainable(connection.negotiated) if is_graceful else frozenset()
         self._stale.lost(connection.negotiated, retain, now)
         return [WentDown(reason, retain, is_doubted and bool(retain)), *self._age_stale(now)]

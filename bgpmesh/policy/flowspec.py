@@ -221,6 +221,11 @@ class Flows:
             entry.is_stale = True
         return said
 
+    def mark_stale(self, peer: PeerName, family: Family) -> None:
+        """Let all flows of a family be stale, and in force, until they are announced again (RFC 7313 §4)."""
+        for entry in self._of(peer):
+            entry.is_stale = entry.is_stale or entry.flow.key.family is family
+
     def sweep(self, peer: PeerName, families: Collection[Family]) -> list[Said]:
         """Drop what is still stale of these families: the peer said End-of-RIB, or its time is up."""
         return self._drop(peer, lambda entry: entry.is_stale and entry.flow.key.family in families, "it was stale")

@@ -34,7 +34,7 @@ from operator import attrgetter
 from typing import TypeVar
 
 from bgpmesh.delta import drop
-from bgpmesh.peering.message import EndOfRib, Negotiated
+from bgpmesh.peering.message import EndOfRib, Negotiated, Refresh, RouteRefresh
 from bgpmesh.peering.peer import Peer
 from bgpmesh.rib.decision import DEFAULT_LOCAL_PREF, Path, Selection
 from bgpmesh.rib.drain import Drain
@@ -72,6 +72,9 @@ class Batch:
     attributes: PathAttributes | None
     nlris: list[Nlri]
     encoded: list[bytes] | None = None
+
+
+Told = Batch | EndOfRib | RouteRefresh  # what a peer is sent, in this order
 
 
 # ── what may be heard, and as what ───────────────────────────────────────────
@@ -311,7 +314,15 @@ class Member:
     dirty: dict[Nlri, Advert | None] = field(default_factory=dict)  # behind: what it was told
     again: set[Nlri] = field(default_factory=set)  # of these, wanted even if nothing changed
     refreshing: set[Family] = field(default_factory=set)  # asked for again, once in step
+    ending: list[Family] = field(default_factory=list)  # sent again; EoRR follows
     owes_end_of_rib: bool = False
+    was_told_all: bool = False  # End-of-RIB was sent
+    is_refresh_enhanced: bool = False
+
+    @property
+    def is_to_be_refreshed(self) -> bool:
+        """Whether an answer to ROUTE-REFRESH is due; BoRR never leaves before End-of-RIB (RFC 7313 §4)."""
+        return bool(self.refreshing) and (self.was_told_all or not self.is_refresh_enhanced)
 
     def fall_behind(self) -> None:
         """Leave dump and log; remember for every prefix not yet read what this member was told."""
@@ -413,11 +424,12 @@ class Group:
 
     def has_work_for(self, member: Member) -> bool:
         """Tell whether a take may return routes."""
-        return bool(member.dirty or member.dump or member.refreshing or member.position < self.end or self._pending)
+        has_more = member.ending or member.is_to_be_refreshed or member.position < self.end or self._pending
+        return bool(member.dirty or member.dump or has_more)
 
-    def take(self, member: Member, limit: int) -> list[Batch]:
+    def take(self, member: Member, limit: int) -> list[Told]:
         """Return the next batches for a member, about `limit` prefixes; [] when it was told everything."""
-        taken: list[Batch] = []
+        taken: list[Told] = []
         while limit > 0 or not taken:  # [] means that there is nothing
             if member.dirty:
                 if self.backlog:
@@ -433,10 +445,8 @@ class Group:
             elif self._pending:
                 self._flush()
                 continue
-            elif member.refreshing:
-                wanted = ((nlri, a) for nlri, a in self.sent.items() if family_of(nlri) in member.refreshing)
-                member.dump.extend(self._entries_of(wanted, is_repeat=True))
-                member.refreshing.clear()
+            elif member.ending or member.is_to_be_refreshed:
+                taken += self._answer(member)
                 continue
             else:
                 self._forget_what_all_read()
@@ -444,6 +454,20 @@ class Group:
             taken += batches
             limit -= sum(len(batch.nlris) for batch in batches) or 1
         return taken
+
+    def _answer(self, member: Member) -> list[Told]:
+        """Begin to tell a member again what it asked for, or end it once it was told (RFC 2918, RFC 7313)."""
+        if ended := member.ending:
+            member.ending = []
+            return [RouteRefresh(family, Refresh.END) for family in ended]
+        begun = [family for family in self.view.agreed.families if family in member.refreshing]
+        wanted = ((nlri, a) for nlri, a in self.sent.items() if family_of(nlri) in member.refreshing)
+        member.dump.extend(self._entries_of(wanted, is_repeat=True))
+        member.refreshing.clear()
+        if not member.is_refresh_enhanced:
+            return []
+        member.ending = begun
+        return [RouteRefresh(family, Refresh.BEGIN) for family in begun]
 
     def heard_by(self, member: Member) -> Iterator[tuple[Nlri, PathAttributes]]:
         """Yield what a member has been told, or is about to be."""

@@ -21,12 +21,12 @@ from itertools import groupby
 from typing import cast
 
 from bgpmesh.delta import Delta, drop
-from bgpmesh.peering.message import EndOfRib, Negotiated
+from bgpmesh.peering.message import Negotiated
 from bgpmesh.peering.peer import Peer
 from bgpmesh.rib.claimants import Claimants, Refused
 from bgpmesh.rib.decision import Kept, Path, Selection, decide, select
 from bgpmesh.rib.drain import Drain
-from bgpmesh.rib.export import Batch, Group, Member, View, agreed, end_of_ribs, view_of
+from bgpmesh.rib.export import Group, Member, Told, View, agreed, end_of_ribs, view_of
 from bgpmesh.rib.filter import Answer, Chain
 from bgpmesh.rib.nexthop import HostRoutes, NextHop, OwnRoute, Resolver
 from bgpmesh.rib.numbers import Numbers
@@ -281,7 +281,11 @@ class Rib:
         view = view_of(peer, agreed(negotiated), subnet, self._drain)
         self._rank(view.most_paths)
         group = self._group(view)
-        rib_in.member = Member(peer.name, received.router_id, peer.address, group)
+        offers = (negotiated.sent.capabilities, received.capabilities)
+        is_refresh_enhanced = all(offer.enhanced_refresh for offer in offers)
+        rib_in.member = Member(
+            peer.name, received.router_id, peer.address, group, is_refresh_enhanced=is_refresh_enhanced
+        )
         group.join(rib_in.member)
         self._stirred.add(peer.name)
 
@@ -329,6 +333,13 @@ class Rib:
                 self._gather(rib_in, map(prefix_of, by_path))
                 batch = {nlri: lowered for nlri in some if len(nlri) not in PATH_WIDTHS}
             self._insert(lowered, batch)
+
+    def mark_stale(self, name: PeerName, family: Family) -> None:
+        """Let all paths of a family be stale, and used, until the peer says them again (RFC 7313 §4); O(table)."""
+        rib_in = self._ins.get(name)
+        if rib_in is not None:
+            widths = _widths([family])
+            rib_in.stale.update(nlri for nlri in rib_in.table if len(nlri) in widths)
 
     def sweep(self, name: PeerName, families: frozenset[Family]) -> None:
         """Drop what is still stale of these families: the peer said End-of-RIB, or its time is up."""
@@ -607,7 +618,7 @@ class Rib:
     # ── what peers hear ──────────────────────────────────────────────────────
 
     def refresh(self, name: PeerName, family: Family) -> None:
-        """Advertise a family to this peer again (RFC 2918)."""
+        """Advertise a family to this peer again (RFC 2918), between BoRR and EoRR if it knows them (RFC 7313)."""
         member = self._member(name)
         if member is not None and family in member.group.view.agreed.families:
             member.refreshing.add(family)
@@ -640,14 +651,14 @@ class Rib:
             return False
         return member.group.has_work_for(member) or (member.owes_end_of_rib and not self._has_work())
 
-    def take(self, name: PeerName, limit: int) -> list[Batch | EndOfRib]:
+    def take(self, name: PeerName, limit: int) -> list[Told]:
         """Return the next batches for a peer, of about `limit` prefixes together; [] when there is none."""
         member = self._member(name)
         if member is None or self._is_filtering:
             return []
-        taken: list[Batch | EndOfRib] = [*member.group.take(member, limit)]
+        taken = member.group.take(member, limit)
         if member.owes_end_of_rib and not self._has_work() and not member.group.has_work_for(member):
-            member.owes_end_of_rib = False
+            member.owes_end_of_rib, member.was_told_all = False, True
             self._owing.discard(name)
             taken += end_of_ribs(member.group.view)
         return taken

@@ -13,10 +13,10 @@ leaves alone. What it has not, or has otherwise than we need it, is here:
 * Flow specifications are cut here, so that each keeps its bytes: they are its key, and what its order goes by. ExaBGP
   reads what is in one; it passes over one that it cannot read, and over an address that stands twice.
 * The graceful-restart capability has the R, N and F bits that our `Capabilities` say, and nothing is
-  offered that we do not handle (ExaBGP would add enhanced refresh and a host name).
+  offered that we do not handle (ExaBGP would add a host name).
 
-RFC 4271 §4 and §6, RFC 4760, RFC 5492, RFC 6793, RFC 7606, RFC 7607, RFC 7911, RFC 8538 §2, RFC 8654, RFC 8955 §4,
-RFC 8956 §3, RFC 9072, RFC 9494 §3.
+RFC 2918, RFC 4271 §4 and §6, RFC 4760, RFC 5492, RFC 6793, RFC 7313 §4 and §5, RFC 7606, RFC 7607, RFC 7911,
+RFC 8538 §2, RFC 8654, RFC 8955 §4, RFC 8956 §3, RFC 9072, RFC 9494 §3.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ from bgpmesh.peering.message import (
     Notification,
     Open,
     PathIds,
+    Refresh,
     RouteRefresh,
 )
 from bgpmesh.peering.peer import Peer
@@ -136,7 +137,7 @@ OPEN, NOTIFICATION, KEEPALIVE, ROUTE_REFRESH = 1, 3, 4, 5
 _MINIMUM = {OPEN: 29, UPDATE: UPDATE_MINIMUM, NOTIFICATION: 21, KEEPALIVE: 19, ROUTE_REFRESH: 19}  # RFC 4271 §6.1
 _INTERNAL_ONLY = {LOCAL_PREF, ORIGINATOR_ID, CLUSTER_LIST}  # RFC 7606 §7.5, §7.9, §7.10
 _ADD_PATH = 69
-_UNDERSTOOD = {1, 2, 6, 64, 65, _ADD_PATH}  # capability codes with a field of their own
+_UNDERSTOOD = {1, 2, 6, 64, 65, _ADD_PATH, 70}  # capability codes with a field of their own
 _ARRAYS = {  # octets of a member
     NEXT_HOP: 4,
     COMMUNITIES: 4,
@@ -209,6 +210,7 @@ class Codec:
         self._buffer = b""
         self._sent: Open | None = None
         self._is_dead = False
+        self._is_refresh_enhanced = False
         self._longest_in = self._longest_out = MESSAGE_SIZE  # octets of a message: what we take, what the peer does
         self._context: Context | None = None  # once negotiated
         self._exabgp: Any = None  # ExaBGP's Negotiated, once our OPEN is encoded
@@ -232,8 +234,8 @@ class Codec:
                 return self._encode_open(message)
             case Keepalive():
                 return bytes(KeepAlive().message())
-            case RouteRefresh(family):
-                return bytes(ExaRouteRefresh(family.afi, family.safi).message())
+            case RouteRefresh(family, kind):
+                return bytes(ExaRouteRefresh(family.afi, family.safi, int(kind)).message())
             case EndOfRib(family):
                 return bytes(EOR(AFI.create(family.afi), SAFI.create(family.safi)).message())
             case Notification(code, subcode, data):
@@ -314,7 +316,7 @@ class Codec:
         if self._context is None:
             raise PeerError(Code.STATE_MACHINE, 1, "UPDATE or ROUTE-REFRESH before OPEN")
         if kind == ROUTE_REFRESH:
-            return _decode_refresh(body, self._context)
+            return _decode_refresh(body, self._context, is_enhanced=self._is_refresh_enhanced)
         return self._decode_update(body, self._context, now)
 
     def _decode_open(self, body: bytes) -> Negotiated:
@@ -331,6 +333,8 @@ class Codec:
         assert sent is not None  # `feed` waits for it
         families = tuple(f for f in sent.capabilities.families if f in received.capabilities.families)
         self._four_octet_asn = bool(self._exabgp.asn4)
+        offers = (sent.capabilities, received.capabilities)
+        self._is_refresh_enhanced = all(offer.enhanced_refresh for offer in offers)
         self._longest_out = EXTENDED_SIZE if received.capabilities.extended_message else MESSAGE_SIZE
         self._exabgp.families = [(AFI.create(f.afi), SAFI.create(f.safi)) for f in families]
         paths = self._exabgp.addpath
@@ -542,14 +546,18 @@ def _end_of_message(buffer: bytes, at: int, longest: int) -> int | None:
     return at + length if at + length <= len(buffer) else None
 
 
-def _decode_refresh(body: bytes, context: Context) -> list[Decoded]:
-    """Return the request; other subtypes and families are ignored (RFC 2918 §4, RFC 7313 §5)."""
+def _decode_refresh(body: bytes, context: Context, *, is_enhanced: bool) -> list[Decoded]:
+    """Return the request, or BoRR or EoRR where that was agreed; other subtypes and families are ignored.
+
+    RFC 2918 §4, RFC 7313 §4 and §5.
+    """
     if len(body) != 4:
         whole = message(ROUTE_REFRESH, body)
         raise PeerError(Code.ROUTE_REFRESH, 1, f"ROUTE-REFRESH with {len(body)} octets instead of 4", whole)
     afi, subtype, safi = struct.unpack("!HBB", body)
     family = _FAMILIES.get((afi, safi))
-    return [RouteRefresh(family)] if family in context.families and subtype == 0 else []
+    known = {Refresh.REQUEST, Refresh.BEGIN, Refresh.END} if is_enhanced else {Refresh.REQUEST}
+    return [RouteRefresh(family, Refresh(subtype))] if family in context.families and subtype in known else []
 
 
 def _refusal_of_families(ours: tuple[Family, ...], theirs: tuple[Family, ...]) -> tuple[Notification | None, str]:
@@ -628,8 +636,9 @@ def _offer(ours: Open, peer_asn: Asn) -> tuple[Any, Any, bytes]:
     for family in offered.families:
         neighbor.add_family((AFI.create(family.afi), SAFI.create(family.safi)))
     capabilities = ExaCapabilities().new(neighbor, restarted=False)
-    # Offer only what is handled: no RFC 7313 yet, and no host name.
-    capabilities.pop(Capability.CODE.ENHANCED_ROUTE_REFRESH, None)
+    # ExaBGP offers it beside route refresh, and its own host name.
+    if not offered.enhanced_refresh:
+        capabilities.pop(Capability.CODE.ENHANCED_ROUTE_REFRESH, None)
     capabilities.pop(Capability.CODE.HOSTNAME, None)
     restart = offered.graceful_restart
     if restart is not None:
@@ -700,6 +709,7 @@ def _open(theirs: Any, router_id: int, capabilities: tuple[tuple[int, bytes], ..
             families=families,
             four_octet_asn=real_asn is not None,
             route_refresh=bool(offered.announced(Capability.CODE.ROUTE_REFRESH)),
+            enhanced_refresh=bool(offered.announced(Capability.CODE.ENHANCED_ROUTE_REFRESH)),
             extended_message=bool(offered.announced(Capability.CODE.EXTENDED_MESSAGE)),
             graceful_restart=graceful,
             # Without the other one it says nothing (RFC 9494 §3).

@@ -25,7 +25,7 @@ import ipaddress
 import itertools
 import socket
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -48,7 +48,7 @@ from bgpmesh.peering.message import EndOfRib, Keepalive, Message, Negotiated, No
 from bgpmesh.peering.peer import Peer
 from bgpmesh.peering.ranges import PeerRange, Ranges
 from bgpmesh.peering.session import Dial, Hangup, Send
-from bgpmesh.rib.export import Batch
+from bgpmesh.rib.export import Batch, Told
 from bgpmesh.route.nlri import IPAddress
 from bgpmesh.route.path import PeerName
 from bgpmesh.wire.codec import Codec, Decoded, Flows, Garbage
@@ -180,7 +180,7 @@ class Speaker:
     def __init__(
         self,
         report: Callable[[Event], None],
-        take: Callable[[PeerName, int], list[Batch | EndOfRib]],
+        take: Callable[[PeerName, int], Sequence[Told]],
         *,
         is_busy: Callable[[], bool] = lambda: False,
         codec: Callable[[Peer], CodecLike] = Codec,
@@ -647,15 +647,18 @@ class Speaker:
             if connection.number not in self.connections or not connection.has_room:
                 continue
             started = loop.time()
-            updates: list[bytes] = []
+            told: list[bytes] = []
+            refreshes = 0
             for batch in self._take(connection.peer.name, connection.slice):
-                if isinstance(batch, EndOfRib):
-                    updates.append(connection.codec.encode(batch))
+                if isinstance(batch, Batch):
+                    told += connection.codec.encode_batch(batch)
                 else:
-                    updates += connection.codec.encode_batch(batch)
-            if updates:
-                self._count(connection, "out", "update", len(updates))
-                self._write(connection, b"".join(updates))
+                    told.append(connection.codec.encode(batch))
+                    refreshes += isinstance(batch, RouteRefresh)
+            if told:
+                self._count(connection, "out", "update", len(told) - refreshes)
+                self._count(connection, "out", "route-refresh", refreshes)
+                self._write(connection, b"".join(told))
                 self._hungry[connection.number] = connection
                 spent = loop.time() - started
                 connection.slice = min(max(_adapted(connection.slice, spent), LEAST_TAKE), MOST_TAKE)

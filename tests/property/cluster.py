@@ -41,12 +41,12 @@ from bgpmesh.events import (
     Stopping,
     TimerFired,
 )
-from bgpmesh.peering.message import EndOfRib, Negotiated
+from bgpmesh.peering.message import Negotiated
 from bgpmesh.peering.ranges import Ranges
 from bgpmesh.peering.session import Dial, Hangup, Send, State
 from bgpmesh.policy.chains import AddressSet, ChainKey, Rules
 from bgpmesh.policy.objects import Key, Value
-from bgpmesh.rib.export import Batch
+from bgpmesh.rib.export import Batch, Told
 from bgpmesh.route.nlri import IPAddress, Nlri, nlri_of, prefix_text
 from bgpmesh.route.path import HostRoute, HostRouteKind, PeerName, Resolution, Target
 from bgpmesh.wire.codec import Codec, Garbage
@@ -300,8 +300,8 @@ class Cluster:
             end.node.ends[end.connection] = end
             self._tell(end.node, Connected(end.connection, end.peer, local, remote, is_inbound))
 
-    def _emit(self, end: End, item: Batch | EndOfRib) -> None:
-        if isinstance(item, EndOfRib):
+    def _emit(self, end: End, item: Told) -> None:
+        if not isinstance(item, Batch):
             self._put_bytes(end, end.codec.encode(item))
             return
         for message in end.codec.encode_batch(item):

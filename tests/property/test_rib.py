@@ -11,10 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bgpmesh.peering.message import EndOfRib, LongLived
+from bgpmesh.peering.message import EndOfRib, LongLived, RouteRefresh
 from bgpmesh.peering.peer import Peer
 from bgpmesh.rib import export
 from bgpmesh.rib.decision import Kept
+from bgpmesh.rib.export import Batch
 from bgpmesh.rib.rib import Rib
 from bgpmesh.rib.rule import BUILT_IN, Community, Filter, Rule
 from bgpmesh.route.attributes import PathAttributes, RouterId
@@ -464,6 +465,8 @@ class Pair:
                 assert batch.family not in self.ends[name], "End-of-RIB twice"
                 self.ends[name].append(batch.family)
                 continue
+            if isinstance(batch, RouteRefresh):
+                continue
             told = self.told[name]
             self.owed.get(name, set()).difference_update(batch.nlris)
             for nlri in batch.nlris:
@@ -729,7 +732,7 @@ class Ears:
 
     def listen(self, name: PeerName, limit: int) -> bool:
         """Let a peer hear some."""
-        batches = [batch for batch in self.pair.rib.take(name, limit) if not isinstance(batch, EndOfRib)]
+        batches = [batch for batch in self.pair.rib.take(name, limit) if isinstance(batch, Batch)]
         for batch in batches:
             self.told[name] += batch.nlris
             for nlri in batch.nlris:

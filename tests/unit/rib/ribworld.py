@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import replace
 
-from bgpmesh.peering.message import Capabilities, EndOfRib, LongLived, Negotiated, Open
+from bgpmesh.peering.message import Capabilities, EndOfRib, LongLived, Negotiated, Open, RouteRefresh
 from bgpmesh.peering.peer import AddPath, Peer
 from bgpmesh.rib.export import Batch
 from bgpmesh.rib.rib import Candidate, Rib
@@ -76,11 +76,14 @@ class World:
         keep: frozenset[Family] = NONE,
         router_id: int | None = None,
         long_lived: LongLived | None = None,
+        *,
+        enhanced: bool = False,
     ) -> None:
         """Establish a session; the peer's identifier is the last byte of its address unless given."""
         identifier = RouterId(int(peer.address) & 0xFF if router_id is None else router_id)
-        ours = Open(peer.local_asn, 9, ROUTER_ID, Capabilities(peer.families))
-        theirs = Open(peer.asn, 9, identifier, Capabilities(peer.families, long_lived=long_lived))
+        offered = Capabilities(peer.families, enhanced_refresh=enhanced)
+        ours = Open(peer.local_asn, 9, ROUTER_ID, offered)
+        theirs = Open(peer.asn, 9, identifier, replace(offered, long_lived=long_lived))
         paths = peer.add_path or AddPath(0, receive=False)
         negotiated = Negotiated(
             ours,
@@ -146,13 +149,18 @@ class World:
         return self.rib.candidates(parse_nlri(prefix))
 
     def take(self, name: str, limit: int = 1000) -> list[tuple[str | None, list[str]]]:
-        """Return everything a peer is sent now: (next hop or None, prefixes), End-of-RIB as ("end", [family])."""
+        """Return everything a peer is sent now: (next hop or None, prefixes), End-of-RIB as ("end", [family]).
+
+        BoRR and EoRR are ("BEGIN", [family]) and ("END", [family]).
+        """
         self.work()
         said: list[tuple[str | None, list[str]]] = []
         while parts := self.rib.take(PeerName(name), limit):
             for part in parts:
                 if isinstance(part, EndOfRib):
                     said.append(("end", [part.family.label]))
+                elif isinstance(part, RouteRefresh):
+                    said.append((part.kind.name, [part.family.label]))
                 else:
                     said.append((_next_hop(part), [prefix_text(nlri) for nlri in part.nlris]))
         return said

@@ -20,6 +20,7 @@ from bgpmesh.peering.message import (
     Negotiated,
     Notification,
     Open,
+    Refresh,
     RouteRefresh,
 )
 from bgpmesh.peering.peer import Peer
@@ -86,6 +87,7 @@ def test_open_comes_back_as_it_was() -> None:
     """AS, hold time, identifier and every capability survive the wire."""
     offered = Capabilities(
         families=(Family.IPV4, Family.IPV6),
+        enhanced_refresh=True,
         extended_message=True,
         graceful_restart=GracefulRestart(
             120,
@@ -145,7 +147,7 @@ def test_long_lived_graceful_restart_on_the_wire() -> None:
 
 
 def test_only_what_is_handled_is_offered() -> None:
-    """No enhanced refresh, no host name: codes 1, 2 and 65, and 6 and 64 where asked for."""
+    """No host name: codes 1, 2 and 65, and 6, 64 and 70 where asked for."""
     received = agreed(replace(THEIRS, capabilities=BOTH)).received
     assert received.capabilities.other == ()
     assert received.capabilities == BOTH
@@ -360,6 +362,19 @@ def test_route_refresh_of_another_length_ends_the_session() -> None:
 def test_other_refreshes_are_ignored(body: bytes) -> None:
     """Other subtypes (RFC 7313 §5) and families that were not agreed (RFC 2918 §4) ask for nothing."""
     assert established().feed(message(5, body), 0.0) == []
+
+
+@pytest.mark.parametrize("family", [Family.IPV4, Family.IPV6], ids=lambda family: family.label)
+@pytest.mark.parametrize("kind", list(Refresh))
+def test_begin_and_end_of_a_refresh_are_heard_where_both_know_them(kind: Refresh, family: Family) -> None:
+    """BoRR and EoRR come back as they were; of a peer that did not offer them they mean nothing (RFC 7313 §4)."""
+    enhanced = replace(BOTH, enhanced_refresh=True)
+    said = octets(RouteRefresh(family, kind))
+    for offered, theirs, is_heard in ((enhanced, enhanced, True), (enhanced, BOTH, False), (BOTH, enhanced, False)):
+        made = codec(ours=replace(OURS, capabilities=offered))
+        made.feed(octets(replace(THEIRS, capabilities=theirs)), 0.0)
+        expected = [RouteRefresh(family, kind)] if is_heard or kind is Refresh.REQUEST else []
+        assert expected == made.feed(said, 0.0)
 
 
 def test_update_before_open_ends_the_session() -> None:
