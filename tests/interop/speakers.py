@@ -17,7 +17,7 @@ import shutil
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from signal import SIGKILL, SIGTERM
+from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
 from typing import Protocol
 
 from containerlab.lab import Lab, Process, missing
@@ -54,6 +54,8 @@ class Setup:
     is_passive: bool = False
     graceful_restart: int = 120  # seconds; 0: the capability is not offered
     helps_only: bool = False  # it keeps the routes of a neighbour that restarts, and claims nothing for itself
+    long_lived: int = 0  # seconds beyond that (RFC 9494); 0: not offered; BIRD and FRR only
+    survives_notification: bool = False  # it offers the N bit (RFC 8538); FRR only, GoBGP always does
     bfd_ms: int = 0  # milliseconds between BFD packets, three of which may be missed; 0: no BFD
     announce: tuple[str, ...] = ()
     has_flowspec: bool = False  # it offers FlowSpec, both families
@@ -273,6 +275,8 @@ class Bird:
         export = f"import all; export filter {{ if source != RTS_STATIC then reject; {mark} accept; }};"
         mode = "aware" if own.helps_only else "on"
         restart = f"graceful restart {mode}; graceful restart time {own.graceful_restart};"
+        if own.long_lived:
+            restart += f" long lived graceful restart {mode}; long lived stale time {own.long_lived};"
         timing = f"{{ interval {own.bfd_ms} ms; multiplier 3; }}"
         bfd = f'protocol bfd bfd1 {{ interface "*" {timing}; multihop {timing}; }}' if own.bfd_ms else ""
         paths = "add paths on;" if own.client else ""
@@ -446,6 +450,18 @@ class Frr:
         answer = self._ask("configure terminal", *commands)
         assert not answer.strip(), answer
 
+    def reset(self) -> None:
+        """End the session as an operator does who wants it to begin anew."""
+        self._ask(f"clear bgp {self.setup.neighbor}")
+
+    def freeze(self) -> None:
+        """Stop bgpd's clock: it says nothing and hears nothing."""
+        self._processes[-1].send_signal(SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        os.kill(self._processes[-1].entry.pid, SIGCONT)  # its nsenter stopped along with it, and passes this on
+
     def _bfd(self, what: str) -> list[dict[str, object]]:
         rows = json.loads(self._ask(f"show bfd peers{what} json") or "[]")
         return [row for row in rows if row.get("peer") == self.setup.neighbor]
@@ -514,6 +530,10 @@ class Frr:
                 " bgp graceful-restart preserve-fw-state\n"
                 " bgp graceful-restart"
             )
+        if own.long_lived:
+            restart += f"\n bgp long-lived-graceful-restart stale-time {own.long_lived}"
+        if own.survives_notification:
+            restart += "\n bgp graceful-restart notification"
         of_client = ("activate", "route-reflector-client", "addpath-tx-all-paths") if own.client else ()
         reflecting = "".join(f"  neighbor {own.client} {word}\n" for word in of_client)
         marked = f"  neighbor {own.neighbor} route-map MARK out\n" if own.mark else ""

@@ -50,8 +50,8 @@ class Pair:
     speaker: AnySpeaker
     ours: Process = field(init=False)
 
-    def configure(self, prefixes: set[str], password: str = "") -> None:
-        """Write our configuration: what we announce, and the password of the session."""
+    def configure(self, prefixes: set[str], password: str = "", options: str = "") -> None:
+        """Write our configuration: what we announce, the password of the session, and more lines of the peer."""
         listed = ", ".join(f'"{prefix}"' for prefix in sorted(prefixes))
         text = f"""
 [cluster]
@@ -68,6 +68,7 @@ asn = {self.speaker.setup.asn}
 import = ["all"]
 export = ["own"]
 {f'password = "{password}"' if password else ""}
+{options}
 """
         self.lab.write("n1", CONFIG, text)
 
@@ -124,8 +125,16 @@ def ours(told: list[str]) -> list[str]:
 
 
 @contextmanager
-def pair(kind: Kind, *, password: str = "", their_password: str = "", they_help_only: bool = False) -> Iterator[Pair]:
-    """Bring a pair up: both sides started, nothing awaited."""
+def pair(
+    kind: Kind,
+    *,
+    password: str = "",
+    their_password: str = "",
+    they_help_only: bool = False,
+    options: str = "",
+    theirs: Callable[[Setup], Setup] = lambda setup: setup,
+) -> Iterator[Pair]:
+    """Bring a pair up: both sides started, nothing awaited; `options` are lines of our peer, `theirs` changes it."""
     speaker, asn = kind
     with lab_of("pair") as lab:
         setup = Setup(
@@ -138,8 +147,8 @@ def pair(kind: Kind, *, password: str = "", their_password: str = "", they_help_
             helps_only=they_help_only,
             announce=tuple(sorted(THEIRS)),
         )
-        both = Pair(lab, speaker(lab, "peer", setup))
-        both.configure(OURS, password)
+        both = Pair(lab, speaker(lab, "peer", theirs(setup)))
+        both.configure(OURS, password, options)
         both.start()
         both.speaker.start()
         yield both

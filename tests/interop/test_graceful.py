@@ -1,0 +1,152 @@
+"""What is kept of whom, over NOTIFICATIONs (RFC 8538) and for long (RFC 9494), with BIRD and FRR on the other end.
+
+The pair of `test_neighbours`; restart times of seconds, so that what comes after them can be waited for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+from containerlab.lab import until
+from tests.interop.speakers import Bird, Frr, why_not
+from tests.interop.test_neighbours import ASN, CONFIG, OURS, THEIRS, Kind, Pair, ours, pair
+from tests.lab.cluster import Watch
+
+STALE = {"65535:6", "llgr-stale"}  # as the two write it
+OUTLIVING = (Bird, Frr) if os.environ.get("BGPMESH_SOAK") else (Bird,)
+PATIENT = "long_lived_graceful_restart = 600\ngraceful_restart = 3"
+
+
+def kinds(*speakers: type[Bird | Frr]) -> list[object]:
+    """Return these speakers as iBGP neighbours, BIRD as an eBGP one."""
+    return [
+        pytest.param(
+            (speaker, 65002 if speaker is Bird else ASN),
+            id=speaker.name,
+            marks=pytest.mark.skipif(bool(why_not(speaker)), reason=f"{speaker.name}: {why_not(speaker)}"),
+        )
+        for speaker in speakers
+    ]
+
+
+def long_lived(both: Pair) -> set[str]:
+    """Return the prefixes of which we have a long-lived stale path, marked as such."""
+    routes = both.ask("routes")
+    return {
+        route["prefix"]
+        for route in (routes if isinstance(routes, list) else [])
+        if any(path["long_lived_stale"] and "65535:6" in path["communities"] for path in route["paths"])
+    }
+
+
+def neighbour(both: Pair) -> Bird | Frr:
+    """Return the other end."""
+    assert isinstance(both.speaker, Bird | Frr)
+    return both.speaker
+
+
+def is_marked(both: Pair, prefix: str) -> bool:
+    """Tell whether the neighbour has this prefix from us as a long-lived stale one."""
+    heard = neighbour(both).heard(prefix)
+    return heard is not None and bool(STALE & set(heard.communities))
+
+
+@pytest.mark.parametrize("kind", kinds(*OUTLIVING))
+def test_a_neighbour_that_stays_away_is_outlived(kind: Kind) -> None:
+    """Beyond its restart time its routes stay, marked; once it is back they are fresh, and it has ours."""
+    with pair(kind, options=PATIENT, theirs=lambda s: replace(s, graceful_restart=2, long_lived=600)) as both:
+        both.await_established()
+        both.await_routes(OURS, THEIRS)
+        watch = Watch(both.lab, "n1")
+        both.speaker.kill()
+        until(lambda: long_lived(both) == THEIRS, "all of its paths to be long-lived")
+        assert both.kernel() == THEIRS
+        assert ours(watch.end()) == []
+        both.speaker.start()
+        both.await_established()
+        until(lambda: not both.stale(), "its paths to be fresh")
+        both.await_routes(OURS, THEIRS)
+
+
+@pytest.mark.parametrize("kind", kinds(*OUTLIVING))
+def test_we_are_outlived_by_a_neighbour(kind: Kind) -> None:
+    """Killed with -9 and away beyond our restart time: it keeps our routes, marked; back again none was written."""
+    with pair(kind, options=PATIENT, theirs=lambda s: replace(s, long_lived=600)) as both:
+        both.await_established()
+        both.await_routes(OURS, THEIRS)
+        watch = Watch(both.lab, "n1")
+        both.ours.kill()
+        until(lambda: is_marked(both, "10.1.0.0/24"), f"{both.speaker.name} to have marked our routes")
+        assert neighbour(both).held() == OURS
+        both.start()
+        both.await_established()
+        until(lambda: not is_marked(both, "10.1.0.0/24"), f"{both.speaker.name} to have fresh ones")
+        both.await_routes(OURS, THEIRS)
+        until(lambda: not both.stale(), "our restart to be over")
+        assert ours(watch.end()) == []
+
+
+# ── NOTIFICATION (RFC 8538) ──────────────────────────────────────────────────
+
+
+@contextmanager
+def surviving() -> Iterator[tuple[Pair, Frr]]:
+    """Bring up a pair of which both sides keep a session's routes over a NOTIFICATION, with a hold time of 3 s."""
+    theirs = partial(replace, survives_notification=True)
+    with pair((Frr, ASN), options="hold_time = 3", theirs=theirs) as both:
+        assert isinstance(both.speaker, Frr)
+        both.await_established()
+        both.await_routes(OURS, THEIRS)
+        yield both, both.speaker
+
+
+needs_frr = pytest.mark.skipif(bool(why_not(Frr)), reason=f"frr: {why_not(Frr)}")
+
+
+@needs_frr
+def test_a_neighbour_that_is_frozen_loses_nothing() -> None:
+    """Both hold timers expire and both sides keep what they have; no route is written."""
+    with surviving() as (both, frr):
+        watch = Watch(both.lab, "n1")
+        frr.freeze()
+        until(lambda: both.stale() == THEIRS, "all of its paths to be stale")
+        assert "hold timer expired" in str(both.peer()["last_error"])
+        frr.thaw()
+        both.await_established()
+        until(lambda: not both.stale(), "its paths to be fresh")
+        both.await_routes(OURS, THEIRS)
+        assert ours(watch.end()) == []
+
+
+@needs_frr
+@pytest.mark.parametrize("is_hard", [False, True], ids=["gracefully", "hard"])
+def test_a_session_that_the_neighbour_resets(is_hard: bool) -> None:
+    """What it says decides whether its routes go: an administrative reset, plain or within a hard one."""
+    with surviving() as (both, frr):
+        if not is_hard:
+            frr.configure(f"router bgp {ASN}", "no bgp hard-administrative-reset")
+        watch = Watch(both.lab, "n1")
+        frr.reset()
+        until(lambda: "administrative reset" in str(both.peer().get("last_error")), "the reset")
+        assert ("hard reset" in str(both.peer()["last_error"])) is is_hard
+        both.await_established()
+        until(lambda: not both.stale(), "its paths to be fresh")
+        both.await_routes(OURS, THEIRS)
+        assert bool(ours(watch.end())) is is_hard
+
+
+@needs_frr
+def test_who_is_taken_out_of_the_configuration_forgets_us_at_once() -> None:
+    """It hears a hard reset, and keeps none of our routes although it could for two minutes."""
+    with surviving() as (both, frr):
+        text = both.lab.exec("n1", ["cat", CONFIG]).stdout
+        both.lab.write("n1", CONFIG, text.partition("[peer.other]")[0])
+        both.lab.exec("n1", ["bgpmesh", "reload"])
+        until(lambda: not frr.held(), "FRR to forget our routes")
+        assert not both.kernel()
