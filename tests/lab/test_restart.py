@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -116,6 +117,68 @@ def end(cluster: Cluster, restart: Restart) -> None:
             if peer in restart.victims and node not in restart.victims:
                 cluster.until(node, partial(cluster.has_peer, node, peer, is_up=False), f"{peer} gone")
                 assert "reset by peer" not in cluster.last_error(node, peer)
+
+
+def test_nodes_restarted_one_after_the_other_lose_nothing() -> None:
+    """Crash, orderly stop, two crashes in a row, and an upgrade that comes with another configuration.
+
+    No packet is lost and no route that stays is touched. What is stale on the others is swept once for each family.
+    """
+    more = "198.51.100.0/25"
+    with laid_out("mesh3") as cluster:
+        texts = cluster.bring_up("mesh3")
+        cluster.attach_workloads()
+        before = {node: cluster.kernel(node) for node in NODES}
+        watches = {node: Watch(cluster.lab, node) for node in NODES}
+        traffic = Traffic(cluster.lab, tuple(combinations(cluster.workloads, 2)))
+
+        restart(cluster, "n1", SIGKILL)
+        restart(cluster, "n2", SIGTERM)
+        restart(cluster, "n1", SIGKILL, times=2)
+        upgraded = announcing(texts["n3"].replace(f"hold_time = {PATIENT}", "hold_time = 60"), "n3", more)
+        assert upgraded.count("hold_time = 60") == 1
+        cluster.configure("n3", upgraded)
+        restart(cluster, "n3", SIGTERM)
+        for node in ("n1", "n2"):
+            cluster.await_prefixes(node, cluster.prefixes(node) | {more})
+        traffic.await_rounds()
+
+        assert traffic.stop() == []
+        for node, watch in watches.items():
+            assert [line for line in watch.end() if not line.startswith(f"{more} ")] == [], node
+        assert before == {node: without_routes(cluster.kernel(node), more) for node in NODES}
+
+
+def restart(cluster: Cluster, victim: str, number: Signals, *, times: int = 1) -> None:
+    """End a node's daemon and start it again, `times` in a row; the others sweep once for each family."""
+    others = [node for node in NODES if node != victim]
+    for left in reversed(range(times)):
+        cluster.stop(number, victim)
+        for node in others:
+            cluster.until(node, partial(cluster.has_peer, node, victim, is_up=False), f"{victim} gone")
+        swept = {node: sweeps(cluster, node, victim) for node in others}
+        cluster.start(victim)
+        if left:
+            cluster.until_logged(victim, "restart.began")
+            continue
+        cluster.await_sync(*NODES)
+        cluster.await_sessions(SESSIONS["mesh3"])
+        cluster.await_no_stale(*NODES)
+        assert "restart.gave-up-waiting" not in cluster.log(victim)
+        for node in others:
+            new = sweeps(cluster, node, victim)[len(swept[node]) :]
+            # The first of two lives may have said all it had, and died of the second signal only then.
+            assert times > 1 or sorted(new) == ["ipv4", "ipv6"], f"what {node} has swept of {victim}"
+
+
+def sweeps(cluster: Cluster, node: str, peer: str) -> list[str]:
+    """Return the families of which a node's present daemon has swept what was stale of a peer."""
+    return re.findall(rf"peer\.stale-swept peer={peer} family=(\S+)", cluster.log(node))
+
+
+def without_routes(listed: str, prefix: str) -> str:
+    """Return what a kernel has listed, without the routes to one prefix."""
+    return "".join(line for line in listed.splitlines(keepends=True) if not line.startswith(f"{prefix} "))
 
 
 # ── what is swept, and when ──────────────────────────────────────────────────
