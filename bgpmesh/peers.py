@@ -182,22 +182,23 @@ class Peers:
         wanted = {peer.name: peer for peer in new.peers}
         speakers = {name: peer for name in self.sessions if (peer := self._ranges.speaker(name)) is not None}
         awaited = frozenset(self._awaited.names)
-        forwarding = {name for name, session in self.sessions.items() if session.was_established}
         before: dict[PeerName, Peer] = {}
+        ended: dict[PeerName, Session] = {}
         for name, session in list(self.sessions.items()):
             changed = wanted.get(name) or speakers.get(name)
             if changed is not None and changed.has_same_session(session.peer):
                 before[name], session.peer = session.peer, changed
             else:
                 is_another = session.peer.of_range is not None and self._ranges.has(session.peer.address)
-                self._remove(session, is_gone=changed is None and not is_another, now=now)
+                self._remove(session, changed, now, is_gone=changed is None and not is_another)
+                ended[name] = session
         self._rib.filter(new.filters, (*new.peers, *speakers.values()))
         for name, peer in before.items():
             if self.sessions[name].peer != peer:
                 self._amended(self.sessions[name], peer, now)
         for name, peer in (wanted | {name: peer for name, peer in speakers.items() if name in awaited}).items():
             if name not in self.sessions:
-                self._add(peer, now, is_awaited=name in awaited, was_established=name in forwarding)
+                self._add(peer, ended.get(name), now, is_awaited=name in awaited)
         self._watch()
         names = {PeerName(each.name) for each in self.watched}
         self.bfd = {name: report for name, report in self.bfd.items() if name in names}
@@ -380,9 +381,10 @@ class Peers:
         name = self._peer_of.get(connection)
         return None if name is None else self.sessions.get(name)
 
-    def _add(self, peer: Peer, now: float, *, is_awaited: bool, was_established: bool) -> None:
+    def _add(self, peer: Peer, before: Session | None, now: float, *, is_awaited: bool) -> None:
         session = self.sessions[peer.name] = Session(peer, self._local_restart, self._jitter)
-        session.was_established = was_established
+        if before is not None:
+            session.succeed(before)
         if is_awaited:  # it was changed before it could say what we held of it when we restarted
             self._awaited.add(peer.name, now)
         if self.is_closed:
@@ -423,8 +425,10 @@ class Peers:
             self.commands.append(Send(event.connection, Notification.cease(Cease.CONNECTION_REJECTED)))
             self._came_to_nothing(around.name, event.peer, f"range_limit = {around.limit} speakers are here already")
             return None
-        self._add(around.speaker(address), now, is_awaited=False, was_established=event.peer in self._met)
-        return self.sessions[event.peer]
+        self._add(around.speaker(address), None, now, is_awaited=False)
+        session = self.sessions[event.peer]
+        session.was_established = event.peer in self._met
+        return session
 
     def let_go(self) -> None:
         """Forget the speakers of ranges of whom nothing is left."""
@@ -464,10 +468,15 @@ class Peers:
         if watched != self.watched:
             self.watched = watched
 
-    def _remove(self, session: Session, *, is_gone: bool, now: float) -> None:
+    def _remove(self, session: Session, changed: Peer | None, now: float, *, is_gone: bool) -> None:
+        """End a session, for good or for another with the changed peer; what the same speaker said may be kept."""
         name = session.peer.name
-        cause = Cease.PEER_DECONFIGURED if is_gone else Cease.OTHER_CONFIGURATION_CHANGE
-        self._apply(name, session.stop(now, Notification.cease(cause)), now)
+        cause = Notification.cease(Cease.PEER_DECONFIGURED if is_gone else Cease.OTHER_CONFIGURATION_CHANGE)
+        is_to_go_on = changed is not None and changed.graceful_restart and changed.is_same_speaker(session.peer)
+        if is_to_go_on and session.peer.of_range is None:  # that of a range begins with its next call
+            self._apply(name, session.hand_over(now, cause), now)
+        else:
+            self._apply(name, session.stop(now, cause), now)
         self._awaited.discard(name)
         self._begin_anew(name)
         for of_peer in (self._wakeups, self._resume_at):
@@ -480,7 +489,7 @@ class Peers:
         else:
             del self.sessions[name]
 
-    def _apply(self, name: PeerName, outputs: Iterable[Output], now: float) -> None:
+    def _apply(self, name: PeerName, outputs: Iterable[Output], now: float) -> None:  # noqa: C901  one case each
         """Carry out what a session answered."""
         session = self.sessions[name]
         for output in outputs:
@@ -620,7 +629,7 @@ class Peers:
             self._awaited.add_ranges(ranges)
             for name in sorted(listed - self.sessions.keys()):
                 if (speaker := self._ranges.speaker(name)) is not None:
-                    self._add(speaker, now, is_awaited=False, was_established=False)
+                    self._add(speaker, None, now, is_awaited=False)
             for name in sorted(listed & self.sessions.keys()):
                 self._awaited.add(name, now)
             self._notes.add("restart.began", peer=",".join(self._awaited.names) or None)

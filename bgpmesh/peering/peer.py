@@ -125,6 +125,13 @@ class Peer:
         """Whether a session with the one is a session with the other."""
         return self == other or not self.resets(other)
 
+    def is_same_speaker(self, other: Peer) -> bool:
+        """Whether what the one has announced still counts if it is the other."""
+        return all(
+            getattr(self, name) == getattr(other, name)
+            for name in ("address", "asn", "role", "local_asn", "in_cluster")
+        )
+
     @property
     def is_external(self) -> bool:
         """Whether this is an eBGP session."""

@@ -23,7 +23,8 @@ Rules:
     its End-of-RIB does not wind it up: forwarding survives one that is killed twice (RFC 8538 §4.1, where RFC 4724
     §4.2 has them deleted).
  6. Where both sides say so (the N bit), a NOTIFICATION ends a session as a lost connection does, whoever sent it, and
-    only a hard reset ends it for good (RFC 8538). What is meant for good, and said to such a peer, is said as one.
+    only a hard reset ends it for good (RFC 8538). What is meant for good, and said to such a peer, is said as one. A
+    session with other options takes over what is kept, and the clocks.
 """
 
 from __future__ import annotations
@@ -268,6 +269,19 @@ class Session:
         self._refusal = notification if is_shutdown else None
         self.called_since = None
         return self._settle(outputs)
+
+    def hand_over(self, now: float, notification: Notification) -> list[Output]:
+        """End for a session with other options, which succeeds this one: what rule 6 keeps is kept."""
+        outputs: list[Output] = []
+        for connection in list(self._connections.values()):
+            outputs += self._fault(connection, notification, f"closed by us: {notification.describe()}", now)
+        self._is_started = False
+        return self._settle(outputs)
+
+    def succeed(self, other: Session) -> None:
+        """Begin where another session with the same speaker has ended."""
+        self.was_established, self.last_error = other.was_established, other.last_error
+        self._down_reason, self._stale = other._down_reason, other._stale
 
     # ── the wire ─────────────────────────────────────────────────────────────
 

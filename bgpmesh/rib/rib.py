@@ -199,7 +199,7 @@ class Rib:
         self._chains = {key: chain for key, chain in self._chains.items() if changed.isdisjoint(key[0])}
         for peer in peers:
             rib_in = self._ins.get(peer.name)
-            if rib_in is not None and rib_in.peer.has_same_session(peer):
+            if rib_in is not None and (rib_in.member is None or rib_in.peer.has_same_session(peer)):
                 self._filter_peer(rib_in, peer, changed)
         self._take_own_addresses()
         for group in self._groups.values():  # those that are left: nobody has a filter now that is not there

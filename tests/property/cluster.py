@@ -175,6 +175,15 @@ class Cluster:
         if self.nodes[name].engine is not None:
             self._tell(self.nodes[name], event)
 
+    def sever(self, one: str, other: str) -> None:
+        """Let nothing get through between two nodes: what was on its way is lost, and neither hears of it."""
+        self.cut.add(frozenset((one, other)))
+        for node, peer in ((one, other), (other, one)):
+            for end in self.nodes[node].ends.values():
+                if end.peer == peer:
+                    end.inbox.clear()
+                    end.other = None
+
     def settle(self, seconds: float = 20.0) -> None:
         """Let everything happen that will within so many seconds, in a random order."""
         end_at = self.now + seconds

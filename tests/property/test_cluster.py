@@ -10,7 +10,7 @@ import pytest
 from bgpmesh.events import Configured
 from bgpmesh.peering.peer import Peer
 from bgpmesh.route.attributes import Asn, RouterId
-from bgpmesh.route.nlri import Family
+from bgpmesh.route.nlri import Family, parse_nlri
 from bgpmesh.route.path import Blackhole, PeerName, Role, Target, Via
 from tests.property.cluster import Cluster
 
@@ -242,3 +242,64 @@ def test_a_node_taken_out_and_put_back(seed: int) -> None:
         cluster.reconfigure(configured.node, configured)
     cluster.settle(30)
     assert_converged(cluster, configurations)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_reload_that_begins_every_session_anew_writes_nothing(seed: int) -> None:
+    """Another hold time on all nodes, one after the other: each keeps what it has of whom it resets (RFC 8538)."""
+    configurations = mesh(4)
+    cluster = started(configurations, seed)
+    before = {name: n.kernel.writes for name, n in cluster.nodes.items()}
+    for configured in configurations:
+        peers = tuple(replace(peer, hold_time=30) for peer in configured.peers)
+        cluster.reconfigure(configured.node, replace(configured, peers=peers))
+        for _ in range(cluster.random.choice((0, 10, 100))):
+            cluster._step()
+    cluster.settle(30)
+    assert {name: n.kernel.writes for name, n in cluster.nodes.items()} == before
+    assert_converged(cluster, configurations)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_path_that_is_broken_for_a_while_is_kept_and_mended(seed: int) -> None:
+    """Nothing gets through between two nodes until hold timers expire; then it does, and no route was written."""
+    configurations = mesh(3)
+    cluster = started(configurations, seed)
+    before = {name: n.kernel.writes for name, n in cluster.nodes.items()}
+    cluster.sever("n1", "n3")
+    cluster.settle(cluster.random.choice((10, 30, 90)))
+    assert not cluster.is_established("n1", "n3")
+    cluster.cut.clear()
+    cluster.settle(60)
+    assert cluster.is_established("n1", "n3")
+    assert {name: n.kernel.writes for name, n in cluster.nodes.items()} == before
+    assert_converged(cluster, configurations)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_node_that_is_away_for_long_is_outlived(seed: int) -> None:
+    """Beyond its restart time, also where a reflector passes its paths on; back again, no route was written."""
+    configurations = [
+        replace(each, peers=tuple(replace(peer, long_lived_graceful_restart=600) for peer in each.peers))
+        for each in reflected(3)
+    ]
+    cluster = started(configurations, seed)
+    before = {name: n.kernel.writes for name, n in cluster.nodes.items()}
+    cluster.kill("n4")
+    cluster.settle(300)
+    for name in ("n3", "n5"):
+        engine = cluster.nodes[name].engine
+        assert engine is not None
+        selected = engine.rib.best(parse_nlri("10.244.4.0/26"))
+        assert selected is not None
+        assert 0xFFFF0006 in selected.best.attributes.communities
+    cluster.start("n4")
+    cluster.settle(30)
+    assert {name: n.kernel.writes for name, n in cluster.nodes.items()} == before
+    assert_converged(cluster, configurations)
+    for name in ("n3", "n5"):
+        engine = cluster.nodes[name].engine
+        assert engine is not None
+        selected = engine.rib.best(parse_nlri("10.244.4.0/26"))
+        assert selected is not None
+        assert selected.best.attributes.communities == ()

@@ -60,6 +60,8 @@ from bgpmesh.policy.iptables import Options
 from bgpmesh.policy.objects import read
 from bgpmesh.policy.protection import Surroundings
 from bgpmesh.rib.export import Batch
+from bgpmesh.rib.rule import Filter, PrefixRange
+from bgpmesh.rib.rule import Rule as FilterRule
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
 from bgpmesh.route.nlri import Family, Nlri, host_nlri, nlri_of, parse_nlri, prefix_text
 from bgpmesh.route.path import Blackhole, HostRoute, HostRouteKind, OnLink, PeerName, Role, Target, Via
@@ -1384,4 +1386,60 @@ def test_who_is_back_without_what_it_was_kept_for_loses_its_routes_at_once(
     world.settle()
     assert world.written() == []
     world.establish(N2, back, families=families)
+    assert world.written() == [("10.244.2.0/26", None)]
+
+
+@pytest.mark.parametrize(
+    ("change", "is_surviving", "is_kept"),
+    [
+        ({"hold_time": 30}, True, True),
+        ({"password": "new"}, True, True),
+        ({"hold_time": 30}, False, False),
+        ({"graceful_restart": 0}, True, False),
+        ({"address": ipaddress.IPv4Address("192.0.2.9")}, True, False),
+        ({"role": Role.CLIENT}, True, False),
+    ],
+)
+def test_a_session_that_a_reload_begins_anew_keeps_routes(
+    change: dict[str, object], is_surviving: bool, is_kept: bool
+) -> None:
+    """Where the peer keeps ours too (N bit) and is the same speaker: no route is written, and filters count at once."""
+    kept = replace(KEPT, survives_notification=is_surviving)
+    world = World(Engine(configured(), (), lambda: 0.5))
+    world.boot({})
+    world.establish(N2, kept)
+    world.announce(N2, "10.244.2.0/26", "10.244.3.0/26")
+    world.written()
+    only = FilterRule(action="accept", prefix=(PrefixRange(ipaddress.ip_network("10.244.2.0/26"), 26, 26),))
+    changed = configured(
+        peer(2, imports=("only",), **change), filters=(Filter("only", "reject", (only,)), *configured().filters)
+    )
+    world.engine.handle(changed, world.now)
+    world.settle()
+    gone = [("10.244.3.0/26", None)]
+    assert world.written() == (gone if is_kept else [("10.244.2.0/26", None), *gone])
+    assert world.engine.rib.stale_count(N2) == (2 if is_kept else 0)
+    if not is_kept:
+        return
+    world.establish(N2, kept)
+    world.announce(N2, "10.244.2.0/26")
+    world.end_of_rib(N2)
+    assert (world.written(), world.engine.rib.stale_count(N2)) == ([], 0)
+
+
+def test_a_reload_does_not_wind_up_the_clock_of_a_peer_that_is_away() -> None:
+    """Its routes go with the restart time that was agreed, whatever its options are meanwhile."""
+    world = World(Engine(configured(), (), lambda: 0.5))
+    world.boot({})
+    world.establish(N2, KEPT)
+    world.announce(N2, "10.244.2.0/26")
+    world.written()
+    world.engine.handle(Disconnected(world.of[N2], "closed by peer"), world.now)
+    world.at(100)
+    world.engine.handle(configured(peer(2, hold_time=30)), world.now)
+    world.settle()
+    assert world.written() == []
+    world.at(119)
+    assert world.written() == []
+    world.at(120)
     assert world.written() == [("10.244.2.0/26", None)]
