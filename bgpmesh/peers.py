@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import Protocol, assert_never
 
@@ -97,6 +97,7 @@ class Faults:
     update_problem: str = ""  # what was wrong with an UPDATE last
     claims_refused: int = 0  # prefixes of which it said what it may not say
     claims_problem: str = ""  # the first of them
+    near_limits: set[tuple[Family, str]] = field(default_factory=set)  # of this session, told of
 
 
 class Followed(Protocol):
@@ -288,6 +289,8 @@ class Peers:
         self._hear_of_refusals()
         if (over := self._rib.is_over_limit(name)) is not None:
             self._over_limit(session, *over, now)
+        else:
+            self._warn_of_limits(name)
         return name
 
     def flows_received(self, event: FlowsReceived, now: float) -> Peer | None:
@@ -405,8 +408,10 @@ class Peers:
         if session.connection is not None and session.state is State.ESTABLISHED:
             if (over := self._rib.is_over_limit(name)) is not None:
                 self._over_limit(session, *over, now)
-            elif peer.enforce_first_as != before.enforce_first_as:
-                self._ask_again(session, session.connection)
+            else:
+                self._warn_of_limits(name)
+                if peer.enforce_first_as != before.enforce_first_as:
+                    self._ask_again(session, session.connection)
         self._wake_at(name, min(session.next_wakeup(), self._resume_at.get(name, NEVER)))
 
     def _ask_again(self, session: Session, connection: int) -> None:
@@ -565,6 +570,18 @@ class Peers:
         self._awaited.discard(peer.name)  # it is we who do not want to hear it
         self.check_sync(now)
 
+    def _warn_of_limits(self, name: PeerName) -> None:
+        """Tell once in a session of each limit that is near."""
+        near = self._rib.near_limits(name)
+        if not near or near.keys() <= self.faults[name].near_limits:
+            return
+        told = self.faults[name].near_limits
+        for (family, limit), (count, most) in near.items():
+            if (family, limit) not in told:
+                told.add((family, limit))
+                reason = f"{count} of {most} ({limit})"
+                self._notes.add("peer.limit-near", Level.WARNING, peer=name, family=family.label, reason=reason)
+
     def _hear_of_refusals(self) -> None:
         """Count what peers said of addresses and may not say; tell of the first of a session."""
         for name, nlri, count, reason in self._rib.refused_claims:
@@ -579,6 +596,7 @@ class Peers:
         """Forget what a session did wrong in words: another begins."""
         if name in self.faults:
             self.faults[name].update_problem = self.faults[name].claims_problem = ""
+            self.faults[name].near_limits.clear()
 
     # ── the agenda ───────────────────────────────────────────────────────────
 

@@ -77,6 +77,7 @@ def _session(peer: Peer, watched: Watched | None) -> dict[str, object]:
         "ttl_security": peer.ttl_security,
         "multihop": peer.multihop,
         "max_prefixes": peer.max_prefixes,
+        "max_prefixes_warn": peer.max_prefixes_warn,
         "add_path": None if peer.add_path is None else {"send": peer.add_path.send, "receive": peer.add_path.receive},
         "flowspec": None if peer.flowspec is None else {"rules": peer.flowspec.rules, "ttl": peer.flowspec.ttl},
         "import": list(peer.imports),

@@ -232,21 +232,20 @@ def _ttl(value: object, meta: Meta) -> int:
 def _limit(value: object, meta: Meta) -> Limit:
     if not isinstance(value, dict):
         return Limit(_int(value, meta))
+    most = 100_000_000
     faults: list[tuple[object, str]] = []
-    unknown = sorted(value.keys() - {"limit", "restart"})
-    faults += [(value, f"warn is {NOT_BUILT}" if key == "warn" else f"unknown key {key}") for key in unknown]
+    found = Limit(1)
+    try:
+        found = Limit(**{"limit": 1} | _numbers(value, {"limit": (1, most), "warn": (1, most), "restart": (0, most)}))
+    except BadValueError as error:
+        faults += error.faults
     if "limit" not in value:
         faults.append((value, "limit is missing"))
-    numbers = {"limit": 1, "restart": 60}
-    for key, low in (("limit", 1), ("restart", 0)):
-        if key in value:
-            try:
-                numbers[key] = _int(value[key], {"range": (low, 100_000_000)})
-            except BadValueError as error:
-                faults += [(bad, f"{key} is {reason}") for bad, reason in error.faults]
+    elif not faults and found.warn > found.limit:
+        faults.append((found.warn, f"warn is above limit, {found.limit}"))
     if faults:
         raise BadValueError(*faults)
-    return Limit(**numbers)
+    return found
 
 
 def _flow_limit(value: object, _: Meta) -> FlowLimit:

@@ -132,6 +132,7 @@ def status(result: object) -> str:
     lines = [f"{_words(field(result, 'node'))}: {ready}, up {duration(field(result, 'uptime_s'))}"]
     lines += [f"  - {_words(reason)}" for reason in _list(result, "reasons")]
     lines += _unconfirmed(result)
+    lines += [f"  - {_words(warning)}" for warning in _list(result, "warnings")]
     warnings = each_of(_list(field(result, "policy"), "warnings"))
     lines += [f"  - {' '.join(filter(None, map(_words, map(row.get, _WARNING))))}" for row in warnings]
     rib, fib = field(result, "rib"), field(result, "fib")
@@ -165,7 +166,19 @@ _PEER_COLUMNS = ("received", "accepted", "advertised")
 
 def peers(result: object) -> str:
     """Return one line for each peer."""
-    heads = ("PEER", "ADDRESS", "ASN", "STATE", "UP", "BFD", "RECEIVED", "ACCEPTED", "ADVERTISED", "LAST ERROR")
+    heads = (
+        "PEER",
+        "ADDRESS",
+        "ASN",
+        "STATE",
+        "UP",
+        "BFD",
+        "RECEIVED",
+        "ACCEPTED",
+        "ADVERTISED",
+        "LAST ERROR",
+        "WARNINGS",
+    )
     rows = each_of(result)
     if not rows:
         return "no peers"
@@ -178,6 +191,7 @@ def peers(result: object) -> str:
                 row.get("bfd"),
                 *(row.get(key) for key in _PEER_COLUMNS),
                 row.get("last_error"),
+                row.get("warnings"),
             ]
             for row in rows
         ),
@@ -199,6 +213,7 @@ def peer(result: object) -> str:
             ("state", peer.get("state")),
             ("up", duration(peer.get("uptime_s"))),
             ("last error", peer.get("last_error")),
+            ("warnings", peer.get("warnings")),
             ("BFD", _bfd(peer)),
             ("router id", peer.get("router_id")),
             ("passive", peer.get("passive")),

@@ -33,7 +33,7 @@ from dataclasses import dataclass, field
 from typing import NewType
 
 from bgpmesh.peering.bfd import Watched
-from bgpmesh.peering.peer import AddPath, FlowLimit, Owner, Peer
+from bgpmesh.peering.peer import AddPath, FlowLimit, Owner, Peer, most_but_a_fifth
 from bgpmesh.peering.ranges import PeerRange
 from bgpmesh.route.attributes import Asn, RouterId
 from bgpmesh.route.nlri import ROUTED, Family, IPAddress, IPNetwork, family_of_address
@@ -62,6 +62,12 @@ class Limit:
 
     limit: int
     restart: int = 60  # seconds
+    warn: int = 0  # from so many on people are told; 0: from four fifths of the limit on
+
+    @property
+    def warns_at(self) -> int:
+        """From how many prefixes on people are told."""
+        return self.warn or most_but_a_fifth(self.limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,9 +268,9 @@ class PeerOptions:
     max_prefixes: Limit | None = field(
         default=None,
         metadata={
-            "help": "in each family, or { limit, restart }; restart: seconds until it is tried again",
+            "help": "in each family, or a table; told of from warn on (4/5), tried again after restart s",
             "range": (1, 100_000_000),
-            "example": "{ limit = 1000, restart = 60 }",
+            "example": "{ limit = 1000, warn = 800, restart = 60 }",
         },
     )
     add_path: AddPath | None = field(
@@ -473,6 +479,7 @@ def _node_peer(
         long_lived_graceful_restart=cluster.long_lived_graceful_restart,
         password=cluster.password,
         max_prefixes=cluster.max_prefixes,
+        max_prefixes_warn=most_but_a_fifth(cluster.max_prefixes),
         max_identities=cluster.max_identities,
         enforce_first_as=role is Role.EXTERNAL,
         imports=("all",),
@@ -530,6 +537,7 @@ def _neighbour_peer(
         ttl_security=peer.ttl_security,
         multihop=peer.multihop,
         max_prefixes=limit.limit,
+        max_prefixes_warn=limit.warns_at,
         max_identities=cluster.max_identities if peer.pods else 0,
         max_prefixes_restart=limit.restart,
         enforce_first_as=is_external if peer.enforce_first_as is None else peer.enforce_first_as,

@@ -29,6 +29,11 @@ class FlowLimit:
     ttl: int = 3600
 
 
+def most_but_a_fifth(limit: int) -> int:
+    """Return from how many on people are told of a limit, where they do not say: four fifths of it."""
+    return -(-limit * 4 // 5)
+
+
 # What may change under a session: what is let in and passed on, as what; limits; who calls whom, and where.
 # All else was said in the OPEN, is set on the socket, or is who the peer is.
 LIVE = frozenset(
@@ -39,6 +44,7 @@ LIVE = frozenset(
         "next_hop",
         "cluster_id",
         "max_prefixes",
+        "max_prefixes_warn",
         "max_identities",
         "max_prefixes_restart",
         "enforce_first_as",
@@ -93,6 +99,7 @@ class Peer:
     ttl_security: int = 0  # hops away at most (RFC 5082); 0: off
     multihop: int = 0  # TTL of our packets for eBGP beyond one hop; 0: single hop
     max_prefixes: int = 100_000  # for each family; each of several paths counts
+    max_prefixes_warn: int = 80_000  # from so many on people are told
     max_identities: int = 250_000  # the same for addresses of which something is said
     max_prefixes_restart: int = 60  # seconds until we try again
     enforce_first_as: bool = False  # eBGP: the first AS must be the peer's (RFC 4271 §6.3)

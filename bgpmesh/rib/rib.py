@@ -22,7 +22,7 @@ from typing import cast
 
 from bgpmesh.delta import Delta, drop
 from bgpmesh.peering.message import Negotiated
-from bgpmesh.peering.peer import Peer
+from bgpmesh.peering.peer import Peer, most_but_a_fifth
 from bgpmesh.rib.claimants import Claimants, Refused
 from bgpmesh.rib.decision import Kept, Path, Selection, decide, select
 from bgpmesh.rib.drain import Drain
@@ -51,6 +51,8 @@ MEMO_ENTRIES = 20_000  # combinations of candidates whose decision is remembered
 SPARE_PATHS = 1_000  # Paths without prefixes that a peer may keep before they are swept
 REJECTED = "import filter"  # what the reason of a path that filters rejected begins with
 WAITING = "waiting until this node is in sync"
+
+MAX_PREFIXES, MAX_IDENTITIES = "max_prefixes", "max_identities"  # as the file has them
 
 Candidates = Path | tuple[Path, ...]
 # An attribute set that came, what the filters made of it, by which rules and with what said, whether its claims count.
@@ -441,18 +443,19 @@ class Rib:
         rib_in = self._ins.get(name)
         if rib_in is None:
             return None
-        for family, widths in WIDTHS.items():
-            size = sum(map(rib_in.sizes.__getitem__, widths))
-            identities = sum(map(rib_in.identities.__getitem__, widths))
-            for limit in ("max_prefixes", "max_identities"):
-                is_identity = limit == "max_identities"
-                count = identities if is_identity else size - identities
-                excess = count - (rib_in.peer.max_identities if is_identity else rib_in.peer.max_prefixes)
-                if excess > 0 and excess > sum(
-                    len(nlri) in widths and _is_identity(rib_in.table[nlri]) is is_identity for nlri in rib_in.stale
-                ):
-                    return family, limit
+        for family, limit, count, most, _ in _limits(rib_in):
+            excess, widths, is_identity = count - most, WIDTHS[family], limit == MAX_IDENTITIES
+            if excess > 0 and excess > sum(
+                len(nlri) in widths and _is_identity(rib_in.table[nlri]) is is_identity for nlri in rib_in.stale
+            ):
+                return family, limit
         return None
+
+    def near_limits(self, name: PeerName) -> dict[tuple[Family, str], tuple[int, int]]:
+        """Return of which family and limit a peer has announced so much that people want to know: how many, of most."""
+        rib_in = self._ins.get(name)
+        limits = () if rib_in is None else _limits(rib_in)
+        return {(family, limit): (count, most) for family, limit, count, most, warn in limits if count >= warn > 0}
 
     def originate(
         self,
@@ -1289,6 +1292,16 @@ def _kept(rib_in: AdjRibIn, path: Path, kept: Kept) -> Path:
             attributes = replace(attributes, communities=tuple(sorted((*attributes.communities, LLGR_STALE))))
         found = rib_in.lowered[path, kept] = replace(path, attributes=attributes, kept=kept)
     return found
+
+
+def _limits(rib_in: AdjRibIn) -> Iterator[tuple[Family, str, int, int, int]]:
+    """Yield of each family and limit what a peer has announced, the most that it may, and what people are told of."""
+    peer = rib_in.peer
+    for family, widths in WIDTHS.items():
+        size = sum(map(rib_in.sizes.__getitem__, widths))
+        identities = sum(map(rib_in.identities.__getitem__, widths))
+        yield family, MAX_PREFIXES, size - identities, peer.max_prefixes, peer.max_prefixes_warn
+        yield family, MAX_IDENTITIES, identities, peer.max_identities, most_but_a_fifth(peer.max_identities)
 
 
 def _is_identity(path: Path | None) -> bool:

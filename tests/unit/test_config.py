@@ -397,8 +397,22 @@ MISTAKES = [  # (section, lines in it, key, value, reason)
         "peer",
         "max_prefixes = { limit = 1, warn = 2 }",
         "peer.p.max_prefixes",
-        "{ limit, warn }",
-        "warn is not built yet in this version",
+        "2",
+        "warn is above limit, 1",
+    ),
+    (
+        "peer",
+        "max_prefixes = { limit = 5, warm = 2 }",
+        "peer.p.max_prefixes",
+        "{ limit, warm }",
+        "unknown key warm; did you mean warn?",
+    ),
+    (
+        "peer",
+        "max_prefixes = { limit = 5, warn = 0 }",
+        "peer.p.max_prefixes",
+        "0",
+        "warn is not between 1 and 100000000",
     ),
     ("peer", "max_prefixes = {}", "peer.p.max_prefixes", "{}", "limit is missing"),
     ("peer", "next_hop = 'me'", "peer.p.next_hop", '"me"', "not one of auto, self, keep"),
@@ -892,7 +906,7 @@ def test_the_example_file_is_valid_as_it_is_and_with_everything_in_it() -> None:
     ]
     remarks = ("in each family", "take FlowSpec")
     whole = config.parse("\n".join(line for line in lines if not line.startswith(remarks)), "f.toml")
-    assert whole.neighbours[0].max_prefixes == Limit(1000, 60)
+    assert whole.neighbours[0].max_prefixes == Limit(1000, 60, 800)
     assert whole.neighbours[0].flowspec == FlowLimit(100, 3600)
 
 

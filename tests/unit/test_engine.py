@@ -740,6 +740,28 @@ def test_too_many_prefixes_close_the_session_for_a_while() -> None:
     assert world.at(60) == [Dial(N2)]
 
 
+def test_a_limit_that_is_near_is_told_of_once_in_a_session() -> None:
+    """From `warn` on, of each family; whoever looks sees it as long as it is so."""
+    limits = {"max_prefixes": 4, "max_prefixes_warn": 3}
+    world = World(Engine(configured(peer(2, **limits)), (), lambda: 0.5))
+    world.boot({})
+    for _ in range(2):
+        world.establish(N2, None)
+        world.announce(N2, "10.1.0.0/24", "10.2.0.0/24")
+        assert world.engine.rib.near_limits(N2) == {}
+        world.announce(N2, "10.3.0.0/24")
+        world.announce(N2, "10.4.0.0/24")
+        assert world.engine.rib.near_limits(N2) == {(Family.IPV4, "max_prefixes"): (4, 4)}
+        world.engine.handle(Disconnected(world.of[N2], "closed by peer"), world.now)
+    told = {"peer": "n2", "family": "ipv4", "reason": "3 of 4 (max_prefixes)"}
+    assert world.told_of("peer.limit-near") == [told, told]
+    world.engine.handle(configured(peer(2, max_prefixes=9, max_prefixes_warn=9)), world.now)
+    world.establish(N2, None)
+    world.announce(N2, "10.1.0.0/24", "10.2.0.0/24", "10.3.0.0/24")
+    world.engine.handle(configured(peer(2, **limits)), world.now)
+    assert len(world.told_of("peer.limit-near")) == 3, "a limit that is lower now"
+
+
 def test_limits_are_changed_under_a_session() -> None:
     """A lower one counts at once, and with a higher one a peer that was closed for it need not wait."""
     world = World(Engine(configured(peer(2, is_passive=False)), (), lambda: 0.5))

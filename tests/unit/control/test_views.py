@@ -86,6 +86,22 @@ def test_output_is_as_recorded(name: str, running: Running, is_updating_golden: 
     compare(name, QUESTIONS, running, is_updating_golden)
 
 
+NEAR: Questions = {
+    "near-status": ("status", {}, tables.status),
+    "near-peers": ("peers", {"name": None}, tables.peers),
+    "near-peer": ("peers", {"name": "n2"}, tables.peer),
+}
+
+
+@pytest.mark.parametrize("name", NEAR)
+def test_a_limit_that_is_near_is_shown(name: str, running: Running, is_updating_golden: bool) -> None:
+    """In `status`, in the list of peers and with the peer, as long as it is so."""
+    configured = running.engine.configured
+    limited = tuple(replace(peer, max_prefixes=2, max_prefixes_warn=2) for peer in configured.peers)
+    running.engine.handle(replace(configured, peers=limited), 30.0)
+    compare(name, NEAR, running, is_updating_golden)
+
+
 def compare(name: str, questions: Questions, running: Running, is_updating_golden: bool) -> None:
     """Ask, and compare with what is recorded."""
     command, args, show = questions[name]
@@ -129,7 +145,7 @@ def test_output_under_filters_is_as_recorded(name: str, running: Running, is_upd
 def test_every_recorded_output_is_still_asked_for() -> None:
     """No golden file is left over from a question that nobody asks any more."""
     recorded = {file.stem for file in GOLDEN.iterdir() if not file.name.startswith("check")}
-    assert recorded == {*QUESTIONS, *FILTERED}
+    assert recorded == {*QUESTIONS, *FILTERED, *NEAR}
 
 
 def test_the_keys_of_status_are_those_of_the_contract(running: Running) -> None:
