@@ -121,6 +121,17 @@ def test_a_long_lived_path_is_marked_comes_last_and_goes_to_who_knows() -> None:
     assert world.heard("o", P) is not None
 
 
+def test_a_reload_takes_no_long_lived_path_from_who_knows() -> None:
+    """What a peer has said of itself stays as long as its session."""
+    world = listened()
+    world.hear("a", PREFERRED, P)
+    outlived(world)
+    world.take("k")
+    world.rib.filter([], [KNOWING, OTHER])
+    assert world.take("k") == []
+    assert world.heard("k", P) is not None
+
+
 def test_one_that_is_not_to_be_kept_for_long_goes() -> None:
     """NO_LLGR, said by the peer or by an import filter, whose rejection changes nothing about that."""
     world = World(A)
