@@ -435,7 +435,7 @@ def _policy_flows(arguments: Arguments) -> int:
 
 
 def _drain(arguments: Arguments) -> int:
-    args = {"limit": arguments.limit, "below": arguments.below, "stop": arguments.stop}
+    args = {key: getattr(arguments, key) for key in ("limit", "below", "stop", "text")}
     try:
         told = client.follow(arguments.socket, "drain", args)
         next(told)  # it has begun
@@ -673,6 +673,9 @@ def _drain_arguments(parser: argparse.ArgumentParser) -> None:
         "--below", metavar="N", type=_amount, default=10_000.0, help="bytes a second that count as none (10000)"
     )
     parser.add_argument("--stop", action="store_true", help="end all sessions, even if that cuts off workloads here")
+    parser.add_argument(
+        "--text", metavar="T", default="drained", help="what peers are told when sessions end (RFC 9003)"
+    )
 
 
 def _amount(text: str) -> float:

@@ -46,6 +46,7 @@ class DrainOptions:
     limit: float = 60.0
     below: float = 10_000.0
     stop: bool = False  # close all sessions at the end, also those that workloads need
+    text: str = "drained"  # what peers are told when sessions end, up to 255 octets
 
 
 class Follower:
@@ -96,9 +97,9 @@ class Drainer:
         self._followers.add(follower)
         self._options = options
         if self._state is Drain.DRAINED and options.stop:
-            self._to(DrainChanged(Drain.STOPPED))
+            self._to(DrainChanged(Drain.STOPPED, text=options.text))
         elif self._state not in (Drain.DRAINED, Drain.STOPPED):
-            self._to(DrainChanged(Drain.DRAINING, options.stop))
+            self._to(DrainChanged(Drain.DRAINING, options.stop, options.text))
             self._is_asked.set()
         if self._state in (Drain.DRAINED, Drain.STOPPED):
             follower.tell(self._outcome("it was before"))
@@ -117,7 +118,8 @@ class Drainer:
     async def run(self) -> None:
         """Lead each drain to its end; one that the daemon's end broke off is taken up."""
         if self._state is Drain.DRAINING:
-            self._options = replace(self._options, stop=self._engine.peers.drain.is_to_stop)
+            left = self._engine.peers.drain
+            self._options = replace(self._options, stop=left.is_to_stop, text=left.text)
             self._is_asked.set()
         while True:
             await self._is_asked.wait()
@@ -156,7 +158,7 @@ class Drainer:
 
     async def _finish(self, options: DrainOptions, reason: str) -> None:
         stop = options.stop or not self._engine.local.endpoints
-        self._to(DrainChanged(Drain.STOPPED if stop else Drain.DRAINED))
+        self._to(DrainChanged(Drain.STOPPED if stop else Drain.DRAINED, text=options.text))
         peers = self._engine.peers
         await self._pump.until(lambda: peers.is_closed or peers.drain.drain is not Drain.STOPPED, SETTLE_S)
         self._tell(self._outcome(reason))

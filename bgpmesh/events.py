@@ -308,6 +308,7 @@ class DrainChanged:
 
     drain: Drain
     is_to_stop: bool = False  # what is draining ends with all sessions closed, whatever that cuts
+    text: str = "drained"  # what peers are told then (RFC 9003), up to 255 octets
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,8 @@ from bgpmesh.workload.floating import FloatingIp
 ATTACH_S = 30.0
 # A change of policy that is not in force by then is answered all the same, with what is in its way.
 IN_FORCE_S = 30.0
+# What peers are told of a shutdown, in octets.
+LONGEST_TEXT = 255
 
 
 class Operations:
@@ -281,7 +283,10 @@ class Operations:
             reason = "the only reflector: its clients would lose each other's routes (--stop does it all the same)"
             raise refused("node", self._engine.node, reason)
         limit, below = number_of(args, "limit", usual.limit), number_of(args, "below", usual.below)
-        return self._drainer.begin(DrainOptions(limit, below, stop))
+        text = text_of(args, "text") or usual.text
+        if len(text.encode()) > LONGEST_TEXT:
+            raise refused("text", text, f"more than {LONGEST_TEXT} octets (RFC 9003 §2)")
+        return self._drainer.begin(DrainOptions(limit, below, stop, text))
 
     # ── the configuration ────────────────────────────────────────────────────
 

@@ -84,8 +84,6 @@ LEAST_STAY_S = 10.0
 MOST_MET = 4096
 # Between the withdrawal of all routes and the end of the sessions: what is still sent to us is forwarded.
 WITHDRAWN_S = 1.0
-# What a peer reads of the end of its session (RFC 9003), and when it calls before we are back.
-DRAINED = Notification.cease(Cease.ADMIN_SHUTDOWN, "drained")
 
 
 @dataclass(slots=True)
@@ -391,7 +389,7 @@ class Peers:
         if is_awaited:  # it was changed before it could say what we held of it when we restarted
             self._awaited.add(peer.name, now)
         if self.is_closed:
-            self._apply(peer.name, session.stop(now, DRAINED), now)
+            self._apply(peer.name, session.stop(now, self._farewell()), now)
         elif self._booted_at is not None:
             self._apply(peer.name, session.start(now, at_once=is_awaited), now)
 
@@ -735,7 +733,11 @@ class Peers:
         self.watched, self.bfd = (), {}
         self._resume_at.clear()
         for name, session in self.sessions.items():
-            self._apply(name, session.stop(now, DRAINED), now)
+            self._apply(name, session.stop(now, self._farewell()), now)
+
+    def _farewell(self) -> Notification:
+        """Return what a peer reads of the end of its session, and when it calls before we are back."""
+        return Notification.cease(Cease.ADMIN_SHUTDOWN, self.drain.text)
 
     def forget_held(self) -> None:
         """Take peers off the list whose paths are gone, from the kernel too (rule 1)."""

@@ -162,13 +162,13 @@ class State:
 
     def save_drain(self, drain: DrainChanged) -> str:
         """Keep how far this node has left service."""
-        return self._save("drain", {"state": drain.drain.value, "stop": drain.is_to_stop}, is_forced=True)
+        return self._save(
+            "drain", {"state": drain.drain.value, "stop": drain.is_to_stop, "text": drain.text}, is_forced=True
+        )
 
     def drain(self) -> Loaded[DrainChanged]:
         """Return what `save_drain` kept."""
-        return self._load(
-            "drain", lambda kept: DrainChanged(Drain(_field(kept, "state")), _member(kept, "stop") is True)
-        )
+        return self._load("drain", _drain)
 
     def save_config(self, config: KeptConfig) -> str:
         """Keep a configuration to come back to. An unconfirmed one is not kept: that is how it is rolled back."""
@@ -309,6 +309,10 @@ def _endpoint(value: object) -> Endpoint:
         ports=tuple(_port(each) for each in _list(_member(value, "ports"))),
         netns_inode=_inode(value),
     )
+
+
+def _drain(value: object) -> DrainChanged:
+    return DrainChanged(Drain(_field(value, "state")), _member(value, "stop") is True, _field(value, "text"))
 
 
 def _floating_ips(value: object) -> tuple[FloatingIp, ...]:

@@ -10,12 +10,17 @@ from typing import cast
 
 import pytest
 
-from bgpmesh import drain, peers
+from bgpmesh import config, drain, peers
 from bgpmesh.control import tables, views
+from bgpmesh.control.server import Request
 from bgpmesh.drain import Drainer, DrainOptions
+from bgpmesh.drops import Drops
 from bgpmesh.engine import Engine
-from bgpmesh.errors import KernelError
+from bgpmesh.errors import ConfigError, KernelError
 from bgpmesh.events import Connected, DrainChanged, EndpointAdded, LinkNamesRead
+from bgpmesh.keeper import Keeper
+from bgpmesh.kernel.links import LinksEdge
+from bgpmesh.operations import Operations
 from bgpmesh.peering.bfd import Watched
 from bgpmesh.peering.message import Cease, Notification
 from bgpmesh.peering.session import Dial, Hangup, Send, State
@@ -53,9 +58,9 @@ def in_service(now: float = 100.0) -> World:
     return made
 
 
-def step(made: World, to: Drain) -> list[object]:
+def step(made: World, to: Drain, text: str = "drained") -> list[object]:
     """Take a step; returns what the wire is told."""
-    made.engine.handle(DrainChanged(to), made.now)
+    made.engine.handle(DrainChanged(to, text=text), made.now)
     return list(made.settle())
 
 
@@ -75,17 +80,17 @@ def test_a_stopped_node_ends_its_sessions_with_a_word_after_the_withdrawal() -> 
     made = in_service()
     made.announce(N2, "10.244.2.0/26")
     made.written()
-    assert step(made, Drain.STOPPED) == []
+    assert step(made, Drain.STOPPED, text="moving racks") == []
     assert made.told(N2) == ["-10.244.1.0/26", "-203.0.113.7/32"]
     assert made.engine.peers.watched == (WATCHED,)
     said = made.at(1.0)
-    farewell = Notification.cease(Cease.ADMIN_SHUTDOWN, "drained")
+    farewell = Notification.cease(Cease.ADMIN_SHUTDOWN, "moving racks")
     assert Send(made.of[N2], farewell) in said
     assert made.written() == [("10.244.2.0/26", None)]
     assert not made.engine.peers.watched
     assert not made.engine.peers.held
     assert {session.state for session in made.engine.peers.sessions.values()} == {State.IDLE}
-    assert "drained" in made.engine.peers.sessions[N2].last_error
+    assert "moving racks" in made.engine.peers.sessions[N2].last_error
     assert made.engine.next_wakeup() == float("inf")
     made.engine.handle(Connected(99, N2, HOP, HOP, is_inbound=True), made.now)
     assert made.settle() == [Send(99, farewell), Hangup(99)], "who calls meanwhile is told"
@@ -350,9 +355,86 @@ def test_a_drain_that_the_end_of_the_daemon_broke_off_is_taken_up(monkeypatch: p
 
     async def scenario(running: Running) -> None:
         engine, pump = running.world.engine, running.drainer._pump  # of the life before
-        engine.handle(DrainChanged(Drain.DRAINING, is_to_stop=True), pump.now())
+        engine.handle(DrainChanged(Drain.DRAINING, is_to_stop=True, text="racks"), pump.now())
         another = asyncio.ensure_future(Drainer(engine, pump, Kernel(0)).run())
         assert await pump.until(lambda: engine.peers.is_closed, DEADLINE_S)
+        assert engine.peers.drain.text == "racks"
         another.cancel()
 
     run(Kernel(MANY), scenario, monkeypatch, workload=True)
+
+
+# ── what is asked for ────────────────────────────────────────────────────────
+
+REFLECTORS = """
+[cluster]
+asn = 64512
+topology = "reflectors"
+[node.n1]
+address = "192.0.2.1"
+reflector = true
+[node.n2]
+address = "192.0.2.2"
+"""
+
+
+@dataclass
+class Asked:
+    """Stands in for the drainer: what it is told."""
+
+    options: list[DrainOptions] = field(default_factory=list)
+
+    def begin(self, options: DrainOptions) -> str:
+        """Remember."""
+        self.options.append(options)
+        return "begun"
+
+    async def end(self) -> str:
+        """Do nothing."""
+        return "in service"
+
+
+def asked(configuration: str, **args: object) -> list[DrainOptions]:
+    """Return what a request comes to on n1 of a configuration."""
+    drainer = Asked()
+    operations = Operations(
+        world().engine,
+        cast("Pump", None),
+        lambda: config.parse(configuration, "f.toml"),
+        keeper=cast("Keeper", None),
+        drops=cast("Drops", None),
+        links=cast("LinksEdge", None),
+        drainer=cast("Drainer", drainer),
+    )
+    asyncio.run(cast("Coroutine[object, object, None]", operations.verbs["drain"](Request("drain", args))))
+    return drainer.options
+
+
+def test_a_request_without_arguments_has_the_usual_ones() -> None:
+    """They are what the command shows too."""
+    assert asked(REFLECTORS.replace("reflector = true", "")) == [
+        DrainOptions(60.0, 10_000.0, stop=False, text="drained")
+    ]
+    assert asked(REFLECTORS, limit=5, below=0.5, stop=True, text="x") == [DrainOptions(5.0, 0.5, stop=True, text="x")]
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        ({}, "the only reflector"),
+        ({"stop": 1}, "not true or false"),
+        ({"stop": True, "limit": -1}, "not a number of 0 or more"),
+        ({"stop": True, "below": True}, "not a number of 0 or more"),
+        ({"stop": True, "text": "é" * 128}, "more than 255 octets"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(args: dict[str, object], reason: str) -> None:
+    """And nothing begins."""
+    with pytest.raises(ConfigError, match=reason):
+        asked(REFLECTORS, **args)
+
+
+def test_a_reflector_leaves_where_there_is_another() -> None:
+    """Its clients have their routes from that one."""
+    another = '[node.n3]\naddress = "192.0.2.3"\nreflector = true\n'
+    assert asked(REFLECTORS + another) == [DrainOptions()]

@@ -35,7 +35,7 @@ FLOATING = (
 )
 CONFIG = KeptConfig('[cluster]\nasn = 64512 # "é"\n', "/etc/bgpmesh/bgpmesh.toml", "ab" * 32)
 
-DRAIN = DrainChanged(Drain.DRAINING, is_to_stop=True)
+DRAIN = DrainChanged(Drain.DRAINING, is_to_stop=True, text="moving racks")
 OBJECTS = {"a.json": {"documents": [{"kind": "Tier"}], "problems": []}}
 
 
