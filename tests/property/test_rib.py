@@ -15,6 +15,7 @@ from bgpmesh.peering.message import EndOfRib, LongLived, RouteRefresh
 from bgpmesh.peering.peer import Peer
 from bgpmesh.rib import export
 from bgpmesh.rib.decision import Kept
+from bgpmesh.rib.drain import Drain
 from bgpmesh.rib.export import Batch
 from bgpmesh.rib.rib import Rib
 from bgpmesh.rib.rule import BUILT_IN, Community, Filter, Rule
@@ -79,6 +80,7 @@ class World:
     ecmp: int = 2
     peers: dict[PeerName, Peer] = field(default_factory=lambda: dict(PEERS))
     filters: dict[str, Filter] = field(default_factory=lambda: dict(BUILT_IN))
+    drain: Drain = Drain.NONE
 
     def filtered(
         self, names: tuple[str, ...], asn: int, peer: PeerName | None, attributes: PathAttributes, nlri: Nlri
@@ -281,18 +283,27 @@ class Answer:
                     found[nlri] = made
         return found
 
+    def _may_tell(self, name: PeerName, best: Known) -> bool:
+        peer, communities = self.world.peers[name], best.attributes.communities
+        if best.peer == name or 0xFFFFFF02 in communities:
+            return False
+        if 0xFFFF0006 in communities and name not in KNOWS_LONG_LIVED:
+            return False
+        if peer.is_external and 0xFFFFFF01 in communities:
+            return False
+        is_kept = best.peer is None and best.target is not None
+        return self.world.drain is not Drain.STOPPED and (self.world.drain is not Drain.DRAINED or is_kept)
+
     def _told(self, name: PeerName, nlri: Nlri, best: Known) -> PathAttributes | None:
         peer, came = self.world.peers[name], best.attributes
-        if best.peer == name or 0xFFFFFF02 in came.communities:
-            return None
-        if 0xFFFF0006 in came.communities and name not in KNOWS_LONG_LIVED:
-            return None
-        if peer.is_external and 0xFFFFFF01 in came.communities:
+        if not self._may_tell(name, best):
             return None
         answer = self.world.filtered(peer.exports, peer.local_asn, best.peer, came, nlri)
         if answer.attributes is None:
             return None
         came = answer.attributes
+        if self.world.drain is not Drain.NONE:
+            came = replace(came, local_pref=0, communities=tuple(sorted({0xFFFF0000, *came.communities})))
         ours = dict(peer.next_hops)[family_of(nlri)]
         if "next_hop" in answer.said:
             assert came.next_hop is not None
@@ -376,7 +387,7 @@ class Pair:
                 self._forget(PeerName(name), lambda nlri: nlri in stale and family_of(nlri) in families)
                 self._drop_if_gone(PeerName(name))
             case ("originate", nlri, target):
-                self.rib.originate(nlri, target, advertise=True)  # type: ignore[arg-type]
+                self.rib.originate(nlri, target, advertise=True, is_movable=target is None)  # type: ignore[arg-type]
                 self.world.local[nlri] = target  # type: ignore[index,assignment]
             case ("retire", nlri):
                 self.rib.retire(nlri)  # type: ignore[arg-type]
@@ -401,6 +412,9 @@ class Pair:
                     peer = self.world.peers[name]
                     self.world.peers[name] = replace(peer, imports=imports, exports=exports)
                 self.rib.filter(filters.values(), self.world.peers.values())
+            case ("drain", Drain() as drain):
+                self.rib.drain(drain)
+                self.world.drain = drain
             case ("work", int() as limit):
                 self.rib.work(limit)
             case ("take", str() as name, int() as limit):
@@ -580,6 +594,7 @@ steps: st.SearchStrategy[Step] = st.one_of(
     st.tuples(st.just("defer"), st.booleans()),
     st.tuples(st.just("refresh"), names, st.sampled_from(BOTH)),
     filterings(),
+    st.tuples(st.just("drain"), st.sampled_from(Drain)),
     st.tuples(st.just("work"), st.integers(1, 5)),
     st.tuples(st.just("take"), names, st.integers(1, 5)),
     st.tuples(st.just("settle")),
@@ -638,6 +653,7 @@ narrow_steps: st.SearchStrategy[Step] = st.one_of(
     ),
     st.tuples(st.just("withdraw"), narrow_names, narrow_prefixes),
     st.tuples(st.just("refresh"), narrow_names, st.just(Family.IPV4)),
+    st.tuples(st.just("drain"), st.sampled_from(Drain)),
     st.tuples(st.just("work"), st.just(100)),
     st.tuples(st.just("take"), narrow_names, st.integers(1, 5)),
     st.tuples(st.just("take"), narrow_names, st.integers(1, 5)),

@@ -11,6 +11,7 @@ from typing import cast
 import pytest
 
 from bgpmesh import config, drain, peers
+from bgpmesh.config import Config
 from bgpmesh.control import tables, views
 from bgpmesh.control.server import Request
 from bgpmesh.drain import Drainer, DrainOptions
@@ -25,6 +26,7 @@ from bgpmesh.peering.bfd import Watched
 from bgpmesh.peering.message import Cease, Notification
 from bgpmesh.peering.session import Dial, Hangup, Send, State
 from bgpmesh.pump import Pump
+from bgpmesh.revisions import Revisions
 from bgpmesh.rib.drain import Drain
 from bgpmesh.route.community import GRACEFUL_SHUTDOWN
 from bgpmesh.route.nlri import prefix_text
@@ -350,6 +352,18 @@ def test_undrain_takes_a_drain_back_and_whoever_waits_hears_of_it(monkeypatch: p
     run(Kernel(MANY), scenario, monkeypatch)
 
 
+def test_a_drain_goes_on_where_nobody_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command was interrupted; another one that is given meanwhile follows the same drain, on its own terms."""
+
+    async def scenario(running: Running) -> None:
+        await running.drainer.begin(DrainOptions(limit=DEADLINE_S, below=0.0)).following.aclose()
+        await asyncio.sleep(0.01)
+        assert at(running.world) is Drain.DRAINING
+        assert (await running.ended(DrainOptions(limit=0.0)))[-1]["state"] == "stopped"
+
+    run(Kernel(MANY), scenario, monkeypatch)
+
+
 def test_a_drain_that_the_end_of_the_daemon_broke_off_is_taken_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """With what was asked for at its end."""
 
@@ -394,13 +408,20 @@ class Asked:
         return "in service"
 
 
+@dataclass
+class InForce:
+    """Stands in for the revisions."""
+
+    config: Config
+
+
 def asked(configuration: str, **args: object) -> list[DrainOptions]:
     """Return what a request comes to on n1 of a configuration."""
     drainer = Asked()
     operations = Operations(
         world().engine,
         cast("Pump", None),
-        lambda: config.parse(configuration, "f.toml"),
+        cast("Revisions", InForce(config.parse(configuration, "f.toml"))),
         keeper=cast("Keeper", None),
         drops=cast("Drops", None),
         links=cast("LinksEdge", None),

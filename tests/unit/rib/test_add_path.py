@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 
 from bgpmesh.peering.peer import AddPath, Peer
+from bgpmesh.rib.drain import Drain
 from bgpmesh.rib.numbers import SPARE, Numbers
 from bgpmesh.rib.rule import Community, Filter, Rule
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
-from bgpmesh.route.community import NO_ADVERTISE
+from bgpmesh.route.community import GRACEFUL_SHUTDOWN, NO_ADVERTISE
 from bgpmesh.route.nlri import Family
 from bgpmesh.route.path import Blackhole, PeerName, Role, Via
 from tests.flat import pairs
@@ -380,3 +381,19 @@ def test_numbers_of_paths_that_are_gone_are_forgotten() -> None:
     assert not numbers.are_many
     assert (first, plain) == (numbers.of(NAME, b"1"), numbers.of(NAME, b""))
     assert numbers.of(NAME, b"\0\0\0\0") == (SPARE + 3).to_bytes(4, "big")
+
+
+def test_each_of_several_is_the_last_choice_of_a_reflector_that_leaves_service() -> None:
+    """Under the identifiers that it has; what is drained passes none on."""
+    world = reflector()
+    for number in (1, 2, 3):
+        world.hear(f"c{number}", via(f"192.0.2.2{number}"), P)
+    before = world.told("c4")
+    world.rib.drain(Drain.DRAINING)
+    assert before == world.told("c4")
+    marks = {(each.local_pref, each.communities) for _, each in world.rib.advertised(PeerName("c4"))}
+    assert marks == {(0, (GRACEFUL_SHUTDOWN,))}
+    world.rib.drain(Drain.DRAINED)
+    assert world.told("c4") == {}
+    world.rib.drain(Drain.NONE)
+    assert set(before.values()) == set(world.told("c4").values())
