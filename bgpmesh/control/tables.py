@@ -213,6 +213,7 @@ def peer(result: object) -> str:
             ("state", peer.get("state")),
             ("up", duration(peer.get("uptime_s"))),
             ("last error", peer.get("last_error")),
+            ("went down", peer.get("went_down") if peer.get("went_down") != peer.get("last_error") else None),
             ("warnings", peer.get("warnings")),
             ("BFD", _bfd(peer)),
             ("router id", peer.get("router_id")),

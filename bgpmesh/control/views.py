@@ -205,6 +205,7 @@ def peer_in_full(engine: Engine, name: PeerName, now: float) -> JsonObject:
         "md5": options.password is not None,
         "import": list(options.imports),
         "export": list(options.exports),
+        "went_down": session.down_reason,
         "update_problem": faults.update_problem,
         "claims_problem": faults.claims_problem,
         "next_hop_resolution": "connected" if options.is_single_hop else "any route",

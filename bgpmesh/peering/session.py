@@ -212,6 +212,7 @@ class Session:
         self.state = State.IDLE
         self.established_at: float | None = None
         self.last_error = ""
+        self.down_reason = ""  # why the last life ended; calls that fail since say nothing of that
         self.negotiated: Negotiated | None = None
         self.connection: int | None = None
         self.transitions: Counter[State] = Counter()
@@ -227,7 +228,6 @@ class Session:
         self._retry_at = NEVER
         self._failures = 0
         self._connections: dict[int, _Connection] = {}
-        self._down_reason = ""  # of the last life
         self._refreshing = Refreshing()
         self._stale = Stale()
 
@@ -254,7 +254,8 @@ class Session:
     def stop(self, now: float, notification: Notification | None) -> list[Output]:
         """End, and keep nothing of the peer. None closes without a word, as a restart wants it (RFC 4724 §4.1).
 
-        Of an administrative shutdown those are told who call meanwhile, so that they go on to know why.
+        Of an administrative shutdown a node of the cluster is told that calls meanwhile, so that it still knows why.
+        Others would take a NOTIFICATION before any OPEN for an error (RFC 4271 §8.2.2, event 25 in OpenSent).
         """
         reason = f"closed by us: {notification.describe()}" if notification else "closed by us for a restart"
         outputs: list[Output] = []
@@ -266,7 +267,7 @@ class Session:
             self.last_error = reason
         self._is_started = False
         is_shutdown = notification is not None and notification.subcode == Cease.ADMIN_SHUTDOWN
-        self._refusal = notification if is_shutdown else None
+        self._refusal = notification if is_shutdown and self.peer.in_cluster else None
         self.called_since = None
         return self._settle(outputs)
 
@@ -515,7 +516,7 @@ class Session:
         connection.heard(now)
         self._refreshing.established(connection.negotiated.families if restart_agreed(connection.negotiated) else ())
         self.negotiated, self.connection, self.established_at = connection.negotiated, connection.number, now
-        self.last_error = self._down_reason  # what failed while connecting is of no interest any more
+        self.last_error = self.down_reason  # what failed while connecting is of no interest any more
         self.was_established = True
         kept = self._stale.back(connection.negotiated, now)
         return [*outputs, Established(connection.number, connection.negotiated, kept)]
@@ -543,7 +544,7 @@ class Session:
         if now - self.established_at >= LAST_RETRY_S:
             self._failures = 0
         self._back_off(now)
-        self.last_error = self._down_reason = reason
+        self.last_error = self.down_reason = reason
         self.negotiated = self.connection = self.established_at = None
         self._refreshing.established(())
         retain = retainable(connection.negotiated) if is_graceful else frozenset()

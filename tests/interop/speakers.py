@@ -244,6 +244,14 @@ class Bird:
         """`reload in` asks with ROUTE-REFRESH, as no import table is kept."""
         self._ask("reload in session1")
 
+    def shut(self, text: str) -> None:
+        """End the session with these words (RFC 9003)."""
+        self._ask(f'disable session1 "{text}"')
+
+    def end(self) -> str:
+        """Return how the session has ended, as it writes it."""
+        return self._ask("show protocols all session1")
+
     def kill(self) -> None:
         """SIGKILL."""
         assert self._process
@@ -480,6 +488,14 @@ class Frr:
         """`clear ... in` asks with ROUTE-REFRESH, as no received routes are stored."""
         for family in ("ipv4", "ipv6"):
             self._ask(f"clear bgp {family} unicast {self.setup.neighbor} in")
+
+    def shut(self, text: str) -> None:
+        """End the session with these words (RFC 9003)."""
+        self.configure(f"router bgp {self.setup.asn}", f"neighbor {self.setup.neighbor} shutdown message {text}")
+
+    def end(self) -> str:
+        """Return how the session has ended, as it writes it."""
+        return self._ask("show bgp neighbors")
 
     def kill(self) -> None:
         """SIGKILL to both."""
