@@ -282,7 +282,7 @@ class Session:
     def succeed(self, other: Session) -> None:
         """Begin where another session with the same speaker has ended."""
         self.was_established, self.last_error = other.was_established, other.last_error
-        self._down_reason, self._stale = other._down_reason, other._stale
+        self.down_reason, self._stale = other.down_reason, other._stale
 
     # ── the wire ─────────────────────────────────────────────────────────────
 
