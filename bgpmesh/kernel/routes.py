@@ -180,7 +180,7 @@ def new_routes(keys: Sequence[Nlri], shape: Shape, flags: int, first_sequence: i
     """Make or replace the routes of one shape; the keys are of one family."""
     # An IPv4 route that ends on the link says so in its scope; IPv6 knows no scopes.
     ends_on_link = len(keys[0]) == 5 and any(not gateway for _, gateway in shape.hops)
-    body = _body(keys[0], shape, RT_SCOPE_LINK if ends_on_link else RT_SCOPE_UNIVERSE) + _way(shape)
+    body = _body(keys[0], shape, RT_SCOPE_LINK if ends_on_link else RT_SCOPE_UNIVERSE) + _way(shape, len(keys[0]))
     return _burst(message(RTM_NEWROUTE, flags, 0, body), keys, first_sequence)
 
 
@@ -202,20 +202,27 @@ def _body(key: Nlri, shape: Shape, scope: int) -> bytes:
     )
 
 
-def _way(shape: Shape) -> bytes:
-    """Return the attributes that say where to."""
+def _way(shape: Shape, width: int) -> bytes:
+    """Return the attributes that say where to; `width` is that of the keys."""
     if shape.nexthop_id:
         return number(RTA_NH_ID, shape.nexthop_id)
     if len(shape.hops) == 1:
         link, gateway = shape.hops[0]
-        return number(RTA_OIF, link) + (attribute(RTA_GATEWAY, gateway) if gateway else b"")
+        return number(RTA_OIF, link) + _by(gateway, width)
     if shape.hops:
         ways = b""
         for link, gateway in shape.hops:
-            inner = attribute(RTA_GATEWAY, gateway) if gateway else b""
+            inner = _by(gateway, width)
             ways += _HOP.pack(_HOP.size + len(inner), 0, 0, link) + inner
         return attribute(RTA_MULTIPATH, ways)
     return b""
+
+
+def _by(gateway: bytes, width: int) -> bytes:
+    """Return the attribute of a gateway, if there is one: another for one of the other family."""
+    if len(gateway) + 1 in {1, width}:
+        return attribute(RTA_GATEWAY, gateway) if gateway else b""
+    return attribute(RTA_VIA, struct.pack("=H", socket.AF_INET6) + gateway)
 
 
 def _burst(template: bytes, keys: Sequence[Nlri], first_sequence: int) -> bytearray:

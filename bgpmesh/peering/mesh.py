@@ -559,6 +559,8 @@ def _next_hops(
     for family in families:
         is_of_source = source is not None and family_of_address(source) is family
         address = source if is_of_source else own_address(node, family)
+        if address is None and family is Family.IPV4:
+            address = own_address(node, Family.IPV6)  # to those who take it (RFC 8950)
         if address is not None:
             found.append((family, address))
     return tuple(found)
@@ -588,7 +590,9 @@ def warnings_of(
     if any(n.version == 6 for n in (*node.pod_cidrs, *node.advertise)) and own_address(node, Family.IPV6) is None:
         said.append(f"node.{node.name} has IPv6 prefixes and no address6: they are announced to nobody")
     if any(n.version == 4 for n in (*node.pod_cidrs, *node.advertise)) and own_address(node, Family.IPV4) is None:
-        said.append(f"node.{node.name} has IPv4 prefixes and an IPv6 address only: they are announced to nobody")
+        said.append(
+            f"node.{node.name} has IPv4 prefixes and no IPv4 address: who takes no IPv6 next hops does not hear of them"
+        )
     said += _slow_bfd("cluster", cluster.bfd, cluster.hold_time)
     for peer in neighbours:
         said += _slow_bfd(

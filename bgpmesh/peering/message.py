@@ -79,6 +79,7 @@ class Capabilities:
     graceful_restart: GracefulRestart | None = None
     add_path: tuple[PathIds, ...] = ()  # RFC 7911
     long_lived: LongLived | None = None  # never without the one before
+    ipv6_next_hops: bool = False  # for IPv4 prefixes (RFC 8950)
     other: tuple[tuple[int, bytes], ...] = ()  # (code, value) of those that have no field here
 
     def describe(self) -> tuple[str, ...]:
@@ -88,6 +89,7 @@ class Capabilities:
         words += ["route-refresh"] if self.route_refresh else []
         words += ["enhanced-route-refresh"] if self.enhanced_refresh else []
         words += ["extended-message"] if self.extended_message else []
+        words += ["extended-next-hop"] if self.ipv6_next_hops else []
         if self.graceful_restart is not None:
             restart = self.graceful_restart
             kept = ",".join(f.label + ("+F" if forwarding else "") for f, forwarding in restart.families)
@@ -266,5 +268,6 @@ class Negotiated:
     message_size: int = 4096  # octets of the longest message that the peer takes, header included
     path_ids_in: frozenset[Family] = frozenset()  # of these the peer sends several paths, each with its identifier
     path_ids_out: frozenset[Family] = frozenset()  # of these we do
+    ipv6_next_hops: bool = False  # both take them for IPv4 prefixes
     refusal: Notification | None = None  # what ExaBGP's validation says: bad peer AS, hold time, identifier
     refusal_text: str = field(default="", compare=False)

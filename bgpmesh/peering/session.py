@@ -477,6 +477,7 @@ class Session:
             graceful_restart=restart,
             long_lived=long_lived,
             add_path=paths,
+            ipv6_next_hops=Family.IPV4 in routed,
             other=role,
         )
         return Open(peer.local_asn, peer.hold_time, peer.router_id, capabilities)

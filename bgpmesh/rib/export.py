@@ -88,6 +88,7 @@ class Agreed:
     four_octet_asn: bool
     message_size: int  # octets
     hears_long_lived: bool  # it knows what is stale for long, and that it comes last (RFC 9494 §4.3)
+    ipv6_next_hops: bool  # of IPv4 prefixes (RFC 8950)
     path_ids: frozenset[Family]  # families of which several paths of a prefix are told (RFC 7911)
 
 
@@ -99,6 +100,7 @@ def agreed(negotiated: Negotiated) -> Agreed:
         negotiated.four_octet_asn,
         negotiated.message_size,
         knows_long_lived,
+        negotiated.ipv6_next_hops,
         negotiated.path_ids_out,
     )
 
@@ -183,7 +185,7 @@ def rewrite(
     if view.drain is not Drain.NONE:
         attributes = _leaving(attributes)
     next_hop = _next_hop(view, source, attributes, family, said)
-    if next_hop is None:
+    if next_hop is None or (family is Family.IPV4 and next_hop.version == 6 and not view.agreed.ipv6_next_hops):
         return None
     if view.silent_on is not None and attributes.large_communities:
         attributes = without_claims(attributes, view.silent_on)

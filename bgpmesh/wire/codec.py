@@ -149,6 +149,8 @@ _ARRAYS = {  # octets of a member
 _SINGLE = {NEXT_HOP, ONLY_TO_CUSTOMER}  # those of one member
 _FAMILIES = {(family.afi, family.safi): family for family in Family}
 _SURVIVES_NOTIFICATION = 0x4  # the N bit, behind the R bit (RFC 8538 §2)
+_EXTENDED_NEXT_HOP = 5
+_IPV4_BY_IPV6 = struct.pack("!HHH", 1, 1, 2)  # IPv4 unicast may have IPv6 next hops (RFC 8950 §4)
 _LONG_LIVED = 71  # a capability that ExaBGP does not know (RFC 9494 §3)
 
 
@@ -223,7 +225,8 @@ class Codec:
         """Go on with a peer that is configured otherwise under the same session."""
         self._peer, self._first_asn = peer, _first_asn(peer)
         if self._context is not None:
-            self._context = self._joined(self._context.families, self._context.with_path_ids)
+            was = self._context
+            self._context = self._joined(was.families, was.with_path_ids, has_ipv6_next_hops=was.has_ipv6_next_hops)
 
     # ── out ──────────────────────────────────────────────────────────────────
 
@@ -340,7 +343,9 @@ class Codec:
         paths = self._exabgp.addpath
         path_ids_in = frozenset(f for f in families if paths.receive(AFI.create(f.afi), SAFI.create(f.safi)))
         path_ids_out = frozenset(f for f in families if paths.send(AFI.create(f.afi), SAFI.create(f.safi)))
-        self._context = self._joined(frozenset(families), path_ids_in)
+        has_ipv6_next_hops = sent.capabilities.ipv6_next_hops and received.capabilities.ipv6_next_hops
+        self._exabgp.nexthop = [(AFI.ipv4, SAFI.unicast, AFI.ipv6)] if has_ipv6_next_hops else []
+        self._context = self._joined(frozenset(families), path_ids_in, has_ipv6_next_hops=has_ipv6_next_hops)
         refusal, text = self._refusal(sent, received)
         return Negotiated(
             sent=sent,
@@ -351,15 +356,18 @@ class Codec:
             message_size=self._longest_out,
             path_ids_in=path_ids_in,
             path_ids_out=path_ids_out,
+            ipv6_next_hops=has_ipv6_next_hops,
             refusal=refusal,
             refusal_text=text,
         )
 
-    def _joined(self, families: frozenset[Family], with_path_ids: frozenset[Family]) -> Context:
+    def _joined(
+        self, families: frozenset[Family], with_path_ids: frozenset[Family], *, has_ipv6_next_hops: bool
+    ) -> Context:
         """Return the context of the class that this session is of: what was decoded for one is for all of it."""
         negotiation_class = (self._four_octet_asn, self._peer.is_external, self._first_asn)
         self._table = _TABLES.setdefault(negotiation_class, Table())
-        return Context(families, self._table, self._intern, with_path_ids, self._longest_in)
+        return Context(families, self._table, self._intern, with_path_ids, self._longest_in, has_ipv6_next_hops)
 
     def _refusal(self, sent: Open, received: Open) -> tuple[Notification | None, str]:
         """Return why the session cannot be: what ExaBGP's validation says, with the real AS numbers, and more."""
@@ -658,10 +666,17 @@ def _offer(ours: Open, peer_asn: Asn) -> tuple[Any, Any, bytes]:
         capabilities[Capability.CODE.ADD_PATH] = paths
     for code, value in offered.other:
         capabilities[code] = _Raw(value)
+    if offered.ipv6_next_hops:
+        capabilities[_EXTENDED_NEXT_HOP] = _Raw(_IPV4_BY_IPV6)
     if offered.long_lived is not None:
         capabilities[_LONG_LIVED] = _Raw(_packed(offered.long_lived))
     sent = ExaOpen(Version(4), neighbor["local-as"], neighbor["hold-time"], neighbor["router-id"], capabilities)
     return neighbor, sent, bytes(sent.message())
+
+
+def _says_ipv6_next_hops(code: int, value: bytes) -> bool:
+    """Tell whether a capability says that IPv4 unicast may have IPv6 next hops."""
+    return code == _EXTENDED_NEXT_HOP and any(value[at : at + 6] == _IPV4_BY_IPV6 for at in range(0, len(value), 6))
 
 
 def _packed(offered: LongLived) -> bytes:
@@ -714,8 +729,11 @@ def _open(theirs: Any, router_id: int, capabilities: tuple[tuple[int, bytes], ..
             graceful_restart=graceful,
             # Without the other one it says nothing (RFC 9494 §3).
             long_lived=None if long_lived is None or graceful is None else _long_lived(long_lived),
+            ipv6_next_hops=any(_says_ipv6_next_hops(*each) for each in capabilities),
             other=tuple(
-                (code, value) for code, value in capabilities if code != _LONG_LIVED and not _is_understood(code, value)
+                (code, value)
+                for code, value in capabilities
+                if code != _LONG_LIVED and not _is_understood(code, value) and not _says_ipv6_next_hops(code, value)
             ),
             add_path=tuple(PathIds(f, bool(ways & 1), bool(ways & 2)) for f, ways in paths if f in ROUTED),
         ),
@@ -782,8 +800,13 @@ class _Prefixes(NamedTuple):
 
 
 def _keys(update: Any, reach: _Item | None) -> _Prefixes:
-    """Return the keys that ExaBGP found; it was not given NEXT_HOP, so only MP_REACH_NLRI gives a prefix one."""
+    """Return the keys that ExaBGP found; it was not given NEXT_HOP, so only MP_REACH_NLRI gives a prefix one.
+
+    Raises PeerError for a next hop that ExaBGP lets pass where IPv4 may have IPv6 ones.
+    """
     mp_next_hop = b"" if reach is None else reach.value[4 : 4 + reach.value[3]]
+    if reach is not None and len(mp_next_hop) == 4 and _family_of(reach) is Family.IPV6:
+        raise PeerError(Code.UPDATE, 9, "MP_REACH_NLRI: IPv6 prefixes with an IPv4 next hop", reach.raw)
     found = _Prefixes([], [], [], mp_next_hop)
     for nlri in update.nlris:
         packed, length = nlri.cidr.ton(), int(nlri.cidr.mask)

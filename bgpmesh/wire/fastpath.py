@@ -45,7 +45,7 @@ EXTENDED_LENGTH, PARTIAL = 0x10, 0x20
 INTERNED_LIMIT = 65_536  # attribute sets in one table; past it the oldest eighth goes
 
 _UPDATE_HEAD = struct.Struct("!16sHBHH")  # marker, length, type, withdrawn length, attribute length if that is 0
-_IPV6 = b"\x00\x02\x01"  # AFI and SAFI of IPv6 unicast, as in the MP attributes
+_IPV4, _IPV6 = b"\x00\x01\x01", b"\x00\x02\x01"  # AFI and SAFI of unicast, as in the MP attributes
 # MP_REACH_NLRI with one /128, up to its next hop: (where that is in the attribute, its size).
 _SINGLE_HOST_HEADS = {
     start + bytes((size + 22,)) + _IPV6 + bytes((size,)): (len(start) + 5, size)
@@ -159,6 +159,12 @@ class Context:
     intern: Callable[[bytes, bytes], Interned]
     with_path_ids: frozenset[Family] = frozenset()  # prefixes of these come with a path identifier
     message_size: int = MESSAGE_SIZE  # octets of the longest message that we said we take
+    has_ipv6_next_hops: bool = False  # of IPv4 prefixes (RFC 8950)
+    of_mp: dict[bytes, Family] = field(init=False)  # what the MP attributes may be about, by AFI and SAFI
+
+    def __post_init__(self) -> None:
+        both = {_IPV6: Family.IPV6} | ({_IPV4: Family.IPV4} if self.has_ipv6_next_hops else {})
+        self.of_mp = {code: family for code, family in both.items() if family in self.families}
 
     def lead(self, family: Family) -> int:
         """Return how many octets stand before each prefix of a family."""
@@ -280,7 +286,7 @@ class Update(NamedTuple):
 
     withdrawn: list[Nlri]
     announced: list[Nlri]  # with NEXT_HOP
-    announced6: list[Nlri]  # with `next_hop`
+    announced_mp: list[Nlri]  # with `next_hop`
     next_hop: bytes
     rest: bytes
 
@@ -291,7 +297,7 @@ def _gather_one(body: bytes, context: Context, gathering: _Gathering) -> bool:
     if update is None:
         return False
     announcements: list[tuple[PathAttributes, list[Nlri]]] = []
-    for keys, next_hop in ((update.announced, b""), (update.announced6, update.next_hop)):
+    for keys, next_hop in ((update.announced, b""), (update.announced_mp, update.next_hop)):
         if not keys:
             continue
         interned = context.table.sets.get((next_hop, update.rest))
@@ -316,30 +322,31 @@ def take_apart(body: bytes, context: Context) -> Update | None:
     nlri_at = attributes_at + int.from_bytes(body[attributes_at - 2 : attributes_at], "big")
     if nlri_at > len(body):
         return None
-    families, lead, lead6 = context.families, context.lead(Family.IPV4), context.lead(Family.IPV6)
+    lead = context.lead(Family.IPV4)
     withdrawn, announced = cut(body[2 : attributes_at - 2], 32, lead), cut(body[nlri_at:], 32, lead)
     parts = split_attributes(body[attributes_at:nlri_at])
     if withdrawn is None or announced is None or parts is None:
         return None
     rest, reach, unreach = parts
-    withdrawn6: list[Nlri] | None = []
-    announced6: list[Nlri] | None = []
+    withdrawn_mp: list[Nlri] | None = []
+    announced_mp: list[Nlri] | None = []
     next_hop = b""
     if unreach is not None:
-        withdrawn6 = cut(unreach[3:], 128, lead6) if unreach[:3] == _IPV6 else None
+        family = context.of_mp.get(unreach[:3])
+        withdrawn_mp = None if family is None else cut(unreach[3:], family.bits, context.lead(family))
     if reach is not None:
+        family = context.of_mp.get(reach[:3])
         hop_size = reach[3] if len(reach) > 3 else 0
-        next_hop, nlri6 = reach[4 : 4 + hop_size], reach[5 + hop_size :]
-        announced6 = cut(nlri6, 128, lead6) if reach[:3] == _IPV6 and hop_size in {16, 32} and nlri6 else None
-    if withdrawn6 is None or announced6 is None:
+        next_hop, nlri = reach[4 : 4 + hop_size], reach[5 + hop_size :]
+        is_plain = family is not None and hop_size in {16, 32} and nlri
+        announced_mp = cut(nlri, family.bits, context.lead(family)) if family is not None and is_plain else None
+    if withdrawn_mp is None or announced_mp is None:
         return None
-    is_agreed = (Family.IPV4 in families or not (withdrawn or announced)) and (
-        Family.IPV6 in families or (reach is None and unreach is None)
-    )
-    says_something = announced or announced6 or ((withdrawn or withdrawn6) and not rest)
+    is_agreed = Family.IPV4 in context.families or not (withdrawn or announced)
+    says_something = announced or announced_mp or ((withdrawn or withdrawn_mp) and not rest)
     if not is_agreed or not says_something:
         return None
-    return Update(withdrawn + withdrawn6, announced, announced6, next_hop, rest)
+    return Update(withdrawn + withdrawn_mp, announced, announced_mp, next_hop, rest)
 
 
 def split_attributes(attributes: bytes) -> tuple[bytes, bytes | None, bytes | None] | None:

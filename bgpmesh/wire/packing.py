@@ -1,7 +1,8 @@
 """Attribute sets and prefixes to the UPDATEs that carry them; what the fast path is for the way in.
 
 An attribute set is encoded once and kept (the codec does), the prefixes are joined, and one UPDATE
-holds as many as fit. IPv4 goes the classic way, IPv6 in MP_REACH_NLRI, which comes first.
+holds as many as fit. IPv4 goes the classic way unless its next hop is IPv6 (RFC 8950); that and IPv6 go in
+MP_REACH_NLRI, which comes first.
 
 RFC 4271 §4.3 and §5, RFC 4760 §3 and §4, RFC 2545 §3, RFC 6793 §4.2.2, RFC 7606 §5.1, RFC 8654 §4.
 """
@@ -68,11 +69,11 @@ def announcements(
     None, and a warning, where they leave no room for a prefix. Raises ValueError for a next hop of another family.
     """
     hop = attributes.next_hop
-    if hop is None or hop.max_prefixlen != family.bits:
+    if hop is None or (family is Family.IPV6 and hop.version == 4):
         raise ValueError(f"{family.label} prefixes with next hop {hop}")
     room = size - UPDATE_MINIMUM - len(encoded)
     reach = b""
-    if family is Family.IPV6:
+    if hop.version == 6:
         hops = hop.packed + (b"" if attributes.link_local is None else attributes.link_local.packed)
         reach = AFI_SAFI[family] + bytes((len(hops),)) + hops + b"\0"
         room -= 4 + len(reach)
@@ -80,7 +81,7 @@ def announcements(
         log.warning("update.too_long", family=family.label, octets_count=len(encoded), prefixes_count=len(keys))
         return
     for nlri in pack(keys, family, room):
-        if family is Family.IPV4:
+        if not reach:
             yield message(UPDATE, update_body(b"", encoded, nlri))
         else:  # RFC 7606 §5.1: MP_REACH_NLRI comes first
             mp = _attribute(OPTIONAL_NON_TRANSITIVE, MP_REACH, reach + nlri)

@@ -60,6 +60,7 @@ class Setup:
     announce: tuple[str, ...] = ()
     has_flowspec: bool = False  # it offers FlowSpec, both families
     mark: str = ""  # a community on all of it; BIRD and FRR only
+    ipv6_next_hops: bool = False  # IPv4 prefixes have its IPv6 address as next hop (RFC 8950); BIRD and FRR only
     role: str = ""  # its own (RFC 9234); BIRD and FRR only
     client: str = ""  # iBGP: reflect to it, and take and send several paths (RFC 7911); BIRD and FRR only
 
@@ -308,7 +309,8 @@ protocol bgp session1 {{
   {f'password "{own.password}";' if own.password else ""}
   hold time 9; connect retry time 2; connect delay time 1; error wait time 1, 4;
   {restart if own.graceful_restart else "graceful restart off;"}
-  ipv4 {{ {export} next hop address {own.address}; {paths} }};
+  ipv4 {{ {export} next hop address {own.address6 if own.ipv6_next_hops else own.address};
+    {"extended next hop on;" if own.ipv6_next_hops else ""} {paths} }};
   ipv6 {{ {export} next hop address {own.address6}; {paths} }};
   {f"flow4 {{ table filters4; {export} }}; flow6 {{ table filters6; {export} }};" if own.has_flowspec else ""}
 }}
@@ -566,6 +568,7 @@ router bgp {own.asn}
  {f"neighbor {own.neighbor} password {own.password}" if own.password else ""}
  {f"neighbor {own.neighbor} bfd profile lab" if own.bfd_ms else ""}
  {f"neighbor {own.neighbor} passive" if own.is_passive else ""}
+ {f"neighbor {own.neighbor} capability extended-nexthop" if own.ipv6_next_hops else ""}
  {f"neighbor {own.neighbor} local-role {own.role}" if own.role else ""}
  {f"neighbor {own.client} remote-as {own.asn}" if own.client else ""}
  address-family ipv4 unicast

@@ -23,7 +23,7 @@ from bgpmesh.peering.mesh import (
 )
 from bgpmesh.peering.peer import AddPath, Peer
 from bgpmesh.route.attributes import Asn, RouterId
-from bgpmesh.route.nlri import Family, IPAddress
+from bgpmesh.route.nlri import ROUTED, Family, IPAddress
 from bgpmesh.route.path import Role
 
 CLUSTER = ClusterOptions(Asn(64512))
@@ -182,11 +182,12 @@ def test_an_ipv6_neighbour_is_met_at_our_ipv6_address() -> None:
     assert (peer.local_address, peer.families) == (address("2001:db8::1"), (Family.IPV4, Family.IPV6))
 
 
-def test_a_node_with_an_ipv6_address_alone_carries_ipv6() -> None:
-    """`address` may be IPv6; the router id has to be given then."""
+def test_a_node_with_an_ipv6_address_alone_is_next_hop_of_both_families() -> None:
+    """`address` may be IPv6; the router id has to be given then. IPv4 goes to who takes such next hops (RFC 8950)."""
     node = NodeOptions("six", address("2001:db8::6"), router_id=RouterId(6))
     (peer,) = peers_of(node, CLUSTER, (node, N1), ())
-    assert (peer.address, peer.families, peer.is_passive) == (address("2001:db8::1"), (Family.IPV6,), False)
+    assert (peer.address, peer.families, peer.is_passive) == (address("2001:db8::1"), ROUTED, False)
+    assert dict(peer.next_hops) == dict.fromkeys(ROUTED, node.address)
 
 
 def test_what_a_neighbour_does_not_say_holds_from_the_cluster() -> None:
@@ -264,7 +265,7 @@ def test_source_and_listen_override_the_nodes_address() -> None:
             replace(N3, address=address("2001:db8::3"), pod_cidrs=(ipaddress.ip_network("10.244.3.0/26"),)),
             CLUSTER,
             replace(TOR, asn=Asn(64512), families=(Family.IPV6,)),
-            ["node.n3 has IPv4 prefixes and an IPv6 address only: they are announced to nobody"],
+            ["node.n3 has IPv4 prefixes and no IPv4 address: who takes no IPv6 next hops does not hear of them"],
         ),
         (
             RR,

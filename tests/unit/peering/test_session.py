@@ -204,7 +204,7 @@ def _bits(session: Session) -> tuple[bool, set[bool]]:
 def test_a_family_without_a_next_hop_of_ours_is_not_offered() -> None:
     """IPv6 stays away where we have no IPv6 address to be the next hop."""
     session = make(replace(PEER, next_hops=PEER.next_hops[:1], graceful_restart=0))
-    expected = Capabilities((Family.IPV4,), enhanced_refresh=True, extended_message=True)
+    expected = Capabilities((Family.IPV4,), enhanced_refresh=True, extended_message=True, ipv6_next_hops=True)
     assert expected == session.open_message().capabilities
 
 

@@ -193,6 +193,49 @@ def test_unknown_capabilities_are_kept_to_show() -> None:
     assert negotiated.received.capabilities.other == ((200, b"abc"),)
 
 
+IPV6_HOP = ipaddress.ip_address("2001:db8::9")
+BY_IPV6 = replace(BOTH, ipv6_next_hops=True)
+
+
+def by_ipv6(*, is_offered: bool = True) -> Codec:
+    """Return a codec past the OPENs that said whether IPv4 may have IPv6 next hops."""
+    made = Codec(Peer(PeerName("peer"), ADDRESS, Asn(64512), Role.NON_CLIENT, ADDRESS, Asn(64512), RouterId(1)))
+    made.encode(replace(OURS, capabilities=BY_IPV6))
+    (negotiated,) = made.feed(octets(replace(THEIRS, capabilities=replace(BY_IPV6, ipv6_next_hops=is_offered))), 0.0)
+    assert isinstance(negotiated, Negotiated)
+    assert negotiated.ipv6_next_hops is is_offered
+    assert negotiated.received.capabilities.other == ()
+    return made
+
+
+def test_ipv4_by_ipv6_next_hops_on_the_wire() -> None:
+    """The capability, then MP_REACH_NLRI of AFI 1 with 16 octets of next hop (RFC 8950 §3, §4), there and back."""
+    assert bytes.fromhex("0506000100010002") in octets(replace(OURS, capabilities=BY_IPV6))
+    nlris = [parse_nlri("10.1.0.0/16"), parse_nlri("10.2.3.4/32")]
+    attributes = PathAttributes(next_hop=IPV6_HOP, local_pref=100)
+    (wire,) = by_ipv6().encode_batch(Batch(Family.IPV4, attributes, nlris))
+    assert b"\0\1\1\x10" + IPV6_HOP.packed + b"\0" in wire
+    made = by_ipv6()
+    for _ in range(2):  # as it is read first, and as it is known
+        (said,) = made.feed(wire, 0.0)
+        assert isinstance(said, Routes)
+        assert said.announced == nlris
+        assert said.attributes is not None
+        assert said.attributes.same_as(attributes)
+    (gone,) = made.feed(update(feeder.attribute(0x80, 15, b"\0\1\1\x10\x0a\1")), 0.0)
+    assert isinstance(gone, Routes)
+    assert gone.withdrawn == nlris[:1]
+
+
+def test_next_hops_of_the_wrong_family_end_the_session() -> None:
+    """IPv6 ones for IPv4 that were not agreed on, and IPv4 ones for IPv6 in any case (RFC 4760 §7)."""
+    reach = feeder.attribute(0x80, 14, b"\0\1\1\x10" + IPV6_HOP.packed + b"\0\x10\x0a\1")
+    assert garbage(update(reach + GOOD[:-7]), by_ipv6(is_offered=False)).notification.subcode == 9
+    reach = feeder.attribute(0x80, 14, b"\0\2\1\4\x0a\0\0\2\0\x20\x20\1\x0d\xb8")
+    for made in (by_ipv6(), by_ipv6(is_offered=False)):
+        assert garbage(update(reach + GOOD[:-7]), made).notification.subcode == 9
+
+
 @pytest.mark.parametrize(
     ("theirs", "notification", "words"),
     [
