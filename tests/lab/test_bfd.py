@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import sys
@@ -16,7 +17,19 @@ import pytest
 
 from containerlab.lab import Lab, Process, until
 from tests.lab.agents import hear_again, silence
-from tests.lab.cluster import NODES, SESSIONS, Cluster, Traffic, Watch, announcing, blocks, laid_out, text_of
+from tests.lab.cluster import (
+    NODES,
+    SESSIONS,
+    Cluster,
+    Traffic,
+    Watch,
+    announcing,
+    blocks,
+    laid_out,
+    reply,
+    serve,
+    text_of,
+)
 
 IS_LONG = bool(os.environ.get("BGPMESH_SOAK"))
 TRIES = 50 if IS_LONG else 4
@@ -217,6 +230,28 @@ def detection(cluster: Cluster, node: str, peer: str) -> object:
     """Return the detection time in milliseconds."""
     session = cluster.peer(node, peer)["bfd_session"]
     return session["detection_ms"] if isinstance(session, dict) else None
+
+
+# ── packet policy ────────────────────────────────────────────────────────────
+
+
+def test_a_host_that_lets_nobody_in_still_hears_bfd() -> None:
+    """It is on the list of what no policy closes, as BGP is; all else is closed, and comes back with the policy."""
+    with laid_out("mesh3") as cluster:
+        cluster.bring_up("mesh3", dict.fromkeys(NODES, text()))
+        await_paths(cluster, *SESSIONS["mesh3"])
+        lab = cluster.lab
+        serve(lab, "n1", "192.0.2.1", PORT)
+        assert reply(lab, "n2", "192.0.2.1", PORT)
+        endpoint = {"expectedIPs": ["192.0.2.1", "2001:db8::1"], "node": "n1", "profiles": ["nobody"]}
+        head = {"apiVersion": "projectcalico.org/v3", "kind": "HostEndpoint", "metadata": {"name": "edge"}}
+        lab.write("n1", "/run/bgpmesh/edge.json", json.dumps(head | {"spec": endpoint}))
+        lab.exec("n1", ["bgpmesh", "apply", "-f", "/run/bgpmesh/edge.json"])
+        assert not reply(lab, "n2", "192.0.2.1", PORT, tries=4)  # seconds, many times what BFD needs
+        await_paths(cluster, *SESSIONS["mesh3"])
+        assert flaps(cluster, *NODES) == []
+        lab.exec("n1", ["bgpmesh", "delete", "hostendpoint", "edge"])
+        assert reply(lab, "n2", "192.0.2.1", PORT)
 
 
 # ── a busy machine ───────────────────────────────────────────────────────────
