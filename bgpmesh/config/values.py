@@ -13,7 +13,7 @@ from typing import ClassVar, Protocol
 
 from bgpmesh.control.http import split_listen
 from bgpmesh.peering.mesh import ASN_RANGE, Bfd, Limit, Password
-from bgpmesh.peering.peer import AddPath, FlowLimit
+from bgpmesh.peering.peer import AddPath, FlowLimit, most_but_a_fifth
 from bgpmesh.policy.rule import SCTP, TCP, UDP, Failsafe
 from bgpmesh.rib.aspath import Expression
 from bgpmesh.rib.rule import NextHopTerm, PrefixRange, Prepend
@@ -231,12 +231,14 @@ def _ttl(value: object, meta: Meta) -> int:
 
 def _limit(value: object, meta: Meta) -> Limit:
     if not isinstance(value, dict):
-        return Limit(_int(value, meta))
+        limit = _int(value, meta)
+        return Limit(limit, most_but_a_fifth(limit))
     most = 100_000_000
     faults: list[tuple[object, str]] = []
-    found = Limit(1)
+    found = Limit(1, 1)
     try:
-        found = Limit(**{"limit": 1} | _numbers(value, {"limit": (1, most), "warn": (1, most), "restart": (0, most)}))
+        numbers = {"limit": 1} | _numbers(value, {"limit": (1, most), "warn": (1, most), "restart": (0, most)})
+        found = Limit(**{"warn": most_but_a_fifth(numbers["limit"])} | numbers)
     except BadValueError as error:
         faults += error.faults
     if "limit" not in value:

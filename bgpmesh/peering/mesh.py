@@ -61,13 +61,8 @@ class Limit:
     """How many prefixes a peer may send in each family, and when it is tried again after more: N or a table."""
 
     limit: int
+    warn: int  # from so many on people are told
     restart: int = 60  # seconds
-    warn: int = 0  # from so many on people are told; 0: from four fifths of the limit on
-
-    @property
-    def warns_at(self) -> int:
-        """From how many prefixes on people are told."""
-        return self.warn or most_but_a_fifth(self.limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -509,7 +504,7 @@ def _neighbour_peer(
     local = peer.source or own_address(node, family_of_address(peer.near))
     unsaid = ("none",) if is_external else ("all",)  # RFC 8212 §2
     next_hops = _next_hops(node, peer.families, peer.source)
-    limit = peer.max_prefixes or Limit(cluster.max_prefixes)
+    limit = peer.max_prefixes or Limit(cluster.max_prefixes, most_but_a_fifth(cluster.max_prefixes))
     return Peer(
         name=PeerName(peer.name),
         address=peer.near,
@@ -537,7 +532,7 @@ def _neighbour_peer(
         ttl_security=peer.ttl_security,
         multihop=peer.multihop,
         max_prefixes=limit.limit,
-        max_prefixes_warn=limit.warns_at,
+        max_prefixes_warn=limit.warn,
         max_identities=cluster.max_identities if peer.pods else 0,
         max_prefixes_restart=limit.restart,
         enforce_first_as=is_external if peer.enforce_first_as is None else peer.enforce_first_as,

@@ -254,8 +254,7 @@ class Session:
     def stop(self, now: float, notification: Notification | None) -> list[Output]:
         """End, and keep nothing of the peer. None closes without a word, as a restart wants it (RFC 4724 §4.1).
 
-        Of an administrative shutdown a node of the cluster is told that calls meanwhile, so that it still knows why.
-        Others would take a NOTIFICATION before any OPEN for an error (RFC 4271 §8.2.2, event 25 in OpenSent).
+        Of an administrative shutdown those are told who call meanwhile (RFC 4486 §4 has a NOTIFICATION for such calls).
         """
         reason = f"closed by us: {notification.describe()}" if notification else "closed by us for a restart"
         outputs: list[Output] = []
@@ -267,7 +266,7 @@ class Session:
             self.last_error = reason
         self._is_started = False
         is_shutdown = notification is not None and notification.subcode == Cease.ADMIN_SHUTDOWN
-        self._refusal = notification if is_shutdown and self.peer.in_cluster else None
+        self._refusal = notification if is_shutdown else None
         self.called_since = None
         return self._settle(outputs)
 

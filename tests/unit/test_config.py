@@ -906,7 +906,7 @@ def test_the_example_file_is_valid_as_it_is_and_with_everything_in_it() -> None:
     ]
     remarks = ("in each family", "take FlowSpec")
     whole = config.parse("\n".join(line for line in lines if not line.startswith(remarks)), "f.toml")
-    assert whole.neighbours[0].max_prefixes == Limit(1000, 60, 800)
+    assert whole.neighbours[0].max_prefixes == Limit(1000, 800)
     assert whole.neighbours[0].flowspec == FlowLimit(100, 3600)
 
 

@@ -196,10 +196,10 @@ def test_what_a_neighbour_does_not_say_holds_from_the_cluster() -> None:
     peer = only(N1, TOR, cluster)
     assert (peer.hold_time, peer.graceful_restart, peer.max_prefixes, peer.max_prefixes_restart) == (30, 60, 7, 60)
     assert (peer.password, peer.port, peer.listen_port) == (None, 179, 1179)
-    said = replace(TOR, hold_time=0, graceful_restart=0, max_prefixes=Limit(9, 5), port=2179, password=Password("y"))
+    said = replace(TOR, hold_time=0, graceful_restart=0, max_prefixes=Limit(9, 8, 5), port=2179, password=Password("y"))
     peer = only(N1, said, cluster)
     assert (peer.hold_time, peer.graceful_restart, peer.max_prefixes, peer.max_prefixes_restart) == (0, 0, 9, 5)
-    assert peer.max_prefixes_warn == 8, "four fifths, and more where there is no half of a prefix"
+    assert peer.max_prefixes_warn == 8
     assert (peer.password, peer.port, peer.listen_port) == ("y", 2179, 1179)
 
 

@@ -372,8 +372,8 @@ def test_what_comes_after_the_hangup_is_ignored() -> None:
 
 
 def test_a_stopped_session_refuses_connections() -> None:
-    """Of a shutdown a node that calls is told; a call of ours that is answered after the stop does not count."""
-    session = make(replace(PEER, in_cluster=True))
+    """Of a shutdown who calls is told; a call of ours that is answered after the stop does not count."""
+    session = make()
     session.start(0)
     cease = Notification.cease(Cease.ADMIN_SHUTDOWN, "drained")
     outputs = session.stop(1, cease)
