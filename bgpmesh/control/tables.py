@@ -305,7 +305,7 @@ def routes(result: object) -> str:
                     _marks(path),
                     route.get("prefix") if is_first else None,
                     path.get("next_hop") or "-",
-                    path.get("peer") or "local",
+                    _whose(path),
                     path.get("as_path") or "-",
                     path.get("local_pref"),
                     path.get("med"),
@@ -318,6 +318,12 @@ def routes(result: object) -> str:
         return "no routes"
     heads = ("", "PREFIX", "NEXT HOP", "PEER", "AS PATH", "LOCAL PREF", "MED", "KERNEL", "REASON", "AFTER IMPORT")
     return table(heads, rows) + "\n\n* best, + shares its traffic (ECMP), s stale, S long-lived stale"
+
+
+def _whose(path: Row) -> str:
+    """Return the peer of a path; of several that it tells of the identifier too (RFC 7911)."""
+    path_id = path.get("path_id")
+    return (_words(path.get("peer")) or "local") + ("" if path_id is None else f" path {_words(path_id)}")
 
 
 def _after(path: Row) -> str:

@@ -32,6 +32,7 @@ from bgpmesh.route.nlri import (
     network_of,
     nlri_of,
     path_id_of,
+    path_key,
     prefix_of,
     prefix_text,
 )
@@ -336,11 +337,12 @@ def _received(rib: Rib, nlri: Nlri, attributes: PathAttributes, name: PeerName, 
     return _path(name, attributes, path_id=path_id, reason="withdrawn meanwhile") | {"accepted": False, "after": None}
 
 
-def _advertised(rib: Rib, nlri: Nlri, attributes: PathAttributes, _: PeerName, path_id: int | None) -> JsonObject:
-    if path_id is not None:  # by next hop it may be another's than the best one's
-        return _path(None, attributes, path_id=path_id, reason="advertised")
+def _advertised(rib: Rib, nlri: Nlri, attributes: PathAttributes, name: PeerName, path_id: int | None) -> JsonObject:
     best = rib.best(nlri)
-    return _path(None if best is None else best.best.peer, attributes, is_best=True, reason="advertised")
+    source = None if best is None else best.best.peer
+    if path_id is not None:  # one of several
+        source = rib.told_from(name, path_key(nlri, path_id))
+    return _path(source, attributes, is_best=path_id is None, path_id=path_id, reason="advertised")
 
 
 def _route(rib: Rib, nlri: Nlri, paths: Sequence[JsonObject]) -> JsonObject:
@@ -478,7 +480,7 @@ def _ago(now: float | None, then: float | None) -> float | None:
 def _received_station(candidates: Sequence[Candidate], now: float) -> tuple[str, list[str], float | None]:
     learnt = [candidate for candidate in candidates if candidate.peer is not None]
     local = len(candidates) > len(learnt)
-    names = [*(["this node"] if local else []), *(str(candidate.peer) for candidate in learnt)]
+    names = [*(["this node"] if local else []), *map(_whose, learnt)]
     times = [candidate.read_at for candidate in learnt if candidate.read_at]
     state = f"from {', '.join(names)}" if names else "from nobody"
     return state, [], _ago(now, max(times, default=None))
@@ -486,11 +488,16 @@ def _received_station(candidates: Sequence[Candidate], now: float) -> tuple[str,
 
 def _states(candidates: Sequence[Candidate], say: Callable[[Candidate], str]) -> tuple[str, list[str]]:
     """Return what is said of every path: at once where it is the same for all, else one detail for each."""
-    said = {candidate.peer or "this node": say(candidate) for candidate in candidates}
+    said = {_whose(candidate): say(candidate) for candidate in candidates}
     words = set(said.values())
     if len(words) <= 1:
         return next(iter(words), "-"), []
     return "", [f"{name}: {text}" for name, text in said.items()]
+
+
+def _whose(candidate: Candidate) -> str:
+    """Return who told us of a path and, where it tells of several, by which identifier."""
+    return (candidate.peer or "this node") + ("" if candidate.path_id is None else f" path {candidate.path_id}")
 
 
 def _filtered(candidate: Candidate) -> str:
@@ -517,8 +524,8 @@ def _decided(candidates: Sequence[Candidate], best: Candidate | None) -> tuple[s
     if best is None:
         state = "no path is eligible" if candidates else "no path"
     else:
-        state = f"best from {best.peer or 'this node'} ({best.reason})"
-    lost = [f"{candidate.peer or 'this node'}: {candidate.reason}" for candidate in candidates if candidate is not best]
+        state = f"best from {_whose(best)} ({best.reason})"
+    lost = [f"{_whose(candidate)}: {candidate.reason}" for candidate in candidates if candidate is not best]
     return state, lost
 
 

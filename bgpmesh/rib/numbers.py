@@ -39,7 +39,7 @@ class Numbers:
         return ours
 
     def keep(self, alive: Iterable[_Theirs]) -> None:
-        """Forget all others, but for those of peers that send one path of a prefix."""
+        """Forget all others."""
         wanted = set(alive)
-        self._ours = {key: ours for key, ours in self._ours.items() if key in wanted or not key[1]}
+        self._ours = {key: ours for key, ours in self._ours.items() if key in wanted}
         self._kept = len(self._ours)

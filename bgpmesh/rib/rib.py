@@ -736,6 +736,12 @@ class Rib:
         member = self._member(name)
         return iter(()) if member is None else member.group.heard_by(member)
 
+    def told_from(self, name: PeerName, nlri: Nlri) -> PeerName | None:
+        """Return whose path it is that a peer has been told under this key, None for this node's own."""
+        member = self._member(name)
+        advert = None if member is None else member.group.sent.get(nlri)
+        return None if advert is None else advert.origin
+
     def counts(self, name: PeerName) -> dict[Family, tuple[int, int, int]]:
         """Return (received, accepted, advertised) for each family; accepted passed filters and loop checks."""
         rib_in, member = self._ins.get(name), self._member(name)
@@ -1212,6 +1218,8 @@ class Rib:
 
     def _number(self, path: Path, nlris: Sequence[Nlri]) -> bytes | None:
         """Return our identifier of a path of these prefixes (RFC 7911); None: there is none for all of them."""
+        if self._numbers.are_many:
+            self._numbers.keep(self._numbered())
         rib_in = None if path.peer is None else self._ins.get(path.peer)
         if rib_in is None or not rib_in.path_keys:
             return self._numbers.of(path.peer, b"")
@@ -1219,14 +1227,14 @@ class Rib:
         theirs = found.pop()
         if found or theirs is None:
             return None
-        if self._numbers.are_many:
-            self._numbers.keep(
-                (name, key[:PATH_ID_SIZE])
-                for name, each in self._ins.items()
-                for keys in each.path_keys.values()
-                for key in keys
-            )
         return self._numbers.of(path.peer, theirs)
+
+    def _numbered(self) -> Iterator[tuple[PeerName | None, bytes]]:
+        """Yield all that may have an identifier of ours: each peer and, of its own, each identifier."""
+        yield None, b""
+        for name, rib_in in self._ins.items():
+            yield name, b""
+            yield from ((name, key[:PATH_ID_SIZE]) for keys in rib_in.path_keys.values() for key in keys)
 
     def _leave(self, member: Member) -> None:
         self._owing.discard(member.name)

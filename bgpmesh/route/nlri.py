@@ -68,6 +68,11 @@ def prefix_of(nlri: Nlri) -> Nlri:
     return Nlri(nlri[PATH_ID_SIZE:]) if len(nlri) in PATH_WIDTHS else nlri
 
 
+def path_key(prefix: Nlri, path_id: int | None) -> Nlri:
+    """Return the key of a path of a prefix; None: that of the prefix."""
+    return prefix if path_id is None else Nlri(path_id.to_bytes(PATH_ID_SIZE, "big") + prefix)
+
+
 def path_id_of(nlri: Nlri) -> int | None:
     """Return the identifier of the path that a key stands for; None: it stands for a prefix."""
     return int.from_bytes(nlri[:PATH_ID_SIZE], "big") if len(nlri) in PATH_WIDTHS else None

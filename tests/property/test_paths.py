@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bgpmesh.peering.message import EndOfRib
 from bgpmesh.peering.peer import AddPath, Peer
+from bgpmesh.rib.export import Batch
 from bgpmesh.rib.rule import Community, Filter, Rule
 from bgpmesh.route.attributes import PathAttributes, RouterId
 from bgpmesh.route.nlri import Family, Nlri, parse_nlri, prefix_of, prefix_text
@@ -66,7 +66,7 @@ class Scene:
     def listen(self, name: str, limit: int) -> None:
         """Let a peer take what there is for it, or a part."""
         for batch in self.world.rib.take(PeerName(name), limit):
-            if isinstance(batch, EndOfRib):
+            if not isinstance(batch, Batch):
                 continue
             for nlri in batch.nlris:
                 if batch.attributes is None:

@@ -10,7 +10,7 @@ from bgpmesh.peering.peer import AddPath, Peer
 from bgpmesh.rib.export import Batch
 from bgpmesh.rib.rib import Candidate, Rib
 from bgpmesh.route.attributes import Asn, AsPath, PathAttributes, RouterId, SegmentKind
-from bgpmesh.route.nlri import Family, IPAddress, Nlri, parse_nlri, path_id_of, prefix_text
+from bgpmesh.route.nlri import Family, IPAddress, Nlri, parse_nlri, path_id_of, path_key, prefix_text
 from bgpmesh.route.path import HostRoute, HostRouteKind, PeerName, Role
 
 ASN, ROUTER_ID, CLUSTER_ID = Asn(64512), RouterId(1), RouterId(900)
@@ -106,11 +106,11 @@ class World:
 
     def hear_paths(self, name: str, attributes: PathAttributes, *paths: tuple[int, str]) -> None:
         """Let a peer announce paths by their identifiers (RFC 7911)."""
-        self.rib.receive(PeerName(name), attributes, [path_key(*path) for path in paths], [], 7.0)
+        self.rib.receive(PeerName(name), attributes, [keyed(*path) for path in paths], [], 7.0)
 
     def lose_paths(self, name: str, *paths: tuple[int, str]) -> None:
         """Let a peer withdraw paths by their identifiers."""
-        self.rib.receive(PeerName(name), None, [], [path_key(*path) for path in paths])
+        self.rib.receive(PeerName(name), None, [], [keyed(*path) for path in paths])
 
     def told(self, name: str) -> dict[tuple[int | None, str], str]:
         """Return the next hop of everything a peer has been told, by path identifier and prefix."""
@@ -181,9 +181,9 @@ def changed(attributes: PathAttributes | None, **fields: object) -> PathAttribut
     return replace(attributes, **fields)  # type: ignore[arg-type]  # tests name real fields
 
 
-def path_key(path_id: int, prefix: str) -> Nlri:
+def keyed(path_id: int, prefix: str) -> Nlri:
     """Return the key of one path of a prefix."""
-    return Nlri(path_id.to_bytes(4, "big") + parse_nlri(prefix))
+    return path_key(parse_nlri(prefix), path_id)
 
 
 def key(prefix: str) -> Nlri:

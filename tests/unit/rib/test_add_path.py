@@ -25,7 +25,7 @@ from tests.unit.rib.ribworld import (
     external,
     internal,
     key,
-    path_key,
+    keyed,
     via,
 )
 
@@ -194,7 +194,7 @@ def test_what_was_received_is_shown_by_path() -> None:
     world.hear_paths("rr", of(21), (1, P))
     world.hear_paths("rr", of(22), (2, P))
     received = {key: attributes.next_hop for key, attributes in world.rib.received(NAME)}
-    assert {path_key(1, P): address("192.0.2.21"), path_key(2, P): address("192.0.2.22")} == received
+    assert {keyed(1, P): address("192.0.2.21"), keyed(2, P): address("192.0.2.22")} == received
 
 
 def test_a_next_hop_that_is_lost_takes_its_path_out() -> None:
@@ -369,6 +369,53 @@ def test_to_an_external_peer_each_with_our_own_next_hop() -> None:
     assert {Asn(64512)} == paths
 
 
+def test_identifiers_do_not_pile_up_with_peers_and_paths_that_come_and_go() -> None:
+    """Speakers of a range and identifiers of a peer may be any number: what is gone leaves nothing for ever."""
+    world = World(client("c4", 24), RR, cluster_id=CLUSTER_ID)
+    world.hear("c4", via("192.0.2.24"), Q)
+    for number in range(2, 2 * SPARE):
+        world.hear_paths("rr", of(21), (number, P))
+        world.lose_paths("rr", (number - 1, P))
+        world.take("c4")
+        name = f"leaves@{number}"
+        world.up(internal(name, 31, Role.CLIENT, CLUSTER_ID))
+        world.hear(name, via("192.0.2.31"), Q)
+        world.take("c4")
+        world.rib.peer_down(PeerName(name), NONE)
+    world.take("c4")
+    assert len(world.rib._numbers._ours) <= 2 * SPARE
+    assert [hop for (_, prefix), hop in world.told("c4").items() if prefix == P] == ["192.0.2.21"]
+
+
+def test_what_is_kept_for_long_is_kept_by_path() -> None:
+    """Beyond the restart time (RFC 9494) each path counts last; one that is there from elsewhere takes over."""
+    world = World(RR, internal("b", 12))
+    world.hear_paths("rr", of(21), (1, P))
+    world.hear_paths("rr", of(22), (2, P))
+    world.rib.peer_down(NAME, BOTH)
+    world.rib.outlive(NAME, BOTH)
+    assert {P: ways(21, 22)} == world.fib()
+    assert [(c.path_id, c.is_stale) for c in world.shown(P)] == [(1, True), (2, True)]
+    world.hear("b", via("192.0.2.23"), P)
+    assert {P: ways(23)} == world.fib()
+    world.up(RR, keep=BOTH)
+    world.hear_paths("rr", of(21), (1, P))
+    world.rib.sweep(NAME, BOTH)
+    assert {P: ways(21, 23)} == world.fib()
+
+
+def test_a_peer_that_refreshes_says_each_path_again() -> None:
+    """Between BoRR and EoRR (RFC 7313) a path that is not said again goes, and the other of its prefix stays."""
+    world = World(RR)
+    world.hear_paths("rr", of(21), (1, P))
+    world.hear_paths("rr", of(22), (2, P))
+    world.rib.mark_stale(NAME, Family.IPV4)
+    world.hear_paths("rr", of(22), (2, P))
+    assert {P: ways(21, 22)} == world.fib()
+    world.rib.sweep(NAME, frozenset({Family.IPV4}))
+    assert {P: ways(22)} == world.fib()
+
+
 def test_numbers_of_paths_that_are_gone_are_forgotten() -> None:
     """An identifier is given once; those that their peer has no more are not kept for ever."""
     numbers = Numbers()
@@ -377,7 +424,7 @@ def test_numbers_of_paths_that_are_gone_are_forgotten() -> None:
     for number in range(SPARE):
         numbers.of(NAME, number.to_bytes(4, "big"))
     assert numbers.are_many
-    numbers.keep([(NAME, b"1")])
+    numbers.keep([(NAME, b"1"), (NAME, b"")])
     assert not numbers.are_many
     assert (first, plain) == (numbers.of(NAME, b"1"), numbers.of(NAME, b""))
     assert numbers.of(NAME, b"\0\0\0\0") == (SPARE + 3).to_bytes(4, "big")

@@ -11,7 +11,7 @@ from bgpmesh.peering.message import Capabilities, Negotiated, Open, PathIds
 from bgpmesh.peering.peer import Peer
 from bgpmesh.rib.export import Batch
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
-from bgpmesh.route.nlri import Family, Nlri, parse_nlri, path_id_of, prefix_of
+from bgpmesh.route.nlri import Family, Nlri, parse_nlri, path_id_of, path_key, prefix_of
 from bgpmesh.route.path import PeerName, Role
 from bgpmesh.wire.codec import Codec, Decoded, Garbage, Routes
 from bgpmesh.wire.fastpath import cut, pack, without_martians
@@ -55,7 +55,7 @@ def ends(*families: Family) -> tuple[Codec, Codec]:
 
 def keyed(path_id: int, prefix: str) -> Nlri:
     """Return the key of a path."""
-    return Nlri(path_id.to_bytes(4, "big") + parse_nlri(prefix))
+    return path_key(parse_nlri(prefix), path_id)
 
 
 def said(codec: Codec, octets: bytes) -> tuple[list[Nlri], list[Nlri]]:
