@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import groupby, islice, repeat
 from operator import attrgetter
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from bgpmesh.delta import drop
 from bgpmesh.peering.message import EndOfRib, Negotiated, Refresh, RouteRefresh
@@ -503,11 +503,12 @@ class Group:
     def _want_several(self, nlris: Sequence[Nlri], found: Sequence[tuple[bytes, Advert]]) -> None:
         numbers, told = tuple(number for number, _ in found), self._told
         for number, advert in found:
-            self._want([Nlri(number + nlri) for nlri in nlris], advert)
+            self._want(_keyed(number, nlris), advert)
         befores = list(map(told.get, nlris))
         for before in set(befores) - {None, numbers}:
             for number in set(before or ()) - set(numbers):
-                self._want([Nlri(number + n) for n, was in zip(nlris, befores, strict=True) if was == before], None)
+                gone = [nlri for nlri, was in zip(nlris, befores, strict=True) if was == before]
+                self._want(_keyed(number, gone), None)
         if numbers:
             told.update(dict.fromkeys(nlris, numbers))
         else:
@@ -650,6 +651,10 @@ class Group:
                 told = [advert] * len(part) if is_repeat else None
                 entries.append(Entry(Batch(family, advert.attributes, part), advert, told, is_repeat=is_repeat))
         return entries
+
+
+def _keyed(path_id: bytes, nlris: Iterable[Nlri]) -> list[Nlri]:
+    return cast("list[Nlri]", list(map(path_id.__add__, nlris)))
 
 
 def _as_heard(advert: Advert | None, member: Member) -> PathAttributes | None:

@@ -402,7 +402,7 @@ class Rib:
         if any(rib_in.sizes[plain] for plain, _ in WIDTHS.values()):  # stale ones of a session that carried one of each
             self._withdraw(rib_in, [prefix_of(key) for key in keys])
         while keys:
-            named = {Nlri(key[PATH_ID_SIZE:]): key for key in keys}
+            named = cast("dict[Nlri, Nlri]", {key[PATH_ID_SIZE:]: key for key in keys})
             for answer in rib_in.filters.run(rib_in.peer.name, attributes, list(named)):
                 for part, is_believed in self._judged(rib_in, answer):
                     path = _kept(rib_in, self._path(rib_in, attributes, answer, is_believed=is_believed), kept)
@@ -933,10 +933,11 @@ class Rib:
         stirred: dict[Nlri, None] = {}
         for nlri in nlris:
             before = candidates.get(nlri)
-            mine = tuple(dict.fromkeys(map(table.__getitem__, known.get(nlri, ()))))
-            if (before, mine) not in after:
-                after[before, mine] = _with_all(before, peer, mine)
-            now = after[before, mine]
+            keys = known.get(nlri, ())
+            mine = (table[keys[0]],) if len(keys) == 1 else tuple(dict.fromkeys(map(table.__getitem__, keys)))
+            if (pair := (before, mine)) not in after:
+                after[pair] = _with_all(before, peer, mine)
+            now = after[pair]
             if now is before:
                 continue
             if now is None:
