@@ -76,7 +76,8 @@ offers = st.tuples(restarts, long_lives)
 pauses = st.sampled_from([0.0, 0.0, 0.0, 0.1, 1.0, 3.0, 9.0, 30.0, 240.0, 1e6])
 EVENTS = (
     "start restart stop quit inbound inbound answered answered refused lost lost open open open bad-open message "
-    "keepalive keepalive update garbage stalled end-of-rib end-of-rib tick due path-failed path-recovered up up up"
+    "keepalive keepalive update garbage stalled end-of-rib end-of-rib tick due path-failed path-recovered "
+    "reload up up up"
 )
 steps = st.lists(
     st.tuples(
@@ -207,6 +208,13 @@ def run(world: World, script: list[Step]) -> float:  # noqa: C901, PLR0912  one 
                 outputs = session.path_failed("BFD", now, is_independent=index % 2 == 0)
             case "path-recovered":
                 outputs = session.path_recovered(now)
+            case "reload":
+                world.take(session.hand_over(now, Notification.cease(Cease.OTHER_CONFIGURATION_CHANGE)))
+                world.agree()
+                changed = Session(replace(session.peer, hold_time=9 + index), LocalRestart(), lambda: 0.5)
+                changed.succeed(session)
+                world.session, session, world.is_calling = changed, changed, False
+                outputs = session.start(now)
             case "up":
                 connection = world.new()
                 world.take(session.connected(connection, True, now))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bgpmesh.peering.message import LongLived
+from bgpmesh.peering.peer import AddPath
 from bgpmesh.rib.decision import Kept
 from bgpmesh.rib.rule import Community, Filter, Rule
 from bgpmesh.route.attributes import RouterId
@@ -191,3 +192,28 @@ def test_doubts_end_in_the_long_run_too() -> None:
     world.up(A, BOTH)
     world.rib.peer_down(NAME, BOTH, is_doubted=True)
     assert (kept(world, P), world.heard("o", P)) == ({"a": Kept.LONG_LIVED}, None)
+
+
+def test_several_paths_of_a_prefix_are_kept_each_for_itself() -> None:
+    """By identifier (RFC 7911): the one that is not to be kept for long goes, and what is said again is fresh alone."""
+    several = replace(A, add_path=AddPath(0))
+    world = World(several, B)
+    world.hear_paths("a", via("192.0.2.21"), (1, P), (1, P6))
+    world.hear_paths("a", replace(via("192.0.2.22"), communities=(NOT_LONG,)), (2, P))
+    world.hear_paths("a", via("192.0.2.23"), (3, P))
+    ways = {P: Via(tuple(address(f"192.0.2.{number}") for number in (21, 22, 23)))}
+    world.rib.peer_down(NAME, frozenset({Family.IPV4}), is_doubted=True)
+    assert ways == world.fib()
+    world.hear("b", via("192.0.2.10"), P)
+    assert {P: Via((address("192.0.2.10"),))} == world.fib()
+    world.lose("b", P)
+    world.rib.outlive(NAME, BOTH)
+    assert {P: Via((address("192.0.2.21"), address("192.0.2.23")))} == world.fib()
+    assert [(each.path_id, each.kept) for each in world.shown(P)] == [(1, Kept.LONG_LIVED), (3, Kept.LONG_LIVED)]
+    assert world.rib.long_lived_count(NAME) == 2
+    world.up(several, BOTH)
+    world.hear_paths("a", via("192.0.2.23"), (3, P))
+    assert {P: Via((address("192.0.2.23"),))} == world.fib()
+    assert [(each.path_id, each.kept) for each in world.shown(P)] == [(3, Kept.ALIKE), (1, Kept.LONG_LIVED)]
+    world.rib.sweep(NAME, BOTH)
+    assert [each.path_id for each in world.shown(P)] == [3]
