@@ -176,7 +176,7 @@ class Peers:
         names = {each.name for each in new.ranges}
         self.refusals = defaultdict(Refusals, {name: each for name, each in self.refusals.items() if name in names})
         templates = [each.template for each in new.ranges]
-        self._stay_s = max([LEAST_STAY_S, *(peer.graceful_restart for peer in (*new.peers, *templates))])
+        self._stay_s = max([LEAST_STAY_S, *(peer.asks_for_s for peer in (*new.peers, *templates))])
         self._hear_of_refusals()
         wanted = {peer.name: peer for peer in new.peers}
         speakers = {name: peer for name in self.sessions if (peer := self._ranges.speaker(name)) is not None}

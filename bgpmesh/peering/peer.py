@@ -132,6 +132,11 @@ class Peer:
         """Whether a session with the one is a session with the other."""
         return self == other or not self.resets(other)
 
+    @property
+    def asks_for_s(self) -> int:
+        """Seconds for which the peer is asked to keep our routes while we are away."""
+        return self.graceful_restart and self.graceful_restart + self.long_lived_graceful_restart
+
     def is_same_speaker(self, other: Peer) -> bool:
         """Whether what the one has announced still counts if it is the other."""
         return all(

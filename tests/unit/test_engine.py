@@ -55,6 +55,7 @@ from bgpmesh.peering.message import (
 )
 from bgpmesh.peering.peer import Peer
 from bgpmesh.peering.session import Dial, Hangup, Send, State
+from bgpmesh.peers import LEAST_STAY_S
 from bgpmesh.policy.chains import ChainKey
 from bgpmesh.policy.iptables import Options
 from bgpmesh.policy.objects import read
@@ -1465,3 +1466,13 @@ def test_a_reload_does_not_wind_up_the_clock_of_a_peer_that_is_away() -> None:
     assert world.written() == []
     world.at(120)
     assert world.written() == [("10.244.2.0/26", None)]
+
+
+@pytest.mark.parametrize(
+    ("restart", "long_lived", "stay_s"), [(120, 0, 120), (120, 600, 720), (0, 600, LEAST_STAY_S), (5, 0, LEAST_STAY_S)]
+)
+def test_bfd_goes_on_for_as_long_as_peers_may_keep_our_routes(restart: int, long_lived: int, stay_s: float) -> None:
+    """Long-lived ones too: nobody else can tell them that the path has failed."""
+    options = {"graceful_restart": restart, "long_lived_graceful_restart": long_lived}
+    world = World(Engine(configured(peer(2, **options)), (), lambda: 0.5))
+    assert world.engine.peers.bfd_wanted()[1] == stay_s
