@@ -181,6 +181,37 @@ def without_routes(listed: str, prefix: str) -> str:
     return "".join(line for line in listed.splitlines(keepends=True) if not line.startswith(f"{prefix} "))
 
 
+@pytest.mark.parametrize("way", ["frozen", "away for long"])
+def test_a_daemon_is_not_heard_of_for_longer_than_it_said(way: str) -> None:
+    """Its kernel forwards on and its peers' do: over hold timers (RFC 8538), and over the restart time (RFC 9494)."""
+    options = {"hold_time": "3"} if way == "frozen" else {"graceful_restart": "2", "long_lived_graceful_restart": "600"}
+    with laid_out("mesh3") as cluster:
+        text = text_of("config/demo.toml", **({"hold_time": PATIENT} | options))
+        cluster.bring_up("mesh3", dict.fromkeys(NODES, text))
+        cluster.attach_workloads()
+        watches = {node: Watch(cluster.lab, node) for node in NODES}
+        traffic = Traffic(cluster.lab, tuple(combinations(cluster.workloads, 2)))
+
+        if way == "frozen":
+            with cluster.frozen("n3"):
+                for node in ("n1", "n2"):
+                    cluster.until_logged(node, 'peer.down peer=n3 reason="hold timer expired after 3 s" kept=ipv4,ipv6')
+                traffic.await_rounds()
+        else:
+            cluster.stop(SIGKILL, "n3")
+            for node in ("n1", "n2"):
+                cluster.until_logged(node, "peer.long-lived peer=n3 family=ipv4,ipv6")
+            traffic.await_rounds()
+            cluster.start("n3")
+        cluster.await_sync(*NODES)
+        cluster.await_sessions(SESSIONS["mesh3"])
+        cluster.await_no_stale(*NODES)
+        traffic.await_rounds()
+
+        assert traffic.stop() == []
+        assert {node: [] for node in NODES} == {node: watch.end() for node, watch in watches.items()}
+
+
 # ── what is swept, and when ──────────────────────────────────────────────────
 
 
