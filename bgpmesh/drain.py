@@ -168,7 +168,7 @@ class Drainer:
         engine = self._engine
         if not engine.configured.kernel_enabled:
             return 0, ""  # nothing goes through it
-        uplinks = engine.rib.links_towards(peer.address for peer in engine.configured.peers)
+        uplinks = engine.rib.links_towards(each.peer.address for each in engine.peers.sessions.values())
         workloads = set() if is_to_stop else engine.rib.links_of(engine.local.links.actual.keys())
         try:
             counted = await asyncio.to_thread(self._counters)

@@ -33,6 +33,7 @@ from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import Protocol, assert_never
 
+from bgpmesh.callers import Callers
 from bgpmesh.events import (
     BfdReported,
     Command,
@@ -56,7 +57,6 @@ from bgpmesh.notes import Notes
 from bgpmesh.peering import bfd
 from bgpmesh.peering.message import Cease, EndOfRib, Notification, Refresh, RouteRefresh
 from bgpmesh.peering.peer import Peer
-from bgpmesh.peering.ranges import Ranges, Refusals
 from bgpmesh.peering.session import (
     Dial,
     Established,
@@ -80,8 +80,6 @@ from bgpmesh.route.path import PeerName
 
 # BFD goes on so long at least without a daemon: a supervisor has started it again by then.
 LEAST_STAY_S = 10.0
-# Speakers of ranges who were here in this daemon's life and are remembered for that.
-MOST_MET = 4096
 # Between the withdrawal of all routes and the end of the sessions: what is still sent to us is forwarded.
 WITHDRAWN_S = 1.0
 
@@ -140,10 +138,8 @@ class Peers:
         self.commands: deque[Command] = deque()  # what the wire is to do
         self.sessions: dict[PeerName, Session] = {}
         self.faults: defaultdict[PeerName, Faults] = defaultdict(Faults)
-        self.refusals: defaultdict[PeerName, Refusals] = defaultdict(Refusals)  # by range
-        self._ranges = Ranges()
+        self.callers = Callers(notes)
         self._leaving: set[PeerName] = set()  # speakers of ranges that may be over
-        self._met: dict[PeerName, None] = {}  # those who had a session and are gone: what we forward is preserved since
         self._listed = None if listed is None else frozenset(listed)
         self.held: frozenset[PeerName] = self._listed or frozenset()  # on disk before anything else is done
         self.watched: tuple[bfd.Watched, ...] = ()  # what BFD is to watch
@@ -172,14 +168,12 @@ class Peers:
     def configure(self, new: Configured, now: float) -> None:
         """Have a session with each of these peers, and with nobody else; `check_sync` comes after."""
         self._configured = new
-        self._ranges = Ranges(new.ranges, (peer.address for peer in new.peers))
-        names = {each.name for each in new.ranges}
-        self.refusals = defaultdict(Refusals, {name: each for name, each in self.refusals.items() if name in names})
-        templates = [each.template for each in new.ranges]
-        self._stay_s = max([LEAST_STAY_S, *(peer.asks_for_s for peer in (*new.peers, *templates))])
+        self.callers.configure(new)
+        everybody = (*new.peers, *self.callers.templates)
+        self._stay_s = max([LEAST_STAY_S, *(peer.asks_for_s for peer in everybody)])
         self._hear_of_refusals()
         wanted = {peer.name: peer for peer in new.peers}
-        speakers = {name: peer for name in self.sessions if (peer := self._ranges.speaker(name)) is not None}
+        speakers = self.callers.among(self.sessions)
         awaited = frozenset(self._awaited.names)
         before: dict[PeerName, Peer] = {}
         ended: dict[PeerName, Session] = {}
@@ -188,16 +182,18 @@ class Peers:
             if changed is not None and changed.has_same_session(session.peer):
                 before[name], session.peer = session.peer, changed
             else:
-                is_another = session.peer.of_range is not None and self._ranges.has(session.peer.address)
+                is_another = session.peer.of_range is not None and self.callers.has(session.peer.address)
                 self._remove(session, changed, now, is_gone=changed is None and not is_another)
                 ended[name] = session
         self._rib.filter(new.filters, (*new.peers, *speakers.values()))
         for name, peer in before.items():
             if self.sessions[name].peer != peer:
                 self._amended(self.sessions[name], peer, now)
-        for name, peer in (wanted | {name: peer for name, peer in speakers.items() if name in awaited}).items():
+        for name, peer in (wanted | speakers).items():
             if name not in self.sessions:
                 self._add(peer, ended.get(name), now, is_awaited=name in awaited)
+        for name in ended.keys() - self.sessions.keys():
+            self._forget(ended[name])
         self._watch()
         names = {PeerName(each.name) for each in self.watched}
         self.bfd = {name: report for name, report in self.bfd.items() if name in names}
@@ -228,8 +224,8 @@ class Peers:
         """Tell a session that our call came to nothing."""
         if event.peer in self.sessions:
             self._apply(event.peer, self.sessions[event.peer].connect_failed(event.reason, now), now)
-        elif any(event.peer == each.name for each in self._configured.ranges):
-            self._came_to_nothing(event.peer, event.peer, event.reason)
+        elif event.peer in self.callers.names:
+            self.callers.came_to_nothing(event.peer, event.peer, event.reason)
 
     def disconnected(self, event: Disconnected, now: float) -> None:
         """Tell a session that its connection is gone."""
@@ -420,18 +416,24 @@ class Peers:
 
     def _let_in(self, event: Connected, now: float) -> Session | None:
         """Return the new session of one that calls from a range; None: it does not, or is one too many."""
-        found = self._ranges.find(event.peer)
+        found = self.callers.find(event.peer)
         if found is None or self._booted_at is None:
             return None
-        around, address = found
+        around, peer = found
         if sum(session.peer.of_range == around.name for session in self.sessions.values()) >= around.limit:
             self.commands.append(Send(event.connection, Notification.cease(Cease.CONNECTION_REJECTED)))
-            self._came_to_nothing(around.name, event.peer, f"range_limit = {around.limit} speakers are here already")
+            reason = f"range_limit = {around.limit} speakers are here already"
+            self.callers.came_to_nothing(around.name, event.peer, reason)
             return None
-        self._add(around.speaker(address), None, now, is_awaited=False)
+        self._add(peer, None, now, is_awaited=False)
         session = self.sessions[event.peer]
-        session.was_established = event.peer in self._met
+        session.was_established = self.callers.was_here(event.peer)
         return session
+
+    def _doubt(self, session: Session) -> None:
+        """Have it looked at whether anything is left of a speaker of a range."""
+        if session.peer.of_range is not None and session.is_over:
+            self._leaving.add(session.peer.name)
 
     def let_go(self) -> None:
         """Forget the speakers of ranges of whom nothing is left."""
@@ -443,31 +445,24 @@ class Peers:
             if session is None or not session.is_over or name in self._resume_at or name in self._awaited.names:
                 continue
             if not session.transitions[State.ESTABLISHED] and session.peer.of_range is not None and session.last_error:
-                self._came_to_nothing(session.peer.of_range, name, session.last_error)
-            self._forget(name)
+                self.callers.came_to_nothing(session.peer.of_range, name, session.last_error)
+            del self.sessions[name]
+            self._forget(session)
         self._watch()
 
-    def _forget(self, name: PeerName) -> None:
-        """Remember nothing of a speaker of a range; that its paths leave the kernel is still waited for (rule 1)."""
-        if self.sessions[name].was_established:
-            self._met[name] = None
-            if len(self._met) > MOST_MET:
-                del self._met[next(iter(self._met))]
-        for of_peer in (self.sessions, self._wakeups, self._resume_at, self.faults, self.bfd):
+    def _forget(self, session: Session) -> None:
+        """Remember nothing of a peer without a session, but for its paths until they have left the kernel (rule 1)."""
+        name = session.peer.name
+        for of_peer in (self._wakeups, self._resume_at, self.faults, self.bfd):
             of_peer.pop(name, None)
         self._followed.forget(name)
-
-    def _came_to_nothing(self, of_range: PeerName, name: PeerName, reason: str) -> None:
-        if self.refusals[of_range].add(name, reason):
-            self._notes.add("peer.failed", Level.WARNING, peer=name, reason=reason)
+        if session.peer.of_range is not None:
+            self.callers.leave(name, was_established=session.was_established)
 
     def _watch(self) -> None:
         """Have BFD watch the paths to the peers of the file, and to speakers of ranges whose paths are held."""
-        is_asked = any(each.watched is not None for each in self._configured.ranges)
-        speakers = [self._ranges.find(n) for n in sorted(self.sessions.keys() & self.held)] if is_asked else []
-        found = (around.watching(address) for around, address in filter(None, speakers))
-        watched = (*self._configured.watched, *(each for each in found if each is not None))
-        watched = () if self.is_closed else watched
+        speakers = self.callers.watched(self.sessions.keys() & self.held)
+        watched = () if self.is_closed else (*self._configured.watched, *speakers)
         if watched != self.watched:
             self.watched = watched
 
@@ -476,7 +471,7 @@ class Peers:
         name = session.peer.name
         cause = Notification.cease(Cease.PEER_DECONFIGURED if is_gone else Cease.OTHER_CONFIGURATION_CHANGE)
         is_to_go_on = changed is not None and changed.graceful_restart and changed.is_same_speaker(session.peer)
-        if is_to_go_on and session.peer.of_range is None:  # that of a range begins with its next call
+        if is_to_go_on:
             self._apply(name, session.hand_over(now, cause), now)
         else:
             self._apply(name, session.stop(now, cause), now)
@@ -487,12 +482,9 @@ class Peers:
         for connection in [c for c, n in self._peer_of.items() if n == name]:
             del self._peer_of[connection]
             self.commands.append(Hangup(connection))
-        if session.peer.of_range is not None:
-            self._forget(name)
-        else:
-            del self.sessions[name]
+        del self.sessions[name]
 
-    def _apply(self, name: PeerName, outputs: Iterable[Output], now: float) -> None:  # noqa: C901  one case each
+    def _apply(self, name: PeerName, outputs: Iterable[Output], now: float) -> None:
         """Carry out what a session answered."""
         session = self.sessions[name]
         for output in outputs:
@@ -520,8 +512,7 @@ class Peers:
                 case _:
                     assert_never(output)
         self._wake_at(name, min(session.next_wakeup(), self._resume_at.get(name, NEVER)))
-        if session.peer.of_range is not None and session.is_over:
-            self._leaving.add(name)
+        self._doubt(session)
 
     def _established(self, session: Session, up: Established, now: float) -> None:
         name = session.peer.name
@@ -529,7 +520,7 @@ class Peers:
         self._away.discard(name)
         self._begin_anew(name)
         if session.peer.of_range is not None:
-            self.refusals[session.peer.of_range].forget(name)
+            self.callers.came(session.peer)
             self._watch()
         self._rib.peer_up(session.peer, up.negotiated, up.keep)
         self._followed.peer_up(session.peer, up.keep)
@@ -629,7 +620,7 @@ class Peers:
         routes_kept = has_routes or not configured.kernel_enabled
         is_unknown = self._listed is None and has_routes
         listed = frozenset(self.sessions) if is_unknown else (self._listed or frozenset())
-        ranges = tuple(each.name for each in configured.ranges) if is_unknown else ()
+        ranges = self.callers.names if is_unknown else ()
         is_restart = bool(listed or ranges) and routes_kept
         self._local_restart.is_forwarding_kept = is_restart or not configured.kernel_enabled
         if is_restart:
@@ -643,9 +634,8 @@ class Peers:
             self._local_restart.is_restarting = True
             self._awaited.limit = now + configured.restart_deferral
             self._awaited.add_ranges(ranges)
-            for name in sorted(listed - self.sessions.keys()):
-                if (speaker := self._ranges.speaker(name)) is not None:
-                    self._add(speaker, None, now, is_awaited=False)
+            for speaker in self.callers.among(sorted(listed - self.sessions.keys())).values():
+                self._add(speaker, None, now, is_awaited=False)
             for name in sorted(listed & self.sessions.keys()):
                 self._awaited.add(name, now)
             self._notes.add("restart.began", peer=",".join(self._awaited.names) or None)
@@ -680,8 +670,7 @@ class Peers:
         self._awaited.limit, self._is_awaiting_return = NEVER, False
         for session in self.sessions.values():
             session.call_passive = False
-            if session.peer.of_range is not None:
-                self._leaving.add(session.peer.name)
+            self._doubt(session)
 
     # ── out of service, and back ─────────────────────────────────────────────
 
@@ -723,7 +712,7 @@ class Peers:
         """Wait for what everybody has to say, as after a restart: nobody has a session yet."""
         self._is_awaiting_return = True
         self._awaited.limit = min(self._awaited.limit, now + self._configured.restart_deferral)
-        self._awaited.add_ranges(tuple(each.name for each in self._configured.ranges))
+        self._awaited.add_ranges(self.callers.names)
         for name in self.sessions:
             self._awaited.add(name, now)
 

@@ -6,6 +6,9 @@ Pure: from the two configurations, and what is held now, as plain data that JSON
     reset            something else is said in the OPEN or set on the socket, or it is another peer (`Peer.resets`):
                      what it has said (`received`) goes, and comes again with the next session; or it is over a limit
     changed          goes on with other filters, limits or next hops: only what differs by that is told
+
+A range is added or removed as such, with its prefix for an address; else it is its speakers, as they are now, that are
+reset, change or go on.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from bgpmesh.config.changes import OTHER_SECRET, SECRET
 from bgpmesh.events import Configured
 from bgpmesh.peering.bfd import Watched
 from bgpmesh.peering.peer import Peer
+from bgpmesh.peering.ranges import Ranges
 from bgpmesh.route.nlri import Family, IPAddress
 from bgpmesh.route.path import PeerName, Role
 
@@ -39,7 +43,7 @@ _NAMED_IDS = {"router_id", "cluster_id"}
 class Held:
     """What a node has at this moment."""
 
-    received: Mapping[PeerName, Sequence[int]] = field(default_factory=dict)  # prefixes of each family, by peer
+    received: Mapping[PeerName, Sequence[int]] = field(default_factory=dict)  # prefixes of each family, by session
     addresses: Mapping[IPAddress, str] = field(default_factory=dict)  # in use, with the workload
 
 
@@ -72,11 +76,13 @@ def plan(
 
 
 def _sessions(old: Configured, new: Configured, held: Held) -> JsonObject:
-    were, are = ({peer.name: peer for peer in each.peers} for each in (old, new))
-    watched = {each.name: each for each in old.watched}, {each.name: each for each in new.watched}
+    were, are = (_peers(each, held) for each in (old, new))
+    watched = _watched(old, held), _watched(new, held)
     filters = _changed_filters(old, new)
     found: dict[str, list[JsonObject]] = {"added": [], "removed": [], "reset": [], "changed": []}
     unchanged = 0
+    found["removed"] += _ranges(old, new)
+    found["added"] += _ranges(new, old)
     for name in sorted(were.keys() | are.keys()):
         was, now = were.get(name), are.get(name)
         received = held.received.get(name, ())
@@ -97,6 +103,28 @@ def _sessions(old: Configured, new: Configured, held: Held) -> JsonObject:
         else:
             unchanged += 1
     return {**found, "unchanged": unchanged}
+
+
+def _peers(configured: Configured, held: Held) -> dict[PeerName, Peer]:
+    """Return the peers of a configuration, and of the speakers that are here those that it lets in."""
+    ranges = Ranges(configured.ranges, (peer.address for peer in configured.peers))
+    speakers = ((name, ranges.speaker(name)) for name in held.received)
+    found = {peer.name: peer for peer in configured.peers}
+    return found | {name: peer for name, peer in speakers if peer is not None}
+
+
+def _ranges(configured: Configured, other: Configured) -> list[JsonObject]:
+    """Return the ranges that the other configuration has not."""
+    known = {each.name for each in other.ranges}
+    rows = (each for each in configured.ranges if each.name not in known)
+    return [{"peer": each.name, "address": str(each.network), "asn": each.template.asn} for each in rows]
+
+
+def _watched(configured: Configured, held: Held) -> dict[str, Watched]:
+    ranges = Ranges(configured.ranges, (peer.address for peer in configured.peers))
+    speakers = filter(None, map(ranges.find, held.received))
+    found = (*configured.watched, *(around.watching(address) for around, address in speakers))
+    return {each.name: each for each in found if each is not None}
 
 
 def _changed_filters(old: Configured, new: Configured) -> set[str]:

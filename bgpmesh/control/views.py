@@ -154,7 +154,7 @@ def _range(engine: Engine, around: PeerRange) -> JsonObject:
         "asn": around.template.asn,
         "speakers": len(_speakers(engine, around.name)),
         "limit": around.limit,
-        "last_error": engine.peers.refusals[around.name].last if around.name in engine.peers.refusals else "",
+        "last_error": engine.peers.callers.last_refusal(around.name),
     }
 
 

@@ -28,6 +28,7 @@ asn = 64512
 topology = "reflectors"
 hold_time = 90
 identity = true
+bfd = true
 password = "of all of them"
 [pool.v4]
 cidr = "10.244.0.0/16"
@@ -43,6 +44,7 @@ range = "192.0.2.0/25"
 asn = 64512
 nodes = "role == 'reflector'"
 reflector_client = true
+bfd = true
 password = "of all of them"
 pods = ["10.244.0.0/16", "fd00:10:244::/48"]
 """
@@ -102,6 +104,11 @@ def transitions(cluster: Cluster, *numbers: int) -> list[object]:
     return [cluster.peer("rr1", speaker(number))["transitions"] for number in numbers]
 
 
+def sees(cluster: Cluster, number: str) -> bool:
+    """Tell whether the reflector's BFD sees the path to a node."""
+    return cluster.peer("rr1", f"leaves@192.0.2.{number}")["bfd"] == "up"
+
+
 def known(cluster: Cluster, node: str) -> object:
     """Return of how many addresses elsewhere a node knows the labels."""
     return cast("dict[str, JsonObject]", cluster.ask(node, "status"))["policy"]["identities"]
@@ -117,6 +124,7 @@ def test_nodes_join_a_reflector_that_is_not_edited(cluster: Cluster) -> None:
     join(cluster, 4)
     for node in ("c1", "c2", "c4"):
         cluster.await_prefixes(node, blocks("c1", "c2", "c4"))
+        cluster.until("rr1", lambda number=node[1]: sees(cluster, number), f"BFD to see {node}")  # type: ignore[misc]
     cluster.attach("c4")
     for node in ("c1", "c2"):
         cluster.until(node, lambda node=node: known(cluster, node) == 2, "to know c4's workload")  # type: ignore[misc]

@@ -126,3 +126,34 @@ def test_a_limit_below_what_is_there_closes_the_session(held: int, what: str) ->
     """Of one family; else it goes on with the other limit."""
     after = BEFORE.replace('address = "192.0.2.252"', 'address = "192.0.2.252"\nmax_prefixes = 5')
     assert sessions(planned(BEFORE, after, Held({PeerName("tor3"): (held, 2)})))[what] == ["tor3"]
+
+
+def test_a_range_is_what_becomes_of_its_speakers() -> None:
+    """One that comes or goes is told of as such; of one that changes the speakers are reset, change or go on."""
+    leaves = """
+[peer.leaves]
+range = "198.51.100.0/24"
+asn = 64512
+[peer.others]
+range = "203.0.113.0/24"
+asn = 64512
+"""
+    here = (PeerName("leaves@198.51.100.9"), PeerName("leaves@198.51.100.99"), PeerName("others@203.0.113.9"))
+    held = Held({PeerName("n2"): (4, 0), **dict.fromkeys(here, (3, 0))})
+
+    def sessions(before: str, after: str) -> dict[str, list[object]]:
+        """Return who is told of under which word."""
+        old, new = (config.parse(BEFORE + text, "f.toml") for text in (before, after))
+        made = plan(config.effective(old, "n1"), config.effective(new, "n1"), config.changes(old, new), held=held)
+        rows = cast("dict[str, list[JsonObject]]", made["sessions"])
+        return {word: [row["peer"] for row in rows[word]] for word in ("added", "removed", "reset", "changed")}
+
+    nothing: dict[str, list[object]] = {"added": [], "removed": [], "reset": [], "changed": []}
+    assert sessions(leaves, leaves) == nothing
+    assert sessions("", leaves)["added"][:2] == ["leaves", "others"]
+    assert sessions(leaves, "")["removed"] == ["leaves", "others", *here]
+    held_longer = leaves.replace("[peer.others]", "hold_time = 30\n[peer.others]")
+    assert sessions(leaves, held_longer) == {**nothing, "reset": [*here[:2]]}
+    filtered = leaves.replace("[peer.others]", 'export = ["own"]\n[peer.others]')
+    assert sessions(leaves, filtered) == {**nothing, "changed": [*here[:2]]}
+    assert sessions(leaves, leaves.replace("198.51.100.0/24", "198.51.100.0/26")) == {**nothing, "removed": [here[1]]}

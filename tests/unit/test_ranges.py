@@ -205,6 +205,24 @@ def test_a_reload_is_about_the_speakers_of_its_range_alone(after: tuple[PeerRang
     assert world.engine.peers.sessions[stays].state is State.ESTABLISHED
 
 
+def test_a_template_that_changes_keeps_what_its_speakers_said_where_they_keep_it_too() -> None:
+    """With graceful restart over NOTIFICATIONs (RFC 8538) paths are stale until the speaker has called and said all."""
+    world = world_of(leaves())
+    number = establish(world, restart=replace(KEPT, survives_notification=True))
+    attributes = PathAttributes(next_hop=HOP, local_pref=100)
+    tell(world, RoutesReceived(number, attributes, [parse_nlri("10.244.7.0/26")], (), world.now))
+    world.written()
+    tell(world, configured(peer(2), ranges=(leaves(hold_time=30),)))
+    session = world.engine.peers.sessions[NAME]
+    assert (session.state, world.engine.rib.stale_count(NAME), world.written()) == (State.ACTIVE, 1, [])
+    number = establish(world, restart=replace(KEPT, survives_notification=True))
+    tell(world, RoutesReceived(number, attributes, [parse_nlri("10.244.7.0/26")], (), world.now))
+    tell(world, MessageReceived(number, EndOfRib(Family.IPV4)))
+    assert (world.engine.rib.stale_count(NAME), world.written()) == (0, [])
+    tell(world, configured(peer(2), ranges=()))
+    assert ("10.244.7.0/26", None) in world.written()
+
+
 def test_a_speaker_that_becomes_a_peer_of_the_file_changes_over() -> None:
     """An address that the file names from now on is the named peer's: the speaker's session ends, its does begin."""
     world = world_of(leaves())
@@ -248,18 +266,18 @@ def test_who_comes_back_hears_that_what_we_forward_is_preserved() -> None:
     assert bits == [False, True]
 
 
-def test_a_node_out_of_service_says_so_to_who_calls_and_comes_back_for_whoever_calls_again() -> None:
-    """Stopped, it tells speakers why and keeps none; back, it is the last choice until they have had time to call."""
-    world = world_of(leaves())
+@pytest.mark.parametrize("in_cluster", [True, False])
+def test_a_node_out_of_service_keeps_no_speaker_and_comes_back_for_whoever_calls_again(in_cluster: bool) -> None:
+    """Stopped, it tells those of the cluster why; back, it is the last choice until all have had time to call."""
+    world = world_of(leaves(in_cluster=in_cluster))
     establish(world)
     tell(world, DrainChanged(Drain.STOPPED))
     world.at(2.0)
     assert NAME not in world.engine.peers.sessions
     number = call(world)
-    (said, hangup) = world.settle()
-    assert isinstance(said, Send)
-    assert isinstance(said.message, Notification)
-    assert (said.message.subcode, hangup) == (Cease.ADMIN_SHUTDOWN, Hangup(number))
+    *said, hangup = world.settle()
+    told = [c.message.subcode for c in said if isinstance(c, Send) and isinstance(c.message, Notification)]
+    assert (told, hangup) == ([Cease.ADMIN_SHUTDOWN] if in_cluster else [], Hangup(number))
     assert (NAME in world.engine.peers.sessions, world.told_of("peer.failed")) == (False, [])
     tell(world, DrainChanged(Drain.UNDRAINING))
     number = establish(world)
