@@ -61,6 +61,8 @@ class Setup:
     has_flowspec: bool = False  # it offers FlowSpec, both families
     mark: str = ""  # a community on all of it; BIRD and FRR only
     ipv6_next_hops: bool = False  # IPv4 prefixes have its IPv6 address as next hop (RFC 8950); BIRD and FRR only
+    marks_count: int = 0  # so many communities on all of it, 64512:0 and so on; BIRD and FRR only
+    is_extended: bool = False  # BIRD: it takes messages of up to 65,535 octets, as FRR does unasked
     role: str = ""  # its own (RFC 9234); BIRD and FRR only
     client: str = ""  # iBGP: reflect to it, and take and send several paths (RFC 7911); BIRD and FRR only
 
@@ -253,6 +255,10 @@ class Bird:
         """Return how the session has ended, as it writes it."""
         return self._ask("show protocols all session1")
 
+    def send_again(self) -> None:
+        """Send everything again, unasked, between BoRR and EoRR."""
+        self._ask("reload out session1")
+
     def kill(self) -> None:
         """SIGKILL."""
         assert self._process
@@ -281,6 +287,7 @@ class Bird:
             for version, prefixes in ((4, ipv4), (6, ipv6))
         )
         mark = f"bgp_community.add(({own.mark.replace(':', ',')}));" if own.mark else ""
+        mark += "".join(f"bgp_community.add((64512,{number}));" for number in range(own.marks_count))
         export = f"import all; export filter {{ if source != RTS_STATIC then reject; {mark} accept; }};"
         mode = "aware" if own.helps_only else "on"
         restart = f"graceful restart {mode}; graceful restart time {own.graceful_restart};"
@@ -308,6 +315,7 @@ protocol bgp session1 {{
   {"passive on;" if own.is_passive else ""}
   {f'password "{own.password}";' if own.password else ""}
   hold time 9; connect retry time 2; connect delay time 1; error wait time 1, 4;
+  {"enable extended messages on;" if own.is_extended else ""}
   {restart if own.graceful_restart else "graceful restart off;"}
   ipv4 {{ {export} next hop address {own.address6 if own.ipv6_next_hops else own.address};
     {"extended next hop on;" if own.ipv6_next_hops else ""} {paths} }};
@@ -472,6 +480,10 @@ class Frr:
         """Let it go on."""
         os.kill(self._processes[-1].entry.pid, SIGCONT)  # its nsenter stopped along with it, and passes this on
 
+    def send_again(self) -> None:
+        """Send everything again, unasked."""
+        self._ask("clear bgp * soft out")
+
     def _bfd(self, what: str) -> list[dict[str, object]]:
         rows = json.loads(self._ask(f"show bfd peers{what} json") or "[]")
         return [row for row in rows if row.get("peer") == self.setup.neighbor]
@@ -554,7 +566,15 @@ class Frr:
             restart += "\n bgp graceful-restart notification"
         of_client = ("activate", "route-reflector-client", "addpath-tx-all-paths") if own.client else ()
         reflecting = "".join(f"  neighbor {own.client} {word}\n" for word in of_client)
-        marked = f"  neighbor {own.neighbor} route-map MARK out\n" if own.mark else ""
+        has_marks = own.mark or own.marks_count
+        marked = f"  neighbor {own.neighbor} route-map MARK out\n" if has_marks else ""
+        # A line of a file is cut after some 4,000 characters, so it takes several to add many.
+        marks = [
+            f"route-map MARK permit {10 + at}\n on-match next\n set community "
+            + " ".join(f"64512:{number}" for number in range(at, min(at + 250, own.marks_count)))
+            + " additive\n"
+            for at in range(0, own.marks_count, 250)
+        ]
         return f"""
 router bgp {own.asn}
  bgp router-id {own.address}
@@ -577,7 +597,7 @@ router bgp {own.asn}
  address-family ipv6 unicast
   neighbor {own.neighbor} activate
 {reflecting}{marked}{networks[1]} exit-address-family
-route-map MARK permit 10
+{"".join(marks)}route-map MARK permit 65000
  {f"set community {own.mark}" if own.mark else ""}
 """
 

@@ -1,0 +1,125 @@
+"""Extended messages (RFC 8654) and enhanced route refresh (RFC 7313) with BIRD and FRR.
+
+n1: bgpmesh, AS 65001   10.0.0.1 2001:db8::1  --------  10.0.0.2 2001:db8::2   peer: BIRD or FRR, AS 65002
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from containerlab.lab import until
+from tests.interop.speakers import Bird, Frr, Setup, why_not
+from tests.interop.test_neighbours import ASN, CONFIG, OURS, THEIRS, Pair
+from tests.lab.cluster import lab_of
+
+MANY = 1500  # communities, of four octets each: more than a message of 4,096 octets holds
+SPEAKERS = [
+    pytest.param(
+        speaker,
+        id=speaker.name,
+        marks=pytest.mark.skipif(bool(why_not(speaker)), reason=f"{speaker.name}: {why_not(speaker)}"),
+    )
+    for speaker in (Bird, Frr)
+]
+
+
+def configuration(*, is_marked: bool) -> str:
+    """Return ours; marked, what we announce carries as many communities."""
+    marks = ", ".join(f'"64512:{number}"' for number in range(MANY))
+    return f"""
+[cluster]
+asn = {ASN}
+topology = "none"
+hold_time = 9
+[node.n1]
+address = "10.0.0.1"
+address6 = "2001:db8::1"
+advertise = {sorted(OURS)}
+[peer.other]
+address = "10.0.0.2"
+asn = 65002
+import = ["all"]
+export = ["own"{', "marked"' if is_marked else ""}]
+[filter.marked]
+[[filter.marked.rule]]
+action = "accept"
+add_community = [{marks}]
+"""
+
+
+@contextmanager
+def pair(speaker: type[Bird | Frr], *, is_extended: bool = False, is_marked: bool = False) -> Iterator[Pair]:
+    """Bring both up; `is_marked`: what either announces has more communities than 4,096 octets hold."""
+    with lab_of("pair") as lab:
+        setup = Setup(
+            asn=65002,
+            address="10.0.0.2",
+            address6="2001:db8::2",
+            neighbor="10.0.0.1",
+            neighbor_asn=ASN,
+            announce=tuple(sorted(THEIRS)),
+            is_extended=is_extended,
+            marks_count=MANY if is_marked else 0,
+        )
+        both = Pair(lab, speaker(lab, "peer", setup))
+        lab.write("n1", CONFIG, configuration(is_marked=is_marked))
+        both.start()
+        both.speaker.start()
+        both.await_established()
+        yield both
+
+
+def offered(both: Pair) -> list[str]:
+    """Return the capabilities of the neighbour in words."""
+    listed = both.ask("peers", "other")
+    assert isinstance(listed, list)
+    return list(listed[0]["capabilities"])
+
+
+@pytest.mark.parametrize("speaker", SPEAKERS)
+def test_routes_that_need_extended_messages_go_both_ways(speaker: type[Bird | Frr]) -> None:
+    """Attributes of 6,000 octets are heard by either side, whole."""
+    with pair(speaker, is_extended=True, is_marked=True) as both:
+        assert "extended-message" in offered(both)
+        both.await_routes(OURS, THEIRS)
+        listed = both.ask("routes", "10.2.0.0/24")
+        assert isinstance(listed, list)
+        assert MANY == len(listed[0]["paths"][0]["communities"])
+        assert isinstance(both.speaker, Bird | Frr)
+        heard = both.speaker.heard("10.1.0.0/24")
+        assert heard is not None
+        assert "64512:0" in heard.communities  # neither prints all of that many
+
+
+@pytest.mark.skipif(bool(why_not(Bird)), reason=f"bird: {why_not(Bird)}")
+def test_a_neighbour_without_them_is_spared() -> None:
+    """What only an extended message holds is not announced to it, and the session stands."""
+    with pair(Bird) as both:
+        assert "extended-message" not in offered(both)
+        both.await_routes(OURS, THEIRS)
+        both.lab.write("n1", CONFIG, configuration(is_marked=True))
+        both.lab.exec("n1", ["bgpmesh", "reload"])
+        both.await_routes(set(), THEIRS)
+        assert both.peer()["last_error"] == ""
+
+
+@pytest.mark.parametrize("speaker", SPEAKERS)
+def test_a_refresh_has_a_begin_and_an_end(speaker: type[Bird | Frr]) -> None:
+    """Their requests are answered between BoRR and EoRR, what they say again between theirs keeps its routes."""
+    with pair(speaker) as both:
+        assert "enhanced-route-refresh" in offered(both)
+        both.await_routes(OURS, THEIRS)
+        both.speaker.refresh()
+        until(lambda: both.messages("out", "route-refresh") >= 4, "BoRR and EoRR of two families")
+        both.await_routes(OURS, THEIRS)
+        asked = both.messages("in", "route-refresh")
+        assert isinstance(both.speaker, Bird | Frr)
+        both.speaker.send_again()
+        if speaker is Bird:  # FRR marks only what it was asked for
+            until(lambda: both.messages("in", "route-refresh") >= asked + 4, "BoRR and EoRR of two families")
+        both.await_routes(OURS, THEIRS)
+        until(lambda: not both.stale(), "nothing stale")
+        assert both.speaker.is_established()
