@@ -498,21 +498,27 @@ class Peers:
                     self._established(session, output, now)
                 case WentDown():
                     self._went_down(session, output)
-                case RefreshBegan(family):
-                    self._rib.mark_stale(name, family)
-                    self._followed.mark_stale(name, family)
-                case StaleExpired(families):
-                    if not self._is_stopping:
-                        self._rib.sweep(name, families)
-                        self._followed.sweep(name, families)
-                        self._notes.add("peer.stale-swept", peer=name, family=_labels(families))
-                case StaleOutlived(families):
-                    self._rib.outlive(name, families)
-                    self._notes.add("peer.long-lived", Level.WARNING, peer=name, family=_labels(families))
+                case RefreshBegan() | StaleExpired() | StaleOutlived():
+                    self._staled(name, output)
                 case _:
                     assert_never(output)
         self._wake_at(name, min(session.next_wakeup(), self._resume_at.get(name, NEVER)))
         self._doubt(session)
+
+    def _staled(self, name: PeerName, output: RefreshBegan | StaleExpired | StaleOutlived) -> None:
+        """Tell what is stale of a peer, and what of that goes or is kept for long."""
+        match output:
+            case RefreshBegan(family):
+                self._rib.mark_stale(name, family)
+                self._followed.mark_stale(name, family)
+            case StaleExpired(families):
+                if not self._is_stopping:
+                    self._rib.sweep(name, families)
+                    self._followed.sweep(name, families)
+                    self._notes.add("peer.stale-swept", peer=name, family=_labels(families))
+            case StaleOutlived(families):
+                self._rib.outlive(name, families)
+                self._notes.add("peer.long-lived", Level.WARNING, peer=name, family=_labels(families))
 
     def _established(self, session: Session, up: Established, now: float) -> None:
         name = session.peer.name
