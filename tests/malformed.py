@@ -366,6 +366,7 @@ ROWS: tuple[Row, ...] = (
     Row("mp_reach-well-known", "7606 §5.3", OPTIONAL_ERROR, "", reach=reach(), mp_flags=WELL_KNOWN),
     Row("mp_reach-twice", "7606 §3 g", LIST, "twice", reach=reach(), more=a(OPTIONAL, MP_REACH, reach())),
     Row("mp_reach-hop-of-five-octets", "7606 §7.11", OPTIONAL_ERROR, "", reach=reach(bytes(5))),
+    Row("mp_reach-hop-of-four-octets", "7606 §7.11", OPTIONAL_ERROR, "", reach=reach(bytes((192, 0, 2, 1)))),
     Row("mp_reach-no-hop", "7606 §7.11", OPTIONAL_ERROR, "", reach=reach(b"")),
     Row("mp_reach-hop-overrun", "7606 §7.11", OPTIONAL_ERROR, "", reach=b"\0\2\1\xff" + HOP6),
     Row("mp_reach-cut", "7606 §5.3", OPTIONAL_ERROR, "", reach=b"\0\2"),

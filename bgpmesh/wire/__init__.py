@@ -5,8 +5,11 @@ What it hides: every byte of BGP, every type of ExaBGP, every socket. Outside, B
 (`rib.export.Batch`).
 
     speaker     listens, calls, reads and writes; no opinion on what is said
-      codec     one for each connection: ExaBGP as protocol engine, and RFC 7606 acted on
+      codec     one for each connection: ExaBGP as protocol engine, called as `foreign` has it
+        opening     OPENs, and what two of them agree on
         fastpath    the UPDATEs that need no opinion, in bulk
+        reading     attribute sets, with RFC 7606 acted on
+        flows       flow specifications
         packing     the UPDATEs that we send
 
 Invariants:

@@ -41,6 +41,7 @@ IPV6_EXT_COMMUNITIES, ONLY_TO_CUSTOMER = 25, 35
 AS_TRANS = Asn(23456)  # RFC 6793 §9
 ROWS = {row.code: row for row in ATTRIBUTES}
 AFI_SAFI = {family: struct.pack("!HB", family.afi, family.safi) for family in Family}
+FAMILIES = {(family.afi, family.safi): family for family in Family}
 
 
 def message(kind: int, body: bytes) -> bytes:
