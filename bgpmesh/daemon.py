@@ -11,6 +11,7 @@ Who feeds whom:
     packets.leads.connections              ---------->  kernel.conntrack
     kernel.traffic                         ---------->  drain   --each step-->  pump
     peers.watched                          ---------->  bfd_agent   --what it says-->  pump
+    the configuration                      ---------->  helpers     --what they announce-->  pump
     control, the policy directory          ---------->  keeper  --disk, events-->  pump
     kernel.chains                          --counts-->  counters
     kernel.nflog                           ---------->  drops   --who follows-->  pump
@@ -58,6 +59,7 @@ from bgpmesh.events import (
     ObjectsChanged,
     Stopping,
 )
+from bgpmesh.helpers.edge import Helpers, Parse
 from bgpmesh.journal.record import Journal
 from bgpmesh.keeper import Keeper
 from bgpmesh.kernel.chains import ChainsEdge
@@ -139,6 +141,13 @@ class Daemon:
         )
         self.previews = Previews(self, self.connections)
         self.bfd = BfdEdge(configuration.control.socket, self.engine.peers.bfd_wanted, report)
+        self.helpers = Helpers(
+            {"BGPMESH_NODE": self.node, "BGPMESH_SOCKET": configuration.control.socket},
+            report,
+            local.why_not_announced,
+            _parser,
+            is_busy=self.pump.is_busy,
+        )
         self.control = ControlServer(configuration.control.socket, self.answer, self.node)
         self.http = HttpServer(configuration.metrics.listen, self)
 
@@ -195,7 +204,8 @@ class Daemon:
                 tasks = [group.create_task(each) for each in (*doors, self._probe_lag(), self._write_journal())]
                 await self._begin()
                 kernel = (self.chains.run(), self.connections.run(), self.links.run(), self.fib.run())
-                edges = (*kernel, self.bfd.run())
+                self._configure_helpers()
+                edges = (*kernel, self.bfd.run(), self.helpers.run())
                 rounds = [self._review(), self.keeper.watch(self._policy_directory), self.drainer.run()]
                 if self.config.kernel.enabled:
                     rounds.append(self.host.watch())
@@ -323,7 +333,15 @@ class Daemon:
         self.engine.handle(configured, self.now())
         self._execute()  # farewells leave before their keys go
         self.speaker.configure(configured.peers, configured.ranges)
+        self._configure_helpers()
         self.pump.turn()
+
+    def _configure_helpers(self) -> None:
+        self.helpers.configure(self.config.processes_of(self.config.node(self.node)))
+
+    def processes(self) -> list[views.JsonObject]:
+        """Return the programs whose announcements are this node's."""
+        return self.helpers.shown()
 
     def _hang_up_signal(self) -> None:
         _tell_supervisor(f"RELOADING=1\nMONOTONIC_USEC={int(self.now() * 1e6)}")
@@ -412,6 +430,13 @@ async def _main(file: str, node: str | None, overrides: Overrides) -> None:
         await Daemon(chosen, state).run()
     finally:
         state.close()
+
+
+def _parser() -> Parse:
+    """Return what reads ExaBGP's text API: loaded by the first program, for it would be a quarter of a start."""
+    from bgpmesh.wire.announcements import parse  # noqa: PLC0415  see above
+
+    return parse
 
 
 def _start_log(level: str) -> None:

@@ -55,6 +55,8 @@ from bgpmesh.events import (
     NextHopsWritten,
     ObjectsChanged,
     OpenReceived,
+    ProcessEnded,
+    ProcessSpoke,
     RoutesReceived,
     SendingStalled,
     SetsWritten,
@@ -195,6 +197,8 @@ class Engine:
                 _to(EndpointAdded, self._endpoint_added),
                 _to(EndpointRemoved, self._endpoint_removed),
                 _to(FloatingIpsKept, self._floating_kept),
+                _to(ProcessSpoke, self._process_spoke),
+                _to(ProcessEnded, self._process_ended),
                 _to(ChainsRead, self._chains_read),
                 _to(ChainsWritten, packets.chains_written),
                 _to(SetsWritten, packets.sets_written),
@@ -307,6 +311,14 @@ class Engine:
     def _endpoint_removed(self, event: EndpointRemoved, now: float) -> None:
         if self.local.remove(event.key, now):
             self.packets.doubt()
+
+    def _process_spoke(self, event: ProcessSpoke, now: float) -> None:
+        self.local.process_spoke(event)
+        self.peers.process_heard(event.process, now)
+
+    def _process_ended(self, event: ProcessEnded, now: float) -> None:
+        self.local.process_ended(event)
+        self.peers.process_heard(event.process, now)
 
     def _floating_kept(self, event: FloatingIpsKept, _: float) -> None:
         self.local.keep_floating(event.floating)

@@ -286,6 +286,7 @@ class Configured:
     filters: tuple[Filter, ...] = ()  # that a peer may name, beside those that are built in
     watched: tuple[Watched, ...] = ()  # the paths to `peers` that BFD watches
     ranges: tuple[PeerRange, ...] = ()  # from which others call
+    processes: tuple[str, ...] = ()  # programs whose announcements are this node's, by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,6 +331,22 @@ class FloatingIpsKept:
     """What commands have made of floating addresses on this node: all of it, at start and after each."""
 
     floating: tuple[FloatingIp, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSpoke:
+    """A program announced prefixes with these attributes, or withdrew them (None)."""
+
+    process: str
+    attributes: PathAttributes | None
+    nlris: Sequence[Nlri]
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessEnded:
+    """A program has ended, and with it what it announced; or it could not be started."""
+
+    process: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,6 +396,8 @@ Event = (
     | EndpointAdded
     | EndpointRemoved
     | FloatingIpsKept
+    | ProcessSpoke
+    | ProcessEnded
     | TimerFired
     | Stopping
 )

@@ -17,14 +17,15 @@ from dataclasses import dataclass, replace
 
 from bgpmesh.delta import Delta
 from bgpmesh.errors import ConfigError, refused
-from bgpmesh.events import Configured, Level, LinkObserved, LinksRead, LinkWritten
+from bgpmesh.events import Configured, Level, LinkObserved, LinksRead, LinkWritten, ProcessEnded, ProcessSpoke
 from bgpmesh.notes import Notes
 from bgpmesh.policy.identity import Sayings
 from bgpmesh.rib.rib import Rib
 from bgpmesh.route.attributes import PathAttributes
 from bgpmesh.route.claim import Claims, Kind, claim
-from bgpmesh.route.nlri import IPAddress, Nlri, host_nlri, nlri_of, prefix_text
+from bgpmesh.route.nlri import IPAddress, Nlri, host_nlri, network_of, nlri_of, prefix_text
 from bgpmesh.route.path import Blackhole, OnLink, Target
+from bgpmesh.said import Said
 from bgpmesh.workload.endpoint import Endpoint, LinkSpec, endpoint_of, link_of
 from bgpmesh.workload.floating import FloatingIp, FloatingIps, Lead
 from bgpmesh.workload.pool import Addresses, Pool
@@ -58,6 +59,7 @@ class Local:
         self.links: Delta[str, LinkSpec] = Delta()
         self.routes: dict[Nlri, LocalRoute] = {}
         self.sayings = Sayings()
+        self.said = Said()
         self._configured = configured
         self._rib = rib
         self._notes = notes
@@ -86,6 +88,7 @@ class Local:
         if self._of_floating.large_communities != (saying,):
             self._of_floating = PathAttributes(large_communities=(saying,))
         self._take_addresses()
+        self.said.configure(new)
         for address, key in self.addresses.in_use().items():
             self._warn_of_taken(key, address)
 
@@ -95,6 +98,7 @@ class Local:
         """Take what commands have made of floating addresses: all of it."""
         self.floating.keep(floating)
         self._take_addresses()
+        self._originate_at(self.said.nlris)
 
     def floating_taken(self, *more: IPAddress) -> dict[IPAddress, str]:
         """Return who on this node has each address that can lead nowhere, being its own; `more` are asked for too."""
@@ -317,6 +321,39 @@ class Local:
         else:
             self._notes.add("endpoint.adopted", endpoint=key, interface=interface)
 
+    # ── what programs announce ───────────────────────────────────────────────
+
+    def process_spoke(self, event: ProcessSpoke) -> None:
+        """Announce or withdraw what a program says."""
+        self._originate_at(self.said.spoke(event.process, event.attributes, event.nlris))
+
+    def process_ended(self, event: ProcessEnded) -> None:
+        """Withdraw all that a program had announced."""
+        self._originate_at(self.said.ended(event.process))
+
+    def why_not_announced(self, nlri: Nlri) -> str:
+        """Return why a program may not announce a prefix, as things stand; "" where it may."""
+        network = network_of(nlri)
+        if network.prefixlen == network.max_prefixlen:
+            address = network.network_address
+            if (holder := self.addresses.in_use().get(address)) is not None:
+                return f"the address of workload {holder}"
+            if address in self.floating.in_force:
+                return f"floating address of {self.floating.in_force[address].workload}"
+        return self.said.refusal(nlri)
+
+    def process_of(self, nlri: Nlri) -> str | None:
+        """Return the program that has this node announce a prefix, None where it is none."""
+        found = self.said.of(nlri)
+        return None if found is None or self.why_not_announced(nlri) else found[0]
+
+    def _originate_at(self, nlris: Collection[Nlri]) -> None:
+        """Make the RIB's local prefixes what they should be there."""
+        if nlris:
+            in_use = self.addresses.in_use()
+            keys = (in_use.get(network_of(nlri).network_address, "") for nlri in nlris)
+            self._originate([self.endpoints[key] for key in keys if key in self.endpoints], nlris)
+
     # ── what is originated ───────────────────────────────────────────────────
 
     def lead(self, leads: Mapping[IPAddress, Lead]) -> None:
@@ -338,15 +375,17 @@ class Local:
         if self._awaited_by_floating and not self._awaited_by_floating.isdisjoint(nlris):
             self._originate(())
 
-    def _originate(self, touched: Collection[Endpoint] | None = None) -> None:
-        """Make the RIB's local prefixes what configuration and workloads say.
+    def _originate(self, touched: Collection[Endpoint] | None = None, nlris: Collection[Nlri] = ()) -> None:
+        """Make the RIB's local prefixes what configuration, workloads and programs say.
 
-        `touched`: the workloads of which alone anything has changed, as they were and as they are; None: all may have.
+        `touched`: the workloads of which alone anything has changed, as they were and as they are, and `nlris`, of
+        which programs have spoken; None: all may have.
         """
         if touched is None:
             scope, endpoints = set(self.routes), list(self.endpoints.values())
         else:
-            scope = {host_nlri(address) for endpoint in touched for address in endpoint.addresses} | self._externals
+            scope = {host_nlri(address) for endpoint in touched for address in endpoint.addresses}
+            scope |= self._externals | set(nlris)
             endpoints = [endpoint for endpoint in touched if self.endpoints.get(endpoint.key) is endpoint]
         wanted = self._wanted(scope, endpoints, is_all=touched is None)
         for nlri in (scope & self.routes.keys()) - wanted.keys():
@@ -381,7 +420,11 @@ class Local:
     def _wanted(
         self, scope: Collection[Nlri], endpoints: Iterable[Endpoint], *, is_all: bool
     ) -> dict[Nlri, LocalRoute]:
-        """Return what is to be originated of a scope by these workloads, and all floating addresses."""
+        """Return what is to be originated of a scope by these workloads and by programs, and all floating addresses.
+
+        What a program says of a prefix that is a workload's, a floating address or the configuration's counts for
+        nothing.
+        """
         configured = self._configured
         routes = {
             nlri_of(cidr): LocalRoute(Blackhole(), _is_pool_advertised(configured.pools, cidr.network_address))
@@ -405,6 +448,9 @@ class Local:
                 routes[host_nlri(external)] = LocalRoute(target, is_advertised, self._of_floating, has_waited=True)
                 self._awaited_by_floating.add(internal)
                 self._externals.add(host_nlri(external))
+        for nlri in self.said.nlris if is_all else scope:
+            if (said := self.said.of(nlri)) is not None and not self.why_not_announced(nlri):
+                routes[nlri] = LocalRoute(None, is_advertised=True, attributes=said[1], is_movable=True)
         return routes
 
     def _route_of(self, endpoint: Endpoint, address: IPAddress, was: LocalRoute | None) -> LocalRoute:

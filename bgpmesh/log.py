@@ -1,7 +1,7 @@
 """One event a line: a dotted name in the past tense, then `key=value`, on stderr.
 
 The words used as keys: `peer`, `prefix`, `family`, `endpoint`, `interface`, `chain`, `set`, `address`, `reason`,
-`file`, `key`, `value`, `state`, `*_s` (seconds), `*_count`.
+`file`, `key`, `value`, `state`, `process`, `*_s` (seconds), `*_count`.
 """
 
 from __future__ import annotations

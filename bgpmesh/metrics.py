@@ -58,6 +58,14 @@ class Watches(Protocol):
         """Packets that were not taken, by the reason."""
 
 
+class Runs(Protocol):
+    """The edge of programs, as far as this module needs to know it."""
+
+    @property
+    def up(self) -> Mapping[str, bool]:
+        """Whether each runs."""
+
+
 class Observed(Protocol):
     """What is read of the daemon at a scrape."""
 
@@ -80,6 +88,10 @@ class Observed(Protocol):
     @property
     def bfd(self) -> Watches:
         """BFD's process."""
+
+    @property
+    def helpers(self) -> Runs:
+        """The programs whose announcements are this node's."""
 
     def reasons(self) -> list[str]:
         """Return why the node is not ready; empty if it is."""
@@ -135,6 +147,7 @@ class Metrics:
         yield _gauge("config_generation", "Grows with each configuration in force", {(): observed.generation})
         yield from self._sessions()
         yield from self._bfd()
+        yield from self._processes()
         messages: Counter[tuple[str, ...]] = Counter()
         for (_, direction, kind), count in observed.speaker.messages.items():
             messages[direction, kind] += count
@@ -213,6 +226,14 @@ class Metrics:
         yield _gauge("bfd_up", "1 if BFD sees the path to the peer", up, *labels)
         discarded: Values = {(reason,): count for reason, count in self._observed.bfd.discarded.items()}
         yield _counter("bfd_discarded", "BFD packets that were not taken", discarded, "reason")
+
+    def _processes(self) -> Iterator[Metric]:
+        """Yield how the programs are that announce prefixes of this node."""
+        local, up = self._observed.engine.local, self._observed.helpers.up
+        runs: Values = {(name,): int(is_up) for name, is_up in up.items()}
+        yield _gauge("process_up", "1 if the program runs", runs, "process")
+        routes: Values = {(name,): sum(local.process_of(nlri) == name for nlri in local.said.by(name)) for name in up}
+        yield _gauge("process_routes", "Prefixes announced for the program", routes, "process")
 
     def _pool_addresses(self) -> Metric:
         engine = self._observed.engine

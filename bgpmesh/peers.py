@@ -644,6 +644,7 @@ class Peers:
                 self._add(speaker, None, now, is_awaited=False)
             for name in sorted(listed & self.sessions.keys()):
                 self._awaited.add(name, now)
+            self._awaited.processes.update(configured.processes)
             self._notes.add("restart.began", peer=",".join(self._awaited.names) or None)
         if self.drain.drain is Drain.UNDRAINING:
             self._await_all(now)
@@ -651,6 +652,12 @@ class Peers:
             self._apply(name, session.start(now, at_once=name in self._awaited.names), now)
         self._watch()
         self.check_sync(now)
+
+    def process_heard(self, name: str, now: float) -> None:
+        """Wait no longer for what a program has to announce: it has said something, or has ended."""
+        if name in self._awaited.processes:
+            self._awaited.processes.discard(name)
+            self.check_sync(now)
 
     def check_sync(self, now: float, unheard: Collection[int] = ()) -> None:
         """Be in sync where nobody is waited for any longer: learnt paths are selected from then on."""

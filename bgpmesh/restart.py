@@ -10,6 +10,9 @@ A peer that was listed when the node last ran is waited for until one of these:
 Who is never called, the speakers of ranges, has until the limit; and where it is not known who was listed, so has every
 range.
 
+So is each program that announces prefixes of this node (`[process.*]`), until it has said something or has ended: what
+peers hold of an earlier life as stale goes with our End-of-RIB.
+
 All of it ends at the limit, `restart_deferral` seconds after the start.
 """
 
@@ -51,6 +54,7 @@ class Awaited:
 
     def __init__(self, sessions: Mapping[PeerName, Session]) -> None:
         self.limit = NEVER  # the second at which all waiting ends
+        self.processes: set[str] = set()  # programs that have said nothing yet
         self._sessions = sessions
         self._waits: dict[PeerName, _Wait] = {}
         self._ranges: tuple[PeerName, ...] = ()  # whose speakers, and how many, nobody knows
@@ -97,7 +101,7 @@ class Awaited:
         for name in [name for name, wait in self._waits.items() if self._until(name, wait) <= now]:
             if self._sessions[name].connection not in unheard:
                 del self._waits[name]
-        return bool(self._waits or self._ranges) and now < self.limit
+        return bool(self._waits or self._ranges or self.processes) and now < self.limit
 
     def next_check(self) -> float:
         """Return the second at which `is_waiting` may have another answer though nothing happens."""
@@ -106,6 +110,7 @@ class Awaited:
     def reasons(self) -> dict[PeerName, str]:
         """Return who is waited for, each with the reason."""
         reasons = dict.fromkeys(self._ranges, "it is not known who of them was here")
+        reasons |= {PeerName(f"process {name}"): "it has said nothing yet" for name in sorted(self.processes)}
         for name, wait in self._waits.items():
             session = self._sessions[name]
             if session.state is not State.ESTABLISHED:
@@ -123,6 +128,7 @@ class Awaited:
         left = {name: reason for name, reason in self.reasons().items() if name in self._waits}
         self._waits.clear()
         self._ranges = ()
+        self.processes.clear()
         return left
 
     def _until(self, name: PeerName, wait: _Wait) -> float:

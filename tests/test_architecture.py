@@ -32,12 +32,13 @@ MAY_IMPORT |= {
     "callers": BASE | {"peering", "events", "notes"},
     "peers": BASE | {"peering", "rib", "events", "notes", "restart", "callers"},
     "flowspec": TOLD - {"workload", "rib", "delta"},
-    "local": TOLD - {"peering"},
+    "said": BASE | {"workload", "events"},
+    "local": TOLD - {"peering"} | {"said"},
     "leads": TOLD - {"peering"} | {"local"},
     "packets": TOLD - {"peering"} | {"local", "leads", "flowspec"},
 }
 CORE = set(MAY_IMPORT) | {"engine"}
-EDGES = {"wire", "kernel", "control", "metrics", "journal", "state", "bfd_agent"}
+EDGES = {"wire", "kernel", "control", "metrics", "journal", "state", "bfd_agent", "helpers"}
 MAY_IMPORT |= {"engine": CORE - {"engine"}, "log": set()}
 MAY_IMPORT |= {edge: CORE | {"log"} for edge in EDGES}
 # Of what stands around the engine in a daemon, these know no edge.

@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Sequence
 
 from bgpmesh.config.tables import Reader
+from bgpmesh.helpers.edge import ProcessOptions
 from bgpmesh.peering.mesh import (
     ClusterOptions,
     NodeOptions,
@@ -199,10 +200,20 @@ def _check_neighbour(reader: Reader, peer: PeerOptions) -> None:
                 reader.refuse(f"{where}.{key}", value, "only with range")
     if peer.ttl_security and peer.multihop:
         reader.refuse(f"{where}.multihop", peer.multihop, "not together with ttl_security")
+    _check_selector(reader, peer, where)
+
+
+def check_processes(reader: Reader, processes: Sequence[ProcessOptions]) -> None:
+    """Refuse programs for nodes that a selector does not say."""
+    for process in processes:
+        _check_selector(reader, process, f"process.{process.name}")
+
+
+def _check_selector(reader: Reader, chosen: PeerOptions | ProcessOptions, where: str) -> None:
     try:
-        selector.parse(peer.nodes)
+        selector.parse(chosen.nodes)
     except selector.SelectorError as error:
-        reader.refuse(f"{where}.nodes", peer.nodes, str(error))
+        reader.refuse(f"{where}.nodes", chosen.nodes, str(error))
 
 
 def _own_limit(peer: PeerOptions) -> int | None:
@@ -339,10 +350,10 @@ def _check_families(
             reader.refuse(f"peer.{peer.name}.families", said, f"node {node.name} has no address of it")
 
 
-def selects(peer: PeerOptions, node: NodeOptions) -> bool:
-    """Tell whether the neighbour is one of this node's."""
+def selects(chosen: PeerOptions | ProcessOptions, node: NodeOptions) -> bool:
+    """Tell whether the neighbour or the program is one of this node's."""
     try:
-        return selector.matches(selector.parse(peer.nodes), dict(node.labels))
+        return selector.matches(selector.parse(chosen.nodes), dict(node.labels))
     except selector.SelectorError:
         return False  # refused where it stands
 

@@ -13,6 +13,7 @@ _NAMES = {
     "peer": "tor1",
     "filter": "pods-only",
     "floating_ip": '"203.0.113.10"',
+    "process": "healthcheck",
     "namespace": "shop",
 }
 _SECTIONS = (
@@ -22,6 +23,7 @@ _SECTIONS = (
     "peer",
     "filter",
     "floating_ip",
+    "process",
     "kernel",
     "workload",
     "namespace",

@@ -11,11 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from bgpmesh.config.checks import check, check_floating, selects, taken_by_others
+from bgpmesh.config.checks import check, check_floating, check_processes, selects, taken_by_others
 from bgpmesh.config.filters import check_filters, warnings_of_filters
 from bgpmesh.config.options import (
     NAMED,
-    NOT_BUILT_TABLES,
     SINGLE,
     Config,
     EcmpOptions,
@@ -25,11 +24,12 @@ from bgpmesh.config.options import (
     WorkloadOptions,
 )
 from bgpmesh.config.tables import Reader
-from bgpmesh.config.values import NOT_BUILT, Options, guess
+from bgpmesh.config.values import Options, guess
 from bgpmesh.control.http import MetricsOptions
 from bgpmesh.control.server import ControlOptions
 from bgpmesh.errors import ConfigError, Problem
 from bgpmesh.events import Configured
+from bgpmesh.helpers.edge import ProcessOptions
 from bgpmesh.kernel.fib import KernelOptions
 from bgpmesh.peering.mesh import (
     ClusterOptions,
@@ -140,6 +140,7 @@ def effective(config: Config, name: str) -> Configured:
         cluster_asn=config.cluster.asn,
         floating=config.floating,
         filters=config.filters,
+        processes=tuple(process.name for process in config.processes_of(node)),
     )
 
 
@@ -162,7 +163,12 @@ def warnings(config: Config, name: str) -> tuple[str, ...]:
     node = config.node(name)
     chosen = config.neighbours_of(node)
     said = warnings_of(node, config.cluster, config.nodes, chosen)
-    unused = (p.name for p in config.neighbours if config.nodes and not any(selects(p, n) for n in config.nodes))
+    chosen_by_none = (
+        f"{section}.{each.name}"
+        for section, tables in (("peer", config.neighbours), ("process", config.processes))
+        for each in tables
+        if config.nodes and not any(selects(each, n) for n in config.nodes)
+    )
     discarded = (
         f"node.{other.name} has {address}, which node.{name} discards: it lies in its pod CIDR {block}"
         for other in config.nodes
@@ -178,7 +184,7 @@ def warnings(config: Config, name: str) -> tuple[str, ...]:
     if not config.kernel.enabled:
         said += tuple(f"peer.{p.name}.flowspec does nothing with kernel.enabled = false" for p in chosen if p.flowspec)
     of_filters = warnings_of_filters(config.filters, asn_of(node, config.cluster), chosen, config.neighbours)
-    return (*said, *of_filters, *(f"peer.{name}.nodes selects no node" for name in unused), *discarded, *silent)
+    return (*said, *of_filters, *(f"{where}.nodes selects no node" for where in chosen_by_none), *discarded, *silent)
 
 
 def find_node(config: Config, asked: str | None) -> str:
@@ -195,9 +201,7 @@ def find_node(config: Config, asked: str | None) -> str:
 
 def _read(reader: Reader, document: Mapping[str, object]) -> Config:
     for key in document:
-        if key in NOT_BUILT_TABLES:
-            reader.refuse(key, document[key], NOT_BUILT)
-        elif key not in SINGLE and key not in NAMED:
+        if key not in SINGLE and key not in NAMED:
             reader.refuse(key, document[key], "unknown table" + guess(key, [*SINGLE, *NAMED]))
 
     def single(name: str, cls: type[T]) -> T | None:
@@ -217,10 +221,12 @@ def _read(reader: Reader, document: Mapping[str, object]) -> Config:
         if isinstance(part, ClusterOptions | PeerOptions):
             reader.password(part, f"peer.{part.name}" if isinstance(part, PeerOptions) else "cluster")
     floating = reader.by_address(FloatingIp, document.get("floating_ip", {}), "floating_ip", "external")
+    processes = reader.named(ProcessOptions, document.get("process", {}), "process")
     filters = reader.named(Filter, document.get("filter", {}), "filter")
     check(reader, cluster, pools, nodes, neighbours)
     check_filters(reader, filters, [node.name for node in nodes], neighbours)
     check_floating(reader, floating, pools, nodes, neighbours)
+    check_processes(reader, processes)
     # Where one could not be read a problem says so, and nobody gets to see what stands in for it.
     return Config(
         reader.file,
@@ -230,6 +236,7 @@ def _read(reader: Reader, document: Mapping[str, object]) -> Config:
         tuple(neighbours),
         tuple(filters),
         tuple(floating),
+        tuple(processes),
         single("kernel", KernelOptions) or KernelOptions(),
         single("kernel", EcmpOptions) or EcmpOptions(),
         single("workload", WorkloadOptions) or WorkloadOptions(),

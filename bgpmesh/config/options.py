@@ -9,6 +9,7 @@ from bgpmesh.config.values import Options
 from bgpmesh.control.http import MetricsOptions
 from bgpmesh.control.server import ControlOptions
 from bgpmesh.errors import ConfigError, Problem
+from bgpmesh.helpers.edge import ProcessOptions
 from bgpmesh.kernel.fib import KernelOptions
 from bgpmesh.peering.mesh import ClusterOptions, Labels, NodeOptions, PeerOptions
 from bgpmesh.policy.rule import Failsafe
@@ -131,6 +132,7 @@ class Config:
     neighbours: tuple[PeerOptions, ...] = ()
     filters: tuple[Filter, ...] = ()
     floating: tuple[FloatingIp, ...] = ()
+    processes: tuple[ProcessOptions, ...] = ()
     kernel: KernelOptions = field(default_factory=KernelOptions)
     routes: EcmpOptions = field(default_factory=EcmpOptions)
     workload: WorkloadOptions = field(default_factory=WorkloadOptions)
@@ -159,6 +161,10 @@ class Config:
         """Return the `[peer.*]` whose selector means this node."""
         return tuple(peer for peer in self.neighbours if selects(peer, node))
 
+    def processes_of(self, node: NodeOptions) -> tuple[ProcessOptions, ...]:
+        """Return the `[process.*]` whose selector means this node."""
+        return tuple(process for process in self.processes if selects(process, node))
+
 
 SINGLE: dict[str, tuple[type[Options], ...]] = {
     "cluster": (ClusterOptions,),
@@ -175,8 +181,6 @@ NAMED: dict[str, type[Options]] = {
     "peer": PeerOptions,
     "filter": Filter,
     "floating_ip": FloatingIp,
+    "process": ProcessOptions,
     "namespace": NamespaceOptions,
 }
-
-# Known tables whose feature this version does not have.
-NOT_BUILT_TABLES = ("process",)

@@ -34,6 +34,7 @@ def shown(loaded: Config, node: str | None) -> dict[str, object]:
             *(_range(each) for each in configured.ranges),
         ],
         "filters": _filters(configured),
+        "processes": [{"name": p.name, "run": list(p.run)} for p in loaded.processes_of(loaded.node(node))],
         "policies": [],
         "warnings": list(warnings(loaded, node)),
     }

@@ -199,6 +199,15 @@ def _family(value: object, _: Meta) -> Family:
     raise BadValueError((value, "not one of ipv4, ipv6"))
 
 
+def _command(value: object, _: Meta) -> tuple[str, ...]:
+    """Return a program and its arguments."""
+    if not isinstance(value, list) or not value or not all(isinstance(word, str) for word in value):
+        raise BadValueError((value, 'not a program and its arguments: ["PROGRAM", "ARGUMENT", ..]'))
+    if not value[0] or any("\0" in word for word in value):
+        raise BadValueError((value, "has a NUL in it" if value[0] else "has no program"))
+    return tuple(value)
+
+
 def _families(value: object, meta: Meta) -> tuple[object, ...]:
     if value == []:
         raise BadValueError((value, "empty: a session has at least one family"))
@@ -449,6 +458,7 @@ _KINDS: dict[str, Callable[[object, Meta], object]] = {
     "Masquerade": _masquerade,
     "Password": password_of,
     "Labels": _labels,
+    "Command": _command,
     "IPAddress": _address,
     "IPNetwork": _network,
     "tuple[IPAddress, ...]": _one_or_many,

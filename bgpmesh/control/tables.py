@@ -145,10 +145,25 @@ def status(result: object) -> str:
     )
     counts.append(("FIB", ", ".join(f"{field(fib, key)} {word}" for word, key in words)))
     counts.append(("packet filter", _policy(field(result, "policy"))))
+    sections = [pairs(counts), peers(_list(result, "peers"))]
     columns = ("range", "asn", "speakers", "limit", "last_error")
-    rows = each_of(_list(result, "ranges"))
-    ranges = ["", listing(rows, ("name", *columns), "")] if rows else []
-    return "\n".join([*lines, "", pairs(counts), "", peers(_list(result, "peers")), *ranges])
+    if rows := each_of(_list(result, "ranges")):
+        sections.append(listing(rows, ("name", *columns), ""))
+    if programs := each_of(_list(result, "processes")):
+        sections.append(_processes(programs))
+    return "\n\n".join(["\n".join(lines), *sections])
+
+
+def _processes(programs: Sequence[Mapping[str, object]]) -> str:
+    """Return one line for each program, and for each prefix that is not announced for it."""
+    heads = ("PROCESS", "STATE", "PID", "RESTARTS", "ROUTES", "LAST ERROR")
+    keys = ("name", "state", "pid", "restarts", "routes", "last_error")
+    refused = [(row, each) for row in programs for each in each_of(_list(row, "refused"))]
+    lines = [
+        f"  - {_words(row.get('name'))}: {_words(each.get('prefix'))} is not announced: {_words(each.get('reason'))}"
+        for row, each in refused
+    ]
+    return "\n".join([table(heads, ([row.get(key) for key in keys] for row in programs)), *lines])
 
 
 _WARNING = ("object", "field", "reason")

@@ -43,6 +43,8 @@ from bgpmesh.workload.usage import usage
 
 JsonObject = dict[str, object]
 
+SHOWN_REFUSED = 10  # prefixes of one program
+
 
 class Running(policies.Running, Protocol):
     """What the views need of the daemon."""
@@ -54,6 +56,9 @@ class Running(policies.Running, Protocol):
 
     def unconfirmed(self) -> JsonObject | None:
         """Return what is in force and not confirmed, None if nothing is."""
+
+    def processes(self) -> list[JsonObject]:
+        """Return the programs whose announcements are this node's."""
 
 
 def answer(command: str, args: Mapping[str, object], running: Running) -> object:
@@ -92,7 +97,18 @@ def status(running: Running) -> JsonObject:
             "drift_repaired": engine.notes.drift_repaired,
         },
         "policy": policies.summary(running),
+        "processes": [_process(running, process) for process in running.processes()],
     }
+
+
+def _process(running: Running, process: JsonObject) -> JsonObject:
+    """Return a program with how many prefixes are announced for it, and the first of those that are not."""
+    local, name = running.engine.local, str(process["name"])
+    said = local.said.by(name)
+    heard = [nlri for nlri in said if local.process_of(nlri) == name]
+    others = sorted(set(said).difference(heard), key=_order)[:SHOWN_REFUSED]
+    refused = [{"prefix": prefix_text(n), "reason": local.why_not_announced(n) or "announced already"} for n in others]
+    return process | {"routes": len(heard), "refused": refused}
 
 
 _OUT_OF_SERVICE = {
@@ -258,12 +274,18 @@ def _peer_name(engine: Engine, name: object) -> PeerName:
 # ── routes ───────────────────────────────────────────────────────────────────
 
 
-def routes(rib: Rib, nlris: Iterable[Nlri]) -> Iterator[JsonObject]:
-    """Yield the paths of every prefix that still has some, each with the reason of its fate."""
+def routes(engine: Engine, nlris: Iterable[Nlri]) -> Iterator[JsonObject]:
+    """Yield the paths of every prefix that still has some, each with the reason of its fate.
+
+    A local path that a program announces has its name.
+    """
     for nlri in nlris:
-        candidates = rib.candidates(nlri)
+        candidates = engine.rib.candidates(nlri)
         if candidates:
-            yield _route(rib, nlri, [_candidate(candidate) for candidate in candidates])
+            process = engine.local.process_of(nlri)
+            said: JsonObject = {"process": process} if process is not None else {}
+            paths = [_candidate(each) | (said if each.peer is None else {}) for each in candidates]
+            yield _route(engine.rib, nlri, paths)
 
 
 def _routes(running: Running, args: Mapping[str, object]) -> object:
@@ -281,7 +303,7 @@ def _routes(running: Running, args: Mapping[str, object]) -> object:
     if args.get("kernel"):
         keys = sorted(rib.fib.wanted.keys() | rib.fib.actual.keys(), key=_order)
         return kernel(rib, keys if wanted is None else [nlri for nlri in keys if nlri == wanted])
-    return routes(rib, rib.prefixes() if wanted is None else [wanted])
+    return routes(engine, rib.prefixes() if wanted is None else [wanted])
 
 
 def _wanted(rib: Rib, text: object) -> Nlri:
@@ -450,7 +472,7 @@ def trace(running: Running, nlri: Nlri) -> JsonObject:
     return {
         "prefix": prefix_text(nlri),
         "stations": [
-            _station("received", *_received_station(candidates, now)),
+            _station("received", *_received_station(candidates, engine.local.process_of(nlri), now)),
             _station("filtered", *_states(candidates, _filtered)),
             _station("next hop", *_states(candidates, lambda each: _resolved(rib, each))),
             _station("decided", *_decided(candidates, best), _ago(now, decided)),
@@ -477,13 +499,16 @@ def _ago(now: float | None, then: float | None) -> float | None:
     return None if now is None or not then else round(now - then, 6)
 
 
-def _received_station(candidates: Sequence[Candidate], now: float) -> tuple[str, list[str], float | None]:
+def _received_station(
+    candidates: Sequence[Candidate], process: str | None, now: float
+) -> tuple[str, list[str], float | None]:
     learnt = [candidate for candidate in candidates if candidate.peer is not None]
     local = len(candidates) > len(learnt)
     names = [*(["this node"] if local else []), *map(_whose, learnt)]
     times = [candidate.read_at for candidate in learnt if candidate.read_at]
     state = f"from {', '.join(names)}" if names else "from nobody"
-    return state, [], _ago(now, max(times, default=None))
+    details = [] if process is None else [f"process {process} has this node announce it"]
+    return state, details, _ago(now, max(times, default=None))
 
 
 def _states(candidates: Sequence[Candidate], say: Callable[[Candidate], str]) -> tuple[str, list[str]]:

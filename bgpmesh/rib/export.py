@@ -184,7 +184,7 @@ def rewrite(
     """
     if view.drain is not Drain.NONE:
         attributes = _leaving(attributes)
-    next_hop = _next_hop(view, source, attributes, family, said)
+    next_hop = _next_hop(view, attributes, family, said)
     if next_hop is None or (family is Family.IPV4 and next_hop.version == 6 and not view.agreed.ipv6_next_hops):
         return None
     if view.silent_on is not None and attributes.large_communities:
@@ -221,16 +221,14 @@ def _leaving(attributes: PathAttributes) -> PathAttributes:
     return replace(attributes, local_pref=0, communities=communities)
 
 
-def _next_hop(
-    view: View, source: Source, attributes: PathAttributes, family: Family, said: frozenset[str]
-) -> IPAddress | None:
+def _next_hop(view: View, attributes: PathAttributes, family: Family, said: frozenset[str]) -> IPAddress | None:
     ours = dict(view.next_hops).get(family)
     received = attributes.next_hop
     if "next_hop" in said:
         return received
     if "next_hop_self" in said:
         return ours
-    if source.is_local or received is None or view.next_hop == "self":
+    if received is None or view.next_hop == "self":  # None: of a local path, but where a program names one
         return ours
     if not view.is_external or view.next_hop == "keep":
         return received

@@ -95,7 +95,7 @@ class PathAttributes:
 
     origin: Origin = Origin.IGP
     as_path: AsPath = AsPath()
-    next_hop: IPAddress | None = None  # None only for local paths before export
+    next_hop: IPAddress | None = None  # None only for local paths before export, and not for all
     link_local: IPAddress | None = None  # second address of an IPv6 next hop (RFC 2545 §3)
     med: int | None = None
     local_pref: int | None = None  # None: absent, as on eBGP; the decision takes 100

@@ -76,6 +76,13 @@ class Bfd:
 
 
 @dataclass
+class Helpers:
+    """Stands in for the edge of programs."""
+
+    up: dict[str, bool] = field(default_factory=dict)
+
+
+@dataclass
 class Running:
     """What views, pages and metrics see of a daemon, at second 100 of its clock."""
 
@@ -88,6 +95,15 @@ class Running:
     metrics: Metrics = field(default_factory=Metrics)
     speaker: Speaker = field(default_factory=Speaker)
     bfd: Bfd = field(default_factory=Bfd)
+    helpers: Helpers = field(default_factory=Helpers)
+
+    def processes(self) -> list[dict[str, object]]:
+        """Return how each program is."""
+        found: list[dict[str, object]] = []
+        for name, is_up in self.helpers.up.items():
+            state, pid = ("running", 7) if is_up else ("waiting", None)
+            found.append({"name": name, "state": state, "pid": pid, "restarts": 2, "last_error": "exit code 1"})
+        return found
 
     def reasons(self) -> list[str]:
         """Return why it is not ready."""

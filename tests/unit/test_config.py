@@ -271,6 +271,7 @@ outbound = true
     assert [silent in config.warnings(loaded, node) for node in ("n1", "n2")] == [False, True]
 
 
+COMMAND = 'not a program and its arguments: ["PROGRAM", "ARGUMENT", ..]'
 NOT_BUILT = "not built yet in this version"
 NO_ADDRESS = 'its name is not an IP address; write [floating_ip."ADDRESS"]'
 MISTAKES = [  # (section, lines in it, key, value, reason)
@@ -493,7 +494,25 @@ MISTAKES = [  # (section, lines in it, key, value, reason)
         "true",
         "connections of a/b leave by 1.2.3.4 already",
     ),
-    ("cluster", "[process.x]\nrun = ['true']", "process", "{ x }", NOT_BUILT),
+    (
+        "cluster",
+        "[process.x]",
+        "process.x.run",
+        "",
+        "missing: a program that speaks ExaBGP's text API on its standard output, and its arguments",
+    ),
+    ("cluster", "[process.x]\nrun = 'true'", "process.x.run", '"true"', COMMAND),
+    ("cluster", "[process.x]\nrun = []", "process.x.run", "[]", COMMAND),
+    ("cluster", "[process.x]\nrun = ['']", "process.x.run", '[""]', "has no program"),
+    ("cluster", "[process.x]\nrun = ['a', 'b\\u0000']", "process.x.run", '["a", "b\\u0000"]', "has a NUL in it"),
+    (
+        "cluster",
+        "[process.x]\nrun = ['a']\nnodes = 'rack =='",
+        "process.x.nodes",
+        '"rack =="',
+        "column 8: a value in quotes is missing",
+    ),
+    ("cluster", "[process.x]\nrun = ['a']\nmax_routes = 0", "process.x.max_routes", "0", "not between 1 and 100000"),
     ("cluster", "[policy]\nfailsafe_inbound = 22", "policy.failsafe_inbound", "22", "not a list"),
     ("cluster", "[node]\naddress = '192.0.2.1'", "node.address", '"192.0.2.1"', "stands outside of a [node.NAME]"),
     (

@@ -1,0 +1,114 @@
+"""ExaBGP's own healthcheck as a program of ours, and what a neighbour hears of it.
+
+n1: bgpmesh with two healthchecks, AS 65001   10.0.0.1  --------  10.0.0.2   peer: BIRD or FRR
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from signal import SIGKILL, SIGTERM
+
+import pytest
+
+from containerlab.lab import until
+from tests.interop.speakers import Bird, Frr, Setup
+from tests.interop.test_filters import KINDS, Kind
+from tests.interop.test_neighbours import ASN, CONFIG, Pair
+from tests.lab.cluster import lab_of, metrics
+
+FILE = f"""
+[cluster]
+asn = {ASN}
+topology = "none"
+hold_time = 9
+[node.n1]
+address = "10.0.0.1"
+address6 = "2001:db8::1"
+[peer.other]
+address = "10.0.0.2"
+asn = %d
+import = ["all"]
+export = ["own"]
+[process.metric]
+run = %s
+[process.withdrawing]
+run = %s
+"""
+KEPT, WITHDRAWN = "203.0.113.10/32", "203.0.113.20/32"
+UP, DOWN = 100, 1000
+
+
+def healthcheck(prefix: str, *more: str) -> str:
+    """Return the command, as TOML: the service is well while a file is there."""
+    options = ["--ip", prefix, "--no-ip-setup", "--no-syslog", "--interval", "0.2", "--fast-interval", "0.1"]
+    options += ["--rise", "1", "--fall", "1", "--community", "65002:7", "--cmd", "test -e /run/bgpmesh/well"]
+    return json.dumps([sys.executable, "-m", "exabgp", "healthcheck", *options, *more])
+
+
+@contextmanager
+def checked(kind: Kind) -> Iterator[Pair]:
+    """Bring a pair up whose node has two healthchecks."""
+    speaker, asn = kind
+    with lab_of("pair") as lab:
+        setup = Setup(asn, "10.0.0.2", "2001:db8::2", "10.0.0.1", ASN, announce=("10.2.0.0/24",))
+        both = Pair(lab, speaker(lab, "peer", setup))
+        lab.write("n1", "/run/bgpmesh/well", "")
+        lab.write("n1", CONFIG, FILE % (asn, healthcheck(KEPT), healthcheck(WITHDRAWN, "--withdraw-on-down")))
+        both.start()
+        both.speaker.start()
+        both.await_established()
+        yield both
+
+
+def med(both: Pair, prefix: str) -> int | None:
+    """Return the MED that the neighbour has heard, None where it has no such prefix."""
+    assert isinstance(both.speaker, Bird | Frr)
+    heard = both.speaker.heard(prefix)
+    return None if heard is None else heard.med
+
+
+def helpers_alive(both: Pair) -> list[str]:
+    """Return the healthchecks that run in the lab."""
+    listed = both.lab.exec("n1", ["ps", "-eo", "pid,args"]).stdout.splitlines()
+    return [line for line in listed if "healthcheck" in line and "ps -eo" not in line]
+
+
+@pytest.mark.parametrize("kind", KINDS[1:3])  # BIRD over eBGP, FRR over iBGP
+def test_healthcheck_is_heard_by_a_neighbour(kind: Kind) -> None:
+    """Announced while the service is well; else with a higher MED, or withdrawn; and nothing of it outlives us."""
+    with checked(kind) as both:
+        until(lambda: (med(both, KEPT), med(both, WITHDRAWN)) == (UP, UP), "both to be announced")
+        assert isinstance(both.speaker, Bird | Frr)
+        heard = both.speaker.heard(KEPT)
+        assert heard is not None
+        assert (heard.communities, heard.next_hop) == (("65002:7",), "10.0.0.1")
+        both.lab.exec("n1", ["rm", "/run/bgpmesh/well"])
+        until(lambda: (med(both, KEPT), med(both, WITHDRAWN)) == (DOWN, None), "the service to be down")
+        both.lab.write("n1", "/run/bgpmesh/well", "")
+        until(lambda: (med(both, KEPT), med(both, WITHDRAWN)) == (UP, UP), "the service to be up again")
+        page = metrics(both.lab, "n1")
+        assert 'bgpmesh_process_up{process="metric"} 1.0' in page
+        assert 'bgpmesh_process_routes{process="metric"} 1.0' in page
+        # A daemon that is killed leaves none of them, and its next life announces before it says End-of-RIB.
+        assert helpers_alive(both)
+        both.ours.stop(SIGKILL)
+        until(lambda: not helpers_alive(both), "the healthchecks to end")
+        assert both.speaker.held() == {KEPT, WITHDRAWN}
+        both.start()
+        told = [med(both, KEPT)]
+        until(partial(sees_established, both, told), "the session to be back")
+        until(lambda: dict(both.ask("status") or {}).get("ready"), "n1 to be ready")  # type: ignore[call-overload]
+        assert set(told) == {UP}
+        both.ours.stop(SIGTERM)
+        assert not helpers_alive(both)
+        assert both.speaker.held() == {KEPT, WITHDRAWN}
+
+
+def sees_established(both: Pair, told: list[int | None]) -> bool:
+    """Tell whether the session is back, and take note of what the neighbour has of the prefix meanwhile."""
+    told.append(med(both, KEPT))
+    return both.peer().get("state") == "Established" and both.speaker.is_established()

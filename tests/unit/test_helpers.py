@@ -1,0 +1,352 @@
+"""Programs that speak ExaBGP's text API: heard, answered, ended, started again; whatever they do the loop goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from bgpmesh import log
+from bgpmesh.events import Event, ProcessEnded, ProcessSpoke
+from bgpmesh.helpers import edge
+from bgpmesh.helpers.edge import Command, Helpers, ProcessOptions
+from bgpmesh.route.nlri import Nlri, parse_nlri, prefix_text
+from bgpmesh.wire.announcements import parse
+from tests.waiting import until
+
+
+class World:
+    """The programs of one node, what they announce as the engine would have it, and what went to the log."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.events: list[Event] = []
+        self.logged: list[str] = []
+        self.is_busy = False
+        monkeypatch.setattr(log, "info", self._log)
+        monkeypatch.setattr(log, "warning", self._log)
+        self.helpers = Helpers(
+            {"BGPMESH_NODE": "n1"}, self.events.append, self._why_not, lambda: parse, is_busy=lambda: self.is_busy
+        )
+
+    def _log(self, name: str, **keys: object) -> None:
+        self.logged.append(log.render(name, keys))
+
+    def _why_not(self, nlri: Nlri) -> str:
+        return "it is n2's" if nlri == parse_nlri("10.9.0.0/16") else ""
+
+    @property
+    def announced(self) -> list[str]:
+        """The prefixes that are announced now."""
+        found: dict[str, set[Nlri]] = {}
+        for event in self.events:
+            if isinstance(event, ProcessEnded):
+                found.pop(event.process, None)
+            elif isinstance(event, ProcessSpoke):
+                said = found.setdefault(event.process, set())
+                (said.difference_update if event.attributes is None else said.update)(event.nlris)
+        return sorted(prefix_text(nlri) for said in found.values() for nlri in said)
+
+    def program(self, name: str = "p") -> dict[str, object]:
+        """Return how one is."""
+        return next(each for each in self.helpers.shown() if each["name"] == name)
+
+    def has_logged(self, words: str) -> bool:
+        """Tell whether a line of the log has these words."""
+        return any(words in line for line in self.logged)
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process is there, and has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def shell(script: str, name: str = "p", max_routes: int = 1000) -> ProcessOptions:
+    """Return a program."""
+    return ProcessOptions(name, Command(("/bin/sh", "-c", script)), max_routes=max_routes)
+
+
+def python(code: str) -> ProcessOptions:
+    """Return a program."""
+    return ProcessOptions("p", Command((sys.executable, "-u", "-c", code)))
+
+
+def running(
+    monkeypatch: pytest.MonkeyPatch, body: Callable[[World], Awaitable[None]], *programs: ProcessOptions
+) -> World:
+    """Run programs while `body` looks at them; then nothing of them is left."""
+
+    async def main() -> World:
+        world = World(monkeypatch)
+        world.helpers.configure(programs)
+        task = asyncio.create_task(world.helpers.run())
+        try:
+            await body(world)
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+        return world
+
+    return asyncio.run(main())
+
+
+def pid_in(file: Path) -> int:
+    """Return the number that a program has written."""
+    return int(file.read_text(encoding="ascii"))
+
+
+def has_written(file: Path) -> Callable[[], bool]:
+    """Tell whether a program has written its number."""
+    return lambda: file.exists() and file.read_text(encoding="ascii").endswith("\n")
+
+
+# ── what they say ────────────────────────────────────────────────────────────
+
+
+def test_a_program_announces_withdraws_and_is_answered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each line is answered as ExaBGP does: the next one comes once the answer was read."""
+    lines = (
+        "announce route 10.1.0.1 next-hop self",
+        "nonsense",
+        "# a remark",
+        "debug hello",
+        "announce route 10.9.0.0/16 next-hop self",
+        "announce attributes next-hop self nlri 10.2.0.0/16 10.3.0.0/16",
+        "withdraw route 10.2.0.0/16",
+        "disable-ack",
+        "withdraw route 10.4.0.0/16",
+        "enable-ack",
+    )
+    code = f"""
+import os, sys, time
+answers = []
+for line in {lines}:
+    print(line)
+    if line not in ("debug hello", "withdraw route 10.4.0.0/16"):
+        answers.append(sys.stdin.readline().strip())
+names = [os.environ["BGPMESH_NODE"], os.environ["BGPMESH_PROCESS"]]
+open({str(tmp_path / "answers")!r}, "w").write(" ".join(answers + names) + "\\n")
+time.sleep(100)
+"""
+
+    async def body(world: World) -> None:
+        await until(has_written(tmp_path / "answers"))
+        await until(lambda: world.announced == ["10.1.0.1/32", "10.3.0.0/16"])
+        shown = world.program()
+        assert (shown["state"], shown["restarts"]) == ("running", 0)
+        assert shown["last_error"] == "line 5, prefix = 10.9.0.0/16: it is n2's"
+        assert world.helpers.up == {"p": True}
+
+    world = running(monkeypatch, body, python(code))
+    assert (tmp_path / "answers").read_text() == "done error done error done done done done n1 p\n"
+    assert world.has_logged("process.debug process=p text=hello")
+    assert world.has_logged('process.refused process=p reason="line 2, word 1 = nonsense: not announce or withdraw"')
+    assert world.announced == []
+
+
+def test_a_line_with_a_prefix_that_may_not_be_is_not_taken_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a line that is refused nothing is announced; what is beyond the limit is refused too."""
+    script = (
+        "echo announce attributes next-hop self nlri 10.1.0.0/16 10.9.0.0/16; "
+        "echo announce attributes next-hop self nlri 10.2.0.0/16 10.3.0.0/16 10.4.0.0/16; "
+        "echo announce attributes next-hop self nlri 10.5.0.0/16 10.6.0.0/16; sleep 100"
+    )
+
+    async def body(world: World) -> None:
+        await until(lambda: world.announced == ["10.5.0.0/16", "10.6.0.0/16"])
+        assert world.has_logged("line 1, prefix = 10.9.0.0/16: it is n2's")
+        assert world.program()["last_error"] == "line 2, max_routes = 2: it announces 0 already"
+
+    running(monkeypatch, body, shell(script, max_routes=2))
+
+
+def test_lines_that_are_no_text_or_too_long_are_refused_and_the_next_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is in between, a good line counts, and each is counted."""
+    code = """
+import sys, time
+out = sys.stdout.buffer
+out.write(b"\\xff\\x00\\n" + b"x" * 100_000 + b"\\n" + b"y" * 20_000 + b"\\nannounce route 10.1.0.1 next-hop self\\n")
+out.flush()
+time.sleep(100)
+"""
+
+    async def body(world: World) -> None:
+        await until(lambda: world.announced == ["10.1.0.1/32"])
+        assert world.has_logged("line 1, not ASCII at octet 1")
+        assert world.has_logged("line 2, longer than 16384 octets")
+        assert world.has_logged("line 3, longer than 16384 octets")
+
+    running(monkeypatch, body, python(code))
+
+
+def test_a_program_that_reads_no_answers_is_heard_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More answers than any pipe holds: the last line is taken."""
+    lines = 40_000
+    script = f"yes '#' | head -n {lines}; echo announce route 10.1.0.1 next-hop self; sleep 100"
+
+    async def body(world: World) -> None:
+        await until(lambda: world.announced == ["10.1.0.1/32"])
+
+    running(monkeypatch, body, shell(script))
+
+
+def test_a_flood_leaves_the_loop_time_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that never stops printing gets a share: the loop comes round many times for each of its turns."""
+
+    async def body(world: World) -> None:
+        await until(lambda: world.has_logged("process.refused"))
+        rounds = 0
+        before = world.helpers.shown()[0]["last_error"]
+        while world.helpers.shown()[0]["last_error"] == before or rounds < 200:
+            rounds += 1
+            await asyncio.sleep(0)
+        refused = [line for line in world.logged if "process.refused" in line]
+        assert len(refused) <= edge.LINES
+
+    running(monkeypatch, body, shell("yes nonsense"))
+
+
+def test_nothing_is_taken_while_the_engine_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lines wait in the pipe."""
+
+    async def body(world: World) -> None:
+        world.is_busy = True
+        await until(lambda: world.helpers.up == {"p": True})
+        await until(lambda: world.has_logged("process.said process=p text=printed"))
+        assert world.announced == []
+        world.is_busy = False
+        await until(lambda: world.announced == ["10.1.0.1/32"])
+
+    running(monkeypatch, body, shell("echo announce route 10.1.0.1 next-hop self; echo printed >&2; sleep 100"))
+
+
+# ── how they end ─────────────────────────────────────────────────────────────
+
+
+def test_routes_go_with_the_program_which_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How it ended is said; half a line at its end is none; it comes back later each time."""
+    monkeypatch.setattr(edge, "AGAIN_S", (0.01, 0.02))
+    script = "echo announce route 10.1.0.1 next-hop self; printf 'announce route 10.2.0.1 next-hop self'; exit 3"
+
+    async def body(world: World) -> None:
+        await until(lambda: int(str(world.program()["restarts"] if world.helpers.up else 0)) >= 3)
+        ended = [type(event).__name__ for event in world.events]
+        assert ended[:4] == ["ProcessSpoke", "ProcessEnded", "ProcessSpoke", "ProcessEnded"]
+        assert world.has_logged('process.ended process=p reason="exit code 3" again_s=0.0')
+        assert world.has_logged("line 2, the output ends within the line")
+        assert not any(parse_nlri("10.2.0.1/32") in e.nlris for e in world.events if isinstance(e, ProcessSpoke))
+
+    running(monkeypatch, body, shell(script))
+
+
+@pytest.mark.parametrize(
+    ("run", "reason"),
+    [
+        (("/nonexistent",), "cannot be started: No such file or directory"),
+        (("/etc/passwd",), "cannot be started: Permission denied"),
+        (("/bin/sh", "-c", "kill -9 $$"), "signal 9"),
+        (("/bin/sh", "-c", "exec >&-; sleep 100"), "it closed its standard output"),
+        (("/bin/sh", "-c", "kill -9 $PPID; sleep 100"), "its warden was killed"),
+    ],
+)
+def test_how_it_ended_is_said(monkeypatch: pytest.MonkeyPatch, run: tuple[str, ...], reason: str) -> None:
+    """In words."""
+
+    async def body(world: World) -> None:
+        await until(lambda: world.has_logged("process.ended"))
+        assert (world.program()["state"], world.program()["pid"]) == ("waiting", None)
+        assert world.program()["last_error"] == reason
+        assert isinstance(world.events[-1], ProcessEnded)
+
+    running(monkeypatch, body, ProcessOptions("p", Command(run)))
+
+
+def test_what_it_started_ends_with_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Also what ignores SIGTERM, left its process group or its parent, and holds the pipes open."""
+    monkeypatch.setattr(edge, "AGAIN_S", (60.0, 60.0))
+    script = f"""
+setsid sh -c 'trap "" TERM; echo $$ > {tmp_path}/away; sleep 1000' &
+(sh -c 'trap "" TERM; echo $$ > {tmp_path}/orphan; while :; do sleep 1; done' &)
+while [ ! -s {tmp_path}/away ] || [ ! -s {tmp_path}/orphan ]; do sleep 0.05; done
+exit 0
+"""
+
+    async def body(world: World) -> None:
+        await until(lambda: world.has_logged("exit code 0"))
+        assert [alive(pid_in(tmp_path / name)) for name in ("away", "orphan")] == [False, False]
+
+    running(monkeypatch, body, shell(script))
+
+
+def test_at_a_stop_it_gets_sigterm_and_then_ends_whatever_it_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One that ignores it is killed, with what it has started."""
+    script = (
+        f"trap 'echo x > {tmp_path}/asked' TERM; echo $$ > {tmp_path}/pid; sleep 1000 & while :; do sleep 0.1; done"
+    )
+
+    async def body(_: World) -> None:
+        await until(has_written(tmp_path / "pid"))
+
+    running(monkeypatch, body, shell(script))
+    assert (tmp_path / "asked").exists()
+    assert not alive(pid_in(tmp_path / "pid"))
+
+
+def test_a_reload_ends_and_starts_only_what_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that is configured as before goes on under its number; routes of another go at once."""
+
+    def saying(name: str, prefix: str) -> ProcessOptions:
+        return shell(f"echo announce route {prefix} next-hop self; sleep 100", name)
+
+    async def body(world: World) -> None:
+        await until(lambda: world.announced == ["10.1.0.1/32", "10.2.0.1/32", "10.3.0.1/32"])
+        pid = world.program("a")["pid"]
+        world.helpers.configure([saying("a", "10.1.0.1"), saying("b", "10.2.0.2")])
+        await until(lambda: world.announced == ["10.1.0.1/32", "10.2.0.2/32"])
+        assert world.program("a")["pid"] == pid
+        assert list(world.helpers.up) == ["a", "b"]
+        world.helpers.configure([])
+        await until(lambda: not world.helpers.up)
+        assert world.announced == []
+        assert not alive(int(str(pid)))
+
+    running(monkeypatch, body, saying("a", "10.1.0.1"), saying("b", "10.2.0.1"), saying("c", "10.3.0.1"))
+
+
+DAEMON = """
+import asyncio, sys
+from bgpmesh.helpers.edge import Command, Helpers, ProcessOptions
+from bgpmesh.wire.announcements import parse
+helpers = Helpers({}, lambda _: None, lambda _: "", lambda: parse, is_busy=lambda: False)
+helpers.configure([ProcessOptions("p", Command(("/bin/sh", "-c", sys.argv[1])))])
+asyncio.run(helpers.run())
+"""
+
+
+def test_no_program_outlives_a_daemon_that_is_killed(tmp_path: Path) -> None:
+    """Kill -9 of the daemon ends the program and what it started, though both ignore SIGTERM."""
+    script = (
+        f"trap '' TERM; setsid sh -c 'trap \"\" TERM; echo $$ > {tmp_path}/child; sleep 1000' & "
+        f"echo $$ > {tmp_path}/pid; while :; do sleep 0.1; done"
+    )
+    daemon = subprocess.Popen([sys.executable, "-c", DAEMON, script])
+    try:
+        files = [tmp_path / "pid", tmp_path / "child"]
+        asyncio.run(until(lambda: all(has_written(file)() for file in files)))
+        pids = [pid_in(file) for file in files]
+        assert all(map(alive, pids))
+        os.kill(daemon.pid, signal.SIGKILL)
+        asyncio.run(until(lambda: not any(map(alive, pids))))
+    finally:
+        daemon.kill()
+        daemon.wait()
