@@ -85,7 +85,7 @@ class AdjRibIn:
     source: Source
     filters: Chain  # on import
     table: dict[Nlri, Path] = field(default_factory=dict)
-    path_keys: dict[Nlri, tuple[Nlri, ...]] = field(default_factory=dict)  # of prefixes of which several may come
+    path_keys: dict[Nlri, Nlri | tuple[Nlri, ...]] = field(default_factory=dict)  # where several may come, by prefix
     stale: set[Nlri] = field(default_factory=set)
     sizes: Counter[int] = field(default_factory=Counter)  # entries by the width of their key
     paths: dict[_Became, Path] = field(default_factory=dict)
@@ -93,6 +93,11 @@ class AdjRibIn:
     member: Member | None = None  # None: the session is down
     swept_at: int = 0  # len(paths) after the last sweep
     lowered: dict[tuple[Path, Kept], Path] = field(default_factory=dict)  # what is kept of stale paths
+
+    def keys_of(self, nlri: Nlri) -> tuple[Nlri, ...]:
+        """Return the keys of the paths of a prefix that came with identifiers, in the order of those."""
+        keys = self.path_keys.get(nlri, ())
+        return (Nlri(keys),) if isinstance(keys, bytes) else keys
 
 
 class Rib:
@@ -386,7 +391,7 @@ class Rib:
                 self._store_paths(rib_in, attributes, nlris, read_at, kept)
                 continue
             if rib_in.path_keys:  # stale ones of a session that carried several
-                self._withdraw(rib_in, [key for nlri in nlris for key in rib_in.path_keys.get(nlri, ())])
+                self._withdraw(rib_in, [key for nlri in nlris for key in rib_in.keys_of(nlri)])
             for answer in rib_in.filters.run(rib_in.peer.name, attributes, nlris):
                 for part, is_believed in self._judged(rib_in, answer):
                     path = _kept(rib_in, self._path(rib_in, attributes, answer, is_believed=is_believed), kept)
@@ -413,9 +418,9 @@ class Rib:
             for nlri, key in named.items():
                 others = known.get(nlri)
                 if others is None:
-                    known[nlri] = (key,)
-                elif key not in others:
-                    known[nlri] = tuple(sorted((*others, key)))
+                    known[nlri] = key
+                elif key != others and key not in (kept_keys := rib_in.keys_of(nlri)):
+                    known[nlri] = tuple(sorted((*kept_keys, key)))
             self._gather(rib_in, named)
             if len(named) == len(keys):
                 return
@@ -721,7 +726,7 @@ class Rib:
         """Yield each path with its key in its peer's table; those that say the same as one before are there again."""
         for path in paths:
             rib_in = None if path.peer is None else self._ins.get(path.peer)
-            known = () if rib_in is None else rib_in.path_keys.get(nlri, ())
+            known = () if rib_in is None else rib_in.keys_of(nlri)
             keys = [key for key in known if rib_in is not None and rib_in.table[key] is path] or [nlri]
             for number, key in enumerate(keys):
                 yield path, key, number > 0
@@ -917,9 +922,9 @@ class Rib:
             if nlri is key:
                 others.append(key)
                 continue
-            left = tuple(other for other in known[nlri] if other != key)
+            left = tuple(other for other in rib_in.keys_of(nlri) if other != key)
             if left:
-                known[nlri] = left
+                known[nlri] = left if len(left) > 1 else left[0]
             else:
                 del known[nlri]
             prefixes[nlri] = None
@@ -934,7 +939,7 @@ class Rib:
         for nlri in nlris:
             before = candidates.get(nlri)
             keys = known.get(nlri, ())
-            mine = (table[keys[0]],) if len(keys) == 1 else tuple(dict.fromkeys(map(table.__getitem__, keys)))
+            mine = (table[keys],) if isinstance(keys, bytes) else tuple(dict.fromkeys(map(table.__getitem__, keys)))
             if (pair := (before, mine)) not in after:
                 after[pair] = _with_all(before, peer, mine)
             now = after[pair]
@@ -1235,7 +1240,7 @@ class Rib:
         yield None, b""
         for name, rib_in in self._ins.items():
             yield name, b""
-            yield from ((name, key[:PATH_ID_SIZE]) for keys in rib_in.path_keys.values() for key in keys)
+            yield from ((name, key[:PATH_ID_SIZE]) for nlri in rib_in.path_keys for key in rib_in.keys_of(nlri))
 
     def _leave(self, member: Member) -> None:
         self._owing.discard(member.name)
@@ -1344,7 +1349,7 @@ def _with_all(before: Candidates | None, peer: PeerName, mine: tuple[Path, ...])
 def _path_id(rib_in: AdjRibIn, path: Path, nlri: Nlri) -> bytes | None:
     """Return by which identifier a peer sent a path of a prefix, the first of several, b"": without; None: not now."""
     table = rib_in.table
-    for key in rib_in.path_keys.get(nlri, ()):
+    for key in rib_in.keys_of(nlri):
         if table[key] is path:
             return key[:PATH_ID_SIZE]
     return b"" if table.get(nlri) is path else None
