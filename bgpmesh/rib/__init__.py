@@ -30,8 +30,9 @@ Invariants, each with a property test (`tests/property/test_rib.py`):
     told and written once, where it differs (`tests/property/test_cluster_filters.py`).
 
 What costs what: a prefix is held once in its peer's table, once in the candidates, once in the
-selection, once in the Fib and once for each update group, always the same key object; an attribute set
-costs one Path for each peer. A slow peer costs memory by prefixes, not by churn.
+selection, once in the Fib and once for each update group, always the same key object (by path a table and a group
+have their own: some 100 bytes more); an attribute set costs one Path for each peer. A slow peer costs memory by
+prefixes, not by churn.
 
 Answers to RFC 4271 §5 and §9, RFC 4456 §6, §8 and §9, RFC 4724 §4.1 and §4.2 (stale paths, deferred selection), RFC
 1997, RFC 2918, RFC 4360 §2, RFC 7911, RFC 7999, RFC 8212, RFC 8326, RFC 8538 §4.1, RFC 9234 §5, RFC 9494 §4. A path
