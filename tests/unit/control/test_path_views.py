@@ -15,7 +15,8 @@ from tests.unit.rib.test_add_path import RR, P, client, of
 def paths(world: World, **args: str) -> list[Mapping[str, object]]:
     """Return the paths of P as `bgpmesh routes` has them."""
     sessions = dict.fromkeys(world.rib.holds_paths_of() | {PeerName("c4")})
-    engine = SimpleNamespace(rib=world.rib, peers=SimpleNamespace(sessions=sessions))
+    local = SimpleNamespace(process_of=lambda _: None)
+    engine = SimpleNamespace(rib=world.rib, local=local, peers=SimpleNamespace(sessions=sessions))
     running = cast("views.Running", SimpleNamespace(engine=engine))
     (route,) = cast("Iterable[Mapping[str, object]]", views.answer("routes", {"prefix": P, **args}, running))
     return cast("list[Mapping[str, object]]", route["paths"])
