@@ -46,8 +46,9 @@ from bgpmesh.peering.peer import Peer
 from bgpmesh.rib.export import Batch
 from bgpmesh.route.attributes import Asn, PathAttributes
 from bgpmesh.route.flow import Flow, FlowKey
-from bgpmesh.route.nlri import Family, Nlri
+from bgpmesh.route.nlri import ROUTED, Family, Nlri
 from bgpmesh.wire.fastpath import (
+    EXTENDED_LENGTH,
     EXTENDED_SIZE,
     HEADER_SIZE,
     MARKER,
@@ -246,7 +247,8 @@ class Codec:
     def _decode_update(self, body: bytes, context: Context, now: float) -> list[Decoded]:
         """Return what an UPDATE says that the fast path left alone; raises PeerError.
 
-        ExaBGP reads the prefixes and the MP attributes, `_intern` the other ones.
+        ExaBGP judges the MP attributes, and reads the prefixes where a field of them is not sound: of those that are it
+        sees one, as it takes two seconds for a message full of them. `_intern` reads the other attributes.
         """
         withdrawn, attributes, announced = _sections(body)
         items, fault = frame(attributes)
@@ -270,7 +272,8 @@ class Codec:
                 return [Routes(None, [], [], now, problem="ignored IPv4 prefixes: the family was not agreed")]
             withdrawn = announced = b""
         mp_raw = b"".join(item.raw for item in mp.values())
-        bare = update_body(withdrawn, mp_raw, announced)
+        sound = _cut(withdrawn, announced, mp, context)
+        bare = update_body(withdrawn, mp_raw, announced) if sound is None else sound[1]
         try:
             update = called(lambda: ExaMessage.unpack(UPDATE, bare, Direction.IN, self._opening.exabgp), Code.UPDATE)
         except PeerError as error:
@@ -285,7 +288,8 @@ class Codec:
             return [EndOfRib(family)] if family in context.families and not rest else []
         if update.attributes:  # it was given the MP ones only and took them out; what it adds is its refusal
             raise PeerError(Code.UPDATE, 9, "MP_REACH_NLRI or MP_UNREACH_NLRI is empty", mp_raw)
-        return list(self._routes(_keys(update, mp.get(MP_REACH)), rest, fault, now))
+        prefixes = _keys(update, mp.get(MP_REACH))
+        return list(self._routes(prefixes if sound is None else sound[0], rest, fault, now))
 
     def _routes(self, prefixes: _Prefixes, rest: bytes, fault: str, now: float) -> list[Routes]:
         """Return the routes of one UPDATE, or all of it withdrawn where its framing (`fault`) or a set is malformed."""
@@ -420,12 +424,50 @@ def _sections(body: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 class _Prefixes(NamedTuple):
-    """The keys that ExaBGP found in an UPDATE."""
+    """The keys of an UPDATE."""
 
     withdrawn: list[Nlri]
     with_next_hop: list[Nlri]
     with_mp: list[Nlri]
     mp_next_hop: bytes
+
+
+def _cut(withdrawn: bytes, announced: bytes, mp: dict[int, Item], context: Context) -> tuple[_Prefixes, bytes] | None:
+    """Return the keys of an UPDATE, and one like it with the first prefix of each field; None where one is unsound."""
+    fields = [(withdrawn, Family.IPV4), (announced, Family.IPV4)]
+    heads: list[bytes] = []
+    for item in mp.values():
+        family, value = mp_family(item), item.value
+        at = 3 if item.code == MP_UNREACH else 5 + value[3] if len(value) > 3 else len(value)
+        if family not in ROUTED or family not in context.families or at >= len(value):
+            return None
+        heads.append(value[:at])
+        fields.append((value[at:], family))
+    keys = [cut(field, family.bits, context.lead(family)) for field, family in fields]
+    if any(each is None for each in keys):
+        return None
+    firsts = [_first(field, context.lead(family)) for field, family in fields]
+    of_mp = {code: found for code, found in zip(mp, keys[2:], strict=True) if found is not None}
+    samples = b"".join(
+        bytes((item.flags, item.code))
+        + (len(head) + len(first)).to_bytes(2 if item.flags & EXTENDED_LENGTH else 1, "big")
+        + head
+        + first
+        for item, head, first in zip(mp.values(), heads, firsts[2:], strict=True)
+    )
+    reach = mp.get(MP_REACH)
+    prefixes = _Prefixes(
+        (keys[0] or []) + of_mp.get(MP_UNREACH, []),
+        keys[1] or [],
+        of_mp.get(MP_REACH, []),
+        b"" if reach is None else reach.value[4 : 4 + reach.value[3]],
+    )
+    return prefixes, update_body(firsts[0], samples, firsts[1])
+
+
+def _first(field: bytes, lead: int) -> bytes:
+    """Return the first prefix of a sound field as it stands, b"" where there is none."""
+    return field[: lead + 1 + (field[lead] + 7) // 8] if field else b""
 
 
 def _keys(update: Any, reach: Item | None) -> _Prefixes:

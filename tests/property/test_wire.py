@@ -64,8 +64,11 @@ def flattened(decoded: list[Decoded]) -> list[Said]:
 
 
 def slowly(codec: Codec, data: bytes) -> list[Decoded]:
-    """Return what ExaBGP's decoder makes of `data`, the fast path being closed."""
-    with patch.object(codec_module, "decode_updates", lambda _data, at, _context, _read_at: ([], at)):
+    """Return what ExaBGP's decoder makes of `data`, the fast path being closed, and no field cut by us."""
+    with (
+        patch.object(codec_module, "decode_updates", lambda _data, at, _context, _read_at: ([], at)),
+        patch.object(codec_module, "_cut", lambda *_: None),
+    ):
         return codec.feed(data, 0.0)
 
 

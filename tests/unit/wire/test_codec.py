@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+from exabgp.bgp.message import Message as ExaMessage
 
 from bgpmesh.peering.message import (
     Capabilities,
@@ -497,6 +498,28 @@ def test_as_0_in_as4_path_discards_it() -> None:
     assert isinstance(said, Routes)
     assert said.attributes is not None
     assert (str(said.attributes.as_path), said.attributes_discarded) == ("65001 23456", 1)
+
+
+def test_a_full_message_that_is_malformed_is_not_read_prefix_by_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ExaBGP sees one prefix of each sound field, or a message of 65,000 would hold everybody up for seconds."""
+    seen: list[bytes] = []
+    unpack = ExaMessage.unpack
+
+    def noting(kind: int, body: bytes, *rest: object) -> object:
+        seen.append(body)
+        return unpack(kind, body, *rest)
+
+    made = codec(ours=replace(OURS, capabilities=EXTENDED))
+    made.feed(octets(THEIRS), 0.0)
+    monkeypatch.setattr(ExaMessage, "unpack", noting)
+    keys = [bytes((24, 10)) + number.to_bytes(2, "big") for number in range(9000)]
+    malformed = update(b"\x40\1\1\7" + GOOD[4:] + REACH, b"".join(keys[:4500]), b"".join(keys[4500:]))
+    (said,) = made.feed(malformed, 0.0)
+    assert isinstance(said, Routes)
+    assert said.treated_as_withdraw == 1
+    assert len(said.withdrawn) == 9000 + 1
+    assert len(seen) == 1
+    assert len(seen[0]) < 100
 
 
 def test_bits_behind_the_prefix_are_cleared() -> None:
