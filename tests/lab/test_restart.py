@@ -120,7 +120,7 @@ def end(cluster: Cluster, restart: Restart) -> None:
 
 
 def test_nodes_restarted_one_after_the_other_lose_nothing() -> None:
-    """Crash, orderly stop, two crashes in a row, and an upgrade that comes with another configuration.
+    """Crash, orderly stop, two crashes in a row, an upgrade with another configuration, a reload that resets sessions.
 
     No packet is lost and no route that stays is touched. What is stale on the others is swept once for each family.
     """
@@ -141,6 +141,13 @@ def test_nodes_restarted_one_after_the_other_lose_nothing() -> None:
         restart(cluster, "n3", SIGTERM)
         for node in ("n1", "n2"):
             cluster.await_prefixes(node, cluster.prefixes(node) | {more})
+        cluster.reload("n1", texts["n1"].replace(f"hold_time = {PATIENT}", "hold_time = 60"))
+        for peer in ("n2", "n3"):
+            cluster.until_logged(
+                "n1", f'peer.down peer={peer} reason="closed by us: Cease, other configuration change"'
+            )
+        cluster.await_sessions(SESSIONS["mesh3"])
+        cluster.await_no_stale(*NODES)
         traffic.await_rounds()
 
         assert traffic.stop() == []
