@@ -268,7 +268,7 @@ def test_who_comes_back_hears_that_what_we_forward_is_preserved() -> None:
 
 @pytest.mark.parametrize("in_cluster", [True, False])
 def test_a_node_out_of_service_keeps_no_speaker_and_comes_back_for_whoever_calls_again(in_cluster: bool) -> None:
-    """Stopped, it tells those of the cluster why; back, it is the last choice until all have had time to call."""
+    """Stopped, it tells why; back, it is the last choice until all have had time to call."""
     world = world_of(leaves(in_cluster=in_cluster))
     establish(world)
     tell(world, DrainChanged(Drain.STOPPED))
@@ -277,7 +277,7 @@ def test_a_node_out_of_service_keeps_no_speaker_and_comes_back_for_whoever_calls
     number = call(world)
     *said, hangup = world.settle()
     told = [c.message.subcode for c in said if isinstance(c, Send) and isinstance(c.message, Notification)]
-    assert (told, hangup) == ([Cease.ADMIN_SHUTDOWN] if in_cluster else [], Hangup(number))
+    assert (told, hangup) == ([Cease.ADMIN_SHUTDOWN], Hangup(number))
     assert (NAME in world.engine.peers.sessions, world.told_of("peer.failed")) == (False, [])
     tell(world, DrainChanged(Drain.UNDRAINING))
     number = establish(world)
