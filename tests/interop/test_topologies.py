@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from functools import partial
-from itertools import combinations
+from itertools import combinations, product
 from signal import SIGKILL
 from typing import cast
 
-from containerlab.lab import REPOSITORY
+import pytest
+
+from containerlab.lab import REPOSITORY, until
+from tests.interop.speakers import Bird, Frr, GoBgp, why_not
 from tests.lab.cluster import Cluster, Traffic, Watch, blocks, laid_out, next_hops_of, text_of
 
 CLIENTS = ("c1", "c2", "c3", "c4", "c5")
@@ -129,3 +133,131 @@ def test_next_hops_on_another_subnet_are_resolved_through_the_hosts_routes() -> 
         cluster.until("n1", lambda: "10.244.3.0/26" not in cluster.prefixes("n1"), "no way to n3")
         cluster.lab.exec("n1", ["ip", "route", "add", "198.51.100.0/24", "via", "192.0.2.254"])
         await_blocks(cluster, ["n1"], nodes)
+
+
+# ── leafspine ────────────────────────────────────────────────────────────────
+
+FABRIC = ("spine1", "spine2", "leaf1", "leaf2", "n1", "n2")
+LINKS = (
+    *product(("spine1", "spine2"), ("leaf1", "leaf2")),
+    *product(("leaf1", "leaf2"), ("n1", "n2")),
+)
+# Where what a silent leaf1 sends is dropped: at the other ends of its links, and at its own what comes.
+AROUND_LEAF1 = {"leaf1": "eth+", "spine1": "eth1", "spine2": "eth1", "n1": "eth1", "n2": "eth1"}
+
+
+def test_traffic_takes_both_leaves_and_the_one_that_is_left() -> None:
+    """Both are next hops of one route; a leaf that is silent while its links are up is out of it; nothing leaks."""
+    with laid_out("leafspine") as cluster:
+        start(cluster, *FABRIC)
+        cluster.await_sessions(LINKS)
+        both = {
+            ("n1", "10.244.2.0/26"): {"192.0.2.16", "192.0.2.20"},
+            ("n2", "10.244.1.0/26"): {"192.0.2.18", "192.0.2.22"},
+            ("n1", "203.0.113.1"): {"192.0.2.16", "192.0.2.20"},
+            ("spine1", "10.244.1.0/26"): {"192.0.2.1", "192.0.2.5"},
+        }
+        await_next_hops(cluster, both)
+        await_bfd(cluster, is_up=True)
+        for node in ("n1", "n2"):
+            cluster.attach(node)
+        own, other = cluster.workloads
+        await_answer(cluster, own.node, own.name, other.addresses[0])
+        await_answer(cluster, own.node, own.name, "203.0.113.1")
+
+        # A node that passed on what one leaf said would be heard by the other, and through that by the spines.
+        assert [cluster.peer(leaf, node)["received"] for leaf in ("leaf1", "leaf2") for node in ("n1", "n2")] == [1] * 4
+        assert {path["as_path"] for path in paths_of(cluster, "spine1", "10.244.2.0/26")} == {
+            "65011 64522",
+            "65012 64522",
+        }
+        assert {path["peer"] for path in paths_of(cluster, "leaf1", "203.0.113.2/32")} <= {"spine1", "spine2"}
+
+        for node, interface in AROUND_LEAF1.items():
+            drop(cluster, node, interface, "-I")
+        await_bfd(cluster, is_up=False)
+        await_next_hops(
+            cluster,
+            {
+                ("n1", "10.244.2.0/26"): {"192.0.2.20"},
+                ("n2", "10.244.1.0/26"): {"192.0.2.22"},
+                ("n1", "203.0.113.1"): {"192.0.2.20"},
+                ("spine1", "10.244.1.0/26"): {"192.0.2.5"},
+            },
+        )
+        await_answer(cluster, own.node, own.name, other.addresses[0])
+        await_answer(cluster, own.node, own.name, "203.0.113.1")
+        assert "LOWER_UP" in cluster.lab.exec("n1", ["ip", "link", "show", "eth1"]).stdout
+
+        for node, interface in AROUND_LEAF1.items():
+            drop(cluster, node, interface, "-D")
+        await_next_hops(cluster, both)
+        await_answer(cluster, own.node, own.name, other.addresses[0])
+
+
+def drop(cluster: Cluster, node: str, interface: str, what: str) -> None:
+    """Have a node drop all that comes in by an interface before anybody sees it (what: -I), or end that (-D)."""
+    cluster.lab.exec(node, ["iptables", "-w", "-t", "raw", what, "PREROUTING", "-i", interface, "-j", "DROP"])
+
+
+def await_bfd(cluster: Cluster, *, is_up: bool) -> None:
+    """Wait until BFD of both nodes sees leaf1 so."""
+    for node in ("n1", "n2"):
+        cluster.until(node, lambda node=node: (cluster.peer(node, "leaf1")["bfd"] == "up") is is_up, "BFD with leaf1")  # type: ignore[misc]
+
+
+def await_next_hops(cluster: Cluster, expected: dict[tuple[str, str], set[str]]) -> None:
+    """Wait until these nodes' routes to these prefixes have these next hops in the kernel."""
+    for (node, prefix), hops in expected.items():
+
+        def has_them(node: str = node, prefix: str = prefix, hops: set[str] = hops) -> bool:
+            return next_hops_of(cluster.lab, node, prefix) == hops
+
+        cluster.until(node, has_them, f"{prefix} by {sorted(hops)}")
+
+
+def await_answer(cluster: Cluster, node: str, workload: str, address: str) -> None:
+    """Wait until ten pings in a row are answered."""
+    pings = ["ping", "-q", "-n", "-c", "10", "-i", "0.02", "-W", "1", address]
+
+    def is_answered() -> bool:
+        return "10 received" in cluster.lab.exec(node, pings, inside=workload, check=False).stdout
+
+    cluster.until(node, is_answered, f"answers of {address}")
+
+
+# ── mixed ────────────────────────────────────────────────────────────────────
+
+SPEAKERS = {"frr": Frr, "bird": Bird, "gobgp": GoBgp}
+ALL_PREFIXES = blocks("n1", "n2", "n3", "n4")
+NO_SPEAKERS = "; ".join(reason for speaker in SPEAKERS.values() if (reason := why_not(speaker)))
+ASKED = {
+    "frr": ["vtysh", "-N", "mixed", "-c", "show bgp ipv4 unicast", "-c", "show bgp ipv6 unicast"],
+    "bird": ["birdc", "-s", "/run/bird-mixed.ctl", "show", "route"],
+    "gobgp": ["sh", "-c", "gobgp global rib -a ipv4; gobgp global rib -a ipv6"],
+}
+PLACES = (("10.244.", ".1"), ("fd00:10:244:", "::1"))
+# The selected and usable path of a prefix, as each of them prints it.
+SELECTED = {"frr": r"^ ?\*>i? *(\S+/\d+)", "bird": r"^(\S+/\d+)\s+(?:unicast|blackhole)", "gobgp": r"^\*> +(\S+/\d+)"}
+
+
+@pytest.mark.skipif(bool(NO_SPEAKERS), reason=NO_SPEAKERS)
+def test_a_mesh_of_four_implementations_has_everybodys_prefixes() -> None:
+    """As the topology starts them: each has a usable path to what every other one announces; n1 reaches them all."""
+    with laid_out("mixed") as cluster:
+        start(cluster, "n1")
+        for speaker in SPEAKERS:
+            cluster.lab.start(speaker)
+        for speaker in SPEAKERS:
+            cluster.until("n1", partial(cluster.has_peer, "n1", speaker, is_up=True), f"session with {speaker}")
+        await_blocks(cluster, ["n1"], ("n1", "n2", "n3", "n4"))
+        for speaker in SPEAKERS:
+            until(lambda speaker=speaker: selected(cluster, speaker) >= ALL_PREFIXES, f"all prefixes at {speaker}")  # type: ignore[misc]
+        for address in (f"{net}{number}{host}" for number in (2, 3, 4) for net, host in PLACES):
+            cluster.lab.exec("n1", ["ping", "-c", "1", "-W", "5", address])
+
+
+def selected(cluster: Cluster, speaker: str) -> set[str]:
+    """Return the prefixes that a speaker has a usable path to."""
+    said = cluster.lab.exec(speaker, ASKED[speaker], check=False).stdout
+    return set(re.findall(SELECTED[speaker], said, re.MULTILINE))
