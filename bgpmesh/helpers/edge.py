@@ -29,6 +29,8 @@ AGAIN_S = (1.0, 60.0)  # from the end of a program to the next start: doubled ea
 STEADY_S = 60.0  # a program that ran this long begins again with the first of them
 LINES, WINDOW_S = 20, 10.0  # so many lines of one program in the log, in so many seconds
 SHOWN = 500  # characters of a line in the log
+KILLED = "its warden was killed"
+LAST_WORDS_S = 1.0  # what it has said last is heard, or dropped, within this
 END_S = 8.0  # a warden that has not ended what it wards by then is killed; more than its own patience
 
 WARDEN = str(Path(__file__).parent / "warden.py")
@@ -134,6 +136,8 @@ class Program:
         self._routes: set[Nlri] = set()
         self._line = 0  # of this life, from 1
         self._is_answered = True
+        self._is_stopping = False
+        self._line_of_life: asyncio.StreamWriter | None = None  # to its warden
         self._window_at, self._lines = float("-inf"), 0  # of what went to the log
 
     def shown(self) -> dict[str, object]:
@@ -152,7 +156,13 @@ class Program:
         pause_s = first_s
         while True:
             began_at = self._loop.time()
-            reason = await self._live()
+            life = asyncio.create_task(self._live())
+            try:
+                reason = await asyncio.shield(life)
+            except asyncio.CancelledError:
+                self._stop()
+                await life
+                raise
             if self._loop.time() - began_at >= STEADY_S:
                 pause_s = first_s
             again_s = pause_s * random.uniform(1.0, 1.25)  # jitter
@@ -164,34 +174,59 @@ class Program:
 
     # ── one life ─────────────────────────────────────────────────────────────
 
+    def _stop(self) -> None:
+        """Hear it no longer, and have its warden end it."""
+        self._is_stopping = True
+        self._helpers.report(ProcessEnded(self.options.name))
+        if self._line_of_life is not None:
+            self._line_of_life.write_eof()
+
     async def _live(self) -> str:
-        """Start it and hear it until it ends; return how it did, in words."""
+        """Start it and hear it until it ends; return how it did, in words. It is not cancelled, but stopped."""
         self._line, self._is_answered = 0, True
         ours, theirs = socket.socketpair()
         with theirs:
-            reader, life = await asyncio.open_connection(sock=ours)
             try:
                 warden = await self._start(theirs.fileno())
             except OSError as error:
-                life.close()
+                ours.close()
                 self._helpers.report(ProcessEnded(self.options.name))
                 return f"cannot be started: {error.strerror}"
+        reader, self._line_of_life = await asyncio.open_connection(sock=ours)
+        if self._is_stopping:
+            self._line_of_life.write_eof()
         said = asyncio.create_task(self._relay(_required(warden.stderr)))
         try:
             begun = (await reader.readline()).decode().strip()
             word, _, rest = begun.partition(" ")
             if word != "pid":
-                return f"cannot be started: {rest or 'its warden has ended'}"
+                return f"cannot be started: {rest}" if rest else KILLED
             self.pid = int(rest)
             log.info("process.started", process=self.options.name, pid=self.pid)
-            await self._hear(_required(warden.stdout), _required(warden.stdin))
-            return await self._reason(reader)
+            return await self._heard(warden, reader)
         finally:
             self.pid = None
             self._routes.clear()
             self._helpers.report(ProcessEnded(self.options.name))
-            life.close()  # which ends it, where it has not
-            await self._over(warden, said)
+            life, self._line_of_life = self._line_of_life, None
+            life.write_eof()  # which ends it, where it has not
+            await self._over(warden, reader, said)
+            life.close()
+
+    async def _heard(self, warden: asyncio.subprocess.Process, reader: asyncio.StreamReader) -> str:
+        """Hear it until it closes its standard output, or has ended and whoever holds that open says nothing more.
+
+        Return how it ended, in words.
+        """
+        hearing = asyncio.create_task(self._hear(_required(warden.stdout), _required(warden.stdin)))
+        ending = asyncio.create_task(reader.readline())
+        await asyncio.wait({hearing, ending}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({hearing, ending}, timeout=LAST_WORDS_S)
+        is_late = ending.cancel()
+        if not hearing.cancel():
+            hearing.result()
+        await asyncio.wait({hearing, ending})
+        return "it closed its standard output" if is_late else ending.result().decode().strip() or KILLED
 
     async def _start(self, descriptor: int) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
@@ -206,30 +241,24 @@ class Program:
             start_new_session=True,
         )
 
-    async def _reason(self, reader: asyncio.StreamReader) -> str:
-        """Return how it ended, which it has, or has at least closed its standard output."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(1.0):
-                if ended := (await reader.readline()).decode().strip():
-                    return ended
-                return "its warden was killed"
-        return "it closed its standard output"
-
-    async def _over(self, warden: asyncio.subprocess.Process, said: asyncio.Task[None]) -> None:
+    async def _over(
+        self, warden: asyncio.subprocess.Process, reader: asyncio.StreamReader, said: asyncio.Task[None]
+    ) -> None:
         """Return once nothing of it is left; what it has said and nobody has heard is dropped."""
         answers = _required(warden.stdin)
         unheard = asyncio.create_task(_drop(_required(warden.stdout)))
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(END_S):
-                await warden.wait()
-        except TimeoutError:
-            warden.kill()
-            await warden.wait()
+                await reader.read()  # until it closes its end, which is the last thing that it does
         answers.close()
-        closed = asyncio.create_task(_closed(answers))
-        _, late = await asyncio.wait({unheard, closed, said}, timeout=1.0)
-        for task in late:
-            task.cancel()
+        closed, gone = asyncio.create_task(_closed(answers)), asyncio.create_task(warden.wait())
+        tasks: set[asyncio.Task[object]] = {unheard, closed, said, gone}
+        _, late = await asyncio.wait(tasks, timeout=LAST_WORDS_S)
+        if late:  # it does not end, or others hold its pipes open: `wait` is for both
+            warden._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001  nothing else lets go of the pipes
+            for task in late:
+                task.cancel()
+            await asyncio.wait(late)
 
     # ── what it says ─────────────────────────────────────────────────────────
 
@@ -239,8 +268,10 @@ class Program:
         while chunk := await output.read(CHUNK):
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
-                while self._helpers.is_busy():  # noqa: ASYNC110  it is asked of as seldom as this
+                while self._helpers.is_busy() and not self._is_stopping:  # noqa: ASYNC110  it is asked of as seldom as this
                     await asyncio.sleep(BUSY_S)
+                if self._is_stopping:
+                    continue
                 began_at = self._loop.time()
                 self._line += 1
                 if is_too_long or len(line) > LONGEST_LINE:
@@ -254,7 +285,7 @@ class Program:
                     spent_s = 0.0
             if len(rest) > LONGEST_LINE:
                 rest, is_too_long = b"", True
-        if rest or is_too_long:
+        if (rest or is_too_long) and not self._is_stopping:
             self._line += 1
             self._refuse("the output ends within the line", answers)
 

@@ -254,7 +254,8 @@ def test_routes_go_with_the_program_which_is_started_again(monkeypatch: pytest.M
         (("/etc/passwd",), "cannot be started: Permission denied"),
         (("/bin/sh", "-c", "kill -9 $$"), "signal 9"),
         (("/bin/sh", "-c", "exec >&-; sleep 100"), "it closed its standard output"),
-        (("/bin/sh", "-c", "kill -9 $PPID; sleep 100"), "its warden was killed"),
+        (("/bin/sh", "-c", "kill -9 $PPID; sleep 1"), "its warden was killed"),
+        (("/bin/sh", "-c", "sleep 5 & kill -9 $PPID; wait"), "its warden was killed"),
     ],
 )
 def test_how_it_ended_is_said(monkeypatch: pytest.MonkeyPatch, run: tuple[str, ...], reason: str) -> None:
