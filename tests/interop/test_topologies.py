@@ -228,7 +228,7 @@ def await_answer(cluster: Cluster, node: str, workload: str, address: str) -> No
 
 # ── mixed ────────────────────────────────────────────────────────────────────
 
-SPEAKERS = {"frr": Frr, "bird": Bird, "gobgp": GoBgp}
+SPEAKERS: dict[str, type[Frr | Bird | GoBgp]] = {"frr": Frr, "bird": Bird, "gobgp": GoBgp}
 ALL_PREFIXES = blocks("n1", "n2", "n3", "n4")
 NO_SPEAKERS = "; ".join(reason for speaker in SPEAKERS.values() if (reason := why_not(speaker)))
 ASKED = {
