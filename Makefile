@@ -6,12 +6,14 @@ MAKEFLAGS += --no-print-directory
 PYTHON := .venv/bin/python
 # In continuous integration a skipped test is a failed one (tests/no_skip.py).
 PYTEST := $(PYTHON) -m pytest --durations=15 --durations-min=5 $(if $(BGPMESH_NO_SKIP),-p tests.no_skip)
+# Labs wait most of the time: two workers a core (tests/side_by_side.py).
+WORKERS := $(shell echo $$((2 * $$(nproc))))
 ROOTLESS := tests/unit tests/property tests/golden $(wildcard tests/replay tests/test_*.py)
 
 help:
 	@echo "make demo    a three-node cluster in network namespaces, and pings across it"
 	@echo "make check   format, lint, types and the tests that need no root"
-	@echo "make test    everything, in twenty minutes at most"
+	@echo "make test    everything, in ten minutes or so, twenty at most"
 	@echo "make soak    the same long: chaos, churn and repetition"
 	@echo "make bench   the numbers"
 	@echo "make setup   what all of them need; each calls it"
@@ -27,12 +29,12 @@ lint:
 	$(PYTHON) -m mypy
 
 check: lint
-	$(PYTEST) $(ROOTLESS)
+	$(PYTEST) -n auto $(ROOTLESS)
 
 test:
 	@.ci/setup python all
 	@$(MAKE) lint
-	$(PYTEST) tests
+	$(PYTEST) -p tests.side_by_side -n $(WORKERS) tests
 
 soak:
 	@.ci/setup python all
