@@ -470,9 +470,8 @@ class Peers:
         """End a session, for good or for another with the changed peer; what the same speaker said may be kept."""
         name = session.peer.name
         cause = Notification.cease(Cease.PEER_DECONFIGURED if is_gone else Cease.OTHER_CONFIGURATION_CHANGE)
-        is_to_go_on = changed is not None and changed.graceful_restart and changed.is_same_speaker(session.peer)
-        if is_to_go_on:
-            self._apply(name, session.hand_over(now, cause), now)
+        if changed is not None and changed.graceful_restart and changed.is_same_speaker(session.peer):
+            self._apply(name, session.hand_over(changed, now, cause), now)
         else:
             self._apply(name, session.stop(now, cause), now)
         self._awaited.discard(name)

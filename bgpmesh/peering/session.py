@@ -53,7 +53,7 @@ from bgpmesh.peering.peer import AddPath, Peer
 from bgpmesh.peering.refresh import Refreshing
 from bgpmesh.peering.stale import Stale, retainable
 from bgpmesh.route import roles
-from bgpmesh.route.nlri import FLOWSPEC, Family
+from bgpmesh.route.nlri import FLOWSPEC, ROUTED, Family
 from bgpmesh.route.path import PeerName
 
 # RFC 4271 §8.2.2 suggests 4 minutes for the hold timer while an OPEN is awaited.
@@ -270,12 +270,17 @@ class Session:
         self.called_since = None
         return self._settle(outputs)
 
-    def hand_over(self, now: float, notification: Notification) -> list[Output]:
-        """End for a session with other options, which succeeds this one: what rule 6 keeps is kept."""
+    def hand_over(self, to: Peer, now: float, notification: Notification) -> list[Output]:
+        """End for a session with other options, which succeeds this one: what rule 6 keeps is kept, if offered."""
         outputs: list[Output] = []
         for connection in list(self._connections.values()):
             outputs += self._fault(connection, notification, f"closed by us: {notification.describe()}", now)
         self._is_started = False
+        offered = _families_offered(to)
+        if gone := frozenset(
+            family for family in self._stale.families.difference(offered) if self._stale.end_of_rib(family)
+        ):
+            outputs.append(StaleExpired(gone))
         return self._settle(outputs)
 
     def succeed(self, other: Session) -> None:
@@ -451,9 +456,8 @@ class Session:
     def open_message(self) -> Open:
         """Return the OPEN we would send now; a family that we cannot be the next hop of is not offered."""
         peer = self.peer
-        able = {family for family, _ in peer.next_hops}
-        routed = tuple(family for family in peer.families if family in able)
-        families = routed + (FLOWSPEC if peer.flowspec is not None else ())  # which has no next hop (RFC 8955 §4)
+        families = _families_offered(peer)
+        routed = tuple(family for family in families if family in ROUTED)
         restart = long_lived = None
         if peer.graceful_restart:
             is_kept = self._local.is_forwarding_kept or self.was_established
@@ -643,6 +647,12 @@ def _outlives(other: _Connection, negotiated: Negotiated) -> bool | None:
         # One of ours that has won before and got no OPEN since is dead at the other end: the peer calls again.
         return None if other.is_inbound else not other.has_won
     return is_winner
+
+
+def _families_offered(peer: Peer) -> tuple[Family, ...]:
+    """Return what an OPEN to a peer offers; FlowSpec has no next hop that could be ours (RFC 8955 §4)."""
+    able = {family for family, _ in peer.next_hops}
+    return tuple(family for family in peer.families if family in able) + (FLOWSPEC if peer.flowspec is not None else ())
 
 
 def restart_agreed(negotiated: Negotiated | None) -> bool:

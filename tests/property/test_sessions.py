@@ -209,9 +209,10 @@ def run(world: World, script: list[Step]) -> float:  # noqa: C901, PLR0912  one 
             case "path-recovered":
                 outputs = session.path_recovered(now)
             case "reload":
-                world.take(session.hand_over(now, Notification.cease(Cease.OTHER_CONFIGURATION_CHANGE)))
+                to = replace(session.peer, hold_time=9 + index)
+                world.take(session.hand_over(to, now, Notification.cease(Cease.OTHER_CONFIGURATION_CHANGE)))
                 world.agree()
-                changed = Session(replace(session.peer, hold_time=9 + index), LocalRestart(), lambda: 0.5)
+                changed = Session(to, LocalRestart(), lambda: 0.5)
                 changed.succeed(session)
                 world.session, session, world.is_calling = changed, changed, False
                 outputs = session.start(now)
