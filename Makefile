@@ -13,7 +13,7 @@ ROOTLESS := tests/unit tests/property tests/golden $(wildcard tests/replay tests
 help:
 	@echo "make demo    a three-node cluster in network namespaces, and pings across it"
 	@echo "make check   format, lint, types and the tests that need no root"
-	@echo "make test    everything, in ten minutes or so, twenty at most"
+	@echo "make test    everything, in twenty minutes at most"
 	@echo "make soak    the same long: chaos, churn and repetition"
 	@echo "make bench   the numbers"
 	@echo "make setup   what all of them need; each calls it"
