@@ -21,6 +21,7 @@ SERIES = {
     "bgpmesh_build_info",
     "bgpmesh_config_generation",
     "bgpmesh_convergence_seconds_bucket",
+    "bgpmesh_drained",
     "bgpmesh_fib_burst_seconds_bucket",
     "bgpmesh_fib_drift_repaired_total",
     "bgpmesh_fib_routes",

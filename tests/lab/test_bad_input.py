@@ -143,7 +143,7 @@ MARKER = b"\xff" * 16
 GARBAGE = {
     "noise": (b"what a mess" * 9, (1, 1), "marker"),
     "too-short": (MARKER + b"\0\x12\4", (1, 2), "length"),
-    "too-long": (MARKER + b"\xff\xff\2", (1, 2), "length"),
+    "too-long": (MARKER + b"\xff\xff\1", (1, 2), "length"),  # an UPDATE may be (RFC 8654)
     "long-keepalive": (message(KEEPALIVE, b"\0"), (1, 2), "length"),
     "unknown-type": (message(99, b""), (1, 3), "type"),
     "cut-update": (message(UPDATE, b"\xff\xff\0\0"), (3, 1), "UPDATE"),
