@@ -6,8 +6,8 @@ Where the three differ as they come, BIRD and FRR are told to do as RFC 4271 say
 neighbouring AS before anything else is, and the router id decides where an older path would. BIRD 2.0.12 then keeps
 paths that it should not after others changed, in one of seventy cases, and is right about the same paths in a new
 session: so it is asked after one, while the other two live through the changes. FRR 10 keeps its paths sorted and may
-be wrong about one in a thousand, where FRR 8 is not: there the MED of one path should have put out another before a third
-is looked at. The lab is containerlab/fabric.
+be wrong about one in a thousand, where FRR 8 is not: the MED of one path should have put out another before a third is
+looked at. The lab is containerlab/fabric.
 """
 
 from __future__ import annotations
