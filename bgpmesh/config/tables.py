@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from bgpmesh.config.values import (
-    NOT_BUILT,
     BadValueError,
     Options,
     guess,
@@ -26,9 +25,6 @@ from bgpmesh.config.values import (
 from bgpmesh.errors import Problem
 from bgpmesh.peering.mesh import ClusterOptions, Password, PeerOptions
 from bgpmesh.route.nlri import IPAddress
-
-# Known keys whose feature this version does not have.
-NOT_BUILT_KEYS: dict[str, tuple[str, ...]] = {}
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
@@ -146,11 +142,8 @@ class Reader:
         return tuple(incomplete[-1] if options is None else options for options, incomplete in found)
 
     def _refuse_unknown(self, table: Mapping[str, object], where: str, known: Collection[str]) -> None:
-        absent = NOT_BUILT_KEYS.get(where.partition(".")[0], ())
         for key in table:
-            if key in absent:
-                self.refuse(f"{where}.{key}", table[key], NOT_BUILT)
-            elif key not in known:
+            if key not in known:
                 self.refuse(f"{where}.{key}", table[key], "unknown key" + guess(key, known), key=key)
 
     def password(self, options: ClusterOptions | PeerOptions, where: str) -> Password | None:

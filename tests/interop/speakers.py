@@ -20,6 +20,9 @@ from dataclasses import dataclass
 from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
 from typing import Protocol
 
+import pytest
+from _pytest.mark import ParameterSet
+
 from containerlab.lab import Lab, Process, missing
 
 
@@ -63,6 +66,7 @@ class Setup:
     ipv6_next_hops: bool = False  # IPv4 prefixes have its IPv6 address as next hop (RFC 8950); BIRD and FRR only
     marks_count: int = 0  # so many communities on all of it, 64512:0 and so on; BIRD and FRR only
     is_extended: bool = False  # BIRD: it takes messages of up to 65,535 octets, as FRR does unasked
+    has_ttl_security: bool = False  # its packets say 255, and others it does not take (RFC 5082); BIRD and FRR only
     role: str = ""  # its own (RFC 9234); BIRD and FRR only
     client: str = ""  # iBGP: reflect to it, and take and send several paths (RFC 7911); BIRD and FRR only
 
@@ -311,6 +315,7 @@ protocol bgp session1 {{
   local {own.local} as {own.asn};
   neighbor {own.neighbor} as {own.neighbor_asn};
   {"bfd on;" if own.bfd_ms else ""}
+  {"ttl security on;" if own.has_ttl_security else ""}
   {f"local role {own.role.replace('-', '_')};" if own.role else ""}
   {"passive on;" if own.is_passive else ""}
   {f'password "{own.password}";' if own.password else ""}
@@ -588,6 +593,7 @@ router bgp {own.asn}
  {f"neighbor {own.neighbor} password {own.password}" if own.password else ""}
  {f"neighbor {own.neighbor} bfd profile lab" if own.bfd_ms else ""}
  {f"neighbor {own.neighbor} passive" if own.is_passive else ""}
+ {f"neighbor {own.neighbor} ttl-security hops 1" if own.has_ttl_security else ""}
  {f"neighbor {own.neighbor} capability extended-nexthop" if own.ipv6_next_hops else ""}
  {f"neighbor {own.neighbor} local-role {own.role}" if own.role else ""}
  {f"neighbor {own.client} remote-as {own.asn}" if own.client else ""}
@@ -853,3 +859,15 @@ def why_not(speaker: type[Bird | Frr | GoBgp | OpenBgpd]) -> str:
     if absent:
         return f"{', '.join(absent)} not found"
     return missing() or ("the neighbours change their user: needs root" if os.geteuid() else "")
+
+
+def each_of(*speakers: type[Bird | Frr]) -> list[ParameterSet]:
+    """Return the speakers as parameters of a test, which is skipped where one cannot run."""
+    return [
+        pytest.param(
+            speaker,
+            id=speaker.name,
+            marks=pytest.mark.skipif(bool(why_not(speaker)), reason=f"{speaker.name}: {why_not(speaker)}"),
+        )
+        for speaker in speakers
+    ]

@@ -11,19 +11,12 @@ from contextlib import contextmanager
 import pytest
 
 from containerlab.lab import until
-from tests.interop.speakers import Bird, Frr, Setup, why_not
+from tests.interop.speakers import Bird, Frr, Setup, each_of, why_not
 from tests.interop.test_neighbours import ASN, CONFIG, OURS, THEIRS, Pair
 from tests.lab.cluster import lab_of
 
 MANY = 1500  # communities, of four octets each: more than a message of 4,096 octets holds
-SPEAKERS = [
-    pytest.param(
-        speaker,
-        id=speaker.name,
-        marks=pytest.mark.skipif(bool(why_not(speaker)), reason=f"{speaker.name}: {why_not(speaker)}"),
-    )
-    for speaker in (Bird, Frr)
-]
+SPEAKERS = each_of(Bird, Frr)
 
 
 def configuration(*, is_marked: bool) -> str:

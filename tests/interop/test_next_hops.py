@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from containerlab.lab import until
-from tests.interop.speakers import Bird, Frr, Setup, why_not
+from tests.interop.speakers import Bird, Frr, Setup, each_of
 from tests.interop.test_neighbours import ASN, CONFIG, Pair
 from tests.lab.cluster import PROTOCOL, lab_of
 
@@ -30,14 +30,7 @@ asn = {ASN}
 
 @pytest.mark.parametrize(
     "kind",
-    [
-        pytest.param(
-            speaker,
-            id=speaker.name,
-            marks=pytest.mark.skipif(bool(why_not(speaker)), reason=f"{speaker.name}: {why_not(speaker)}"),
-        )
-        for speaker in (Bird, Frr)
-    ],
+    each_of(Bird, Frr),
 )
 def test_ipv4_goes_by_ipv6_next_hops(kind: type[Bird | Frr]) -> None:
     """Both ways: what they say is in our kernel, by way of their IPv6 address, and carries packets; they hear ours."""

@@ -12,20 +12,13 @@ from typing import cast
 import pytest
 
 from containerlab.lab import until
-from tests.interop.speakers import Bird, Frr, Setup, why_not
+from tests.interop.speakers import Bird, Frr, Setup, each_of
 from tests.interop.test_neighbours import ASN, CONFIG, THEIRS, Pair
 from tests.lab.cluster import lab_of
 
 OWN = "203.0.113.7/32"
 FORWARD = "10.2.0.0/24"
-KINDS = [
-    pytest.param(
-        speaker,
-        id=speaker.name,
-        marks=pytest.mark.skipif(bool(why_not(speaker)), reason=f"{speaker.name}: {why_not(speaker)}"),
-    )
-    for speaker in (Bird, Frr)
-]
+KINDS = each_of(Bird, Frr)
 
 
 def text(role: str) -> str:

@@ -272,7 +272,6 @@ outbound = true
 
 
 COMMAND = 'not a program and its arguments: ["PROGRAM", "ARGUMENT", ..]'
-NOT_BUILT = "not built yet in this version"
 NO_ADDRESS = 'its name is not an IP address; write [floating_ip."ADDRESS"]'
 MISTAKES = [  # (section, lines in it, key, value, reason)
     ("cluster", "hold_time = '9'", "cluster.hold_time", '"9"', "not a whole number"),
