@@ -95,6 +95,7 @@ def test_healthcheck_is_heard_by_a_neighbour(kind: Kind) -> None:
         assert 'bgpmesh_process_routes{process="metric"} 1.0' in page
         # A daemon that is killed leaves none of them, and its next life announces before it says End-of-RIB.
         assert helpers_alive(both)
+        until(lambda: both.kernel() == {"10.2.0.0/24"}, "a kernel by which a restart is told from a first boot")
         both.ours.stop(SIGKILL)
         until(lambda: not helpers_alive(both), "the healthchecks to end")
         assert both.speaker.held() == {KEPT, WITHDRAWN}
