@@ -66,9 +66,9 @@ class Setup:
     ipv6_next_hops: bool = False  # IPv4 prefixes have its IPv6 address as next hop (RFC 8950); BIRD and FRR only
     marks_count: int = 0  # so many communities on all of it, 64512:0 and so on; BIRD and FRR only
     is_extended: bool = False  # BIRD: it takes messages of up to 65,535 octets, as FRR does unasked
-    has_ttl_security: bool = False  # its packets say 255, and others it does not take (RFC 5082); BIRD and FRR only
+    has_ttl_security: bool = False  # its packets say 255, and others it does not take (RFC 5082)
     role: str = ""  # its own (RFC 9234); BIRD and FRR only
-    client: str = ""  # iBGP: reflect to it, and take and send several paths (RFC 7911); BIRD and FRR only
+    client: str = ""  # iBGP: reflect to it, and take and send several paths (RFC 7911)
 
     @property
     def local(self) -> str:
@@ -135,17 +135,17 @@ def _families(prefixes: list[str]) -> tuple[list[str], list[str]]:
     return [p for p in prefixes if ":" not in p], [p for p in prefixes if ":" in p]
 
 
-def _prefixes_in(value: object, key: str) -> Iterator[str]:
-    """Yield every text under `key` that looks like a prefix, anywhere in a JSON document."""
+def _texts_at(value: object, key: str) -> Iterator[str]:
+    """Yield every text under `key`, anywhere in a JSON document."""
     if isinstance(value, dict):
         for name, item in value.items():
-            if name == key and isinstance(item, str) and "/" in item:
+            if name == key and isinstance(item, str):
                 yield item
             else:
-                yield from _prefixes_in(item, key)
+                yield from _texts_at(item, key)
     elif isinstance(value, list):
         for item in value:
-            yield from _prefixes_in(item, key)
+            yield from _texts_at(item, key)
 
 
 class Bird:
@@ -655,6 +655,11 @@ class GoBgp:
             if any(path.get("neighbor-ip") == self.setup.neighbor for path in paths)
         }
 
+    def next_hops(self, prefix: str) -> set[str]:
+        """Return the next hops of all paths of a prefix in the table."""
+        paths = self._table("ipv6" if ":" in prefix else "ipv4").get(prefix, [])
+        return {hop for path in paths for hop in _texts_at(path, "nexthop")}
+
     def announce(self, prefix: str) -> None:
         """Add it through the API."""
         self.prefixes.append(prefix)
@@ -723,13 +728,21 @@ class GoBgp:
 """
         of_family = "\n    [neighbors.afi-safis.mp-graceful-restart.config]\n      enabled = true"
         kinds = ("unicast", "flowspec") if own.has_flowspec else ("unicast",)
+        paths = (
+            "\n    [neighbors.afi-safis.add-paths.config]\n      receive = true\n      send-max = 8"
+            if own.client
+            else ""
+        )
         families = "".join(
             f"""
   [[neighbors.afi-safis]]
     [neighbors.afi-safis.config]
-      afi-safi-name = "{name}"{of_family if restart else ""}
+      afi-safi-name = "{name}"{of_family if restart else ""}{paths}
 """
             for name in (f"{version}-{kind}" for kind in kinds for version in ("ipv4", "ipv6"))
+        )
+        ends = "".join(
+            self._session(neighbor, restart + families) for neighbor in (own.neighbor, own.client) if neighbor
         )
         return f"""
 [global.config]
@@ -737,12 +750,18 @@ class GoBgp:
   router-id = "{own.address}"
   port = 179
   local-address-list = ["{own.address}"]
+{ends}
+"""
 
+    def _session(self, neighbor: str, options: str) -> str:
+        """Return the lines of a session; all but that with the client wait until they are enabled."""
+        own = self.setup
+        return f"""
 [[neighbors]]
   [neighbors.config]
-    neighbor-address = "{own.neighbor}"
+    neighbor-address = "{neighbor}"
     peer-as = {own.neighbor_asn}
-    admin-down = true
+    admin-down = {"true" if neighbor == own.neighbor else "false"}
     {f'auth-password = "{own.password}"' if own.password else ""}
   [neighbors.transport.config]
     local-address = "{own.address}"
@@ -752,7 +771,12 @@ class GoBgp:
     idle-hold-time-after-reset = 2
     hold-time = 9
     keepalive-interval = 3
-{restart}{families}
+  [neighbors.ttl-security.config]
+    enabled = {"true" if own.has_ttl_security else "false"}
+    ttl-min = 255
+  [neighbors.route-reflector.config]
+    route-reflector-client = {"true" if neighbor == own.client else "false"}
+{options}
 """
 
 
@@ -791,8 +815,11 @@ class OpenBgpd:
 
     def received(self) -> set[str]:
         """Return what the Adj-RIB-In holds."""
-        answer = self._ask("-j", "show", "rib", "in", "neighbor", self.setup.neighbor)
-        return set(_prefixes_in(json.loads(answer), "prefix")) if answer.lstrip().startswith("{") else set()
+        return self._heard("prefix")
+
+    def next_hops(self, prefix: str) -> set[str]:
+        """Return the next hops of all paths of a prefix in the Adj-RIB-In."""
+        return self._heard("exit_nexthop", prefix)
 
     def announce(self, prefix: str) -> None:
         """Add it with `network add`."""
@@ -821,6 +848,10 @@ class OpenBgpd:
     def _ask(self, *words: str) -> str:
         return self.lab.exec(self.node, ["bgpctl", "-s", f"{self._folder}/control", *words], check=False).stdout
 
+    def _heard(self, key: str, *words: str) -> set[str]:
+        answer = self._ask("-j", "show", "rib", "in", "neighbor", self.setup.neighbor, *words)
+        return set(_texts_at(json.loads(answer), key)) if answer.lstrip().startswith("{") else set()
+
     def _network(self, action: str, prefix: str) -> None:
         answer = self._ask("network", action, prefix)
         assert "request sent" in answer, answer
@@ -828,6 +859,7 @@ class OpenBgpd:
     def _file(self) -> str:
         own = self.setup
         networks = "".join(f"network {prefix}\n" for prefix in self.prefixes)
+        sessions = "".join(self._session(neighbor) for neighbor in (own.neighbor, own.client) if neighbor)
         return f"""
 AS {own.asn}
 router-id {own.address}
@@ -836,7 +868,15 @@ fib-update no
 holdtime 9
 socket "{self._folder}/control"
 {networks}
-neighbor {own.neighbor} {{
+{sessions}
+allow from any
+allow to any
+"""
+
+    def _session(self, neighbor: str) -> str:
+        own = self.setup
+        return f"""
+neighbor {neighbor} {{
     remote-as {own.neighbor_asn}
     local-address {own.address}
     announce IPv4 unicast
@@ -844,16 +884,19 @@ neighbor {own.neighbor} {{
     announce refresh yes
     announce restart {"yes" if own.graceful_restart else "no"}
     {"passive" if own.is_passive else ""}
+    {"ttl-security yes" if own.has_ttl_security else ""}
+    {"announce add-path recv yes" if own.client else ""}
+    {"announce add-path send all" if own.client else ""}
+    {"route-reflector" if neighbor == own.client else ""}
 }}
-allow from any
-allow to any
 """
 
 
-SPEAKERS: tuple[type[Bird | Frr | GoBgp | OpenBgpd], ...] = (Bird, Frr, GoBgp, OpenBgpd)
+AnySpeaker = Bird | Frr | GoBgp | OpenBgpd
+SPEAKERS: tuple[type[AnySpeaker], ...] = (Bird, Frr, GoBgp, OpenBgpd)
 
 
-def why_not(speaker: type[Bird | Frr | GoBgp | OpenBgpd]) -> str:
+def why_not(speaker: type[AnySpeaker]) -> str:
     """Return what keeps this speaker from running here, in words; an empty text if nothing does."""
     absent = [program for program in speaker.programs if shutil.which(program) is None]
     if absent:
@@ -861,7 +904,7 @@ def why_not(speaker: type[Bird | Frr | GoBgp | OpenBgpd]) -> str:
     return missing() or ("the neighbours change their user: needs root" if os.geteuid() else "")
 
 
-def each_of(*speakers: type[Bird | Frr]) -> list[ParameterSet]:
+def each_of(*speakers: type[AnySpeaker]) -> list[ParameterSet]:
     """Return the speakers as parameters of a test, which is skipped where one cannot run."""
     return [
         pytest.param(

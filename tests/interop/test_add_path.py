@@ -1,7 +1,7 @@
-"""Several paths of a prefix with BIRD and FRR, either way (RFC 7911).
+"""Several paths of a prefix with every neighbour, either way (RFC 7911).
 
     c1, c2: bgpmesh, both announce one address of each family -- rr1: bgpmesh, their reflector
-    rr1 -- c3: BIRD or FRR, takes both paths and reflects them -- c4: bgpmesh, which reaches the address by both
+    rr1 -- c3: a neighbour, takes both paths and reflects them -- c4: bgpmesh, which reaches the address by both
 
 All are in AS 64512. The lab is containerlab/reflector.
 """
@@ -13,7 +13,7 @@ import json
 import pytest
 
 from containerlab.lab import Lab, until
-from tests.interop.speakers import Bird, Frr, Setup, why_not
+from tests.interop.speakers import SPEAKERS, AnySpeaker, Setup, each_of
 from tests.lab.cluster import lab_of, next_hops_of
 
 CONFIG = "/run/bgpmesh/node.toml"
@@ -22,14 +22,6 @@ ANYCAST = ("203.0.113.9/32", "2001:db8:9::9/128")
 OF_C1, OF_C2 = ("192.0.2.1", "2001:db8::1"), ("192.0.2.2", "2001:db8::2")
 ADDRESSES = {"c1": ("192.0.2.1", "2001:db8::1"), "c2": OF_C2, "c4": ("192.0.2.4", "2001:db8::4")}
 RR1, C3 = ("192.0.2.254", "2001:db8::fe"), ("192.0.2.3", "2001:db8::3")
-KINDS = [
-    pytest.param(
-        speaker,
-        id=speaker.name,
-        marks=pytest.mark.skipif(bool(why_not(speaker)), reason=f"{speaker.name}: {why_not(speaker)}"),
-    )
-    for speaker in (Bird, Frr)
-]
 
 
 def text(name: str, own: tuple[str, str], peers: dict[str, str], prefixes: tuple[str, ...] = ()) -> str:
@@ -55,13 +47,13 @@ def kernel(lab: Lab, node: str) -> set[str]:
     return {hop for prefix in ANYCAST for hop in next_hops_of(lab, node, prefix.split("/")[0])}
 
 
-def heard(speaker: Bird | Frr) -> set[str]:
+def heard(speaker: AnySpeaker) -> set[str]:
     """Return the next hops of all that a speaker was told of the address of each family."""
     return {hop for prefix in ANYCAST for hop in speaker.next_hops(prefix)}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_both_ways_to_an_address_go_through_a_reflector_of_either_make(kind: type[Bird | Frr]) -> None:
+@pytest.mark.parametrize("kind", each_of(*SPEAKERS))
+def test_both_ways_to_an_address_go_through_a_reflector_of_either_make(kind: type[AnySpeaker]) -> None:
     """The neighbour has both paths from us, we have both from it; one that is withdrawn leaves the other everywhere."""
     with lab_of("reflector") as lab:
         for name in ("c1", "c2"):

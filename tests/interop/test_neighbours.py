@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from containerlab.lab import Lab, Process, until
-from tests.interop.speakers import SPEAKERS, Bird, Frr, GoBgp, OpenBgpd, Setup, why_not
+from tests.interop.speakers import SPEAKERS, AnySpeaker, Setup, why_not
 from tests.lab.cluster import PROTOCOL, Watch, lab_of, metrics
 
 CONFIG = "/etc/bgpmesh/bgpmesh.toml"
@@ -24,7 +24,6 @@ ASN = 65001
 OURS = {"203.0.113.7/32", "10.1.0.0/24", "2001:db8:1::/64", "2001:db8:7::7/128"}
 THEIRS = {"10.2.0.0/24", "10.2.1.0/24", "2001:db8:2::/64"}
 
-AnySpeaker = Bird | Frr | GoBgp | OpenBgpd
 Kind = tuple[type[AnySpeaker], int]  # which speaker, and its AS
 
 

@@ -1,6 +1,6 @@
-"""GTSM (RFC 5082) with BIRD and FRR: a neighbour that has it, and one that has not.
+"""GTSM (RFC 5082) with every neighbour: a neighbour that has it, and one that has not.
 
-n1: bgpmesh, AS 65001   10.0.0.1  --------  10.0.0.2   peer: BIRD or FRR, AS 65002
+n1: bgpmesh, AS 65001   10.0.0.1  --------  10.0.0.2   peer: AS 65002
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from containerlab.lab import Lab, until
-from tests.interop.speakers import Bird, Frr, Setup, each_of
+from tests.interop.speakers import SPEAKERS, AnySpeaker, Setup, each_of
 from tests.interop.test_neighbours import ASN, CONFIG, THEIRS, Pair
 from tests.lab.cluster import PROTOCOL, lab_of
 
@@ -31,11 +31,8 @@ export = ["own"]
 """
 
 
-@pytest.mark.parametrize(
-    "kind",
-    each_of(Bird, Frr),
-)
-def test_who_might_be_far_away_is_not_heard(kind: type[Bird | Frr]) -> None:
+@pytest.mark.parametrize("kind", each_of(*SPEAKERS))
+def test_who_might_be_far_away_is_not_heard(kind: type[AnySpeaker]) -> None:
     """Packets with another TTL than 255 are dropped by the kernel before we see them; with it there is a session."""
     with lab_of("pair") as lab:
         setup = Setup(65002, "10.0.0.2", "2001:db8::2", "10.0.0.1", ASN, announce=tuple(sorted(THEIRS)))
