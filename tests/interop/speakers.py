@@ -112,7 +112,10 @@ class Speaker(Protocol):
         """Tell whether a session that begins now would be an ordinary one to it."""
 
     def received(self) -> set[str]:
-        """Return the prefixes of both families that it has from its neighbour."""
+        """Return the prefixes of both families that it has from its neighbour; FRR names none while that is away."""
+
+    def held(self) -> set[str]:
+        """Return the same, also while the neighbour is away."""
 
     def announce(self, prefix: str) -> None:
         """Announce one more prefix."""
@@ -655,6 +658,10 @@ class GoBgp:
             if any(path.get("neighbor-ip") == self.setup.neighbor for path in paths)
         }
 
+    def held(self) -> set[str]:
+        """Return the same, also while the neighbour is away."""
+        return self.received()
+
     def next_hops(self, prefix: str) -> set[str]:
         """Return the next hops of all paths of a prefix in the table."""
         paths = self._table("ipv6" if ":" in prefix else "ipv4").get(prefix, [])
@@ -816,6 +823,10 @@ class OpenBgpd:
     def received(self) -> set[str]:
         """Return what the Adj-RIB-In holds."""
         return self._heard("prefix")
+
+    def held(self) -> set[str]:
+        """Return the same, also while the neighbour is away."""
+        return self.received()
 
     def next_hops(self, prefix: str) -> set[str]:
         """Return the next hops of all paths of a prefix in the Adj-RIB-In."""

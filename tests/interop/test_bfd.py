@@ -153,7 +153,7 @@ def test_a_silent_neighbour_is_gone_within_the_detection_time_and_comes_back(kin
         until(lambda: both.kernel() == set(), "their routes to go")
         assert both.down_at() - silent_at < DETECTION_S + LATE_S
         assert both.peer()["last_error"] == "BFD: control detection time expired"
-        until(lambda: both.speaker.received() == set(), "our routes to go")
+        until(lambda: both.speaker.held() == set(), "our routes to go")
         both.hear_again()
         both.await_up()
 

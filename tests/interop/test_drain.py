@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from containerlab.lab import until
+from tests.interop.pair import ASN, Kind, Pair
 from tests.interop.speakers import Bird, Frr
-from tests.interop.test_filters import KINDS, Kind, under
-from tests.interop.test_neighbours import ASN, Pair
+from tests.interop.test_filters import KINDS, under
 
 FILTERS = '[filter.in]\ndefault = "accept"\n[filter.out]\ndefault = "accept"\n'
 OURS = {"203.0.113.7/32", "10.1.0.0/24", "2001:db8:7::7/128"}
@@ -35,7 +35,7 @@ def test_neighbours_see_the_mark_then_the_withdrawal_then_the_end(kind: Kind) ->
         both.lab.exec("n1", ["bgpmesh", "drain", "--limit", "0", "--text", TEXT])
         assert drain.entry.wait(30) == 0
         until(lambda: all(words in speaker.end() for words in END[kind[0]]), "how it ended")
-        until(lambda: both.speaker.received() == set(), "nothing of ours")
+        until(lambda: both.speaker.held() == set(), "nothing of ours")
         assert both.ask("undrain") == {"state": "none", "waiting_for": {}}
         both.await_established()
         until(lambda: both.speaker.received() == OURS and marks(both) == {False}, "our routes without the mark")

@@ -7,43 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
 from containerlab.lab import until
-from tests.interop.speakers import Bird, Frr, Heard, Setup, why_not
-from tests.interop.test_neighbours import ASN, CONFIG, THEIRS, Pair
-from tests.lab.cluster import Watch, lab_of
+from tests.interop.pair import ASN, Kind, Pair, configuration, kinds, pair
+from tests.interop.speakers import Bird, Frr, Heard
+from tests.lab.cluster import Watch
 
 MARK = "65002:7"
 OWN = ("203.0.113.7/32", "10.1.0.0/24", "2001:db8:7::7/128")
-Kind = tuple[type[Bird] | type[Frr], int]
-KINDS = [
-    pytest.param(
-        (speaker, asn),
-        id=f"{speaker.name}-{relation}",
-        marks=pytest.mark.skipif(bool(why_not(speaker)), reason=f"{speaker.name}: {why_not(speaker)}"),
-    )
-    for speaker in (Bird, Frr)
-    for relation, asn in (("ibgp", ASN), ("ebgp", 65002))
-]
-
-HEAD = f"""
-[cluster]
-asn = {ASN}
-topology = "none"
-hold_time = 9
-[node.n1]
-address = "10.0.0.1"
-address6 = "2001:db8::1"
-advertise = {list(OWN)}
-[peer.other]
-address = "10.0.0.2"
-asn = %d
-import = ["in"]
-export = ["own", "out"]
-"""
+KINDS = kinds(Bird, Frr)
 FIRST = """
 [filter.in]
 [[filter.in.rule]]
@@ -94,16 +70,15 @@ action = "reject"
 """
 
 
+def text(kind: Kind, filters: str) -> str:
+    """Return our configuration, with filters."""
+    return configuration(kind[1], OWN, imports="in", exports=("own", "out"), rest=filters)
+
+
 @contextmanager
 def under(kind: Kind, filters: str) -> Iterator[Pair]:
     """Bring a pair up whose node has filters."""
-    speaker, asn = kind
-    with lab_of("pair") as lab:
-        setup = Setup(asn, "10.0.0.2", "2001:db8::2", "10.0.0.1", ASN, announce=tuple(sorted(THEIRS)), mark=MARK)
-        both = Pair(lab, speaker(lab, "peer", setup))
-        lab.write("n1", CONFIG, HEAD % asn + filters)
-        both.start()
-        both.speaker.start()
+    with pair(kind, text(kind, filters), lambda setup: replace(setup, mark=MARK)) as both:
         both.await_established()
         yield both
 
@@ -174,9 +149,7 @@ def test_a_change_of_filters_changes_what_differs_and_nothing_else(kind: Kind) -
         both.await_routes({"203.0.113.7/32", "2001:db8:7::7/128"}, {"10.2.0.0/24", "2001:db8:2::/64"})
         before, sent = both.ask("peers", "other"), both.messages("out", "update")
         watch = Watch(both.lab, "n1")
-        both.lab.write("n1", CONFIG, HEAD % kind[1] + SECOND)
-        done = both.lab.exec("n1", ["bgpmesh", "reload"])
-        assert done.returncode == 0, done.stderr
+        both.reload(text(kind, SECOND))
         both.await_routes({"10.1.0.0/24", "2001:db8:7::7/128"}, {"10.2.1.0/24", "2001:db8:2::/64"})
         after = both.ask("peers", "other")
         assert isinstance(before, list)

@@ -14,25 +14,14 @@ from functools import partial
 import pytest
 
 from containerlab.lab import until
+from tests.interop.pair import ASN, OURS, THEIR_ASN, THEIRS, Kind, Pair, configuration, kinds, ours, pair
 from tests.interop.speakers import Bird, Frr, why_not
-from tests.interop.test_neighbours import ASN, CONFIG, OURS, THEIRS, Kind, Pair, ours, pair
 from tests.lab.cluster import Watch
 
 STALE = {"65535:6", "llgr-stale"}  # as the two write it
-OUTLIVING = (Bird, Frr) if os.environ.get("BGPMESH_SOAK") else (Bird,)
+BIRD, FRR = kinds(Bird, asns=[THEIR_ASN]), kinds(Frr, asns=[ASN])
+OUTLIVING = [*BIRD, *FRR] if os.environ.get("BGPMESH_SOAK") else BIRD
 PATIENT = "long_lived_graceful_restart = 600\ngraceful_restart = 3"
-
-
-def kinds(*speakers: type[Bird | Frr]) -> list[object]:
-    """Return these speakers as iBGP neighbours, BIRD as an eBGP one."""
-    return [
-        pytest.param(
-            (speaker, 65002 if speaker is Bird else ASN),
-            id=speaker.name,
-            marks=pytest.mark.skipif(bool(why_not(speaker)), reason=f"{speaker.name}: {why_not(speaker)}"),
-        )
-        for speaker in speakers
-    ]
 
 
 def long_lived(both: Pair) -> set[str]:
@@ -57,10 +46,12 @@ def is_marked(both: Pair, prefix: str) -> bool:
     return heard is not None and bool(STALE & set(heard.communities))
 
 
-@pytest.mark.parametrize("kind", kinds(*OUTLIVING))
+@pytest.mark.parametrize("kind", OUTLIVING)
 def test_a_neighbour_that_stays_away_is_outlived(kind: Kind) -> None:
     """Beyond its restart time its routes stay, marked; once it is back they are fresh, and it has ours."""
-    with pair(kind, options=PATIENT, theirs=lambda s: replace(s, graceful_restart=2, long_lived=600)) as both:
+    with pair(
+        kind, configuration(kind[1], options=PATIENT), lambda s: replace(s, graceful_restart=2, long_lived=600)
+    ) as both:
         both.await_established()
         both.await_routes(OURS, THEIRS)
         watch = Watch(both.lab, "n1")
@@ -74,10 +65,10 @@ def test_a_neighbour_that_stays_away_is_outlived(kind: Kind) -> None:
         both.await_routes(OURS, THEIRS)
 
 
-@pytest.mark.parametrize("kind", kinds(*OUTLIVING))
+@pytest.mark.parametrize("kind", OUTLIVING)
 def test_we_are_outlived_by_a_neighbour(kind: Kind) -> None:
     """Killed with -9 and away beyond our restart time: it keeps our routes, marked; back again none was written."""
-    with pair(kind, options=PATIENT, theirs=lambda s: replace(s, long_lived=600)) as both:
+    with pair(kind, configuration(kind[1], options=PATIENT), partial(replace, long_lived=600)) as both:
         both.await_established()
         both.await_routes(OURS, THEIRS)
         watch = Watch(both.lab, "n1")
@@ -99,7 +90,7 @@ def test_we_are_outlived_by_a_neighbour(kind: Kind) -> None:
 def surviving() -> Iterator[tuple[Pair, Frr]]:
     """Bring up a pair of which both sides keep a session's routes over a NOTIFICATION, with a hold time of 3 s."""
     theirs = partial(replace, survives_notification=True)
-    with pair((Frr, ASN), options="hold_time = 3", theirs=theirs) as both:
+    with pair((Frr, ASN), configuration(ASN, options="hold_time = 3"), theirs) as both:
         assert isinstance(both.speaker, Frr)
         both.await_established()
         both.await_routes(OURS, THEIRS)
@@ -145,8 +136,6 @@ def test_a_session_that_the_neighbour_resets(is_hard: bool) -> None:
 def test_who_is_taken_out_of_the_configuration_forgets_us_at_once() -> None:
     """It hears a hard reset, and keeps none of our routes although it could for two minutes."""
     with surviving() as (both, frr):
-        text = both.lab.exec("n1", ["cat", CONFIG]).stdout
-        both.lab.write("n1", CONFIG, text.partition("[peer.other]")[0])
-        both.lab.exec("n1", ["bgpmesh", "reload"])
+        both.reload(configuration(ASN).partition("[peer.other]")[0])
         until(lambda: not frr.held(), "FRR to forget our routes")
         assert not both.kernel()

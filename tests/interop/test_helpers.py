@@ -15,51 +15,29 @@ from signal import SIGKILL, SIGTERM
 import pytest
 
 from containerlab.lab import until
-from tests.interop.speakers import Bird, Frr, Setup
-from tests.interop.test_filters import KINDS, Kind
-from tests.interop.test_neighbours import ASN, CONFIG, Pair
-from tests.lab.cluster import lab_of, metrics
+from tests.interop.pair import ASN, THEIR_ASN, THEIRS, Kind, Pair, configuration, kinds, pair
+from tests.interop.speakers import Bird, Frr
+from tests.lab.cluster import metrics
 
-FILE = f"""
-[cluster]
-asn = {ASN}
-topology = "none"
-hold_time = 9
-[node.n1]
-address = "10.0.0.1"
-address6 = "2001:db8::1"
-[peer.other]
-address = "10.0.0.2"
-asn = %d
-import = ["all"]
-export = ["own"]
-[process.metric]
-run = %s
-[process.withdrawing]
-run = %s
-"""
+PROGRAMS = "[process.metric]\nrun = %s\n[process.withdrawing]\nrun = %s\n"
 KEPT, WITHDRAWN = "203.0.113.10/32", "203.0.113.20/32"
 UP, DOWN = 100, 1000
+WELL = "/run/bgpmesh/well"
 
 
 def healthcheck(prefix: str, *more: str) -> str:
     """Return the command, as TOML: the service is well while a file is there."""
     options = ["--ip", prefix, "--no-ip-setup", "--no-syslog", "--interval", "0.2", "--fast-interval", "0.1"]
-    options += ["--rise", "1", "--fall", "1", "--community", "65002:7", "--cmd", "test -e /run/bgpmesh/well"]
+    options += ["--rise", "1", "--fall", "1", "--community", "65002:7", "--cmd", f"test -e {WELL}"]
     return json.dumps([sys.executable, "-m", "exabgp", "healthcheck", *options, *more])
 
 
 @contextmanager
 def checked(kind: Kind) -> Iterator[Pair]:
     """Bring a pair up whose node has two healthchecks."""
-    speaker, asn = kind
-    with lab_of("pair") as lab:
-        setup = Setup(asn, "10.0.0.2", "2001:db8::2", "10.0.0.1", ASN, announce=("10.2.0.0/24",))
-        both = Pair(lab, speaker(lab, "peer", setup))
-        lab.write("n1", "/run/bgpmesh/well", "")
-        lab.write("n1", CONFIG, FILE % (asn, healthcheck(KEPT), healthcheck(WITHDRAWN, "--withdraw-on-down")))
-        both.start()
-        both.speaker.start()
+    programs = PROGRAMS % (healthcheck(KEPT), healthcheck(WITHDRAWN, "--withdraw-on-down"))
+    with pair(kind, configuration(kind[1], (), rest=programs)) as both:
+        both.lab.write("n1", WELL, "")
         both.await_established()
         yield both
 
@@ -77,7 +55,7 @@ def helpers_alive(both: Pair) -> list[str]:
     return [line for line in listed if "healthcheck" in line and "ps -eo" not in line]
 
 
-@pytest.mark.parametrize("kind", KINDS[1:3])  # BIRD over eBGP, FRR over iBGP
+@pytest.mark.parametrize("kind", [*kinds(Bird, asns=[THEIR_ASN]), *kinds(Frr, asns=[ASN])])
 def test_healthcheck_is_heard_by_a_neighbour(kind: Kind) -> None:
     """Announced while the service is well; else with a higher MED, or withdrawn; and nothing of it outlives us."""
     with checked(kind) as both:
@@ -86,16 +64,16 @@ def test_healthcheck_is_heard_by_a_neighbour(kind: Kind) -> None:
         heard = both.speaker.heard(KEPT)
         assert heard is not None
         assert (heard.communities, heard.next_hop) == (("65002:7",), "10.0.0.1")
-        both.lab.exec("n1", ["rm", "/run/bgpmesh/well"])
+        both.lab.exec("n1", ["rm", WELL])
         until(lambda: (med(both, KEPT), med(both, WITHDRAWN)) == (DOWN, None), "the service to be down")
-        both.lab.write("n1", "/run/bgpmesh/well", "")
+        both.lab.write("n1", WELL, "")
         until(lambda: (med(both, KEPT), med(both, WITHDRAWN)) == (UP, UP), "the service to be up again")
         page = metrics(both.lab, "n1")
         assert 'bgpmesh_process_up{process="metric"} 1.0' in page
         assert 'bgpmesh_process_routes{process="metric"} 1.0' in page
         # A daemon that is killed leaves none of them, and its next life announces before it says End-of-RIB.
         assert helpers_alive(both)
-        until(lambda: both.kernel() == {"10.2.0.0/24"}, "a kernel by which a restart is told from a first boot")
+        until(lambda: both.kernel() == THEIRS, "a kernel by which a restart is told from a first boot")
         both.ours.stop(SIGKILL)
         until(lambda: not helpers_alive(both), "the healthchecks to end")
         assert both.speaker.held() == {KEPT, WITHDRAWN}

@@ -7,60 +7,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
 from containerlab.lab import until
+from tests.interop.pair import OURS, THEIR_ASN, THEIRS, Pair, configuration, pair
 from tests.interop.speakers import Bird, Frr, Setup, each_of, why_not
-from tests.interop.test_neighbours import ASN, CONFIG, OURS, THEIRS, Pair
-from tests.lab.cluster import lab_of
 
 MANY = 1500  # communities, of four octets each: more than a message of 4,096 octets holds
 SPEAKERS = each_of(Bird, Frr)
 
 
-def configuration(*, is_marked: bool) -> str:
-    """Return ours; marked, what we announce carries as many communities."""
+def text(*, is_marked: bool) -> str:
+    """Return our configuration; marked, what we announce carries as many communities."""
     marks = ", ".join(f'"64512:{number}"' for number in range(MANY))
-    return f"""
-[cluster]
-asn = {ASN}
-topology = "none"
-hold_time = 9
-[node.n1]
-address = "10.0.0.1"
-address6 = "2001:db8::1"
-advertise = {sorted(OURS)}
-[peer.other]
-address = "10.0.0.2"
-asn = 65002
-import = ["all"]
-export = ["own"{', "marked"' if is_marked else ""}]
-[filter.marked]
-[[filter.marked.rule]]
-action = "accept"
-add_community = [{marks}]
-"""
+    rest = f'[filter.marked]\n[[filter.marked.rule]]\naction = "accept"\nadd_community = [{marks}]'
+    return configuration(THEIR_ASN, exports=("own", "marked") if is_marked else ("own",), rest=rest)
 
 
 @contextmanager
-def pair(speaker: type[Bird | Frr], *, is_extended: bool = False, is_marked: bool = False) -> Iterator[Pair]:
+def up(speaker: type[Bird | Frr], *, is_extended: bool = False, is_marked: bool = False) -> Iterator[Pair]:
     """Bring both up; `is_marked`: what either announces has more communities than 4,096 octets hold."""
-    with lab_of("pair") as lab:
-        setup = Setup(
-            asn=65002,
-            address="10.0.0.2",
-            address6="2001:db8::2",
-            neighbor="10.0.0.1",
-            neighbor_asn=ASN,
-            announce=tuple(sorted(THEIRS)),
-            is_extended=is_extended,
-            marks_count=MANY if is_marked else 0,
-        )
-        both = Pair(lab, speaker(lab, "peer", setup))
-        lab.write("n1", CONFIG, configuration(is_marked=is_marked))
-        both.start()
-        both.speaker.start()
+
+    def theirs(setup: Setup) -> Setup:
+        return replace(setup, is_extended=is_extended, marks_count=MANY if is_marked else 0)
+
+    with pair((speaker, THEIR_ASN), text(is_marked=is_marked), theirs) as both:
         both.await_established()
         yield both
 
@@ -75,7 +48,7 @@ def offered(both: Pair) -> list[str]:
 @pytest.mark.parametrize("speaker", SPEAKERS)
 def test_routes_that_need_extended_messages_go_both_ways(speaker: type[Bird | Frr]) -> None:
     """Attributes of 6,000 octets are heard by either side, whole."""
-    with pair(speaker, is_extended=True, is_marked=True) as both:
+    with up(speaker, is_extended=True, is_marked=True) as both:
         assert "extended-message" in offered(both)
         both.await_routes(OURS, THEIRS)
         listed = both.ask("routes", "10.2.0.0/24")
@@ -90,10 +63,10 @@ def test_routes_that_need_extended_messages_go_both_ways(speaker: type[Bird | Fr
 @pytest.mark.skipif(bool(why_not(Bird)), reason=f"bird: {why_not(Bird)}")
 def test_a_neighbour_without_them_is_spared() -> None:
     """What only an extended message holds is not announced to it, and the session stands."""
-    with pair(Bird) as both:
+    with up(Bird) as both:
         assert "extended-message" not in offered(both)
         both.await_routes(OURS, THEIRS)
-        both.lab.write("n1", CONFIG, configuration(is_marked=True))
+        both.configure(text(is_marked=True))
         both.lab.exec("n1", ["bgpmesh", "reload"])
         both.await_routes(set(), THEIRS)
         assert both.peer()["last_error"] == ""
@@ -102,7 +75,7 @@ def test_a_neighbour_without_them_is_spared() -> None:
 @pytest.mark.parametrize("speaker", SPEAKERS)
 def test_a_refresh_has_a_begin_and_an_end(speaker: type[Bird | Frr]) -> None:
     """Their requests are answered between BoRR and EoRR, what they say again between theirs keeps its routes."""
-    with pair(speaker) as both:
+    with up(speaker) as both:
         assert "enhanced-route-refresh" in offered(both)
         both.await_routes(OURS, THEIRS)
         both.speaker.refresh()

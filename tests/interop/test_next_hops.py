@@ -8,8 +8,8 @@ from __future__ import annotations
 import pytest
 
 from containerlab.lab import until
+from tests.interop.pair import ASN, CONFIG, Pair
 from tests.interop.speakers import Bird, Frr, Setup, each_of
-from tests.interop.test_neighbours import ASN, CONFIG, Pair
 from tests.lab.cluster import PROTOCOL, lab_of
 
 OURS, THEIRS = "203.0.113.7/32", "10.2.0.0/24"
