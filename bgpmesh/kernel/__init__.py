@@ -5,10 +5,11 @@ The door: `fib.FibEdge` makes the routes of this network namespace equal to two 
 same for the workloads' links, and `chains.ChainsEdge` for iptables' chains and the sets (`sets`) that they look into,
 whose rules' counters `counters` reads; `nflog.NflogDoor` hears of what some of those rules drop;
 `conntrack.ConnectionsEdge` deletes tracked connections that lead elsewhere than they should;
-`uninstall` of each takes away what is ours. Inside, `netlink` is the
-socket, `routes` the bytes, `mirror` what the kernel has as far as we know, `table` the thread's part:
-it writes, listens and looks again; `nfnetlink` asks netfilter's subsystems. Nobody outside knows a netlink message, an
-interface index (but as a number to hand back), or a nexthop id.
+`uninstall` of each takes away what is ours. Inside, `netlink` is the socket, `routes` the bytes, `bursts` many of them
+in few sends, `mirror` what the kernel has as far as we know and hear, `nexthops` what a target is there, with the
+objects and groups that it takes, `table` the thread's part: it writes, and looks again where it cannot be sure;
+`nfnetlink` asks netfilter's subsystems. Nobody outside knows a netlink message, an interface index (but as a number to
+hand back), or a nexthop id.
 
 What is ours, so that a restarted daemon knows its work without memory:
 

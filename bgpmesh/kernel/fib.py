@@ -33,10 +33,11 @@ from bgpmesh import log
 from bgpmesh.delta import Delta
 from bgpmesh.errors import KernelError
 from bgpmesh.events import Event, NextHopsWritten
+from bgpmesh.kernel.bursts import BURST_MESSAGES
 from bgpmesh.kernel.mirror import KernelOptions
 from bgpmesh.kernel.netlink import Door, NetlinkDoor
 from bgpmesh.kernel.removal import remove_all
-from bgpmesh.kernel.table import BURST_MESSAGES, Table
+from bgpmesh.kernel.table import Table
 from bgpmesh.route.nlri import IPAddress, Nlri
 from bgpmesh.route.path import Resolution, Target
 

@@ -1,17 +1,23 @@
-"""What the kernel has, as far as we know: read in one go, then kept up with what is heard and written."""
+"""What the kernel has, as far as we know: read in one go, then kept up with what is heard and written.
+
+What bit, or would: an object that is deleted takes its routes with it in silence, and so does a link that goes
+down, with objects too. News of either only make us doubt; another reading tells. What we write comes back to nobody
+(the listening socket filters it), so all that is heard is of others' doing.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import ipaddress
 import operator
 import socket
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from bgpmesh.kernel import routes
+from bgpmesh.kernel import netlink, routes
 from bgpmesh.kernel.netlink import Door
 from bgpmesh.kernel.routes import Hop, Link, Nexthop, RouteReader, Shape
 from bgpmesh.route.nlri import Nlri
@@ -24,7 +30,7 @@ _KINDS = {
     routes.RTN_PROHIBIT: HostRouteKind.DISCARD,
 }
 _NO_OBJECTS = (errno.EOPNOTSUPP, errno.EINVAL)
-
+DUMP_TRIES = 10  # a table that never holds still is then reported as it is: unreadable, and read later
 
 _address = functools.lru_cache(1024)(ipaddress.ip_address)  # a table has many routes and few gateways
 
@@ -64,10 +70,20 @@ class Slot(NamedTuple):
     tos: int = 0
 
 
+@dataclass(slots=True)
+class News:
+    """What one hearing brought that was not known."""
+
+    observed: dict[Nlri, Shape | None] = field(default_factory=dict)  # routes of ours that others changed
+    added: set[HostRoute] = field(default_factory=set)
+    removed: set[HostRoute] = field(default_factory=set)
+    awaited: set[object] = field(default_factory=set)  # what something may have waited for: a link's name, a prefix
+
+
 class Mirror:
     """The routes, nexthop objects and links of one network namespace.
 
-    `ours` and `nexthops` are changed by whoever writes and hears; the rest through the methods.
+    `ours`, `nexthops` and `leftovers` are changed by whoever writes; the rest through the methods.
     """
 
     def __init__(self, options: KernelOptions) -> None:
@@ -81,6 +97,10 @@ class Mirror:
         self.displaced: set[Nlri] = set()  # those where ours was before: to be set right, so nothing resolves there
         self.links: dict[int, Link] = {}
         self.indexes: dict[str, int] = {}
+        # Reasons to read it all anew.
+        self.is_in_doubt = False
+        self._fallen: set[int] = set()  # links that went down, lost carrier or vanished
+        self._risen: set[int] = set()
 
     @property
     def tables(self) -> tuple[int, ...]:
@@ -95,29 +115,16 @@ class Mirror:
         """Return the nexthop objects and groups that are ours."""
         return {key: nexthop for key, nexthop in self.nexthops.items() if nexthop.protocol == self._options.protocol}
 
-    def members(self, identifier: int) -> tuple[int, ...]:
-        """Return the ids in a group; an object is its own only member."""
+    def members(self, identifier: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the ids in a group and their weights, (): all alike; an object is its own only member."""
         nexthop = self.nexthops.get(identifier)
-        return nexthop.members if nexthop and nexthop.hop is None else (identifier,)
+        return (nexthop.members, nexthop.weights) if nexthop and nexthop.hop is None else ((identifier,), ())
 
-    def weights(self, identifier: int) -> tuple[int, ...]:
-        """Return the shares of the members of a group, (): all alike."""
-        nexthop = self.nexthops.get(identifier)
-        return nexthop.weights if nexthop else ()
-
-    def note_link(self, link: Link) -> Link | None:
-        """Record a link; return what it was."""
-        had = self.forget_link(link.index)
-        self.links[link.index] = link
-        self.indexes[link.name] = link.index
-        return had
-
-    def forget_link(self, index: int) -> Link | None:
-        """Record that a link is gone; return what it was."""
-        had = self.links.pop(index, None)
-        if had is not None and self.indexes.get(had.name) == index:
-            del self.indexes[had.name]
-        return had
+    def used_by_others(self) -> set[int]:
+        """Return the nexthop ids that routes of somebody else go by, or ours of an earlier metric."""
+        used = {shape.nexthop_id for shapes in self.foreign.values() for shape in shapes}
+        used.update(shape.nexthop_id for shape in self.leftovers.values())
+        return used
 
     def set_foreign(self, slot: Slot, shapes: tuple[Shape, ...]) -> tuple[set[HostRoute], set[HostRoute]]:
         """Record what others have in a slot; return the host routes that came and went."""
@@ -146,35 +153,11 @@ class Mirror:
             removed.update(was._host_routes_of(slot, before))
         return added - removed, removed - added
 
-    def displace(self, key: Nlri) -> set[HostRoute]:
-        """Record that who is in our place for a prefix, or is about to be, took it from us.
-
-        Returns the host routes that are none any more: whatever they lead to, they go.
-        """
-        slot = self._our_slot(key)
-        gone = set(self._host_routes_of(slot, self.foreign.get(slot, ())))
-        self.displaced.add(key)
-        return gone
-
     def concede(self, key: Nlri) -> set[HostRoute]:
         """Let who took our place for a prefix have it, which nobody wishes back; return the host routes that it is."""
         self.displaced.discard(key)
-        slot = self._our_slot(key)
+        slot = Slot(key, self._options.table, self._options.metric)
         return set(self._host_routes_of(slot, self.foreign.get(slot, ())))
-
-    def _our_slot(self, key: Nlri) -> Slot:
-        return Slot(key, self._options.table, self._options.metric)
-
-    def is_touched_by(self, fallen: Collection[int], risen: Collection[int]) -> bool:
-        """Tell whether anything goes by a link that fell or vanished, or was held down by one that rose; O(routes)."""
-        foreign = {shape for shapes in self.foreign.values() for shape in shapes}
-        shapes = foreign.union(self.ours.values())
-        return (
-            any(hop.link in fallen for shape in shapes for hop in shape.hops)
-            or any(nexthop.hop and nexthop.hop.link in fallen for nexthop in self.nexthops.values())
-            or any(hop.link in risen for shape in shapes if shape.is_down for hop in shape.hops)
-            or any(n.hop and n.hop.link in risen for n in self.nexthops.values() if n.is_down)
-        )
 
     def _host_routes_of(self, slot: Slot, shapes: Iterable[Shape]) -> Iterator[HostRoute]:
         """Yield what next hops may resolve in: a route of somebody else, once for each of its ways."""
@@ -188,7 +171,7 @@ class Mirror:
                 continue  # broadcast, multicast, anycast, throw
             hops = shape.hops
             if shape.nexthop_id:
-                members = [self.nexthops.get(member) for member in self.members(shape.nexthop_id)]
+                members = [self.nexthops.get(member) for member in self.members(shape.nexthop_id)[0]]
                 hops = tuple(member.hop for member in members if member and member.hop and not member.is_down)
             if kind is HostRouteKind.DISCARD:
                 hops = (Hop(0),)
@@ -203,18 +186,135 @@ class Mirror:
                     slot.table,
                 )
 
+    # ── listening ────────────────────────────────────────────────────────────
+
+    def hear(self, heard: Iterable[bytes], reader: RouteReader) -> News:
+        """Take in what others did since the last call, and return what follows from it."""
+        news = News()
+        for data in heard:
+            match netlink.HEADER.unpack_from(data)[1]:
+                case netlink.RTM_NEWROUTE | netlink.RTM_DELROUTE:
+                    for kind, flags, key, shape in reader.read(data):
+                        self._hear_route(kind, flags, key, shape, news)
+                case netlink.RTM_NEWLINK | netlink.RTM_DELLINK:
+                    for kind, link in routes.read_links(data):
+                        self._hear_link(kind, link, news)
+                case netlink.RTM_NEWNEXTHOP | netlink.RTM_DELNEXTHOP:
+                    for kind, nexthop in routes.read_nexthops(data):
+                        self._hear_nexthop(kind, nexthop)
+                case netlink.RTM_DELADDR:
+                    self.is_in_doubt = True
+        return news
+
+    def _hear_route(self, kind: int, flags: int, key: Nlri, shape: Shape, news: News) -> None:
+        slot = Slot(key, shape.table, shape.metric, shape.tos)
+        is_our_place = self.is_our_place(slot)
+        is_new = kind == netlink.RTM_NEWROUTE
+        replaces = is_new and bool(flags & netlink.NLM_F_REPLACE)
+        if shape.protocol == self._options.protocol and shape.table == self._options.table:
+            if not is_our_place:
+                return  # the next reading lists it
+            if is_new and self.ours.get(key) != shape:
+                news.observed[key] = self.ours[key] = shape
+            elif not is_new and self.ours.pop(key, None) is not None:
+                news.observed[key] = None
+            if replaces:
+                self._change_foreign(slot, (), news)
+            return
+        if shape.table not in self.tables:
+            return
+        had = self.foreign.get(slot, ())
+        if not is_new:
+            left = tuple(other for other in had if other != shape)
+            self._change_foreign(slot, left if len(left) < len(had) else (), news)
+            if is_our_place and not left:
+                news.awaited.add(key)
+            return
+        if is_our_place and replaces and key in self.ours:
+            # Who is there took our place: whatever the routes there lead to, they go.
+            del self.ours[key]
+            news.removed.update(self._host_routes_of(slot, had))
+            self.displaced.add(key)
+            news.observed[key] = None
+        # IPv6 tells of a route that joined others with all of their ways.
+        is_whole = replaces or len(shape.hops) > 1
+        self._change_foreign(slot, (shape,) if is_whole else (*(o for o in had if o != shape), shape), news)
+
+    def _change_foreign(self, slot: Slot, shapes: tuple[Shape, ...], news: News) -> None:
+        added, removed = self.set_foreign(slot, shapes)
+        news.removed.update(removed - news.added)
+        news.added.difference_update(removed)
+        news.added.update(added - news.removed)
+        news.removed.difference_update(added)
+
+    def _hear_link(self, kind: int, link: Link, news: News) -> None:
+        if kind == netlink.RTM_DELLINK:
+            self._forget_link(link.index)
+            self._fallen.add(link.index)
+            return
+        had = self._note_link(link)
+        if had == link:
+            return
+        news.awaited.add(link.name)
+        if had is not None:
+            is_worse = (had.is_up and not link.is_up) or (had.has_carrier and not link.has_carrier)
+            (self._fallen if is_worse else self._risen).add(link.index)
+
+    def _hear_nexthop(self, kind: int, nexthop: Nexthop) -> None:
+        had = self.nexthops.get(nexthop.id)
+        if kind == netlink.RTM_NEWNEXTHOP and had in {None, nexthop}:
+            self.nexthops[nexthop.id] = nexthop  # new, it has no users yet
+        else:
+            # Whoever routes by it goes another way now, or none. That is left to the reading: what is taken
+            # in here it would find as it left it, and report nothing.
+            self.is_in_doubt = True
+
+    def is_alarmed(self) -> bool:
+        """Tell whether there may soon be need to read it anew; O(1)."""
+        return self.is_in_doubt or bool(self._fallen) or bool(self._risen)
+
+    def is_outdated(self) -> bool:
+        """Tell whether the kernel may have changed what nobody told us of, and be calm again if not; O(routes)."""
+        if self.is_in_doubt or self._is_touched():
+            return True
+        self._fallen.clear()
+        self._risen.clear()
+        return False
+
+    def _is_touched(self) -> bool:
+        """Tell whether anything goes by a link that fell or vanished, or was held down by one that rose."""
+        shapes = {shape for shapes in self.foreign.values() for shape in shapes}.union(self.ours.values())
+        return (
+            any(hop.link in self._fallen for shape in shapes for hop in shape.hops)
+            or any(nexthop.hop and nexthop.hop.link in self._fallen for nexthop in self.nexthops.values())
+            or any(hop.link in self._risen for shape in shapes if shape.is_down for hop in shape.hops)
+            or any(n.hop and n.hop.link in self._risen for n in self.nexthops.values() if n.is_down)
+        )
+
     # ── reading ──────────────────────────────────────────────────────────────
 
     @classmethod
     def read(cls, door: Door, reader: RouteReader, options: KernelOptions) -> Mirror:
         """Return everything there is; about a tenth of a second for 100,000 routes.
 
-        Raises OSError: InterruptedError where something changed meanwhile.
+        What was told of the time before is not heard any more: this knows better.
+        Raises OSError where the kernel does not answer, InterruptedError where it never holds still.
         """
+        for _ in range(DUMP_TRIES):
+            with contextlib.suppress(OSError):
+                if not door.hear():
+                    break
+        for _ in range(DUMP_TRIES - 1):
+            with contextlib.suppress(InterruptedError):
+                return cls._read_once(door, reader, options)
+        return cls._read_once(door, reader, options)
+
+    @classmethod
+    def _read_once(cls, door: Door, reader: RouteReader, options: KernelOptions) -> Mirror:
         found = cls(options)
         for data in door.dump(routes.dump_links(door.reserve(1))):
             for _, link in routes.read_links(data):
-                found.note_link(link)
+                found._note_link(link)
         try:
             for data in door.dump(routes.dump_nexthops(door.reserve(1))):
                 found.nexthops.update((nexthop.id, nexthop) for _, nexthop in routes.read_nexthops(data))
@@ -227,6 +327,19 @@ class Mirror:
                 found._read_routes(door, reader, family, table)
         found.blocked = {slot.key for slot in found.foreign if found.is_our_place(slot)}
         return found
+
+    def _note_link(self, link: Link) -> Link | None:
+        """Record a link; return what it was."""
+        had = self._forget_link(link.index)
+        self.links[link.index] = link
+        self.indexes[link.name] = link.index
+        return had
+
+    def _forget_link(self, index: int) -> Link | None:
+        had = self.links.pop(index, None)
+        if had is not None and self.indexes.get(had.name) == index:
+            del self.indexes[had.name]
+        return had
 
     def _read_routes(self, door: Door, reader: RouteReader, family: int, table: int) -> None:
         protocol, ours_at, ours = self._options.protocol, (self._options.table, self._options.metric, 0), self.ours

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable
 
 from bgpmesh.errors import KernelError
 from bgpmesh.kernel import routes
-from bgpmesh.kernel.mirror import KernelOptions
+from bgpmesh.kernel.bursts import Piece, transact
+from bgpmesh.kernel.mirror import DUMP_TRIES, KernelOptions
 from bgpmesh.kernel.netlink import Door, Refused
 from bgpmesh.kernel.routes import RouteReader, Shape
-from bgpmesh.kernel.table import BURST_MESSAGES, DUMP_TRIES
 from bgpmesh.route.nlri import Nlri, prefix_text
 
 
@@ -24,22 +24,17 @@ def remove_all(door: Door, options: KernelOptions) -> list[str]:
     Raises KernelError where the kernel refuses to tell or to delete.
     """
     reader, said = RouteReader(), []
-    by_shape: dict[tuple[int, int, int], list[Nlri]] = defaultdict(list)
+    by_shape: dict[tuple[int, int], list[Nlri]] = defaultdict(list)
     try:
         for family in (socket.AF_INET, socket.AF_INET6):
             request = functools.partial(routes.dump_routes, family=family, table=0, protocol=options.protocol)
             for _, _, key, shape in reader.read(_whole(door, request)):
                 if shape.protocol == options.protocol:
-                    by_shape[shape.table, shape.metric, len(key)].append(key)
+                    by_shape[shape.table, shape.metric].append(key)
                     said.append(f"route {prefix_text(key)} table {shape.table} metric {shape.metric}")
-        for (table, metric, _), keys in by_shape.items():
+        for (table, metric), keys in by_shape.items():
             anything = Shape(0, options.protocol, table, metric)
-            for start in range(0, len(keys), BURST_MESSAGES):
-                some = keys[start : start + BURST_MESSAGES]
-                first = door.reserve(len(some))
-                burst = routes.delete_routes(some, anything, first)
-                routes.ask_answer(burst, len(burst) - len(burst) // len(some))
-                _insist(door.transact(burst, first + len(some) - 1), "route")
+            _insist(transact(door, [Piece(keys, None)], anything).values(), "route")
         objects = [
             nexthop
             for _, nexthop in routes.read_nexthops(_whole(door, routes.dump_nexthops))
