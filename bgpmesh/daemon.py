@@ -3,7 +3,7 @@
 Who feeds whom:
 
     speaker, kernel, control, signals  --events-->  pump   --handle, work-->  engine
-    peers.held, next hops, what commands made  --saved--->  disk   (before anything else of the same turn)
+    peers.held, life, next hops, what commands made  --saved-->  disk   (before anything else of the same turn)
     peers.commands, rib.take               ---------->  speaker
     rib.fib, rib.next_hops                 ---------->  kernel.fib
     local.links                            ---------->  kernel.links
@@ -66,6 +66,7 @@ from bgpmesh.kernel.chains import ChainsEdge
 from bgpmesh.kernel.conntrack import ConnectionsEdge
 from bgpmesh.kernel.fib import FibEdge
 from bgpmesh.kernel.links import LinksEdge
+from bgpmesh.kernel.stack import network_stack
 from bgpmesh.kernel.sysctls import HostSettings
 from bgpmesh.metrics import Metrics
 from bgpmesh.operations import Operations
@@ -104,7 +105,7 @@ class Daemon:
         self.started_at = self.now()
         self._journal_asked, self._review_asked = asyncio.Event(), asyncio.Event()
         self.host = HostSettings()
-        self.saved = Saved(state, chosen.kept)
+        self.saved = Saved(state, chosen.kept, network_stack())
         self.revisions = Revisions(chosen, self.saved, lambda: self.engine, self._configure)
         self.journal = Journal(
             Path(configuration.state.directory),
@@ -118,6 +119,7 @@ class Daemon:
             self.saved.peers,
             random.random,
             adopt_endpoints=not self.saved.has_endpoints,
+            last=self.saved.last,
         )
         self.pump = Pump(self.engine, lambda: self.speaker, self._act)
         report, local = self.pump.report, self.engine.local

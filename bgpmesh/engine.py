@@ -68,6 +68,7 @@ from bgpmesh.local import Local
 from bgpmesh.notes import Notes
 from bgpmesh.packets import Packets
 from bgpmesh.peers import Peers
+from bgpmesh.restart import UNKNOWN, LastLife
 from bgpmesh.rib.claimants import Claimants
 from bgpmesh.rib.export import Told
 from bgpmesh.rib.rib import Rib
@@ -96,7 +97,8 @@ class Update:
 class Engine:
     """One node; owned by one task, without clock, socket or thread.
 
-    `listed` are the peers whose paths the node held when it last ran; None where that is not known.
+    `listed` are the peers whose paths the node held when it last ran, None where that is not known; `last` is what else
+    is known of then.
     `jitter` answers a number in [0, 1). With `adopt_endpoints` the workloads are not remembered: links of
     ours that are found at start tell them.
     """
@@ -108,6 +110,7 @@ class Engine:
         jitter: Callable[[], float],
         *,
         adopt_endpoints: bool = False,
+        last: LastLife = UNKNOWN,
     ) -> None:
         self.configured = configured
         self.notes = Notes()
@@ -120,7 +123,7 @@ class Engine:
         )
         self._flowspec = Flowspec(self.notes)
         self.flows = self._flowspec.flows
-        self.peers = Peers(configured, self.rib, self._flowspec, self.notes, listed=listed, jitter=jitter)
+        self.peers = Peers(configured, self.rib, self._flowspec, self.notes, listed=listed, last=last, jitter=jitter)
         self.local = Local(configured, self.rib, self.notes, adopt_endpoints=adopt_endpoints)
         self.packets = Packets(configured, self.rib, self.local, self._flowspec, self.notes)
         self._room_of = self._rooms()
@@ -130,6 +133,16 @@ class Engine:
     def node(self) -> str:
         """The node's name."""
         return self.configured.node
+
+    @property
+    def life(self) -> LastLife | None:
+        """What the next life should know of this one; None while it is not known how this one begins."""
+        if not self.peers.is_booted:
+            return None
+        fib, spoken, before = self.rib.fib, self.local.said, self.peers.announced
+        counts = {name: max(len(spoken.by(name)), before.get(name, 0)) for name in self.configured.processes}
+        # While the first is written, or the last deleted, either is true: the kernel then tells itself.
+        return LastLife(not (fib.wanted and fib.actual), {name: count for name, count in counts.items() if count})
 
     # ── the face ─────────────────────────────────────────────────────────────
 
@@ -314,11 +327,11 @@ class Engine:
 
     def _process_spoke(self, event: ProcessSpoke, now: float) -> None:
         self.local.process_spoke(event)
-        self.peers.process_heard(event.process, now)
+        self.peers.process_spoke(event, now)
 
     def _process_ended(self, event: ProcessEnded, now: float) -> None:
         self.local.process_ended(event)
-        self.peers.process_heard(event.process, now)
+        self.peers.process_ended(event, now)
 
     def _floating_kept(self, event: FloatingIpsKept, _: float) -> None:
         self.local.keep_floating(event.floating)

@@ -1,10 +1,11 @@
 """Whom this node talks to: a session for each peer, the timers of all, a restart, the list of held peers, BFD.
 
 A restart (RFC 4724 §4.1). At the first read-back of the kernel (`boot`) it is known whether this node
-restarted: peers are on the list of those whose paths the node holds *and* routes of ours are in the
-kernel. Then it sets the R bit, calls every listed peer at once, holds what it found, and selects
-among learnt paths, sweeps and sends End-of-RIB only once in sync: when each listed peer has sent
-End-of-RIB, or owes none, or does not answer, or the time is up (`restart.py`). Own prefixes never wait.
+restarted: peers are on the list of those whose paths the node holds, or programs had announced something, *and* routes
+of ours are in the kernel, or it is known that there were none (`LastLife`). Then it sets the R bit, calls every listed
+peer at once, holds what it found, and selects among learnt paths, sweeps and sends End-of-RIB only once in sync: when
+each listed peer has sent End-of-RIB, or owes none, or does not answer, or the time is up (`restart.py`). Own prefixes
+never wait.
 
 What may not happen here:
  1. A peer's paths are used before its name is in `held`, or its name leaves while one is in the kernel.
@@ -28,7 +29,7 @@ What is learnt goes to the RIB, what is to be said to `commands`. Workloads and 
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import Protocol, assert_never
@@ -47,6 +48,8 @@ from bgpmesh.events import (
     Level,
     MessageReceived,
     OpenReceived,
+    ProcessEnded,
+    ProcessSpoke,
     RoutesReceived,
     SendingStalled,
     StartRoutes,
@@ -72,7 +75,7 @@ from bgpmesh.peering.session import (
     WentDown,
     restart_agreed,
 )
-from bgpmesh.restart import NEVER, Awaited
+from bgpmesh.restart import NEVER, Awaited, LastLife
 from bgpmesh.rib.drain import Drain
 from bgpmesh.rib.rib import Rib
 from bgpmesh.route.nlri import Family, prefix_text
@@ -121,7 +124,8 @@ class Followed(Protocol):
 class Peers:
     """The sessions of one node; `followed` is told of them as the RIB is.
 
-    `listed` are the peers whose paths the node held when it last ran; None where that is not known.
+    `listed` are the peers whose paths the node held when it last ran, None where that is not known; `last` is what else
+    is known of then.
     `jitter` answers a number in [0, 1).
     """
 
@@ -133,6 +137,7 @@ class Peers:
         notes: Notes,
         *,
         listed: Iterable[PeerName] | None,
+        last: LastLife,
         jitter: Callable[[], float],
     ) -> None:
         self.commands: deque[Command] = deque()  # what the wire is to do
@@ -140,7 +145,7 @@ class Peers:
         self.faults: defaultdict[PeerName, Faults] = defaultdict(Faults)
         self.callers = Callers(notes)
         self._leaving: set[PeerName] = set()  # speakers of ranges that may be over
-        self._listed = None if listed is None else frozenset(listed)
+        self._listed, self._last = None if listed is None else frozenset(listed), last
         self.held: frozenset[PeerName] = self._listed or frozenset()  # on disk before anything else is done
         self.watched: tuple[bfd.Watched, ...] = ()  # what BFD is to watch
         self.bfd: dict[PeerName, bfd.Report] = {}  # what it says of that
@@ -622,11 +627,15 @@ class Peers:
         """Start the sessions, as a restart or as a first boot: the kernel is known now."""
         configured = self._configured
         self._booted_at = now
-        routes_kept = has_routes or not configured.kernel_enabled
-        is_unknown = self._listed is None and has_routes
+        routes_are_known = has_routes or self._last.is_bare
+        routes_kept = routes_are_known or not configured.kernel_enabled
+        is_unknown = self._listed is None and routes_are_known
         listed = frozenset(self.sessions) if is_unknown else (self._listed or frozenset())
         ranges = self.callers.names if is_unknown else ()
-        is_restart = bool(listed or ranges) and routes_kept
+        counts = dict.fromkeys(configured.processes, 1) if self._last.announced is None else self._last.announced
+        announced = {name: counts.get(name, 0) for name in configured.processes}
+        had_spoken = self._last.announced is not None and any(announced.values())
+        is_restart = bool(listed or ranges or had_spoken) and routes_kept
         self._local_restart.is_forwarding_kept = is_restart or not configured.kernel_enabled
         if is_restart:
             self.held = listed
@@ -643,7 +652,7 @@ class Peers:
                 self._add(speaker, None, now, is_awaited=False)
             for name in sorted(listed & self.sessions.keys()):
                 self._awaited.add(name, now)
-            self._awaited.processes.update(configured.processes)
+            self._awaited.add_processes(announced)
             self._notes.add("restart.began", peer=",".join(self._awaited.names) or None)
         if self.drain.drain is Drain.UNDRAINING:
             self._await_all(now)
@@ -652,11 +661,20 @@ class Peers:
         self._watch()
         self.check_sync(now)
 
-    def process_heard(self, name: str, now: float) -> None:
-        """Wait no longer for what a program has to announce: it has said something, or has ended."""
-        if name in self._awaited.processes:
-            self._awaited.processes.discard(name)
-            self.check_sync(now)
+    @property
+    def announced(self) -> Mapping[str, int]:
+        """How many prefixes programs had announced in the last life of which peers may still hold any."""
+        return self._awaited.announced
+
+    def process_spoke(self, event: ProcessSpoke, now: float) -> None:
+        """Note that a program speaks of prefixes."""
+        self._awaited.process_spoke(event.process, event.nlris)
+        self.check_sync(now)
+
+    def process_ended(self, event: ProcessEnded, now: float) -> None:
+        """Wait no longer for what a program has to announce."""
+        self._awaited.process_ended(event.process)
+        self.check_sync(now)
 
     def check_sync(self, now: float, unheard: Collection[int] = ()) -> None:
         """Be in sync where nobody is waited for any longer: learnt paths are selected from then on."""

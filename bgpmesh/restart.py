@@ -10,21 +10,22 @@ A peer that was listed when the node last ran is waited for until one of these:
 Who is never called, the speakers of ranges, has until the limit; and where it is not known who was listed, so has every
 range.
 
-So is each program that announces prefixes of this node (`[process.*]`), until it has said something or has ended: what
-peers hold of an earlier life as stale goes with our End-of-RIB.
+So is each program whose prefixes this node had announced (`[process.*]`), until it has spoken of as many as there were,
+or has ended: what peers hold of an earlier life as stale goes with our End-of-RIB. Where it is not known how many
+there were, each program is waited for until its first word.
 
 All of it ends at the limit, `restart_deferral` seconds after the start.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bgpmesh.peering.message import Negotiated
 from bgpmesh.peering.peer import Peer
 from bgpmesh.peering.session import Session, State, restart_agreed
-from bgpmesh.route.nlri import Family
+from bgpmesh.route.nlri import Family, Nlri
 from bgpmesh.route.path import PeerName
 
 # A listed peer that refuses or ignores our calls this long is not waited for after a restart.
@@ -35,6 +36,29 @@ QUIET_S = 1.0
 RESTARTING_QUIET_S = 3.0
 
 NEVER = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class LastLife:
+    """What is known of the daemon's last life on this node, but for whose paths it held.
+
+    `is_bare`: it ran in this very network stack and had no route in it, so that none is missing now.
+    `announced`: how many prefixes each program had it announce; None where that is not known.
+    """
+
+    is_bare: bool = False
+    announced: Mapping[str, int] | None = None
+
+
+UNKNOWN = LastLife()
+
+
+@dataclass(slots=True)
+class _Words:
+    """What we still expect of one program."""
+
+    count: int  # of prefixes that it had announced
+    spoken: set[Nlri] = field(default_factory=set)  # of
 
 
 @dataclass(slots=True)
@@ -54,8 +78,8 @@ class Awaited:
 
     def __init__(self, sessions: Mapping[PeerName, Session]) -> None:
         self.limit = NEVER  # the second at which all waiting ends
-        self.processes: set[str] = set()  # programs that have said nothing yet
         self._sessions = sessions
+        self._processes: dict[str, _Words] = {}
         self._waits: dict[PeerName, _Wait] = {}
         self._ranges: tuple[PeerName, ...] = ()  # whose speakers, and how many, nobody knows
 
@@ -71,6 +95,26 @@ class Awaited:
     def add_ranges(self, names: tuple[PeerName, ...]) -> None:
         """Wait until the limit for speakers of these ranges, of whom it is not known who they were."""
         self._ranges = names
+
+    def add_processes(self, counts: Mapping[str, int]) -> None:
+        """Wait for programs that had announced so many prefixes each."""
+        self._processes |= {name: _Words(count) for name, count in counts.items() if count}
+
+    @property
+    def announced(self) -> dict[str, int]:
+        """How many prefixes programs had announced that are still waited for."""
+        return {name: words.count for name, words in self._processes.items()}
+
+    def process_spoke(self, name: str, nlris: Iterable[Nlri]) -> None:
+        """Note of which prefixes a program speaks, whatever it says; the last one owed ends the waiting."""
+        if (words := self._processes.get(name)) is not None:
+            words.spoken.update(nlris)
+            if len(words.spoken) >= words.count:
+                del self._processes[name]
+
+    def process_ended(self, name: str) -> None:
+        """Wait no longer for a program that has ended."""
+        self._processes.pop(name, None)
 
     def discard(self, name: PeerName) -> None:
         """Wait no longer for a peer that is not to be heard."""
@@ -101,7 +145,7 @@ class Awaited:
         for name in [name for name, wait in self._waits.items() if self._until(name, wait) <= now]:
             if self._sessions[name].connection not in unheard:
                 del self._waits[name]
-        return bool(self._waits or self._ranges or self.processes) and now < self.limit
+        return bool(self._waits or self._ranges or self._processes) and now < self.limit
 
     def next_check(self) -> float:
         """Return the second at which `is_waiting` may have another answer though nothing happens."""
@@ -110,7 +154,9 @@ class Awaited:
     def reasons(self) -> dict[PeerName, str]:
         """Return who is waited for, each with the reason."""
         reasons = dict.fromkeys(self._ranges, "it is not known who of them was here")
-        reasons |= {PeerName(f"process {name}"): "it has said nothing yet" for name in sorted(self.processes)}
+        for process, words in sorted(self._processes.items()):
+            left = f"{words.count - len(words.spoken)} of {words.count} prefixes are not said again yet"
+            reasons[PeerName(f"process {process}")] = left if words.spoken else "it has said nothing yet"
         for name, wait in self._waits.items():
             session = self._sessions[name]
             if session.state is not State.ESTABLISHED:
@@ -128,7 +174,7 @@ class Awaited:
         left = {name: reason for name, reason in self.reasons().items() if name in self._waits}
         self._waits.clear()
         self._ranges = ()
-        self.processes.clear()
+        self._processes.clear()
         return left
 
     def _until(self, name: PeerName, wait: _Wait) -> float:

@@ -12,6 +12,7 @@ from bgpmesh import log
 from bgpmesh.engine import Engine
 from bgpmesh.events import DrainChanged
 from bgpmesh.keeper import Keeper
+from bgpmesh.restart import UNKNOWN, LastLife
 from bgpmesh.rib.drain import Drain
 from bgpmesh.route.nlri import IPAddress
 from bgpmesh.route.path import PeerName
@@ -26,18 +27,20 @@ SAVE_AGAIN_S = 1.0
 class Saved:
     """The documents of one node, as they were read at first and as they were written last.
 
-    `kept` is the configuration in force. `problems` tells what cannot be kept on disk, by the document.
+    `kept` is the configuration in force, `network` the name of the network stack ("": it has none). `problems` tells
+    what cannot be kept on disk, by the document.
     """
 
-    def __init__(self, state: State, kept: KeptConfig) -> None:
+    def __init__(self, state: State, kept: KeptConfig, network: str = "") -> None:
         self.problems: dict[str, str] = {}
         self._state = state
-        self._kept = kept
+        self._kept, self._network = kept, network
         self._save_at = 0.0  # not before: the disk has refused
-        peers, next_hops = state.peers(), state.next_hops()
+        peers, last, next_hops = state.peers(), state.last_life(network), state.next_hops()
         endpoints, floating, drain = state.endpoints(), state.floating_ips(), state.drain()
         unread = {
             "peers": peers.problem,
+            "last_life": last.problem,
             "next_hops": next_hops.problem,
             "endpoints": endpoints.problem,
             "floating_ips": floating.problem,
@@ -48,6 +51,8 @@ class Saved:
                 log.warning("state.unreadable", file=name, reason=problem)
         # None: nobody knows whose paths are held.
         self.peers = None if peers.value is None else frozenset(map(PeerName, peers.value))
+        self.last = last.value or UNKNOWN
+        self._life: LastLife | None = None  # nothing of this life is written
         self.next_hops: frozenset[IPAddress] = frozenset(next_hops.value or ())
         self.has_endpoints = endpoints.value is not None  # or links have to tell them
         self.endpoints: Mapping[str, Endpoint] = {each.key: each for each in endpoints.value or ()}
@@ -64,6 +69,10 @@ class Saved:
         if held != self.peers or "peers" in failed:
             self.peers = held
             self._note("peers", state.save_peers(held), now)
+        life = engine.life
+        if life is not None and (life != self._life or "last_life" in failed):
+            self._life = life
+            self._note("last_life", state.save_last_life(self._network, life), now)
         if (len(hops) and hops.wanted.keys() - self.next_hops) or "next_hops" in failed:
             self.next_hops = frozenset(hops.wanted) | frozenset(hops.actual)
             self._note("next_hops", state.save_next_hops(self.next_hops), now)

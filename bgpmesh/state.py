@@ -3,6 +3,8 @@
 | document       | says                                                         | lost or garbled, it costs            |
 |----------------|--------------------------------------------------------------|--------------------------------------|
 | `peers`        | the peers whose paths this node holds, established or stale  | every configured peer is waited for  |
+| `last_life`    | the network stack, whether it had no route of ours there,    | without routes: a first boot; else   |
+|                | how many prefixes each program (`[process.*]`) announced     | each program's first word            |
 | `next_hops`    | the BGP next hops with a nexthop object in the kernel        | objects are recognised when used     |
 | `endpoints`    | the workloads attached here                                  | labels; the links' aliases have more |
 | `floating_ips` | the floating addresses that commands made here               | themselves; those of the file stay   |
@@ -35,12 +37,13 @@ from typing import Generic, TypeVar
 
 from bgpmesh.errors import refused
 from bgpmesh.events import DrainChanged
+from bgpmesh.restart import LastLife
 from bgpmesh.rib.drain import Drain
 from bgpmesh.route.nlri import IPAddress
 from bgpmesh.workload.endpoint import Endpoint
 from bgpmesh.workload.floating import FloatingIp, in_order
 
-DOCUMENTS = ("peers", "next_hops", "endpoints", "floating_ips", "drain", "objects", "config")
+DOCUMENTS = ("peers", "last_life", "next_hops", "endpoints", "floating_ips", "drain", "objects", "config")
 LOCK = "lock"
 
 T = TypeVar("T")
@@ -123,6 +126,14 @@ class State:
     def peers(self) -> Loaded[tuple[str, ...]]:
         """Return the names that `save_peers` kept."""
         return self._load("peers", lambda kept: tuple(_text(name) for name in _list(kept)))
+
+    def save_last_life(self, network: str, life: LastLife) -> str:
+        """Keep what the next life has to know of this one, which runs in a network stack of this name."""
+        return self._save("last_life", {"network": network, "bare": life.is_bare, "announced": life.announced})
+
+    def last_life(self, network: str) -> Loaded[LastLife]:
+        """Return what `save_last_life` kept, as it is to be seen in a network stack of this name ("": not known)."""
+        return self._load("last_life", lambda kept: _last_life(kept, network))
 
     def save_next_hops(self, addresses: Iterable[IPAddress]) -> str:
         """Keep the BGP next hops that have an object in the kernel."""
@@ -243,6 +254,14 @@ def _kept_config(kept: object) -> KeptConfig:
     text, file, digest = (_field(kept, name) for name in ("text", "file", "digest"))
     has_previous = isinstance(kept, dict) and "previous" in kept  # or an older daemon wrote it
     return KeptConfig(text, file, digest, _field(kept, "previous") if has_previous else "")
+
+
+def _last_life(kept: object, network: str) -> LastLife:
+    announced = _member(kept, "announced")
+    if not (isinstance(announced, dict) and all(type(count) is int for count in announced.values())):
+        raise ValueError(f"{announced!r:.40} are no numbers by name")
+    is_here = bool(network) and _field(kept, "network") == network
+    return LastLife(is_here and _member(kept, "bare") is True, announced)
 
 
 def _address(value: object) -> IPAddress:

@@ -3,7 +3,8 @@
 It is text. A head says what it is; then each line is a JSON array that begins with its kind:
 
     {"journal": 1, "bgpmesh": "0.1.0", "node": "n1", "epoch": 1.7e9, "dropped": 0}
-    ["start", {..Configured..}, ["n2"], false]        the constructor's arguments: peers that were held, adopt_endpoints
+    ["start", {..Configured..}, ["n2"], false, {}]    the constructor's arguments: peers that were held,
+                                                      adopt_endpoints, what else is known of the last life
     ["RoutesReceived", 12.5, {..}]                    `handle`, with `now`; any Event, by its name
     ["jitter", 0.25]                                  a number that `jitter` answered to the line above
     ["work", 12.5, 20000]                             `work`, with `now` and the slice

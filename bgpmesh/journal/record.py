@@ -23,6 +23,7 @@ from bgpmesh.engine import Engine
 from bgpmesh.events import Configured, Event
 from bgpmesh.journal.forms import Forms, rendered
 from bgpmesh.policy.chains import ChainKey
+from bgpmesh.restart import UNKNOWN, LastLife
 from bgpmesh.rib.export import Told
 from bgpmesh.route.nlri import IPAddress, Nlri
 from bgpmesh.route.path import PeerName
@@ -76,16 +77,18 @@ class Journal:
         jitter: Callable[[], float],
         *,
         adopt_endpoints: bool = False,
+        last: LastLife = UNKNOWN,
     ) -> Engine:
         """Return an engine that keeps this journal; without a limit and a recording one that keeps none."""
         if not self._limit and self._recording is None:
-            return Engine(configured, listed, jitter, adopt_endpoints=adopt_endpoints)
+            return Engine(configured, listed, jitter, adopt_endpoints=adopt_endpoints, last=last)
         names = None if listed is None else sorted(listed)
-        self._start = rendered(("start", self._events[Configured](configured), names, adopt_endpoints))
+        life = self._forms.of(LastLife).written(last)
+        self._start = rendered(("start", self._events[Configured](configured), names, adopt_endpoints, life))
         if self._recording is not None:
             self._recording.write(rendered({**self._head, "dropped": 0}))
             self._recording.write(self._start)
-        return _Recorded(self, configured, names, jitter, adopt_endpoints=adopt_endpoints)
+        return _Recorded(self, configured, names, jitter, adopt_endpoints=adopt_endpoints, last=last)
 
     # What happens, most often first.
 
@@ -210,9 +213,10 @@ class _Recorded(Engine):
         jitter: Callable[[], float],
         *,
         adopt_endpoints: bool,
+        last: LastLife,
     ) -> None:
         self._journal = journal
-        super().__init__(configured, listed, lambda: journal.drew(jitter()), adopt_endpoints=adopt_endpoints)
+        super().__init__(configured, listed, lambda: journal.drew(jitter()), adopt_endpoints=adopt_endpoints, last=last)
         for name, delta in deltas_of(self).items():
             delta.on_take = partial(journal.took, name)
 

@@ -15,6 +15,7 @@ from bgpmesh.errors import ConfigError, Problem
 from bgpmesh.events import Configured, Event
 from bgpmesh.journal.forms import Forms, exactly, list_of, number_of, text_of
 from bgpmesh.journal.record import FORMAT, KEYS, deltas_of
+from bgpmesh.restart import UNKNOWN, LastLife
 from bgpmesh.route.path import PeerName
 
 
@@ -54,6 +55,7 @@ class Taken:
     limit: int
 
 
+_Start = tuple[Configured, tuple[PeerName, ...] | None, bool, LastLife]
 Record = Handled | Worked | Took | Taken
 
 
@@ -69,6 +71,7 @@ class Story:
     configured: Configured  # as the daemon began
     listed: tuple[PeerName, ...] | None
     adopt_endpoints: bool
+    last: LastLife
     records: tuple[Record, ...]
     jitter: tuple[float, ...]  # in the order of the asking
 
@@ -87,7 +90,7 @@ class Story:
                 return number
             raise _bad(self.file, 0, "this engine asks for more jitter than the recorded one did")
 
-        engine = Engine(self.configured, self.listed, jitter, adopt_endpoints=self.adopt_endpoints)
+        engine = Engine(self.configured, self.listed, jitter, adopt_endpoints=self.adopt_endpoints, last=self.last)
         deltas = deltas_of(engine)
         for record in self.records:
             match record:
@@ -133,14 +136,14 @@ class _Pages:
     def __init__(self, file: str) -> None:
         self._file = file
         self._head: dict[str, object] = {}
-        self._start: tuple[Configured, tuple[PeerName, ...] | None, bool] | None = None
+        self._start: _Start | None = None
         self._records: list[Record] = []
         self._jitter: list[float] = []
         forms = Forms()
         self._head_forms = {"journal": forms.of(int), "bgpmesh": forms.of(str), "node": forms.of(str)}
         self._head_forms |= {"epoch": forms.of(float), "dropped": forms.of(int)}
         self._events = {event.__name__: forms.of(event) for event in typing.get_args(Event)}
-        self._listed = forms.of(tuple[str, ...] | None)
+        self._listed, self._life = forms.of(tuple[str, ...] | None), forms.of(LastLife)
         self._keys = {name: forms.of(tuple[key, ...]) for name, key in KEYS.items()}  # type: ignore[valid-type]
 
     def turn(self, number: int, line: str) -> None:
@@ -161,11 +164,12 @@ class _Pages:
         self._head = {key: form.read(value[key]) for key, form in self._head_forms.items()}
 
     def _take_start(self, value: list[object]) -> None:
-        kind, configured, listed, adopts = value
+        kind, configured, listed, adopts, *more = value
         if kind != "start":
             raise ValueError(f"{kind!r:.40} is not start")
-        found = self._events["Configured"].read(configured), self._listed.read(listed), exactly(bool, adopts)
-        self._start = typing.cast("tuple[Configured, tuple[PeerName, ...] | None, bool]", found)
+        last = self._life.read(*more) if more else UNKNOWN  # which older daemons did not know
+        found = self._events["Configured"].read(configured), self._listed.read(listed), exactly(bool, adopts), last
+        self._start = typing.cast("_Start", found)
 
     def _take_record(self, line: int, value: list[object]) -> None:
         if not value:

@@ -15,9 +15,9 @@ from signal import SIGKILL, SIGTERM
 import pytest
 
 from containerlab.lab import until
-from tests.interop.pair import ASN, THEIR_ASN, THEIRS, Kind, Pair, configuration, kinds, pair
-from tests.interop.speakers import Bird, Frr
-from tests.lab.cluster import metrics
+from tests.interop.pair import ASN, CONFIG, THEIR_ASN, THEIRS, Kind, Pair, configuration, kinds, pair
+from tests.interop.speakers import Bird, Frr, Setup, why_not
+from tests.lab.cluster import lab_of, metrics
 
 PROGRAMS = "[process.metric]\nrun = %s\n[process.withdrawing]\nrun = %s\n"
 KEPT, WITHDRAWN = "203.0.113.10/32", "203.0.113.20/32"
@@ -85,6 +85,68 @@ def test_healthcheck_is_heard_by_a_neighbour(kind: Kind) -> None:
         both.ours.stop(SIGTERM)
         assert not helpers_alive(both)
         assert both.speaker.held() == {KEPT, WITHDRAWN}
+
+
+GATED = """
+[cluster]
+asn = 65001
+topology = "none"
+hold_time = 9
+restart_deferral = 100
+[node.n1]
+address = "10.0.0.1"
+[peer.other]
+address = "10.0.0.2"
+asn = 65002
+import = ["none"]
+export = ["own"]
+[process.slow]
+run = ["/run/bgpmesh/slow"]
+"""
+SLOW = f"""#!/bin/sh
+for step in "1 {KEPT}" "2 {WITHDRAWN}"; do
+    until test -e /run/bgpmesh/go${{step%% *}}; do sleep 0.1; done
+    echo "announce route ${{step#* }} next-hop self"
+done
+exec sleep 600
+"""
+
+
+@pytest.mark.skipif(bool(why_not(Bird)), reason="needs BIRD")
+def test_nothing_is_withdrawn_of_a_node_that_is_killed_before_it_has_learnt_a_route() -> None:
+    """Nor between the first word of a program and the last that it had said."""
+    with lab_of("pair") as lab:
+        setup = Setup(65002, "10.0.0.2", "2001:db8::2", "10.0.0.1", ASN, announce=("10.2.0.0/24",))
+        bird = Bird(lab, "peer", setup)
+        both = Pair(lab, bird)
+        lab.write("n1", CONFIG, GATED)
+        lab.write("n1", "/run/bgpmesh/slow", SLOW)
+        lab.exec("n1", ["chmod", "+x", "/run/bgpmesh/slow"])
+        for gate in (1, 2):
+            lab.write("n1", f"/run/bgpmesh/go{gate}", "")
+        both.start()
+        bird.start()
+        until(lambda: bird.received() == {KEPT, WITHDRAWN}, "both to be announced")
+        assert both.kernel() == set()
+        both.ours.stop(SIGKILL)
+        lab.exec("n1", ["rm", "/run/bgpmesh/go1", "/run/bgpmesh/go2"])
+        both.start()
+        both.await_established()
+        until(lambda: waits_for(both) == "process slow: it has said nothing yet", "it to be waited for")
+        assert bird.held() == {KEPT, WITHDRAWN}
+        lab.write("n1", "/run/bgpmesh/go1", "")
+        until(lambda: waits_for(both) == "process slow: 1 of 2 prefixes are not said again yet", "the first")
+        assert bird.held() == {KEPT, WITHDRAWN}
+        lab.write("n1", "/run/bgpmesh/go2", "")
+        until(lambda: waits_for(both) == "", "the node to be ready")
+        assert bird.held() == {KEPT, WITHDRAWN}
+
+
+def waits_for(both: Pair) -> str:
+    """Return for whom alone our node is not ready, "" where it is; ".." while it does not say."""
+    status = both.ask("status")
+    reasons = status.get("reasons", [".."]) if isinstance(status, dict) else [".."]
+    return "; ".join(map(str, reasons)).removeprefix("not in sync after a restart: waiting for ")
 
 
 def sees_established(both: Pair, told: list[int | None]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,15 +12,16 @@ import pytest
 from bgpmesh import config
 from bgpmesh.control import tables
 from bgpmesh.engine import Engine
-from bgpmesh.events import EndpointRemoved, FloatingIpsKept, ProcessEnded, ProcessSpoke
+from bgpmesh.events import EndpointRemoved, FloatingIpsKept, ProcessEnded, ProcessSpoke, RoutesReceived
 from bgpmesh.metrics import Metrics
+from bgpmesh.restart import UNKNOWN, LastLife
 from bgpmesh.rib.export import Batch
 from bgpmesh.route.attributes import PathAttributes
-from bgpmesh.route.nlri import parse_nlri, prefix_text
-from bgpmesh.route.path import PeerName
+from bgpmesh.route.nlri import Family, Nlri, parse_nlri, prefix_text
+from bgpmesh.route.path import PeerName, Target
 from bgpmesh.workload.floating import FloatingIp
 from tests.unit.control.test_views import asked
-from tests.unit.test_engine import ADOPTED, KEPT, N2, World, configured
+from tests.unit.test_engine import ADOPTED, KEPT, N2, World, configured, peer
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Running
@@ -206,11 +208,26 @@ def test_commands_and_metrics_name_the_program(running: Running) -> None:
     assert 'bgpmesh_process_routes{process="p"} 1.0' in page
 
 
-def with_programs(*names: str, listed: tuple[PeerName, ...]) -> World:
+def with_programs(
+    *names: str,
+    listed: tuple[PeerName, ...] | None,
+    last: LastLife = UNKNOWN,
+    routes: Mapping[Nlri, Target] = ADOPTED,
+    is_kernel: bool = True,
+) -> World:
     """Return a node with programs at its start."""
-    world = World(Engine(replace(configured(), processes=names), listed, lambda: 0.5))
-    world.boot(ADOPTED)
+    own = () if not routes else configured().pod_cidrs
+    made = configured(peer(2), kernel_enabled=is_kernel, processes=names, pod_cidrs=own)
+    world = World(Engine(made, listed, lambda: 0.5, last=last))
+    world.boot(routes)
     return world
+
+
+def speak_of(world: World, program: str, *prefixes: str, is_withdrawal: bool = False) -> None:
+    """Have a program announce prefixes, or withdraw them."""
+    attributes = None if is_withdrawal else PathAttributes()
+    world.engine.handle(ProcessSpoke(program, attributes, list(map(parse_nlri, prefixes))), world.now)
+    world.settle()
 
 
 def test_after_a_restart_the_end_of_rib_waits_until_each_program_has_spoken_or_ended() -> None:
@@ -240,6 +257,96 @@ def test_a_program_that_says_nothing_is_waited_for_no_longer_than_peers_are() ->
     assert not world.engine.peers.is_in_sync
     world.at(10.0)
     assert world.engine.peers.is_in_sync
+
+
+ONE, TWO = "203.0.113.10/32", "203.0.113.20/32"
+
+
+def test_a_program_is_waited_for_until_it_has_said_again_as_much_as_it_had_announced() -> None:
+    """One prefix of two would have peers drop the other; a withdrawal is a word too, and who had none owes none."""
+    world = with_programs("p", "q", "silent", listed=(N2,), last=LastLife(announced={"p": 2, "q": 1, "gone": 4}))
+    world.establish(N2, KEPT)
+    world.end_of_rib(N2)
+    speak_of(world, "p", ONE, ONE)
+    assert world.engine.peers.waiting_for() == {
+        "process p": "1 of 2 prefixes are not said again yet",
+        "process q": "it has said nothing yet",
+    }
+    speak_of(world, "q", TWO, is_withdrawal=True)
+    assert world.engine.peers.waiting_for().keys() == {"process p"}
+    speak_of(world, "p", TWO)
+    assert world.engine.peers.is_in_sync
+    assert world.told(N2) == ["10.244.1.0/26", ONE, TWO, "EoR"]
+
+
+RESTARTS = {
+    # what is listed, what is known of the last life, the kernel's routes, whether there is a kernel
+    "had learnt nothing": ((N2,), LastLife(is_bare=True, announced={"p": 1}), {}, True),
+    "its peer had gone": ((), LastLife(is_bare=True, announced={"p": 1}), {}, True),
+    "its peer had gone, with routes": ((), LastLife(announced={"p": 1}), ADOPTED, True),
+    "no kernel": ((), LastLife(announced={"p": 1}), {}, False),
+    "no list": (None, LastLife(is_bare=True, announced={"p": 1}), {}, True),
+}
+
+
+@pytest.mark.parametrize(("listed", "last", "routes", "is_kernel"), RESTARTS.values(), ids=RESTARTS)
+def test_a_node_whose_program_had_announced_restarts(
+    listed: tuple[PeerName, ...] | None, last: LastLife, routes: Mapping[Nlri, Target], *, is_kernel: bool
+) -> None:
+    """R and F are set, so that peers keep what they have, and End-of-RIB waits."""
+    world = with_programs("p", listed=listed, last=last, routes=routes, is_kernel=is_kernel)
+    restart = world.establish(N2, KEPT).capabilities.graceful_restart
+    assert restart is not None
+    assert (restart.is_restarting, restart.families) == (True, ((Family.IPV4, True),))
+    world.end_of_rib(N2)
+    assert "EoR" not in world.told(N2)
+    speak_of(world, "p", ONE)
+    assert world.engine.peers.waiting_for() == {}
+    assert world.told(N2) == [ONE, "EoR"]
+
+
+@pytest.mark.parametrize(
+    "last", [UNKNOWN, LastLife(announced={"p": 1}), LastLife(is_bare=True, announced={"q": 1}), LastLife(is_bare=True)]
+)
+def test_without_routes_it_is_a_first_boot_unless_there_were_none(last: LastLife) -> None:
+    """The host was booted, or nobody had announced anything: nothing is claimed, and nobody is waited for."""
+    world = with_programs("p", listed=(), last=last, routes={})
+    assert world.engine.peers.is_in_sync
+    restart = world.establish(N2, KEPT).capabilities.graceful_restart
+    assert restart is not None
+    assert (restart.is_restarting, restart.families) == (False, ((Family.IPV4, False),))
+
+
+def test_what_the_next_life_is_to_know_of_this_one() -> None:
+    """Nothing before the kernel is known; what is still waited for counts as announced, until it is given up."""
+    last = LastLife(is_bare=True, announced={"p": 2})
+    made = Engine(replace(configured(), processes=("p", "q"), pod_cidrs=()), (N2,), lambda: 0.5, last=last)
+    assert made.life is None
+    world = World(made)
+    world.boot({})
+    assert made.life == last
+    speak_of(world, "q", ONE)
+    assert made.life == LastLife(is_bare=True, announced={"p": 2, "q": 1})
+    world.at(10.0)
+    assert made.life == LastLife(is_bare=True, announced={"q": 1})
+    speak_of(world, "q", ONE, is_withdrawal=True)
+    assert made.life == LastLife(is_bare=True, announced={})
+
+
+def test_a_life_is_bare_while_its_first_route_is_written_and_its_last_deleted() -> None:
+    """A kill just then leaves a kernel with the route, which tells of a restart by itself, or one without."""
+    made = Engine(replace(configured(), pod_cidrs=()), (), lambda: 0.5)
+    world = World(made)
+    world.boot({})
+    world.establish(N2, KEPT)
+    world.announce(N2, "10.244.2.0/26")
+    assert made.life == LastLife(is_bare=True, announced={})
+    assert world.written()
+    assert made.life == LastLife(is_bare=False, announced={})
+    gone = RoutesReceived(world.of[N2], None, (), [parse_nlri("10.244.2.0/26")], world.now)
+    world.engine.handle(gone, world.now)
+    world.settle()
+    assert made.life == LastLife(is_bare=True, announced={})
 
 
 def test_a_first_boot_waits_for_no_program() -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from bgpmesh.engine import Engine
-from bgpmesh.events import EndpointAdded
+from bgpmesh.events import EndpointAdded, FibRead
 from bgpmesh.keeper import Keeper
+from bgpmesh.restart import LastLife
 from bgpmesh.saved import Saved
 from bgpmesh.state import KeptConfig, State
-from tests.unit.test_engine import N2, WEB, configured
+from tests.unit.test_engine import ADOPTED, N2, WEB, configured
 
 KEPT = KeptConfig("text", "file", "digest")
 
@@ -55,6 +56,21 @@ def test_what_has_not_changed_is_not_written_again(state: State, tmp_path: Path)
         file.unlink()
     saved.save(engine, keeper, 2.0)
     assert list((tmp_path / "state").glob("*.json")) == []
+
+
+def test_a_life_is_written_once_it_has_begun_and_whenever_it_is_another(state: State) -> None:
+    """Not before the kernel is known: until then the one before stands."""
+    state.save_last_life("here", LastLife(is_bare=True, announced={"p": 2}))
+    saved = Saved(state, KEPT, "here")
+    assert saved.last == LastLife(is_bare=True, announced={"p": 2})
+    engine, keeper = Engine(configured(), saved.peers, lambda: 0.5, last=saved.last), Keeper(state, lambda _: None)
+    saved.save(engine, keeper, 1.0)
+    assert Saved(state, KEPT, "here").last.announced == {"p": 2}
+    engine.handle(FibRead(ADOPTED, {}), 2.0)
+    engine.work(100, 2.0)
+    saved.save(engine, keeper, 2.0)
+    assert Saved(state, KEPT, "here").last == LastLife(is_bare=False, announced={})
+    assert Saved(state, KEPT, "elsewhere").last == LastLife(is_bare=False, announced={})
 
 
 def test_what_the_disk_refuses_is_a_problem_and_tried_again(

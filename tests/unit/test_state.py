@@ -14,6 +14,7 @@ import pytest
 
 from bgpmesh.errors import ConfigError
 from bgpmesh.events import DrainChanged
+from bgpmesh.restart import LastLife
 from bgpmesh.rib.drain import Drain
 from bgpmesh.state import DOCUMENTS, KeptConfig, Loaded, State
 from bgpmesh.workload.endpoint import Endpoint
@@ -35,6 +36,7 @@ FLOATING = (
 )
 CONFIG = KeptConfig('[cluster]\nasn = 64512 # "é"\n', "/etc/bgpmesh/bgpmesh.toml", "ab" * 32)
 
+LIFE = LastLife(is_bare=True, announced={"p": 2})
 DRAIN = DrainChanged(Drain.DRAINING, is_to_stop=True, text="moving racks")
 OBJECTS = {"a.json": {"documents": [{"kind": "Tier"}], "problems": []}}
 
@@ -45,10 +47,11 @@ def state(tmp_path: Path) -> State:
 
 
 def test_every_document_comes_back_as_it_was_kept(state: State, tmp_path: Path) -> None:
-    """Round trip of all seven; `uninstall` knows each of them."""
+    """Round trip of all eight; `uninstall` knows each of them."""
     hops = (ipaddress.ip_address("192.0.2.1"), ipaddress.ip_address("2001:db8::1"))
     said = [
         state.save_peers(["n3", "n2"]),
+        state.save_last_life("here", LIFE),
         state.save_next_hops(hops),
         state.save_endpoints([WEB]),
         state.save_floating_ips(FLOATING),
@@ -56,15 +59,33 @@ def test_every_document_comes_back_as_it_was_kept(state: State, tmp_path: Path) 
         state.save_drain(DRAIN),
         state.save_config(CONFIG),
     ]
-    assert said == [""] * 7
+    assert said == [""] * 8
     assert {each.name for each in tmp_path.iterdir()} == {f"{name}.json" for name in DOCUMENTS}
     assert state.peers() == Loaded(("n2", "n3"))
+    assert state.last_life("here") == Loaded(LIFE)
     assert state.next_hops() == Loaded(hops)
     assert state.endpoints() == Loaded((WEB,))
     assert state.floating_ips() == Loaded(FLOATING)
     assert state.objects() == Loaded(OBJECTS)
     assert state.drain() == Loaded(DRAIN)
     assert state.config() == Loaded(CONFIG)
+
+
+def test_what_is_kept_of_a_life_holds_for_its_network_stack(state: State) -> None:
+    """In another one, or where stacks have no names, nobody knows that no route is missing."""
+    state.save_last_life("here", LIFE)
+    assert state.last_life("elsewhere") == Loaded(LastLife(is_bare=False, announced={"p": 2}))
+    state.save_last_life("", LIFE)
+    assert state.last_life("") == Loaded(LastLife(is_bare=False, announced={"p": 2}))
+
+
+@pytest.mark.parametrize("kept", [7, {}, {"announced": 1}, {"announced": {"p": "2"}, "network": "here", "bare": True}])
+def test_a_life_that_is_garbled_is_not_known(state: State, tmp_path: Path, kept: object) -> None:
+    """It is no exception, and nothing is claimed."""
+    (tmp_path / "last_life.json").write_text(json.dumps({"last_life": kept}), encoding="utf-8")
+    read = state.last_life("here")
+    assert read.value is None
+    assert "garbled" in read.problem
 
 
 ROW: dict[str, object] = {"external": "1.2.3.4", "workload": "a/b", "outbound": True}

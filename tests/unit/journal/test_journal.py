@@ -33,6 +33,7 @@ from bgpmesh.journal.record import KEYS, Journal, lines_of
 from bgpmesh.journal.story import Handled, Took, Worked, read
 from bgpmesh.peering.message import Cease, Notification
 from bgpmesh.peering.peer import Peer
+from bgpmesh.restart import LastLife
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
 from bgpmesh.route.nlri import Nlri, parse_nlri
 from bgpmesh.route.path import PeerName, Role
@@ -44,9 +45,12 @@ PEER = Peer(PeerName("n2"), ADDRESS, Asn(64512), Role.NON_CLIENT, None, Asn(6451
 CONFIGURED = Configured("n1", Asn(64512), RouterId(1), None, (PEER,), (ipaddress.ip_network("10.0.0.0/26"),), (), ())
 
 
+LAST = LastLife(announced={"p": 2})
+
+
 def journal_of(directory: Path, *, limit: int = 1_000_000, recorded: int = 0) -> tuple[Journal, Engine]:
     journal = Journal(directory, "n1", 1.7e9, limit=limit, recorded=recorded)
-    return journal, journal.engine(CONFIGURED, [PeerName("n2")], lambda: 0.25, adopt_endpoints=True)
+    return journal, journal.engine(CONFIGURED, [PeerName("n2")], lambda: 0.25, adopt_endpoints=True, last=LAST)
 
 
 def begin(engine: Engine) -> None:
@@ -73,7 +77,7 @@ def test_a_journal_is_text_with_a_line_for_each_thing_that_was_told(tmp_path: Pa
     assert {"journal": 1, "node": "n1", "epoch": 1.7e9, "dropped": 0} == {
         k: v for k, v in head.items() if k != "bgpmesh"
     }
-    assert ["start", ["n2"], True] == [start[0], *start[2:]]
+    assert ["start", ["n2"], True, {"announced": [[2, ["p"]]]}] == [start[0], *start[2:]]
     assert [
         ["LinksRead", 1.0, {"links": []}],
         ["FibRead", 1.0, {"routes": [], "next_hops": []}],
@@ -92,7 +96,8 @@ def test_what_was_read_is_what_was_told(tmp_path: Path) -> None:
     journal.write(journal.pages())
     story = read(journal.file)
     hidden = replace(CONFIGURED, peers=(replace(PEER, password="secret-1"),))  # noqa: S106  that it is hidden is the claim
-    assert (hidden, ("n2",), True, 0) == (story.configured, story.listed, story.adopt_endpoints, story.dropped)
+    assert (hidden, ("n2",), True, LAST) == (story.configured, story.listed, story.adopt_endpoints, story.last)
+    assert story.dropped == 0
     assert (
         Handled(3, LinksRead({}), 1.0),
         Handled(4, FibRead({}, {}), 1.0),
