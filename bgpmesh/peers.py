@@ -60,6 +60,7 @@ from bgpmesh.notes import Notes
 from bgpmesh.peering import bfd
 from bgpmesh.peering.message import Cease, EndOfRib, Notification, Refresh, RouteRefresh
 from bgpmesh.peering.peer import Peer
+from bgpmesh.peering.ranges import PeerRange
 from bgpmesh.peering.session import (
     Dial,
     Established,
@@ -85,6 +86,8 @@ from bgpmesh.route.path import PeerName
 LEAST_STAY_S = 10.0
 # Between the withdrawal of all routes and the end of the sessions: what is still sent to us is forwarded.
 WITHDRAWN_S = 1.0
+# Who calls, and has not come to a session.
+_CALLING = (State.OPEN_SENT, State.OPEN_CONFIRM)
 
 
 @dataclass(slots=True)
@@ -425,7 +428,7 @@ class Peers:
         if found is None or self._booted_at is None:
             return None
         around, peer = found
-        if sum(session.peer.of_range == around.name for session in self.sessions.values()) >= around.limit:
+        if not self._make_room(around, now):
             self.commands.append(Send(event.connection, Notification.cease(Cease.CONNECTION_REJECTED)))
             reason = f"range_limit = {around.limit} speakers are here already"
             self.callers.came_to_nothing(around.name, event.peer, reason)
@@ -434,6 +437,25 @@ class Peers:
         session = self.sessions[event.peer]
         session.was_established = self.callers.was_here(event.peer)
         return session
+
+    def _make_room(self, around: PeerRange, now: float) -> bool:
+        """Have room for one more speaker of a range; tell whether there is.
+
+        Who called first and has come to no session gives way, for RFC 4271 has it 4 minutes to say OPEN: callers who
+        never do keep nobody out, and who does has said it in a round trip.
+        """
+        speakers = [session for session in self.sessions.values() if session.peer.of_range == around.name]
+        count = len(speakers) - around.limit + 1
+        late = [each for each in speakers if each.state in _CALLING and each.peer.name not in self.held]
+        if len(late) < count:
+            return False
+        for session in late[: max(0, count)]:
+            name = session.peer.name
+            self._apply(name, session.stop(now, Notification.cease(Cease.CONNECTION_REJECTED)), now)
+            self.callers.came_to_nothing(around.name, name, "made room for a later caller: no session yet")
+            del self.sessions[name]
+            self._forget(session)
+        return True
 
     def _doubt(self, session: Session) -> None:
         """Have it looked at whether anything is left of a speaker of a range."""

@@ -146,6 +146,72 @@ def test_of_more_speakers_than_there_may_be_the_last_is_turned_away() -> None:
     assert (row["speakers"], row["last_error"]) == (1, f"{SECOND}: {reason}")
 
 
+THIRD = PeerName("leaves@198.51.100.11")
+
+
+def test_who_has_come_to_no_session_makes_room_for_the_next_caller() -> None:
+    """The one that called first, whether it says nothing or stops halfway; it is told, and may call again."""
+    world = world_of(leaves(limit=2))
+    first, second = call(world), call(world, SECOND)
+    sent = next(c.message for c in world.settle() if isinstance(c, Send) and isinstance(c.message, Open))
+    received = replace(sent, router_id=RouterId(9))
+    tell(world, OpenReceived(second, Negotiated(sent, received, 9, (Family.IPV4,), four_octet_asn=True)))
+    turned_away = Notification.cease(Cease.CONNECTION_REJECTED)
+    assert world.engine.peers.sessions[SECOND].state is State.OPEN_CONFIRM
+
+    third = call(world, THIRD)
+    assert world.settle()[:2] == [Send(first, turned_away), Hangup(first)]
+    assert tell(world, Disconnected(first, "closed by us")) == []
+    assert set(world.engine.peers.sessions) == {"n2", SECOND, THIRD}
+    again = call(world)
+    assert world.settle()[:2] == [Send(second, turned_away), Hangup(second)]
+    assert set(world.engine.peers.sessions) == {"n2", THIRD, NAME}
+    for number in (third, again):
+        agreed = Negotiated(sent, received, 9, (Family.IPV4,), four_octet_asn=True)
+        tell(world, OpenReceived(number, agreed), MessageReceived(number, Keepalive()))
+    assert {world.engine.peers.sessions[name].state for name in (THIRD, NAME)} == {State.ESTABLISHED}
+    assert world.told_of("peer.failed") == [
+        {"peer": name, "reason": "made room for a later caller: no session yet"} for name in (NAME, SECOND)
+    ]
+
+
+def test_a_speaker_whose_paths_are_held_makes_no_room() -> None:
+    """Neither on its way back, nor while it is away, nor while it stays out for having sent too much."""
+    world = world_of(leaves(limit=1, max_prefixes=1, max_prefixes_restart=60))
+    attributes = PathAttributes(next_hop=HOP, local_pref=100)
+    number = establish(world)
+    tell(world, RoutesReceived(number, attributes, [parse_nlri("10.244.7.0/26")], (), world.now))
+    tell(world, Disconnected(number, "closed by peer"))
+    assert is_turned_away(world)
+    call(world)
+    world.settle()
+    assert world.engine.peers.sessions[NAME].state is State.OPEN_SENT
+    assert is_turned_away(world)
+
+    world = world_of(leaves(limit=1, max_prefixes=1, max_prefixes_restart=60))
+    nlris = [parse_nlri(f"10.244.{n}.0/26") for n in (7, 8)]
+    tell(world, RoutesReceived(establish(world), attributes, nlris, (), world.now))
+    assert is_turned_away(world)
+
+
+def test_where_one_cannot_make_room_nobody_does() -> None:
+    """A limit that a reload has lowered asks for more than one."""
+    world = world_of(leaves(limit=3))
+    establish(world)
+    establish(world, THIRD)
+    call(world, PeerName("leaves@198.51.100.12"))
+    world.settle()
+    tell(world, configured(peer(2), ranges=(leaves(limit=2),)))
+    assert is_turned_away(world)
+    assert PeerName("leaves@198.51.100.12") in world.engine.peers.sessions
+
+
+def is_turned_away(world: World) -> bool:
+    """Have another speaker call, and tell whether it is turned away and nobody else."""
+    number = call(world, SECOND)
+    return world.settle() == [Send(number, Notification.cease(Cease.CONNECTION_REJECTED)), Hangup(number)]
+
+
 def views_ranges(world: World) -> list[dict[str, object]]:
     """Return what `status` says of ranges."""
     return [views._range(world.engine, each) for each in world.engine.configured.ranges]
