@@ -46,11 +46,12 @@ def configuration(
     advertise: Iterable[str] = OURS,
     options: str = "",
     *,
+    where: str = 'address = "10.0.0.2"',
     imports: str = "all",
     exports: Iterable[str] = ("own",),
     rest: str = "",
 ) -> str:
-    """Return ours: `options` are lines of the peer, whose AS is `asn`, `rest` is what follows."""
+    """Return ours: `options` are lines of the peer, whose AS is `asn` and place `where`, `rest` is what follows."""
     return f"""
 [cluster]
 asn = {ASN}
@@ -61,7 +62,7 @@ address = "10.0.0.1"
 address6 = "2001:db8::1"
 advertise = {sorted(advertise)}
 [peer.other]
-address = "10.0.0.2"
+{where}
 asn = {asn}
 import = ["{imports}"]
 export = {list(exports)}
