@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -69,6 +71,17 @@ def test_the_series_are_those_of_the_contract(running: Running) -> None:
         "session_up",
         "workloads",
     }
+
+
+def test_dashboard_and_alerts_ask_for_series_that_there_are(running: Running) -> None:
+    """Also where a healthy cluster has none, and where a panel would then show 0."""
+    config = Path(__file__).parents[2] / "config"
+    texts = [(config / name).read_text(encoding="utf-8") for name in ("grafana/bgpmesh.json", "alerts.yml")]
+    asked = {name for text in texts for name in re.findall(r"\bbgpmesh_\w+", text)}
+    assert len(asked) > 20
+    named = {metric.name for metric in Metrics(running, per_peer=True).collect()}
+    named |= {f"{name}{suffix}" for name in named for suffix in ("_bucket", "_total")}
+    assert asked <= named
 
 
 def test_a_path_is_up_when_bfd_says_so(running: Running) -> None:
