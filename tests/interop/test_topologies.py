@@ -14,7 +14,7 @@ import pytest
 
 from containerlab.lab import REPOSITORY, until
 from tests.interop.speakers import Bird, Frr, GoBgp, why_not
-from tests.lab.cluster import Cluster, Traffic, Watch, blocks, laid_out, next_hops_of, text_of
+from tests.lab.cluster import Cluster, Traffic, Watch, Workload, blocks, laid_out, next_hops_of, text_of
 
 CLIENTS = ("c1", "c2", "c3", "c4", "c5")
 REFLECTORS = ("rr1", "rr2")
@@ -151,59 +151,86 @@ def test_traffic_takes_both_leaves_and_the_one_that_is_left() -> None:
     with laid_out("leafspine") as cluster:
         start(cluster, *FABRIC)
         cluster.await_sessions(LINKS)
-        both = {
-            ("n1", "10.244.2.0/26"): {"192.0.2.16", "192.0.2.20"},
-            ("n2", "10.244.1.0/26"): {"192.0.2.18", "192.0.2.22"},
-            ("n1", "203.0.113.1"): {"192.0.2.16", "192.0.2.20"},
-            ("spine1", "10.244.1.0/26"): {"192.0.2.1", "192.0.2.5"},
-        }
+        for node, peer in (*LINKS, *((peer, node) for node, peer in LINKS)):
+            up = partial(cluster.has_peer, node, f"{peer}-v6", is_up=True)
+            cluster.until(node, up, f"the session with {peer} over IPv6")
+        both = of_both_families(
+            {
+                ("n1", "10.244.2.0/26"): ("16", "20"),
+                ("n2", "10.244.1.0/26"): ("18", "22"),
+                ("n1", "203.0.113.1"): ("16", "20"),
+                ("spine1", "10.244.1.0/26"): ("1", "5"),
+            }
+        )
         await_next_hops(cluster, both)
         await_bfd(cluster, is_up=True)
         for node in ("n1", "n2"):
             cluster.attach(node)
         own, other = cluster.workloads
-        await_answer(cluster, own.node, own.name, other.addresses[0])
-        await_answer(cluster, own.node, own.name, "203.0.113.1")
+        answering = (*other.addresses, "203.0.113.1", "2001:db8:113::1")
+        await_answers(cluster, own, answering)
 
         # A node that passed on what one leaf said would be heard by the other, and through that by the spines.
-        assert [cluster.peer(leaf, node)["received"] for leaf in ("leaf1", "leaf2") for node in ("n1", "n2")] == [1] * 4
-        assert {path["as_path"] for path in paths_of(cluster, "spine1", "10.244.2.0/26")} == {
-            "65011 64522",
-            "65012 64522",
-        }
-        assert {path["peer"] for path in paths_of(cluster, "leaf1", "203.0.113.2/32")} <= {"spine1", "spine2"}
+        ends = product(("leaf1", "leaf2"), ("n1", "n2", "n1-v6", "n2-v6"))
+        assert [cluster.peer(leaf, node)["received"] for leaf, node in ends] == [1] * 8
+        for pods in ("10.244.2.0/26", "fd00:10:244:2::/112"):
+            ways = {path["as_path"] for path in paths_of(cluster, "spine1", pods)}
+            assert ways == {"65011 64522", "65012 64522"}
+        for address in ("203.0.113.2/32", "2001:db8:113::2/128"):
+            heard = {str(path["peer"]) for path in paths_of(cluster, "leaf1", address)}
+            assert {peer.removesuffix("-v6") for peer in heard} <= {"spine1", "spine2"}
 
         for node, interface in AROUND_LEAF1.items():
             drop(cluster, node, interface, "-I")
         await_bfd(cluster, is_up=False)
         await_next_hops(
             cluster,
-            {
-                ("n1", "10.244.2.0/26"): {"192.0.2.20"},
-                ("n2", "10.244.1.0/26"): {"192.0.2.22"},
-                ("n1", "203.0.113.1"): {"192.0.2.20"},
-                ("spine1", "10.244.1.0/26"): {"192.0.2.5"},
-            },
+            of_both_families(
+                {
+                    ("n1", "10.244.2.0/26"): ("20",),
+                    ("n2", "10.244.1.0/26"): ("22",),
+                    ("n1", "203.0.113.1"): ("20",),
+                    ("spine1", "10.244.1.0/26"): ("5",),
+                }
+            ),
         )
-        await_answer(cluster, own.node, own.name, other.addresses[0])
-        await_answer(cluster, own.node, own.name, "203.0.113.1")
+        await_answers(cluster, own, answering)
         assert "LOWER_UP" in cluster.lab.exec("n1", ["ip", "link", "show", "eth1"]).stdout
 
         for node, interface in AROUND_LEAF1.items():
             drop(cluster, node, interface, "-D")
         await_next_hops(cluster, both)
-        await_answer(cluster, own.node, own.name, other.addresses[0])
+        await_answers(cluster, own, answering)
+
+
+def of_both_families(expected: dict[tuple[str, str], tuple[str, ...]]) -> dict[tuple[str, str], set[str]]:
+    """Return by which links these nodes' routes to these prefixes of IPv4 lead, and the same ones of IPv6."""
+    six = {
+        "10.244.1.0/26": "fd00:10:244:1::/112",
+        "10.244.2.0/26": "fd00:10:244:2::/112",
+        "203.0.113.1": "2001:db8:113::1",
+    }
+    hops = {(node, prefix): {f"192.0.2.{link}" for link in links} for (node, prefix), links in expected.items()}
+    return hops | {
+        (node, six[prefix]): {f"2001:db8::{link}" for link in links} for (node, prefix), links in expected.items()
+    }
 
 
 def drop(cluster: Cluster, node: str, interface: str, what: str) -> None:
     """Have a node drop all that comes in by an interface before anybody sees it (what: -I), or end that (-D)."""
-    cluster.lab.exec(node, ["iptables", "-w", "-t", "raw", what, "PREROUTING", "-i", interface, "-j", "DROP"])
+    for program in ("iptables", "ip6tables"):
+        cluster.lab.exec(node, [program, "-w", "-t", "raw", what, "PREROUTING", "-i", interface, "-j", "DROP"])
 
 
 def await_bfd(cluster: Cluster, *, is_up: bool) -> None:
-    """Wait until BFD of both nodes sees leaf1 so."""
-    for node in ("n1", "n2"):
-        cluster.until(node, lambda node=node: (cluster.peer(node, "leaf1")["bfd"] == "up") is is_up, "BFD with leaf1")  # type: ignore[misc]
+    """Wait until BFD of both nodes sees leaf1 so, over both families."""
+    for node, peer in product(("n1", "n2"), ("leaf1", "leaf1-v6")):
+        cluster.until(node, partial(sees, cluster, node, peer, is_up=is_up), f"BFD with {peer}")
+
+
+def sees(cluster: Cluster, node: str, peer: str, *, is_up: bool) -> bool:
+    """Tell whether BFD of a node sees a peer so."""
+    return (cluster.peer(node, peer)["bfd"] == "up") is is_up
 
 
 def await_next_hops(cluster: Cluster, expected: dict[tuple[str, str], set[str]]) -> None:
@@ -216,14 +243,15 @@ def await_next_hops(cluster: Cluster, expected: dict[tuple[str, str], set[str]])
         cluster.until(node, has_them, f"{prefix} by {sorted(hops)}")
 
 
-def await_answer(cluster: Cluster, node: str, workload: str, address: str) -> None:
-    """Wait until ten pings in a row are answered."""
-    pings = ["ping", "-q", "-n", "-c", "10", "-i", "0.02", "-W", "1", address]
+def await_answers(cluster: Cluster, source: Workload, addresses: Sequence[str]) -> None:
+    """Wait until ten pings in a row to each of these are answered."""
+    for address in addresses:
+        pings = ["ping", "-q", "-n", "-c", "10", "-i", "0.02", "-W", "1", address]
 
-    def is_answered() -> bool:
-        return "10 received" in cluster.lab.exec(node, pings, inside=workload, check=False).stdout
+        def is_answered(pings: list[str] = pings) -> bool:
+            return "10 received" in cluster.lab.exec(source.node, pings, inside=source.name, check=False).stdout
 
-    cluster.until(node, is_answered, f"answers of {address}")
+        cluster.until(source.node, is_answered, f"answers of {address}")
 
 
 # ── mixed ────────────────────────────────────────────────────────────────────
