@@ -166,5 +166,10 @@ class Pump:
         self._timer = None if at == float("inf") else self._loop.call_at(at, self._timer_came)
 
     def _timer_came(self) -> None:
+        """Report it two rounds of the loop later, behind all that there is to read by now (rule 1).
+
+        Who was stopped for a while (SIGSTOP, a frozen cgroup) comes out of the wait empty-handed: epoll_wait(2) is
+        interrupted then, also where something has come, and in Python ends if its time is over.
+        """
         self._timer, self._is_timer_due = None, True
-        self.report(TimerFired())
+        self._loop.call_soon(self._loop.call_soon, self.report, TimerFired())

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import cast
+
+import pytest
 
 from bgpmesh.engine import Engine
 from bgpmesh.events import ConnectFailed, Event, FibWritten, TimerFired
@@ -102,6 +106,33 @@ def test_silence_proves_nothing_while_something_waits_to_be_handled() -> None:
         pump.turn()
         assert await pump.until(lambda: bool(told.events), DEADLINE_S)
         assert told.events[-1] == TimerFired({2})
+
+    run(scenario)
+
+
+def test_who_was_stopped_for_a_while_reads_before_timers_fire(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop signal ends epoll_wait(2) with nothing, also where there is something to read."""
+
+    async def scenario(pump: Pump, told: Told) -> None:
+        loop = cast("asyncio.SelectorEventLoop", asyncio.get_running_loop())
+        reading, writing = socket.socketpair()
+        with reading, writing:
+            loop.add_reader(reading, lambda: pump.report(EVENT) if reading.recv(1) else None)
+            told.wakeup = pump.now() + 0.01
+            pump.turn()
+            writing.send(b"x")
+            selector = loop._selector  # type: ignore[attr-defined]
+
+            def stopped(_: float | None) -> list[object]:
+                """Last for longer than was asked for, and bring nothing."""
+                monkeypatch.undo()
+                time.sleep(0.02)
+                return []
+
+            monkeypatch.setattr(selector, "select", stopped)
+            assert await pump.until(lambda: TimerFired({2}) in told.events, DEADLINE_S)
+            loop.remove_reader(reading)
+        assert [event for event in told.events if event in (EVENT, TimerFired({2}))] == [EVENT, TimerFired({2})]
 
     run(scenario)
 
