@@ -22,8 +22,8 @@ It ends when nothing is wanted any more, when nobody has wanted anything for `st
 when its socket is no longer where daemons look for it. Each session then says AdminDown for a detection time, which no
 neighbour takes for a failure (RFC 5880 §6.8.16).
 
-What may happen and must harm nobody: a flood (input is read in portions, and a process that never rests loses its
-privilege in the scheduler), a daemon that does not read (it hears the newest state when it does), a machine too busy to
-run us (what came meanwhile is read before anybody is given up, and who was not heard then has an interval more), an
-address that is not there yet (tried again).
+What may happen and must harm nobody: another agent that has our port (nothing is sent then, and its sessions go on),
+a flood (input is read in portions, and a process that never rests loses its privilege in the scheduler), a daemon that
+does not read (it hears the newest state when it does), a machine too busy to run us (what came meanwhile is read before
+anybody is given up, and who was not heard then has an interval more), an address that is not there yet (tried again).
 """

@@ -247,10 +247,13 @@ class Agent:
             self._schedule(live, due)
 
     def _send(self, live: Live, packet: Packet) -> None:
+        """Send a packet, but nothing where the answer would be another's to hear."""
         if live.sock is None:
             return
         data = encode(packet)
         for port in live.ports:
+            if (live.watched.local, port) not in self._doors:
+                continue  # who listens there may well be an agent that the peer has a session with
             try:
                 live.sock.sendto(data, (live.watched.remote, port))
             except OSError as error:  # no route, or a full queue: as if it were lost, and the detection time judges

@@ -38,6 +38,7 @@ class Agent:
     """An agent, and what a daemon's end of its socket has heard."""
 
     process: Process
+    place: str = SOCKET
     reports: list[Report] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     discarded: dict[str, int] = field(default_factory=dict)
@@ -50,7 +51,7 @@ class Agent:
     @property
     def path(self) -> str:
         """Its socket, as seen from here."""
-        return f"/proc/{self.process.pid}/root{SOCKET}"
+        return f"/proc/{self.process.pid}/root{self.place}"
 
     def connect(self) -> None:
         """Be a daemon that has just started."""
@@ -145,9 +146,9 @@ class Agent:
         until(lambda: not self.process.is_running, "the end of the agent")
 
 
-def start(lab: Lab, node: str, *options: str) -> Agent:
-    """Start an agent and connect to it."""
-    agent = Agent(lab.start(node, [*COMMAND, SOCKET, *options]))
+def start(lab: Lab, node: str, *options: str, place: str = SOCKET) -> Agent:
+    """Start an agent with its socket in a place, and connect to it."""
+    agent = Agent(lab.start(node, [*COMMAND, place, *options]), place)
     agent.connect()
     return agent
 

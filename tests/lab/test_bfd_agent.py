@@ -452,6 +452,24 @@ def test_a_port_and_an_address_that_are_not_there_yet() -> None:
         one.await_states(State.UP, *BOTH)
 
 
+def test_a_second_agent_with_another_socket_disturbs_nobody() -> None:
+    """It says nothing to the peers of the first, for whom a daemon may come back, and has them when that one ends."""
+    with agents() as (lab, one, other):
+        both_up(one, other)
+        second = start(lab, "n1", place=f"{SOCKET}2")
+        second.want(watched("n1"))
+        second.until(lambda: len(second.problems) == 2, "the ports to be taken")
+        silent_s = 2.5  # it would say Down once a second
+        time.sleep(silent_s)
+        for agent in (one, other):
+            agent.await_states(State.UP, *BOTH)
+            assert [] == agent.failures()
+        one.want([])
+        for agent in (second, other):
+            agent.await_states(State.UP, *BOTH)
+            assert [] == agent.failures()
+
+
 def test_a_second_agent_at_the_same_socket_is_refused() -> None:
     """By name, with exit status 1; bad use is 2."""
     with agents() as (lab, _, _):
