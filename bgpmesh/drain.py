@@ -168,8 +168,8 @@ class Drainer:
         engine = self._engine
         if not engine.configured.kernel_enabled:
             return 0, ""  # nothing goes through it
-        uplinks = engine.rib.links_towards(each.peer.address for each in engine.peers.sessions.values())
-        workloads = set() if is_to_stop else engine.rib.links_of(engine.local.links.actual.keys())
+        uplinks = engine.rib.ways.links_towards(each.peer.address for each in engine.peers.sessions.values())
+        workloads = set() if is_to_stop else engine.rib.host.links_of(engine.local.links.actual.keys())
         try:
             counted = await asyncio.to_thread(self._counters)
         except KernelError as error:

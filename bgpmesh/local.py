@@ -102,7 +102,7 @@ class Local:
 
     def floating_taken(self, *more: IPAddress) -> dict[IPAddress, str]:
         """Return who on this node has each address that can lead nowhere, being its own; `more` are asked for too."""
-        own = (address for address in (*self.floating.in_force, *more) if self._rib.is_own(host_nlri(address)))
+        own = (address for address in (*self.floating.in_force, *more) if self._rib.host.is_own(host_nlri(address)))
         return dict.fromkeys(own, "this host") | dict(self.addresses.in_use())
 
     def floating_problems(self) -> list[tuple[IPAddress, str]]:

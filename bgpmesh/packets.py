@@ -192,7 +192,7 @@ class Packets:
         if configured.kernel_enabled and self.is_policy_known:
             before = self.protection.compiled
             expected = self.protection.expected(configured.around.node)
-            interfaces = {address: self._rib.interfaces_with(address) for address in expected}
+            interfaces = {address: self._rib.host.interfaces_with(address) for address in expected}
             own_chains, own_sets = self.protection.wanted(
                 local.endpoints, configured.around, interfaces, is_needed=local.has_links, held=self._held
             )

@@ -60,7 +60,7 @@ def _basis(engine: Engine, change: Change) -> Basis:
     return Basis(
         dict(engine.local.endpoints),
         configured.around,
-        {address: engine.rib.interfaces_with(address) for address in change.expected(configured.around.node)},
+        {address: engine.rib.host.interfaces_with(address) for address in change.expected(configured.around.node)},
         dict(engine.packets.protection.remote),
         configured.has_identity,
         {owner.name for owner in configured.owners} == {engine.node},

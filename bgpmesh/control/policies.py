@@ -137,13 +137,13 @@ def explanation(running: Running, args: Mapping[str, object]) -> object:
     engine, protection = running.engine, running.engine.packets.protection
     source, destination = _ends(engine, _word(args, "from"), _word(args, "to"))
     lead = engine.packets.leads.wanted.get(source)
-    into, out = (engine.rib.interface_towards(address) for address in (source, destination))
+    into, out = (engine.rib.ways.interface_towards(address) for address in (source, destination))
     into = into if lead is None else lead.interface  # where the route to it leads
     packet = replace(_packet(source, destination, args), into=into, out=out)
     translation = engine.packets.leads.translation
     steps, unknown, is_denied = _at_flows(engine, packet)
     found = explain(protection.compiled, packet, protection.options, translation)
-    left_by = engine.rib.masquerade_of(destination, engine.configured.around.addresses)
+    left_by = engine.rib.ways.masquerade_of(destination, engine.configured.around.addresses)
     if not is_denied:
         steps += [replace(step, to=left_by) if step.action == "masquerade" else step for step in found.steps]
         unknown += found.unknown

@@ -541,7 +541,9 @@ def _resolved(rib: Rib, candidate: Candidate) -> str:
 def _way(rib: Rib, resolution: Resolution) -> str:
     way = f"via {resolution.gateway} " if resolution.gateway is not None else "connected "
     return (
-        f"{way}on {rib.link_name(resolution.link)}, cost {resolution.cost}" if resolution.link else "taken as reachable"
+        f"{way}on {rib.host.link_name(resolution.link)}, cost {resolution.cost}"
+        if resolution.link
+        else "taken as reachable"
     )
 
 

@@ -7,6 +7,7 @@ The door is `rib.Rib`; `export.Batch` is what it hands to the wire, and its two 
     decision.py   which path is best: a table of steps, and the name of the step that put each other out
     claimants.py  who may say of an address which workload has it
     nexthop.py    whether a next hop can be reached, by what link and gateway, at what cost, and why not
+    ways.py       all next hops, when they are looked at anew, and which are in use
     rule.py       filters as configured: rules, their terms and changes
     filter.py     the same compiled: a filter sees one attribute set and its batch
     aspath.py     expressions over AS_PATH

@@ -13,7 +13,7 @@ Rules (RFC 4271 §5.1.3 and §9.1.2.1; the guards are ours):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bgpmesh.route.nlri import IPAddress, Nlri, host_nlri, prefix_text
@@ -70,11 +70,32 @@ class OwnRoute:
 
 
 class HostRoutes:
-    """The kernel's routes that are not ours, and for each prefix the one that counts."""
+    """The kernel's routes that are not ours, for each prefix the one that counts, and the links they go by."""
 
     def __init__(self) -> None:
         self._routes: dict[Nlri, set[HostRoute]] = {}
         self.best: dict[Nlri, HostRoute] = {}
+        self.link_names: Mapping[int, str] = {}  # of all links, by number
+        self._first_addresses: Mapping[IPAddress, frozenset[int]] = {}  # and where they are, before routes tell
+
+    def links_named(self, names: Mapping[int, str], addresses: Mapping[IPAddress, frozenset[int]]) -> None:
+        """Know links by name, and before any route is known where the host's addresses are."""
+        self.link_names = names
+        self._first_addresses = addresses or self._first_addresses
+
+    def link_name(self, number: int) -> str:
+        """Return the name of a link, or its number in words."""
+        return self.link_names.get(number, f"link {number}")
+
+    def links_of(self, names: Collection[str]) -> set[int]:
+        """Return the numbers of the links that have these names."""
+        return {number for number, name in self.link_names.items() if name in names}
+
+    def interfaces_with(self, address: IPAddress) -> set[str]:
+        """Return the interfaces that have this address as the host's own, as far as their names are known."""
+        first = {} if self.best else self._first_addresses
+        links = self.links_with(address) or first.get(address, frozenset())
+        return {self.link_names[link] for link in links if link in self.link_names}
 
     def change(self, added: Iterable[HostRoute], removed: Iterable[HostRoute]) -> dict[Nlri, None]:
         """Take routes in and out; return the prefixes whose answer changed."""

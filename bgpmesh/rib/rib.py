@@ -28,9 +28,10 @@ from bgpmesh.rib.decision import Kept, Path, Selection, decide, select
 from bgpmesh.rib.drain import Drain
 from bgpmesh.rib.export import Group, Member, Told, View, agreed, end_of_ribs, view_of
 from bgpmesh.rib.filter import Answer, Chain
-from bgpmesh.rib.nexthop import HostRoutes, NextHop, OwnRoute, Resolver
+from bgpmesh.rib.nexthop import NextHop, OwnRoute
 from bgpmesh.rib.numbers import Numbers
 from bgpmesh.rib.rule import BUILT_IN, Filter
+from bgpmesh.rib.ways import Ways
 from bgpmesh.route import roles
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
 from bgpmesh.route.claim import IDENTITY, Claims, Kind, has_kind, identity_of, without_claims
@@ -40,7 +41,6 @@ from bgpmesh.route.nlri import (
     PATH_WIDTHS,
     WIDTHS,
     Family,
-    IPAddress,
     Nlri,
     path_id_of,
     prefix_of,
@@ -107,7 +107,6 @@ class Rib:
         self, asn: Asn, router_id: RouterId, cluster_id: RouterId | None, ecmp: int, kernel_enabled: bool
     ) -> None:
         self.fib: Delta[Nlri, Target] = Delta()
-        self.next_hops: Delta[IPAddress, Resolution] = Delta()
         self.floating: set[Nlri] = set()  # selected, and said to be floating addresses by the node that has them
         self.is_floating_stirred = False  # that set has changed; whoever reads it puts this back
         self.said: dict[Nlri, Claims | None] = {}  # what is said of addresses since whoever reads this emptied it
@@ -138,17 +137,8 @@ class Rib:
         self._owing: set[PeerName] = set()  # to whom we owe End-of-RIB
         self._is_deferring = False
         self._drain = Drain.NONE
-        # next hops
-        self._hosts = HostRoutes()
-        self._link_names: Mapping[int, str] = {}  # of all links of the host, by number
-        self._first_addresses: Mapping[IPAddress, frozenset[int]] = {}  # and where they are, before routes tell
-        self._resolver = Resolver(self._hosts, self._own_route, kernel_enabled)
-        self._hops: dict[tuple[IPAddress, bool], NextHop] = {}
-        self._covers: dict[Nlri, dict[NextHop, None]] = {}  # prefix -> next hops in it
-        self._in_doubt: dict[NextHop, None] = {}
-        self._is_recursion_in_doubt = False
-        self._has_idle_hops = False  # paths went for good, perhaps the last ones of a next hop
-        self._uses: Counter[NextHop] = Counter()  # fib prefixes by next hop
+        self.ways = Ways(self._candidates, self._own_route, is_kernel_enabled=kernel_enabled)
+        self.host, self.next_hops = self.ways.host, self.ways.objects
         self._own_prefixes: set[Nlri] = set()  # connected on this host, or its addresses
 
     # ── who we are ───────────────────────────────────────────────────────────
@@ -176,7 +166,7 @@ class Rib:
             for path in {*rib_in.table.values(), *rib_in.paths.values()}:
                 if not path.refusal.startswith(REJECTED):
                     path.refusal = self._refusal(rib_in.peer, path.attributes)
-        self._is_recursion_in_doubt = True
+        self.ways.doubt_recursion()
         self._decide_all_again()
 
     def believe(self, claimants: Claimants | None) -> None:
@@ -235,7 +225,7 @@ class Rib:
             self._unfiltered[peer.name] = list(rib_in.table)
             self._is_filtering = True
         if rib_in.member is not None and peer != before:
-            was, subnet = rib_in.member.group.view, self._hosts.connected_subnet(peer.address)
+            was, subnet = rib_in.member.group.view, self.host.connected_subnet(peer.address)
             view = view_of(peer, was.agreed, subnet, self._drain)
             self._rank(view.most_paths)
             if view != was:
@@ -284,7 +274,7 @@ class Rib:
             rib_in.lowered.clear()
             rib_in.swept_at = 0
         self._take_own_addresses()
-        subnet = self._hosts.connected_subnet(peer.address)
+        subnet = self.host.connected_subnet(peer.address)
         view = view_of(peer, agreed(negotiated), subnet, self._drain)
         self._rank(view.most_paths)
         group = self._group(view)
@@ -435,10 +425,6 @@ class Rib:
         rib_in.table.update(batch)
         rib_in.sizes[width] += len(rib_in.table) - before
 
-    def is_own(self, nlri: Nlri) -> bool:
-        """Tell whether this host has a prefix connected, or as an address of its own."""
-        return self._hosts.is_own(nlri)
-
     def is_over_limit(self, name: PeerName) -> tuple[Family, str] | None:
         """Return a family of which the peer announced more than it may, before filters, and the limit's name.
 
@@ -501,9 +487,8 @@ class Rib:
 
     def host_routes_changed(self, added: Iterable[HostRoute], removed: Iterable[HostRoute]) -> None:
         """Follow the kernel's other routes: next hops in what changed are re-resolved by `work`."""
-        for prefix in self._hosts.change(added, removed):
-            self._doubt_below(prefix)
-            if self._hosts.is_own(prefix) == (prefix in self._own_prefixes):
+        for prefix in self.ways.host_routes_changed(added, removed):
+            if self.host.is_own(prefix) == (prefix in self._own_prefixes):
                 continue
             selection = self._selected.get(prefix)
             if prefix in self._own_prefixes:
@@ -515,61 +500,6 @@ class Rib:
         for rib_in in self._ins.values():
             self._regroup(rib_in)
 
-    def links_named(self, names: Mapping[int, str], addresses: Mapping[IPAddress, frozenset[int]]) -> None:
-        """Know links by name, and before any route is known where the host's addresses are."""
-        self._link_names = names
-        self._first_addresses = addresses or self._first_addresses
-
-    def link_name(self, number: int) -> str:
-        """Return the name of a link of the host, or its number in words."""
-        return self._link_names.get(number, f"link {number}")
-
-    def interfaces_with(self, address: IPAddress) -> set[str]:
-        """Return the interfaces that have this address as the host's own, as far as their names are known."""
-        first = {} if self._hosts.best else self._first_addresses
-        links = self._hosts.links_with(address) or first.get(address, frozenset())
-        return {self._link_names[link] for link in links if link in self._link_names}
-
-    def links_of(self, names: Collection[str]) -> set[int]:
-        """Return the numbers of the links that have these names."""
-        return {number for number, name in self._link_names.items() if name in names}
-
-    def links_towards(self, addresses: Iterable[IPAddress]) -> set[int]:
-        """Return the numbers of the links by which this host sends to these addresses, and to next hops in use."""
-        hops = [*self._uses, *(NextHop(address, is_single_hop=False) for address in addresses)]
-        for hop in hops:
-            if hop not in self._uses:
-                self._resolver.resolve(hop)
-        return {hop.resolution.link for hop in hops if hop.resolution is not None} - {0}
-
-    def interface_towards(self, address: IPAddress) -> str | None:
-        """Return the interface by which this host sends to an address, None where that is not known."""
-        hop = NextHop(address, is_single_hop=False)
-        self._resolver.resolve(hop)
-        return None if hop.resolution is None else self._link_names.get(hop.resolution.link)
-
-    def masquerade_of(self, address: IPAddress, own: Collection[IPAddress]) -> IPAddress | None:
-        """Return which of this host's `own` addresses MASQUERADE puts in for what it sends to an address.
-
-        That of the link, and of IPv4 in the subnet of the next hop (inet_select_addr in net/ipv4/devinet.c). None: it
-        is another, or not known.
-        """
-        hop = NextHop(address, is_single_hop=False)
-        self._resolver.resolve(hop)
-        if hop.resolution is None:
-            return None
-        link, subnet = hop.resolution.link, self._hosts.connected_subnet(hop.resolution.gateway or address)
-        return next(
-            (
-                each
-                for each in own
-                if each.version == address.version
-                and link in self._hosts.links_with(each)
-                and (each.version == 6 or subnet in (None, self._hosts.connected_subnet(each)))
-            ),
-            None,
-        )
-
     # ── the thinking ─────────────────────────────────────────────────────────
 
     def work(self, limit: int) -> bool:
@@ -577,7 +507,7 @@ class Rib:
         if self._unfiltered:
             self._filter_again(limit)
             return True
-        self._resolve()
+        self._mark_users(self.ways.resolve())
         if not self._work and self._dirty:
             self._work = list(self._dirty)
             self._work.reverse()
@@ -603,7 +533,7 @@ class Rib:
         if self._is_filtering:
             self._is_filtering = False
             self._stirred.update(name for name, rib_in in self._ins.items() if rib_in.member is not None)
-        if self._has_idle_hops:
+        if self.ways.has_idle:
             self._forget_hops()
         if self.fib.keep_unwanted and not self._is_deferring:
             self.fib.keep_unwanted = self.next_hops.keep_unwanted = False
@@ -779,10 +709,6 @@ class Rib:
         """Return the peers, up or not, whose paths we hold."""
         return {name for name, rib_in in self._ins.items() if rib_in.table}
 
-    def next_hop_of(self, address: IPAddress) -> list[NextHop]:
-        """Return what is known of a next hop, for single-hop eBGP and for the rest."""
-        return [self._hops[key] for key in ((address, False), (address, True)) if key in self._hops]
-
     def kernel_reason(self, nlri: Nlri) -> str:
         """Return what the kernel has of a prefix: installed, pending, none (with a reason), or failed and why."""
         selection = self._selected.get(nlri)
@@ -821,7 +747,7 @@ class Rib:
             live = set(rib_in.table.values())
             rib_in.paths = {key: path for key, path in rib_in.paths.items() if path in live}
             rib_in.swept_at = len(rib_in.paths)
-            self._has_idle_hops = True
+            self.ways.has_idle = True
         attributes = received if answer.attributes is None else answer.attributes
         refusal = f"{REJECTED} {answer.by}" if answer.attributes is None else ""
         peer, claims = rib_in.peer, None
@@ -839,7 +765,7 @@ class Rib:
         if "blackhole" in answer.said:
             target = Blackhole()
         elif attributes.next_hop is not None:
-            next_hop = self._hop(attributes.next_hop, is_single_hop=rib_in.source.is_single_hop)
+            next_hop = self.ways.to(attributes.next_hop, is_single_hop=rib_in.source.is_single_hop)
         path = Path(
             rib_in.source,
             received,
@@ -969,8 +895,7 @@ class Rib:
 
     def _mark(self, batch: dict[Nlri, Path] | dict[Nlri, None]) -> None:
         self._dirty.update(batch)
-        if not batch.keys().isdisjoint(self._covers.keys()):
-            self._is_recursion_in_doubt = True
+        self.ways.candidates_moved(batch)
 
     def _rank(self, most_paths: int) -> None:
         """Have as many paths of a prefix in their order as some peer takes."""
@@ -986,15 +911,14 @@ class Rib:
         if rib_in.member is None and not rib_in.table:
             del self._ins[rib_in.peer.name]
             self._take_own_addresses()
-            self._has_idle_hops = True
+            self.ways.has_idle = True
 
     def _has_work(self) -> bool:
         return bool(
             self._unfiltered
             or self._dirty
             or self._work
-            or self._in_doubt
-            or self._is_recursion_in_doubt
+            or self.ways.is_in_doubt
             or any(group.backlog for group in self._groups.values())
         )
 
@@ -1050,8 +974,7 @@ class Rib:
         was, now = None if old is None else old.best.claims, None if new is None else new.best.claims
         if was is not now:
             self.said.update(dict.fromkeys(nlris, now))
-        for prefix in self._covers.keys() & batch.keys():
-            self._in_doubt.update(self._covers[prefix])
+        self.ways.selection_moved(batch)
         has_best_moved = old is None or new is None or old.best is not new.best
         for group in self._groups.values():
             if has_best_moved or group.view.most_paths:
@@ -1078,7 +1001,7 @@ class Rib:
             nlris = [nlri for nlri in batch if nlri not in self._own_prefixes]
             if not nlris:
                 return
-        self._count_uses(gone, come, len(nlris))
+        self.ways.count(gone, come, len(nlris))
         if was == now:
             return
         if now is None:
@@ -1086,50 +1009,17 @@ class Rib:
         else:
             self.fib.want_many(nlris, now)
 
-    def _count_uses(self, gone: Iterable[NextHop], come: Iterable[NextHop], count: int) -> None:
-        """Count the kernel routes that no longer go by some next hops, and those that now do."""
-        stirred: dict[IPAddress, None] = {}  # of next hops that are used now and were not, or the other way round
-        for hop in come:
-            if hop not in self._uses:
-                stirred[hop.address] = None
-            self._uses[hop] += count
-        for hop in gone:
-            self._uses[hop] -= count
-            if not self._uses[hop]:
-                del self._uses[hop]
-                stirred[hop.address] = None
-        for address in stirred:
-            self._want_next_hop(address)
-
     # ── next hops ────────────────────────────────────────────────────────────
-
-    def _hop(self, address: IPAddress, *, is_single_hop: bool) -> NextHop:
-        key = (address, is_single_hop)
-        hop = self._hops.get(key)
-        if hop is None:
-            hop = self._hops[key] = NextHop(*key)
-            for prefix in hop.prefixes:
-                self._covers.setdefault(prefix, {})[hop] = None
-            self._resolver.resolve(hop)
-        return hop
 
     def _forget_hops(self) -> None:
         """Forget the next hops that no path has any more."""
-        self._has_idle_hops = False
         live = {path.next_hop for rib_in in self._ins.values() for path in set(rib_in.table.values())}
         live.update(path.next_hop for rib_in in self._ins.values() for path in rib_in.paths.values())
         live.update(path.next_hop for selection in set(self._selected.values()) for path in selection.multipath)
-        for key, hop in list(self._hops.items()):
-            if hop not in live:
-                del self._hops[key]
-                self._in_doubt.pop(hop, None)
-                for prefix in hop.prefixes:
-                    del self._covers[prefix][hop]
-                    if not self._covers[prefix]:
-                        del self._covers[prefix]
+        self.ways.keep(live)
 
     def _own_route(self, prefix: Nlri) -> OwnRoute | None:
-        """Tell the resolver what we have selected for a prefix, and what we could."""
+        """Return what we have selected for a prefix, and what we could; None where we know nothing of it."""
         if prefix not in self._candidates and prefix not in self._selected:
             return None
         paths = _as_tuple(self._candidates.get(prefix))
@@ -1142,72 +1032,20 @@ class Rib:
             return OwnRoute(None, None, possible)
         return OwnRoute(selection.target, selection.best.next_hop, possible)
 
-    def _doubt_below(self, prefix: Nlri) -> None:
-        hops = self._covers.get(prefix)
-        if hops:
-            self._in_doubt.update(hops)
-            self._is_recursion_in_doubt = True
-
-    def _resolve(self) -> None:
-        """Re-resolve what is in doubt; prefixes are marked only where reachability or cost changed.
-
-        Rule 2 of `nexthop` makes chains acyclic once candidates and selections agree; until `work`
-        has made them agree a round may go in circles, so it is bounded and the rest waits.
-        """
-        if self._is_recursion_in_doubt:
-            self._is_recursion_in_doubt = False
-            for hop in self._hops.values():
-                if not hop.is_single_hop and any(prefix in self._candidates for prefix in hop.prefixes):
-                    self._in_doubt[hop] = None
-        moved: set[NextHop] = set()
-        rounds = 4 * len(self._hops) + 16
-        while self._in_doubt and rounds:
-            rounds -= 1
-            hop = next(iter(self._in_doubt))
-            del self._in_doubt[hop]
-            before = hop.resolution
-            if self._resolver.resolve(hop):
-                self._in_doubt.update((other, None) for other in self._hops.values() if other.via is hop)
-                self._want_next_hop(hop.address)
-                if before is None or hop.resolution is None or before.cost != hop.resolution.cost:
-                    moved.add(hop)
-        if moved:
-            self._mark_users(moved)
-
     def _mark_users(self, moved: set[NextHop]) -> None:
+        """Decide again where a path has one of these next hops."""
+        if not moved:
+            return
         self._decided.clear()
         for rib_in in self._ins.values():
             paths = {path for path in set(rib_in.table.values()) if path.next_hop in moved}
             if paths:
                 self._dirty.update((prefix_of(nlri), None) for nlri, path in rib_in.table.items() if path in paths)
 
-    def _want_next_hop(self, address: IPAddress) -> None:
-        """Want the kernel object of a next hop in use to be what it resolves to; lost, it stays until unused.
-
-        Where single-hop eBGP and the rest both use it, and differ on the way, the former decides.
-        """
-        hops = (self._hops.get((address, is_single_hop)) for is_single_hop in (True, False))
-        used = [hop for hop in hops if hop is not None and hop in self._uses]
-        if not used:
-            if address in self.next_hops.wanted:
-                self.next_hops.want(address, None)
-            return
-        resolution = next((hop.resolution for hop in used if hop.resolution is not None), None)
-        if resolution is not None and self.next_hops.wanted.get(address) != resolution:
-            self.next_hops.want(address, resolution)
-
     def _take_own_addresses(self) -> None:
-        """Know the addresses that our sessions use: where the kernel is off nobody else tells them."""
         peers = [rib_in.peer for rib_in in self._ins.values()]
         own = {peer.local_address for peer in peers if peer.local_address is not None}
-        own.update(address for peer in peers for _, address in peer.next_hops)
-        for address in own ^ self._resolver.own_addresses:
-            for is_single_hop in (False, True):
-                hop = self._hops.get((address, is_single_hop))
-                if hop is not None:
-                    self._in_doubt[hop] = None
-                    self._is_recursion_in_doubt = True
-        self._resolver.own_addresses = own
+        self.ways.know_own(own.union(address for peer in peers for _, address in peer.next_hops))
 
     # ── groups ───────────────────────────────────────────────────────────────
 
@@ -1256,7 +1094,7 @@ class Rib:
         member = rib_in.member
         if member is None or not rib_in.peer.is_external or rib_in.peer.next_hop != "auto":
             return
-        self._move(member, replace(member.group.view, shared_subnet=self._hosts.connected_subnet(rib_in.peer.address)))
+        self._move(member, replace(member.group.view, shared_subnet=self.host.connected_subnet(rib_in.peer.address)))
 
     def _move(self, member: Member, view: View) -> None:
         old = member.group

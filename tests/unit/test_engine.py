@@ -1280,10 +1280,10 @@ def test_the_interface_towards_an_address_is_that_of_its_route() -> None:
     """For explain; None where there is no route, or its link has no name that is known."""
     world = World(Engine(configured(), (), lambda: 0.5))
     world.boot({})
-    assert world.engine.rib.interface_towards(HOP) is None
+    assert world.engine.rib.ways.interface_towards(HOP) is None
     world.engine.handle(LinkNamesRead({2: "eth0"}), world.now)
-    assert world.engine.rib.interface_towards(HOP) == "eth0"
-    assert world.engine.rib.interface_towards(ipaddress.ip_address("198.51.100.1")) is None
+    assert world.engine.rib.ways.interface_towards(HOP) == "eth0"
+    assert world.engine.rib.ways.interface_towards(ipaddress.ip_address("198.51.100.1")) is None
 
 
 def test_what_masquerades_is_the_address_of_the_link_in_the_subnet_of_the_next_hop() -> None:
@@ -1307,7 +1307,9 @@ def test_what_masquerades_is_the_address_of_the_link_in_the_subnet_of_the_next_h
     world.engine.handle(HostRoutesChanged(routes, ()), world.now)
 
     def used(destination: str, *own: str) -> str:
-        found = world.engine.rib.masquerade_of(ipaddress.ip_address(destination), [*map(ipaddress.ip_address, own)])
+        found = world.engine.rib.ways.masquerade_of(
+            ipaddress.ip_address(destination), [*map(ipaddress.ip_address, own)]
+        )
         return str(found)
 
     both = ("192.0.2.1", "198.18.0.1", "2001:db8::1")

@@ -130,5 +130,5 @@ def test_links_towards_peers_and_next_hops_are_told_by_number() -> None:
     made = World(external("e", "192.0.2.20"))
     made.hear("e", via("192.0.2.20", 65001), TRANSIT)
     made.work()
-    assert made.rib.links_towards(()) == {2}
-    assert made.rib.links_towards([ipaddress.ip_address("198.51.100.1")]) == {2}
+    assert made.rib.ways.links_towards(()) == {2}
+    assert made.rib.ways.links_towards([ipaddress.ip_address("198.51.100.1")]) == {2}

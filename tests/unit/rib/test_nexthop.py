@@ -223,7 +223,7 @@ def test_what_is_known_of_next_hops_is_forgotten_with_the_last_path() -> None:
     world.rib.peer_down(PeerName("a"), BOTH)
     world.rib.sweep(PeerName("a"), BOTH)
     world.work()
-    assert world.rib.next_hop_of(address("192.0.2.9")) == []
+    assert world.rib.ways.known(address("192.0.2.9")) == []
 
 
 # On our LAN, but this host has a route of its own to it: single-hop eBGP passes that over (rule 4), iBGP does not.
