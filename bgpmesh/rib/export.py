@@ -315,7 +315,6 @@ class Member:
     again: set[Nlri] = field(default_factory=set)  # of these, wanted even if nothing changed
     refreshing: set[Family] = field(default_factory=set)  # asked for again, once in step
     ending: list[Family] = field(default_factory=list)  # sent again; EoRR follows
-    owes_end_of_rib: bool = False
     was_told_all: bool = False  # End-of-RIB was sent
     is_refresh_enhanced: bool = False
 

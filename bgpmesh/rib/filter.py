@@ -51,6 +51,29 @@ class Answer:
     said: frozenset[str] = NOTHING
 
 
+class Filters:
+    """The filters that there are, and what sessions ask: those that filter alike share a chain."""
+
+    def __init__(self) -> None:
+        self._known: Mapping[str, Filter] = BUILT_IN
+        self._chains: dict[tuple[tuple[str, ...], Asn], Chain] = {}
+
+    def take(self, filters: Iterable[Filter]) -> set[str]:
+        """Take these beside those built in; returns the names that mean something else now."""
+        known = {**BUILT_IN, **{each.name: each for each in filters}}
+        changed = {name for name in known.keys() | self._known.keys() if known.get(name) != self._known.get(name)}
+        self._known = known
+        self._chains = {key: chain for key, chain in self._chains.items() if changed.isdisjoint(key[0])}
+        return changed
+
+    def chain(self, names: tuple[str, ...], asn: Asn) -> Chain:
+        """Return these filters in order; raises KeyError for a name that the configuration let through."""
+        chain = self._chains.get((names, asn))
+        if chain is None:
+            chain = self._chains[names, asn] = Chain([self._known[name] for name in names], asn)
+        return chain
+
+
 class Chain:
     """Filters in order; `asn` is whom `prepend = N` repeats. Of sessions that filter alike all share one."""
 

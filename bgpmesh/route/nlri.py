@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import enum
 import ipaddress
+from collections.abc import Sequence
 from typing import NewType
 
 Nlri = NewType("Nlri", bytes)
@@ -66,6 +67,14 @@ def family_of(nlri: Nlri) -> Family:
 def prefix_of(nlri: Nlri) -> Nlri:
     """Return the key of the prefix of which a key says a path, or that it is."""
     return Nlri(nlri[PATH_ID_SIZE:]) if len(nlri) in PATH_WIDTHS else nlri
+
+
+def by_width(nlris: Sequence[Nlri]) -> list[Sequence[Nlri]]:
+    """Split keys by their width, so by family; one, as most often, is not copied."""
+    widths = set(map(len, nlris))
+    if len(widths) == 1:
+        return [nlris]
+    return [[nlri for nlri in nlris if len(nlri) == width] for width in sorted(widths)]
 
 
 def path_key(prefix: Nlri, path_id: int | None) -> Nlri:

@@ -418,16 +418,19 @@ def test_a_peer_that_refreshes_says_each_path_again() -> None:
 
 def test_numbers_of_paths_that_are_gone_are_forgotten() -> None:
     """An identifier is given once; those that their peer has no more are not kept for ever."""
-    numbers = Numbers()
-    first = numbers.of(NAME, b"1")
-    plain = numbers.of(NAME, b"")
-    for number in range(SPARE):
-        numbers.of(NAME, number.to_bytes(4, "big"))
-    assert numbers.are_many
-    numbers.keep([(NAME, b"1"), (NAME, b"")])
-    assert not numbers.are_many
-    assert (first, plain) == (numbers.of(NAME, b"1"), numbers.of(NAME, b""))
-    assert numbers.of(NAME, b"\0\0\0\0") == (SPARE + 3).to_bytes(4, "big")
+    world, attributes = World(RR), of(21)
+    world.hear_paths("rr", attributes, (1, P))
+    numbers, path = Numbers(world.rib._ins), world.rib._ins[NAME].table[keyed(1, P)]
+    first = numbers.of(path, [key(P)])
+    given = {first}
+    for number in range(2, SPARE + 3):
+        world.hear_paths("rr", attributes, (number, Q))
+        given.add(numbers.of(path, [key(Q)]))
+        world.lose_paths("rr", (number, Q))
+    assert len(given) == SPARE + 2
+    assert first == numbers.of(path, [key(P)])
+    world.hear_paths("rr", attributes, (2, Q))
+    assert numbers.of(path, [key(Q)]) not in given
 
 
 def test_each_of_several_is_the_last_choice_of_a_reflector_that_leaves_service() -> None:

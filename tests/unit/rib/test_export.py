@@ -285,7 +285,7 @@ def test_a_slow_peer_costs_prefixes_not_churn(monkeypatch: pytest.MonkeyPatch) -
     for med in range(200):
         world.hear("n1", changed(via("192.0.2.9"), med=med), P)
         world.take("c1")
-    (group,) = [g for g in world.rib._groups.values() if g.view.role is Role.CLIENT]
+    (group,) = [g for g in world.rib._groups.by_view.values() if g.view.role is Role.CLIENT]
     assert len(group._log) <= 11
     assert len(group.members[PeerName("c2")].dirty) <= 1
     assert world.take("c2") == [("192.0.2.9", [P])]
@@ -353,7 +353,7 @@ def test_a_refresh_that_is_overtaken_is_finished(monkeypatch: pytest.MonkeyPatch
     for med in range(5):
         world.rib.originate(key("10.3.0.0/16"), Blackhole(), advertise=True, attributes=PathAttributes(med=med))
         world.take("b")
-    (group,) = world.rib._groups.values()
+    (group,) = world.rib._groups.by_view.values()
     assert group.members[PeerName("a")].dirty, "it did not fall behind"
     rest = sorted(prefix for _, prefixes in world.take("a") for prefix in prefixes)
     heard = [nlri for batch in first if isinstance(batch, export.Batch) for nlri in batch.nlris]

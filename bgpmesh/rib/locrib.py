@@ -1,0 +1,254 @@
+"""What we believe of each prefix: the paths that there are of it, and what is selected among them.
+
+    insert, replace, remove   paths came or went; cheap, the prefixes are remembered
+    take_work, settle         decide about some of those, and say what is selected now in the place of what
+
+`candidates` holds for each prefix its one Path, or a tuple of them; a batch without competition is `dict.update`.
+Prefixes are worked on in runs of equal candidates, and the decision for one combination of candidates is remembered
+until something else that it depends on has changed. Of a peer that sends several paths of a prefix (RFC 7911) there is
+a Path for each attribute set, in the order of their identifiers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import cast
+
+from bgpmesh.delta import drop
+from bgpmesh.rib.decision import Path, Selection, decide, select
+from bgpmesh.rib.nexthop import NextHop, OwnRoute
+from bgpmesh.route.community import GRACEFUL_SHUTDOWN
+from bgpmesh.route.nlri import WIDTHS, Family, Nlri, by_width
+from bgpmesh.route.path import PeerName
+
+MEMO_ENTRIES = 20_000  # combinations of candidates whose decision is remembered
+WAITING = "waiting until this node is in sync"
+
+Candidates = Path | tuple[Path, ...]
+# Prefixes of one family, as keys, what was selected, and what is.
+Changed = tuple[Mapping[Nlri, object], Selection | None, Selection | None]
+
+
+class LocRib:
+    """The candidates of all prefixes, and the selections; `candidates` and `selected` are for others to read."""
+
+    def __init__(self, ecmp: int) -> None:
+        self.candidates: dict[Nlri, Candidates] = {}
+        self.selected: dict[Nlri, Selection] = {}
+        self._sizes: Counter[int] = Counter()
+        self._decided: dict[tuple[Path, ...], Selection | None] = {}
+        self._dirty: dict[Nlri, object] = {}
+        self._work: list[Nlri] = []  # what was dirty when the work on it began, last first
+        self._ecmp = ecmp
+        self._passed_on = 1  # how many paths of a prefix some peer takes, or took
+        self._is_deferring = False
+
+    # ── paths come and go ────────────────────────────────────────────────────
+
+    def insert(self, path: Path, batch: dict[Nlri, Path]) -> Mapping[Nlri, object]:
+        """Have a path, given with each prefix, in the place of whatever its peer had; returns what is new."""
+        candidates = self.candidates
+        present = set(map(candidates.get, batch))
+        after = cast("dict[object, Candidates]", {before: _with(before, path.peer, (path,)) for before in present})
+        if all(before is now for before, now in after.items()):
+            return {}  # said again
+        if len(after) == 1 and path in after.values():
+            candidates.update(batch)  # nobody else has these
+        else:
+            befores = list(map(candidates.get, batch))
+            candidates.update(zip(batch, map(after.__getitem__, befores), strict=True))
+        self._dirty.update(batch)
+        return batch
+
+    def replace(self, peer: PeerName, found: Iterable[tuple[Nlri, tuple[Path, ...]]]) -> Mapping[Nlri, object]:
+        """Have these paths of prefixes in the place of what their peer had; returns the prefixes where that is new."""
+        candidates = self.candidates
+        after: dict[tuple[Candidates | None, tuple[Path, ...]], Candidates | None] = {}
+        stirred: dict[Nlri, None] = {}
+        for nlri, paths in found:
+            pair = before, _ = candidates.get(nlri), paths
+            if pair not in after:
+                after[pair] = _with(before, peer, paths)
+            now = after[pair]
+            if now is before:
+                continue
+            if now is None:
+                del candidates[nlri]
+            else:
+                candidates[nlri] = now
+            stirred[nlri] = None
+        self._dirty.update(stirred)
+        return stirred
+
+    def remove(self, peer: PeerName | None, nlris: Sequence[Nlri]) -> Mapping[Nlri, object]:
+        """Have no path of a peer that had one of each prefix; returns them."""
+        candidates = self.candidates
+        befores = list(map(candidates.__getitem__, nlris))
+        after = {before: _with(before, peer, ()) for before in set(befores)}
+        if not any(after.values()):
+            drop(candidates, nlris)  # nobody else has these
+        else:
+            for nlri, before in zip(nlris, befores, strict=True):
+                left = after[before]
+                if left is None:
+                    del candidates[nlri]
+                else:
+                    candidates[nlri] = left
+        stirred = dict.fromkeys(nlris)
+        self._dirty.update(stirred)
+        return stirred
+
+    # ── decisions ────────────────────────────────────────────────────────────
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is anything to decide."""
+        return bool(self._dirty or self._work)
+
+    @property
+    def is_deferring(self) -> bool:
+        """Whether learnt paths are stored but not selected (RFC 4724 §4.1); local ones always are."""
+        return self._is_deferring
+
+    @is_deferring.setter
+    def is_deferring(self, value: bool) -> None:
+        if value != self._is_deferring:
+            self._is_deferring = value
+            self.decide_again(self.candidates)
+
+    def split_over(self, ecmp: int) -> bool:
+        """Select so many next hops at most, from the next decision on; tell whether that is new."""
+        is_new, self._ecmp = ecmp != self._ecmp, ecmp
+        return is_new
+
+    def pass_on(self, paths: int) -> None:
+        """Have as many paths of a prefix in their order as some peer takes."""
+        if paths > self._passed_on:
+            self._passed_on = paths
+            self.decide_again(self.candidates)
+
+    def decide_again(self, nlris: Iterable[Nlri]) -> None:
+        """Remember no decision; those about these prefixes may be others now."""
+        self._decided.clear()
+        self._dirty.update(dict.fromkeys(nlris))
+
+    def take_work(self, limit: int) -> list[Nlri]:
+        """Return up to `limit` prefixes about which there is to decide, in the order in which they came."""
+        if not self._work and self._dirty:
+            self._work = list(self._dirty)
+            self._work.reverse()
+            self._dirty.clear()
+        nlris = self._work[-limit:]
+        del self._work[-limit:]
+        nlris.reverse()
+        return nlris
+
+    def settle(self, nlris: list[Nlri]) -> Iterator[Changed]:
+        """Decide about prefixes; yields what is selected now, once it is."""
+        for candidates, alike in _runs(nlris, list(map(self.candidates.get, nlris))):
+            new = None if candidates is None else self._select(candidates)
+            if self.selected.keys().isdisjoint(alike):
+                olds: Iterable[tuple[Selection | None, list[Nlri]]] = ((None, alike),)
+            else:
+                olds = _groups(alike, list(map(self.selected.get, alike)))
+            for old, same in olds:
+                if old is not new:
+                    for part in by_width(same):
+                        self._sizes[len(part[0])] += ((new is not None) - (old is not None)) * len(part)
+                        yield self._put(part, new), old, new
+
+    def _put(self, nlris: Sequence[Nlri], new: Selection | None) -> Mapping[Nlri, object]:
+        if new is None:
+            drop(self.selected, nlris)
+            return dict.fromkeys(nlris)
+        batch = dict.fromkeys(nlris, new)
+        self.selected.update(batch)
+        return batch
+
+    def _is_ready(self, path: Path) -> bool:
+        return path.is_eligible and (path.source.is_local or not self._is_deferring)
+
+    def _select(self, candidates: Candidates) -> Selection | None:
+        if isinstance(candidates, Path):
+            return candidates.alone if self._is_ready(candidates) else None
+        if candidates in self._decided:
+            return self._decided[candidates]
+        if len(self._decided) > MEMO_ENTRIES:
+            self._decided.clear()
+        selection = select([path for path in candidates if self._is_ready(path)], self._ecmp, self._passed_on)
+        self._decided[candidates] = selection
+        return selection
+
+    # ── views ────────────────────────────────────────────────────────────────
+
+    def reasons(self, nlri: Nlri) -> dict[Path, str]:
+        """Return all paths of a prefix with the step that put each out or, for the best, that left it alone.
+
+        Of what may not be selected it is why not.
+        """
+        paths = _as_tuple(self.candidates.get(nlri))
+        ready = [path for path in paths if self._is_ready(path)]
+        reasons = {path: path.why_not or WAITING for path in paths}
+        if ready:
+            decision = decide(ready)
+            for path, step in {**decision.lost, decision.best: decision.won_by}.items():
+                is_leaving = step == "local-pref" and GRACEFUL_SHUTDOWN in path.attributes.communities
+                reasons[path] = f"{step} (graceful shutdown)" if is_leaving else step
+        return reasons
+
+    def size(self, family: Family) -> int:
+        """Count the prefixes of a family that have a selected path."""
+        return self._sizes[WIDTHS[family][0]]
+
+    def own_route(self, prefix: Nlri) -> OwnRoute | None:
+        """Return what is selected for a prefix, and what could be; None where we know nothing of it."""
+        if prefix not in self.candidates and prefix not in self.selected:
+            return None
+        paths = _as_tuple(self.candidates.get(prefix))
+        selection = self.selected.get(prefix)
+        possible: tuple[NextHop, ...] = ()
+        if not any(path.source.is_local for path in paths):
+            ways = (path for path in paths if not path.refusal and path.claims is None)
+            possible = tuple(path.next_hop for path in ways if path.next_hop is not None)
+        if selection is None:
+            return OwnRoute(None, None, possible)
+        return OwnRoute(selection.target, selection.best.next_hop, possible)
+
+
+def _as_tuple(candidates: Candidates | None) -> tuple[Path, ...]:
+    if candidates is None:
+        return ()
+    return (candidates,) if isinstance(candidates, Path) else candidates
+
+
+def _with(before: Candidates | None, peer: PeerName | None, mine: tuple[Path, ...]) -> Candidates | None:
+    """Return candidates with these paths in the place of whatever their peer had; the same where it had just these."""
+    paths = _as_tuple(before)
+    if mine == tuple(path for path in paths if path.source.peer == peer):
+        return before
+    now = (*(path for path in paths if path.source.peer != peer), *mine)
+    return now if len(now) > 1 else next(iter(now), None)
+
+
+def _runs(nlris: list[Nlri], found: list[Candidates | None]) -> Iterable[tuple[Candidates | None, list[Nlri]]]:
+    """Return prefixes by their candidates."""
+    if len(set(map(id, found))) == 1:
+        return ((found[0], nlris),)
+    alike: dict[Candidates | None, list[Nlri]] = {}
+    at = 0
+    for candidates, run in groupby(found):
+        start, at = at, at + len(list(run))
+        alike.setdefault(candidates, []).extend(nlris[start:at])
+    return alike.items()
+
+
+def _groups(nlris: list[Nlri], olds: list[Selection | None]) -> Iterable[tuple[Selection | None, list[Nlri]]]:
+    """Return prefixes by what is selected for them."""
+    if len(set(olds)) == 1:
+        return ((olds[0], nlris),)
+    parts: dict[Selection | None, list[Nlri]] = {}
+    for nlri, old in zip(nlris, olds, strict=True):
+        parts.setdefault(old, []).append(nlri)
+    return parts.items()
