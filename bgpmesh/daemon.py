@@ -64,7 +64,7 @@ from bgpmesh.journal.record import Journal
 from bgpmesh.keeper import Keeper
 from bgpmesh.kernel.chains import ChainsEdge
 from bgpmesh.kernel.conntrack import ConnectionsEdge
-from bgpmesh.kernel.fib import FibEdge
+from bgpmesh.kernel.fib import FibEdge, KernelOptions, uninstall
 from bgpmesh.kernel.links import LinksEdge
 from bgpmesh.kernel.stack import network_stack
 from bgpmesh.kernel.sysctls import HostSettings
@@ -78,7 +78,7 @@ from bgpmesh.pump import Pump
 from bgpmesh.revisions import Revisions
 from bgpmesh.rib.drain import Drain
 from bgpmesh.saved import Saved
-from bgpmesh.state import State
+from bgpmesh.state import Marks, State
 from bgpmesh.wire.speaker import Speaker
 
 # The lag of the loop is measured this often.
@@ -105,7 +105,9 @@ class Daemon:
         self.started_at = self.now()
         self._journal_asked, self._review_asked = asyncio.Event(), asyncio.Event()
         self.host = HostSettings()
-        self.saved = Saved(state, chosen.kept, network_stack())
+        kernel = configuration.kernel
+        self._marks = Marks(kernel.protocol, kernel.table) if kernel.enabled else None
+        self.saved = Saved(state, chosen.kept, network_stack(), self._marks)
         self.revisions = Revisions(chosen, self.saved, lambda: self.engine, self._configure)
         self.journal = Journal(
             Path(configuration.state.directory),
@@ -232,6 +234,7 @@ class Daemon:
 
     async def _begin(self) -> None:
         """Read the kernel back, and let the engine start with what is there."""
+        await self._clear_former_place()
         if self.saved.drain.drain is not Drain.NONE:
             self.engine.handle(self.saved.drain, self.now())
         if self.saved.floating:
@@ -249,6 +252,19 @@ class Daemon:
         # Not earlier, and the sessions start in the same turn: who calls an idle session is hung up on.
         self.speaker.accept()
         self.pump.turn()
+
+    async def _clear_former_place(self) -> None:
+        """Remove what is in the kernel under marks of an earlier `[kernel]`: nobody would know it as ours any more."""
+        former = self.saved.marked
+        if former is None or former == self._marks:
+            return
+        options = KernelOptions(protocol=former.protocol, table=former.table)
+        try:
+            removed = await asyncio.to_thread(uninstall, options)
+        except KernelError as error:
+            log.error("fib.former-left", protocol=former.protocol, table=former.table, reason=error.text)
+        else:
+            log.warning("fib.former-removed", protocol=former.protocol, table=former.table, objects_count=len(removed))
 
     async def _begin_chains(self) -> None:
         """Have chains and sets as they are wanted, or refused, before a link comes up or a route is written."""

@@ -16,7 +16,7 @@ from bgpmesh.restart import UNKNOWN, LastLife
 from bgpmesh.rib.drain import Drain
 from bgpmesh.route.nlri import IPAddress
 from bgpmesh.route.path import PeerName
-from bgpmesh.state import KeptConfig, State
+from bgpmesh.state import KeptConfig, Marks, State
 from bgpmesh.workload.endpoint import Endpoint
 from bgpmesh.workload.floating import FloatingIp
 
@@ -27,20 +27,22 @@ SAVE_AGAIN_S = 1.0
 class Saved:
     """The documents of one node, as they were read at first and as they were written last.
 
-    `kept` is the configuration in force, `network` the name of the network stack ("": it has none). `problems` tells
-    what cannot be kept on disk, by the document.
+    `kept` is the configuration in force, `network` the name of the network stack ("": it has none), `marks` are those
+    of our routes. `problems` tells what cannot be kept on disk, by the document.
     """
 
-    def __init__(self, state: State, kept: KeptConfig, network: str = "") -> None:
+    def __init__(self, state: State, kept: KeptConfig, network: str = "", marks: Marks | None = None) -> None:
         self.problems: dict[str, str] = {}
         self._state = state
-        self._kept, self._network = kept, network
+        self._kept, self._network, self._marks = kept, network, marks
         self._save_at = 0.0  # not before: the disk has refused
         peers, last, next_hops = state.peers(), state.last_life(network), state.next_hops()
+        marked = state.kernel()
         endpoints, floating, drain = state.endpoints(), state.floating_ips(), state.drain()
         unread = {
             "peers": peers.problem,
             "last_life": last.problem,
+            "kernel": marked.problem,
             "next_hops": next_hops.problem,
             "endpoints": endpoints.problem,
             "floating_ips": floating.problem,
@@ -53,6 +55,7 @@ class Saved:
         self.peers = None if peers.value is None else frozenset(map(PeerName, peers.value))
         self.last = last.value or UNKNOWN
         self._life: LastLife | None = None  # nothing of this life is written
+        self.marked = marked.value  # as routes of ours are until now; None: there are none, or nobody knows
         self.next_hops: frozenset[IPAddress] = frozenset(next_hops.value or ())
         self.has_endpoints = endpoints.value is not None  # or links have to tell them
         self.endpoints: Mapping[str, Endpoint] = {each.key: each for each in endpoints.value or ()}
@@ -73,6 +76,9 @@ class Saved:
         if life is not None and (life != self._life or "last_life" in failed):
             self._life = life
             self._note("last_life", state.save_last_life(self._network, life), now)
+        if self._marks != self.marked or "kernel" in failed:
+            self.marked = self._marks
+            self._note("kernel", state.save_kernel(self._marks), now)
         if (len(hops) and hops.wanted.keys() - self.next_hops) or "next_hops" in failed:
             self.next_hops = frozenset(hops.wanted) | frozenset(hops.actual)
             self._note("next_hops", state.save_next_hops(self.next_hops), now)

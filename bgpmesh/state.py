@@ -5,6 +5,7 @@
 | `peers`        | the peers whose paths this node holds, established or stale  | every configured peer is waited for  |
 | `last_life`    | the network stack, whether it had no route of ours there,    | without routes: a first boot; else   |
 |                | how many prefixes each program (`[process.*]`) announced     | each program's first word            |
+| `kernel`       | how our routes are marked: their protocol and table          | those of an earlier mark stay        |
 | `next_hops`    | the BGP next hops with a nexthop object in the kernel        | objects are recognised when used     |
 | `endpoints`    | the workloads attached here                                  | labels; the links' aliases have more |
 | `floating_ips` | the floating addresses that commands made here               | themselves; those of the file stay   |
@@ -33,7 +34,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from bgpmesh.errors import refused
 from bgpmesh.events import DrainChanged
@@ -43,7 +44,7 @@ from bgpmesh.route.nlri import IPAddress
 from bgpmesh.workload.endpoint import Endpoint
 from bgpmesh.workload.floating import FloatingIp, in_order
 
-DOCUMENTS = ("peers", "last_life", "next_hops", "endpoints", "floating_ips", "drain", "objects", "config")
+DOCUMENTS = ("peers", "last_life", "kernel", "next_hops", "endpoints", "floating_ips", "drain", "objects", "config")
 LOCK = "lock"
 
 T = TypeVar("T")
@@ -55,6 +56,13 @@ class Loaded(Generic[T]):
 
     value: T | None
     problem: str = ""
+
+
+class Marks(NamedTuple):
+    """How the routes of a daemon are known in the kernel."""
+
+    protocol: int
+    table: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +143,14 @@ class State:
         """Return what `save_last_life` kept, as it is to be seen in a network stack of this name ("": not known)."""
         return self._load("last_life", lambda kept: _last_life(kept, network))
 
+    def save_kernel(self, marks: Marks | None) -> str:
+        """Keep how routes are marked as ours; None: this node writes none."""
+        return self._save("kernel", marks and {"protocol": marks.protocol, "table": marks.table})
+
+    def kernel(self) -> Loaded[Marks]:
+        """Return the marks that `save_kernel` kept."""
+        return self._load("kernel", _marks)
+
     def save_next_hops(self, addresses: Iterable[IPAddress]) -> str:
         """Keep the BGP next hops that have an object in the kernel."""
         return self._save("next_hops", sorted(map(str, addresses)))
@@ -211,7 +227,7 @@ class State:
             return f"{target} cannot be written: {error.strerror}"
         return ""
 
-    def _load(self, name: str, parse: Callable[[object], T]) -> Loaded[T]:
+    def _load(self, name: str, parse: Callable[[object], T | None]) -> Loaded[T]:
         path = self._directory / f"{name}.json"
         try:
             document: object = json.loads(path.read_text(encoding="utf-8"))
@@ -275,11 +291,24 @@ def _row(value: object, width: int) -> list[object]:
     return row
 
 
+def _number(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{value!r:.40} is not a number")  # noqa: TRY004  the same
+    return value
+
+
+def _marks(value: object) -> Marks | None:
+    if value is None:
+        return None
+    marks = Marks(*(_number(_member(value, name)) for name in Marks._fields))
+    if marks.protocol not in range(5, 256):  # below are the kernel's own and those of `ip route`
+        raise ValueError(f"protocol {marks.protocol} is not ours")
+    return marks
+
+
 def _port(value: object) -> tuple[str, str, int]:
     name, protocol, number = _row(value, 3)
-    if not isinstance(number, int) or isinstance(number, bool):
-        raise ValueError(f"{number!r:.40} is not a number")  # noqa: TRY004  the same
-    return _text(name), _text(protocol), number
+    return _text(name), _text(protocol), _number(number)
 
 
 def _inode(value: object) -> tuple[int, int] | None:

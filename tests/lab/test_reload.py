@@ -11,7 +11,7 @@ from signal import SIGHUP, SIGKILL, SIGTERM
 import pytest
 
 from containerlab.lab import Lab
-from tests.lab.cluster import NODES, PATIENT, blocks, lab_of, text_of, without_node
+from tests.lab.cluster import NODES, PATIENT, PROTOCOL, blocks, lab_of, text_of, without_node
 from tests.lab.nodes import BLOCKS, CONFIG, Neighbour, Node, file_of, neighbour, pair, peer_of
 
 OTHER = "/run/bgpmesh/other.toml"
@@ -230,6 +230,25 @@ def test_reload_says_what_waits_for_a_restart_and_nothing_else(node: Node) -> No
     assert all("metric 32" in line for line in node.routes("10.244.1.0/26"))
     node.daemon.kill()
     node.command("uninstall", "--config", CONFIG, *moved, "--state", "/run/bgpmesh/moved-state")
+
+
+def test_a_restart_elsewhere_in_the_kernel_leaves_nothing_where_routes_were(node: Node) -> None:
+    """Under another protocol, in another table, and without any route."""
+    for kernel, table, left in (
+        ("protocol = 78\ntable = 100", "100", BLOCKS),
+        ("protocol = 78", "main", BLOCKS),
+        ("enabled = false", "main", set()),
+        ("", "main", BLOCKS),
+    ):
+        node.configure(GOOD.replace("[pool.default]", f"[kernel]\n{kernel}\n[pool.default]", 1))
+        node.start()
+        protocol = "78" if "78" in kernel else PROTOCOL
+        node.until(lambda p=protocol, left=left: node.lab.prefixes("n1", p) == left, f"{kernel}: {left}")  # type: ignore[misc]
+        other = PROTOCOL if protocol == "78" else "78"
+        assert node.lab.prefixes("n1", other) == set()
+        listed = {line.split()[1] for line in node.ip(f"route show table {table} proto {protocol}").splitlines()}
+        assert listed == {prefix for prefix in left if ":" not in prefix}
+        node.stop()
 
 
 # ── a mesh ───────────────────────────────────────────────────────────────────

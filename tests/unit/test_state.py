@@ -16,7 +16,7 @@ from bgpmesh.errors import ConfigError
 from bgpmesh.events import DrainChanged
 from bgpmesh.restart import LastLife
 from bgpmesh.rib.drain import Drain
-from bgpmesh.state import DOCUMENTS, KeptConfig, Loaded, State
+from bgpmesh.state import DOCUMENTS, KeptConfig, Loaded, Marks, State
 from bgpmesh.workload.endpoint import Endpoint
 from bgpmesh.workload.floating import FloatingIp
 
@@ -47,11 +47,12 @@ def state(tmp_path: Path) -> State:
 
 
 def test_every_document_comes_back_as_it_was_kept(state: State, tmp_path: Path) -> None:
-    """Round trip of all eight; `uninstall` knows each of them."""
+    """Round trip of all nine; `uninstall` knows each of them."""
     hops = (ipaddress.ip_address("192.0.2.1"), ipaddress.ip_address("2001:db8::1"))
     said = [
         state.save_peers(["n3", "n2"]),
         state.save_last_life("here", LIFE),
+        state.save_kernel(Marks(77, 254)),
         state.save_next_hops(hops),
         state.save_endpoints([WEB]),
         state.save_floating_ips(FLOATING),
@@ -59,10 +60,11 @@ def test_every_document_comes_back_as_it_was_kept(state: State, tmp_path: Path) 
         state.save_drain(DRAIN),
         state.save_config(CONFIG),
     ]
-    assert said == [""] * 8
+    assert said == [""] * 9
     assert {each.name for each in tmp_path.iterdir()} == {f"{name}.json" for name in DOCUMENTS}
     assert state.peers() == Loaded(("n2", "n3"))
     assert state.last_life("here") == Loaded(LIFE)
+    assert state.kernel() == Loaded(Marks(77, 254))
     assert state.next_hops() == Loaded(hops)
     assert state.endpoints() == Loaded((WEB,))
     assert state.floating_ips() == Loaded(FLOATING)
@@ -86,6 +88,16 @@ def test_a_life_that_is_garbled_is_not_known(state: State, tmp_path: Path, kept:
     read = state.last_life("here")
     assert read.value is None
     assert "garbled" in read.problem
+
+
+@pytest.mark.parametrize("kept", [7, {"protocol": 77}, {"protocol": "77", "table": 254}, {"protocol": 2, "table": 254}])
+def test_garbled_marks_are_nobodys(state: State, tmp_path: Path, kept: object) -> None:
+    """Routes are deleted by them; where no route is ours there are none, which is no problem."""
+    (tmp_path / "kernel.json").write_text(json.dumps({"kernel": kept}), encoding="utf-8")
+    read = state.kernel()
+    assert (read.value, "garbled" in read.problem) == (None, True)
+    assert state.save_kernel(None) == ""
+    assert state.kernel() == Loaded(None)
 
 
 ROW: dict[str, object] = {"external": "1.2.3.4", "workload": "a/b", "outbound": True}
