@@ -206,13 +206,16 @@ class AdjRibIn:
         """Return a family of which the peer announced more than it may, before filters, and the limit's name.
 
         Of several paths of a prefix each counts: a limit is there for what it costs to hold them. What is still stale
-        does not count: it may never say that again. None: it is within its limits.
+        does not count, as it may never say that again; but as much again as the limit at the most, or a peer that
+        restarts or begins a refresh time after time and comes to no end would have as much as it likes. None: it is
+        within its limits.
         """
         for family, limit, count, most, _ in self._limits():
             excess, widths, is_identity = count - most, WIDTHS[family], limit == MAX_IDENTITIES
-            if excess > 0 and excess > sum(
-                len(key) in widths and _is_identity(self.table[key]) is is_identity for key in self.stale
-            ):
+            if excess <= 0:
+                continue
+            of_family = (self.table[key] for key in self.stale if len(key) in widths)
+            if excess > min(most, sum(_is_identity(path) is is_identity for path in of_family)):
                 return family, limit
         return None
 

@@ -218,6 +218,20 @@ def test_what_a_restarted_peer_has_not_said_again_does_not_count() -> None:
     assert (Family.IPV4, "max_prefixes") == world.rib.is_over_limit(NAME)
 
 
+def test_a_peer_that_never_comes_to_an_end_holds_twice_its_limit_at_most() -> None:
+    """Restart after restart, and BoRR after BoRR, with other prefixes each time: staleness is no way around it."""
+    peer = replace(internal("a", 11), max_prefixes=2)
+    world = World(peer)
+    for number in range(3):
+        if number == 1:
+            world.rib.peer_down(NAME, BOTH)
+            world.up(peer, BOTH)
+        elif number == 2:
+            world.rib.mark_stale(NAME, Family.IPV4)
+        world.hear("a", via("192.0.2.9"), f"10.{number}.0.0/17", f"10.{number}.128.0/17")
+        assert world.rib.is_over_limit(NAME) == (None if number < 2 else (Family.IPV4, "max_prefixes"))
+
+
 def test_a_new_identity_judges_loops_anew() -> None:
     """After `configure` what was a loop may be none, and the other way round."""
     world = World(A)
