@@ -153,8 +153,26 @@ class Cluster:
 
     def reconfigure(self, name: str, configured: Configured) -> None:
         """Reload a node."""
-        self.nodes[name].configured = configured
-        self._tell(self.nodes[name], configured)
+        node = self.nodes[name]
+        before, node.configured = node.configured, configured
+        peers = {peer.name: peer for peer in configured.peers}
+        for end in node.ends.values():
+            was = next((peer for peer in before.peers if peer.name == end.peer), None)
+            if was is not None and end.peer in peers and peers[end.peer].has_same_session(was):
+                end.codec.configure(peers[end.peer])
+        self._tell(node, configured)
+
+    def become(self, name: str, configured: Configured | None) -> None:
+        """Have a node run with this configuration: it starts, is reloaded, or (None) stops for good."""
+        if configured is None:
+            if self.nodes[name].engine is not None:
+                self.stop(name)
+            del self.nodes[name]
+        elif name in self.nodes:
+            self.reconfigure(name, configured)
+        else:
+            self.nodes[name] = Node(name, configured)
+            self.start(name)
 
     def attach(self, name: str, endpoint: Endpoint) -> None:
         """Have a workload on a node, or the same with other labels."""
@@ -288,8 +306,11 @@ class Cluster:
                     self._close(end)
 
     def _dial(self, node: Node, name: PeerName) -> None:
-        other = self.nodes[str(name)]
-        mine = next(peer for peer in node.configured.peers if peer.name == name)
+        other = self.nodes.get(str(name))
+        mine = next((peer for peer in node.configured.peers if peer.name == name), None)
+        if other is None or mine is None:
+            self._tell(node, ConnectFailed(name, "nobody is there"))
+            return
         theirs = next((peer for peer in other.configured.peers if peer.name == node.name), None)
         if theirs is None and mine.local_address is not None:
             ranges = Ranges(other.configured.ranges, (peer.address for peer in other.configured.peers))
