@@ -6,18 +6,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from bgpmesh.events import Configured, Level
 from bgpmesh.notes import Notes
 from bgpmesh.peering.bfd import Watched
 from bgpmesh.peering.peer import Peer
 from bgpmesh.peering.ranges import PeerRange, Ranges, Refusals
+from bgpmesh.peering.session import Session, State
 from bgpmesh.route.nlri import IPAddress
 from bgpmesh.route.path import PeerName
 
 # Speakers who were here in this daemon's life and are remembered for that.
 MOST_MET = 4096
+# Who calls, and has not come to a session.
+_CALLING = (State.OPEN_SENT, State.OPEN_CONFIRM)
 
 
 class Callers:
@@ -68,6 +71,19 @@ class Callers:
         found = (self._by_address.find(name) for name in sorted(names))
         watched = (around.watching(address) for around, address in filter(None, found))
         return tuple(each for each in watched if each is not None)
+
+    def who_gives_way(
+        self, around: PeerRange, sessions: Iterable[Session], held: Collection[PeerName]
+    ) -> list[Session] | None:
+        """Return which sessions have to end to have room for one more speaker of a range; None: there is no room.
+
+        Who called first and has come to no session gives way, for RFC 4271 has it 4 minutes to say OPEN: callers who
+        never do keep nobody out, and who does has said it in a round trip.
+        """
+        speakers = [session for session in sessions if session.peer.of_range == around.name]
+        count = max(0, len(speakers) - around.limit + 1)
+        late = [each for each in speakers if each.state in _CALLING and each.peer.name not in held]
+        return late[:count] if len(late) >= count else None
 
     # ── who was here ─────────────────────────────────────────────────────────
 

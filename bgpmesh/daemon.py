@@ -10,7 +10,7 @@ Who feeds whom:
     packets.chains, packets.sets           ---------->  kernel.chains
     packets.leads.connections              ---------->  kernel.conntrack
     kernel.traffic                         ---------->  drain   --each step-->  pump
-    peers.watched                          ---------->  bfd_agent   --what it says-->  pump
+    peers.paths.watched                          ---------->  bfd_agent   --what it says-->  pump
     the configuration                      ---------->  helpers     --what they announce-->  pump
     control, the policy directory          ---------->  keeper  --disk, events-->  pump
     kernel.chains                          --counts-->  counters
@@ -144,7 +144,7 @@ class Daemon:
             drainer=self.drainer,
         )
         self.previews = Previews(self, self.connections)
-        self.bfd = BfdEdge(configuration.control.socket, self.engine.peers.bfd_wanted, report)
+        self.bfd = BfdEdge(configuration.control.socket, self.engine.peers.paths.wanted, report)
         self.helpers = Helpers(
             {"BGPMESH_NODE": self.node, "BGPMESH_SOCKET": configuration.control.socket},
             report,
@@ -409,7 +409,7 @@ class Daemon:
         reasons += views.unmade(engine)
         reasons += self.keeper.problems()
         if not peers.is_in_sync:
-            waiting = "; ".join(f"{name}: {why}" for name, why in peers.waiting_for().items())
+            waiting = "; ".join(f"{name}: {why}" for name, why in peers.restart.reasons().items())
             reasons.append(f"not in sync after a restart: waiting for {waiting}" if waiting else "starting")
         reasons += [*self.speaker.problems.values(), *self.bfd.problems]
         if out := views.out_of_service(engine):

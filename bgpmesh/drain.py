@@ -111,7 +111,7 @@ class Drainer:
             self._to(DrainChanged(Drain.UNDRAINING))
             limit_s = self._engine.configured.restart_deferral + SETTLE_S
             await self._pump.until(lambda: self._state is not Drain.UNDRAINING, limit_s)
-        return {"state": self._state.value, "waiting_for": dict(self._engine.peers.waiting_for())}
+        return {"state": self._state.value, "waiting_for": dict(self._engine.peers.restart.reasons())}
 
     # ── what drives it ───────────────────────────────────────────────────────
 

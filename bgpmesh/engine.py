@@ -137,9 +137,9 @@ class Engine:
     @property
     def life(self) -> LastLife | None:
         """What the next life should know of this one; None while it is not known how this one begins."""
-        if not self.peers.is_booted:
+        if not self.peers.restart.is_booted:
             return None
-        fib, spoken, before = self.rib.fib, self.local.said, self.peers.announced
+        fib, spoken, before = self.rib.fib, self.local.said, self.peers.restart.announced
         counts = {name: max(len(spoken.by(name)), before.get(name, 0)) for name in self.configured.processes}
         # While the first is written, or the last deleted, either is true: the kernel then tells itself.
         return LastLife(not (fib.wanted and fib.actual), {name: count for name, count in counts.items() if count})
@@ -303,7 +303,7 @@ class Engine:
         self.local.routes_read()
         if event.repaired:
             self.notes.drifted(event.repaired, "found otherwise by a read-back", routes_count=event.repaired)
-        if not self.peers.is_booted:
+        if not self.peers.restart.is_booted:
             self.peers.boot(now, has_routes=bool(event.routes))
 
     def _host_routes_changed(self, event: HostRoutesChanged, _: float) -> None:
@@ -327,11 +327,13 @@ class Engine:
 
     def _process_spoke(self, event: ProcessSpoke, now: float) -> None:
         self.local.process_spoke(event)
-        self.peers.process_spoke(event, now)
+        self.peers.restart.process_spoke(event.process, event.nlris)
+        self.peers.check_sync(now)
 
     def _process_ended(self, event: ProcessEnded, now: float) -> None:
         self.local.process_ended(event)
-        self.peers.process_ended(event, now)
+        self.peers.restart.process_ended(event.process)
+        self.peers.check_sync(now)
 
     def _floating_kept(self, event: FloatingIpsKept, _: float) -> None:
         self.local.keep_floating(event.floating)
@@ -353,7 +355,7 @@ class Engine:
             self.packets.doubt()  # the same
 
     def _chains_read(self, event: ChainsRead, _: float) -> None:
-        self.packets.chains_read(event, is_start=not self.peers.is_booted)
+        self.packets.chains_read(event, is_start=not self.peers.restart.is_booted)
 
 
 def _to(kind: type[E], room: Callable[[E, float], None]) -> tuple[type[Event], Room]:

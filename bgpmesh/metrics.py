@@ -219,8 +219,8 @@ class Metrics:
         """Yield how the paths are that BFD watches, and what came that was no packet of theirs."""
         up: Counter[tuple[str, ...]] = Counter()
         peers = self._observed.engine.peers
-        for each in peers.watched:
-            report = peers.bfd.get(PeerName(each.name))
+        for each in peers.paths.watched:
+            report = peers.paths.reports.get(PeerName(each.name))
             up[(each.name,) if self._per_peer else ()] += report is not None and report.state == bfd.State.UP
         labels = ("peer",) if self._per_peer else ()
         yield _gauge("bfd_up", "1 if BFD sees the path to the peer", up, *labels)

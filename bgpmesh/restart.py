@@ -1,6 +1,10 @@
-"""Whom a restarted node waits for before it is in sync, and what ends the waiting (RFC 4724 §4.1).
+"""When this node is in sync: whom it waits for before, after a restart, and what ends the waiting (RFC 4724 §4.1).
 
-A peer that was listed when the node last ran is waited for until one of these:
+At the first read-back of the kernel (`boot`) it is known whether this node restarted: peers are on the list of those
+whose paths the node holds, or programs had announced something, *and* routes of ours are in the kernel, or it is known
+that there were none (`LastLife`). Then it sets the R bit, calls every listed peer at once, holds what it found, and
+selects among learnt paths, sweeps and sends End-of-RIB only once in sync. Own prefixes never wait. A peer that was
+listed is waited for until one of these:
 
  * it has said End-of-RIB for every family;
  * it owes none, and has been silent for a while: a second, or three where it restarts itself and may be waiting for us;
@@ -14,7 +18,8 @@ So is each program whose prefixes this node had announced (`[process.*]`), until
 or has ended: what peers hold of an earlier life as stale goes with our End-of-RIB. Where it is not known how many
 there were, each program is waited for until its first word.
 
-All of it ends at the limit, `restart_deferral` seconds after the start.
+All of it ends at the limit, `restart_deferral` seconds after the start. A node that returns into service waits in the
+same way for everybody, and is in sync meanwhile.
 """
 
 from __future__ import annotations
@@ -22,9 +27,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from bgpmesh.agenda import NEVER
+from bgpmesh.events import Configured, Level
+from bgpmesh.notes import Notes
 from bgpmesh.peering.message import Negotiated
 from bgpmesh.peering.peer import Peer
-from bgpmesh.peering.session import Session, State, restart_agreed
+from bgpmesh.peering.session import LocalRestart, Session, State, restart_agreed
 from bgpmesh.route.nlri import Family, Nlri
 from bgpmesh.route.path import PeerName
 
@@ -34,8 +42,6 @@ NO_ANSWER_S = 3.0
 QUIET_S = 1.0
 # The same for one that restarts itself (FRR says so for minutes after its start, and holds back its first UPDATE).
 RESTARTING_QUIET_S = 3.0
-
-NEVER = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,51 +76,88 @@ class _Wait:
     quiet_s: float = NEVER  # so long without an UPDATE stands for the End-of-RIB that it owes
 
 
-class Awaited:
-    """The listed peers that keep this node from being in sync; `sessions` are this node's, as they are at any time.
+class Restart:
+    """Whether this node is in sync, and who keeps it from that; `sessions` are this node's, as they are at any time.
 
-    Whoever is not awaited may be spoken of all the same: nothing happens.
+    `listed` are the peers whose paths the node held when it last ran, None where that is not known; `last` is what else
+    is known of then. Whoever is not awaited may be spoken of all the same: nothing happens.
     """
 
-    def __init__(self, sessions: Mapping[PeerName, Session]) -> None:
-        self.limit = NEVER  # the second at which all waiting ends
+    def __init__(
+        self,
+        listed: frozenset[PeerName] | None,
+        last: LastLife,
+        sessions: Mapping[PeerName, Session],
+        notes: Notes,
+    ) -> None:
+        self.local = LocalRestart()
+        self.is_in_sync = False
+        self.is_returning = False  # into service: in sync, and waiting all the same
+        self._listed, self._last = listed, last
         self._sessions = sessions
-        self._processes: dict[str, _Words] = {}
+        self._notes = notes
+        self._booted_at: float | None = None
+        self._limit = NEVER  # the second at which all waiting ends
         self._waits: dict[PeerName, _Wait] = {}
         self._ranges: tuple[PeerName, ...] = ()  # whose speakers, and how many, nobody knows
+        self._processes: dict[str, _Words] = {}
+
+    @property
+    def is_booted(self) -> bool:
+        """Whether the kernel was read back, and so whether sessions have begun."""
+        return self._booted_at is not None
 
     @property
     def names(self) -> Collection[PeerName]:
         """The peers that are waited for (to read)."""
         return self._waits.keys()
 
-    def add(self, name: PeerName, now: float) -> None:
-        """Wait for a peer from its beginning."""
-        self._waits[name] = _Wait(now)
-
-    def add_ranges(self, names: tuple[PeerName, ...]) -> None:
-        """Wait until the limit for speakers of these ranges, of whom it is not known who they were."""
-        self._ranges = names
-
-    def add_processes(self, counts: Mapping[str, int]) -> None:
-        """Wait for programs that had announced so many prefixes each."""
-        self._processes |= {name: _Words(count) for name, count in counts.items() if count}
-
     @property
     def announced(self) -> dict[str, int]:
         """How many prefixes programs had announced that are still waited for."""
         return {name: words.count for name, words in self._processes.items()}
 
-    def process_spoke(self, name: str, nlris: Iterable[Nlri]) -> None:
-        """Note of which prefixes a program speaks, whatever it says; the last one owed ends the waiting."""
-        if (words := self._processes.get(name)) is not None:
-            words.spoken.update(nlris)
-            if len(words.spoken) >= words.count:
-                del self._processes[name]
+    def boot(
+        self, configured: Configured, ranges: tuple[PeerName, ...], now: float, *, has_routes: bool, is_closed: bool
+    ) -> frozenset[PeerName] | None:
+        """Know the kernel; return whose paths are held where this is a restart, None where it is a first boot.
 
-    def process_ended(self, name: str) -> None:
-        """Wait no longer for a program that has ended."""
-        self._processes.pop(name, None)
+        Speakers of ranges are waited for where it is not known who they were. A closed node waits for nobody.
+        """
+        self._booted_at = now
+        routes_are_known = has_routes or self._last.is_bare
+        is_unknown = self._listed is None and routes_are_known
+        listed = frozenset(self._sessions) if is_unknown else (self._listed or frozenset())
+        ranges = ranges if is_unknown else ()
+        counts = dict.fromkeys(configured.processes, 1) if self._last.announced is None else self._last.announced
+        announced = {name: count for name in configured.processes if (count := counts.get(name, 0))}
+        had_spoken = self._last.announced is not None and bool(announced)
+        is_restart = bool(listed or ranges or had_spoken) and (routes_are_known or not configured.kernel_enabled)
+        self.local.is_forwarding_kept = is_restart or not configured.kernel_enabled
+        if is_restart and not is_closed:
+            self.local.is_restarting = True
+            self._limit = now + configured.restart_deferral
+            self._ranges = ranges
+            self._processes = {name: _Words(count) for name, count in announced.items()}
+        return listed if is_restart else None
+
+    def begin(self, names: Iterable[PeerName], now: float) -> None:
+        """Wait for these peers, as a restart."""
+        for name in names:
+            self.add(name, now)
+        self._notes.add("restart.began", peer=",".join(self.names) or None)
+
+    def begin_return(self, configured: Configured, ranges: tuple[PeerName, ...], now: float) -> None:
+        """Wait for what everybody has to say, as after a restart: nobody has a session yet."""
+        self.is_returning = True
+        self._limit = min(self._limit, now + configured.restart_deferral)
+        self._ranges = ranges
+        for name in self._sessions:
+            self.add(name, now)
+
+    def add(self, name: PeerName, now: float) -> None:
+        """Wait for a peer from its beginning."""
+        self._waits[name] = _Wait(now)
 
     def discard(self, name: PeerName) -> None:
         """Wait no longer for a peer that is not to be heard."""
@@ -140,16 +183,47 @@ class Awaited:
                 if not wait.missing:
                     wait.quiet_s = 0.0
 
-    def is_waiting(self, now: float, unheard: Collection[int]) -> bool:
-        """Tell whether there is anybody to wait for; not by the silence of connections whose input is `unheard`."""
+    def process_spoke(self, name: str, nlris: Iterable[Nlri]) -> None:
+        """Note of which prefixes a program speaks, whatever it says; the last one owed ends the waiting."""
+        if (words := self._processes.get(name)) is not None:
+            words.spoken.update(nlris)
+            if len(words.spoken) >= words.count:
+                del self._processes[name]
+
+    def process_ended(self, name: str) -> None:
+        """Wait no longer for a program that has ended."""
+        self._processes.pop(name, None)
+
+    def ends(self, now: float, unheard: Collection[int] = ()) -> bool:
+        """Tell whether the waiting is over with this: this node is in sync from now on, and nobody is awaited.
+
+        The silence of connections whose input is `unheard` does not count.
+        """
+        if self._booted_at is None or (self.is_in_sync and not self.is_returning) or self._is_waiting(now, unheard):
+            return False
+        if left := {name: reason for name, reason in self.reasons().items() if name in self._waits}:
+            name = "drain.gave-up-waiting" if self.is_in_sync else "restart.gave-up-waiting"
+            self._notes.add(name, Level.WARNING, peer=",".join(left), reason=str(left))
+        if self.local.is_restarting:
+            self._notes.add("restart.in-sync", waited_s=now - self._booted_at)
+        self._waits.clear()
+        self._ranges = ()
+        self._processes.clear()
+        self._limit, self.is_returning = NEVER, False
+        self.is_in_sync, self.local.is_restarting = True, False
+        return True
+
+    def _is_waiting(self, now: float, unheard: Collection[int]) -> bool:
         for name in [name for name, wait in self._waits.items() if self._until(name, wait) <= now]:
             if self._sessions[name].connection not in unheard:
                 del self._waits[name]
-        return bool(self._waits or self._ranges or self._processes) and now < self.limit
+        return bool(self._waits or self._ranges or self._processes) and now < self._limit
 
     def next_check(self) -> float:
-        """Return the second at which `is_waiting` may have another answer though nothing happens."""
-        return min([self.limit, *(self._until(name, wait) for name, wait in self._waits.items())])
+        """Return the second at which the waiting may end though nothing happens."""
+        if self._booted_at is None or (self.is_in_sync and not self.is_returning):
+            return NEVER
+        return min([self._limit, *(self._until(name, wait) for name, wait in self._waits.items())])
 
     def reasons(self) -> dict[PeerName, str]:
         """Return who is waited for, each with the reason."""
@@ -168,14 +242,6 @@ class Awaited:
             else:
                 reasons[name] = f"an UPDATE came less than {wait.quiet_s:g} s ago"
         return reasons
-
-    def give_up(self) -> dict[PeerName, str]:
-        """Wait for nobody any longer; return which peers are left, each with the reason."""
-        left = {name: reason for name, reason in self.reasons().items() if name in self._waits}
-        self._waits.clear()
-        self._ranges = ()
-        self._processes.clear()
-        return left
 
     def _until(self, name: PeerName, wait: _Wait) -> float:
         """Return the second at which a peer is not waited for any longer, as things stand."""

@@ -26,11 +26,14 @@ MAY_IMPORT: dict[str, set[str]] = {
 TOLD = set(MAY_IMPORT) | {"events", "notes"}
 # The rooms of the engine: sessions know nothing of packets, workloads nothing of either, and none knows the engine.
 MAY_IMPORT |= {
-    "restart": BASE | {"peering"},
+    "agenda": {"route"},
     "events": TOLD - {"events", "notes"},
     "notes": {"delta", "events"},
+    "restart": BASE | {"peering", "events", "notes", "agenda"},
+    "faults": {"route", "rib", "events", "notes"},
+    "paths": {"route", "peering", "events", "notes"},
     "callers": BASE | {"peering", "events", "notes"},
-    "peers": BASE | {"peering", "rib", "events", "notes", "restart", "callers"},
+    "peers": BASE | {"peering", "rib", "events", "notes", "agenda", "restart", "faults", "paths", "callers"},
     "flowspec": TOLD - {"workload", "rib", "delta"},
     "said": BASE | {"workload", "events"},
     "local": TOLD - {"peering"} | {"said"},

@@ -123,7 +123,7 @@ _OUT_OF_SERVICE = {
 def out_of_service(engine: Engine) -> str:
     """Return how far this node has left service, in words; "" where it has not."""
     words = _OUT_OF_SERVICE[engine.peers.drain.drain]
-    waiting = "; ".join(f"{name}: {why}" for name, why in engine.peers.waiting_for().items())
+    waiting = "; ".join(f"{name}: {why}" for name, why in engine.peers.restart.reasons().items())
     return f"{words}: waiting for {waiting}" if words and waiting and engine.peers.is_in_sync else words
 
 
@@ -186,15 +186,15 @@ def _near_limits(engine: Engine, name: PeerName) -> list[str]:
 
 def _bfd(engine: Engine, name: PeerName) -> str | None:
     """Return "up" or "down" of a path that BFD watches, None of another."""
-    if all(each.name != name for each in engine.peers.watched):
+    if all(each.name != name for each in engine.peers.paths.watched):
         return None
-    report = engine.peers.bfd.get(name)
+    report = engine.peers.paths.reports.get(name)
     return "up" if report is not None and report.state == bfd.State.UP else "down"
 
 
 def _bfd_in_full(engine: Engine, name: PeerName, now: float) -> JsonObject | None:
     """Return what is known of a path that BFD watches; None: nothing, or it is not watched."""
-    report = engine.peers.bfd.get(name)
+    report = engine.peers.paths.reports.get(name)
     if report is None:
         return None
     return {

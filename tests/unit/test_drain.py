@@ -86,12 +86,12 @@ def test_a_stopped_node_ends_its_sessions_with_a_word_after_the_withdrawal() -> 
     made.written()
     assert step(made, Drain.STOPPED, text="moving racks") == []
     assert made.told(N2) == ["-10.244.1.0/26", "-203.0.113.7/32"]
-    assert made.engine.peers.watched == (WATCHED,)
+    assert made.engine.peers.paths.watched == (WATCHED,)
     said = made.at(1.0)
     farewell = Notification.cease(Cease.ADMIN_SHUTDOWN, "moving racks")
     assert Send(made.of[N2], farewell) in said
     assert made.written() == [("10.244.2.0/26", None)]
-    assert not made.engine.peers.watched
+    assert not made.engine.peers.paths.watched
     assert not made.engine.peers.held
     assert {session.state for session in made.engine.peers.sessions.values()} == {State.IDLE}
     assert "moving racks" in made.engine.peers.sessions[N2].last_error
@@ -107,7 +107,7 @@ def test_a_reload_of_a_stopped_node_begins_no_session() -> None:
     made.at(1.0)
     made.engine.handle(configured(peer(2), peer(4), watched=(WATCHED,)), made.now)
     assert made.settle() == []
-    assert (made.engine.peers.is_closed, made.engine.peers.watched) == (True, ())
+    assert (made.engine.peers.is_closed, made.engine.peers.paths.watched) == (True, ())
 
 
 def test_back_in_service_a_node_is_the_last_choice_until_all_is_in_the_kernel() -> None:
@@ -122,7 +122,7 @@ def test_back_in_service_a_node_is_the_last_choice_until_all_is_in_the_kernel() 
     assert marked(made) == {"10.244.1.0/26": True, ANYCAST: True}
     made.announce(N2, "10.244.2.0/26")
     made.end_of_rib(N2)
-    assert made.engine.peers.waiting_for().keys() == {N3}
+    assert made.engine.peers.restart.reasons().keys() == {N3}
     made.at(4.1)
     assert at(made) is Drain.UNDRAINING, "the route is not written"
     made.written()
@@ -166,7 +166,7 @@ def test_a_restart_of_a_stopped_node_calls_nobody_and_sweeps() -> None:
     assert made.engine.peers.is_in_sync
     assert ("10.244.2.0/26", None) in made.written()
     assert made.engine.peers.held == frozenset()
-    assert made.engine.peers.watched == ()
+    assert made.engine.peers.paths.watched == ()
 
 
 def test_a_restart_of_a_drained_node_says_so_from_the_first_update_on() -> None:

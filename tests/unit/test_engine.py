@@ -40,6 +40,7 @@ from bgpmesh.events import (
     Stopping,
     TimerFired,
 )
+from bgpmesh.paths import LEAST_STAY_S
 from bgpmesh.peering import bfd
 from bgpmesh.peering.message import (
     Capabilities,
@@ -55,7 +56,6 @@ from bgpmesh.peering.message import (
 )
 from bgpmesh.peering.peer import Peer
 from bgpmesh.peering.session import Dial, Hangup, Send, State
-from bgpmesh.peers import LEAST_STAY_S
 from bgpmesh.policy.chains import ChainKey
 from bgpmesh.policy.iptables import Options
 from bgpmesh.policy.objects import read
@@ -413,7 +413,7 @@ def test_the_deferral_limit_ends_the_waiting() -> None:
     world.establish(N2, KEPT, hold_time=0)
     world.at(9.9)
     assert not world.engine.peers.is_in_sync
-    assert world.engine.peers.waiting_for() == {N2: "no End-of-RIB yet for ipv4"}
+    assert world.engine.peers.restart.reasons() == {N2: "no End-of-RIB yet for ipv4"}
     world.at(10.0)
     assert world.engine.peers.is_in_sync
 
@@ -969,9 +969,9 @@ def test_bfd_goes_on_where_a_restart_was_agreed_and_ends_elsewhere() -> None:
     world = watching()
     with_routes(world, N2)
     with_routes(world, N3, restart=None)
-    assert world.engine.peers.bfd_wanted() == (WATCHED, 120)
+    assert world.engine.peers.paths.wanted() == (WATCHED, 120)
     world.engine.handle(Stopping(), world.now)
-    assert world.engine.peers.bfd_wanted() == (WATCHED[:1], 120)
+    assert world.engine.peers.paths.wanted() == (WATCHED[:1], 120)
 
 
 def test_bfd_that_is_configured_anew_resets_no_session() -> None:
@@ -981,10 +981,10 @@ def test_bfd_that_is_configured_anew_resets_no_session() -> None:
     quicker = WATCHED[0]._replace(interval_ms=100)
     world.engine.handle(configured(watched=(quicker,)), world.now)
     assert world.settle() == []
-    assert world.engine.peers.watched == (quicker,)
+    assert world.engine.peers.paths.watched == (quicker,)
     world.engine.handle(configured(), world.now)
     assert report(world, N2, bfd.State.DOWN, is_failure=True) == []
-    assert not world.engine.peers.bfd
+    assert not world.engine.peers.paths.reports
 
 
 def test_a_reload_resets_only_the_session_that_changed() -> None:
@@ -1477,4 +1477,4 @@ def test_bfd_goes_on_for_as_long_as_peers_may_keep_our_routes(restart: int, long
     """Long-lived ones too: nobody else can tell them that the path has failed."""
     options = {"graceful_restart": restart, "long_lived_graceful_restart": long_lived}
     world = World(Engine(configured(peer(2, **options)), (), lambda: 0.5))
-    assert world.engine.peers.bfd_wanted()[1] == stay_s
+    assert world.engine.peers.paths.wanted()[1] == stay_s

@@ -89,9 +89,9 @@ def test_a_path_is_up_when_bfd_says_so(running: Running) -> None:
     text = Metrics(running, per_peer=True).render()
     assert (one(text, "bfd_up", peer="n2"), one(text, "bfd_up", peer="n3")) == (1, 0)
     assert one(Metrics(running, per_peer=False).render(), "bfd_up") == 1
-    running.engine.peers.bfd.clear()
+    running.engine.peers.paths.reports.clear()
     assert one(Metrics(running, per_peer=True).render(), "bfd_up", peer="n2") == 0
-    running.engine.peers.watched = ()
+    running.engine.peers.paths.watched = ()
     assert one(Metrics(running, per_peer=True).render(), "bfd_up", peer="n2") is None
     running.bfd.discarded["from too far away"] = 7
     assert one(Metrics(running, per_peer=True).render(), "bfd_discarded_total", reason="from too far away") == 7

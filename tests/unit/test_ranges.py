@@ -370,7 +370,7 @@ def test_bfd_watches_a_speaker_while_its_paths_are_held() -> None:
 
 def watched(world: World) -> list[Watched]:
     """Return the paths that BFD is to watch."""
-    return list(world.engine.peers.watched)
+    return list(world.engine.peers.paths.watched)
 
 
 # ── restarts ─────────────────────────────────────────────────────────────────
@@ -386,7 +386,7 @@ def restarted(listed: tuple[PeerName, ...] | None) -> World:
 def test_a_restart_waits_for_a_listed_speaker_until_the_limit() -> None:
     """It cannot be called, so it has all of `restart_deferral` to call; then what was its goes."""
     world = restarted((NAME,))
-    assert [each.name for each in world.engine.peers.watched] == [NAME]
+    assert [each.name for each in world.engine.peers.paths.watched] == [NAME]
     world.at(9.9)
     assert (world.engine.peers.is_in_sync, NAME in world.engine.peers.sessions) == (False, True)
     assert world.written() == []
@@ -414,6 +414,6 @@ def test_where_the_list_is_lost_speakers_have_until_the_limit() -> None:
     world.establish(PeerName("n2"), KEPT)
     world.end_of_rib(PeerName("n2"))
     assert not world.engine.peers.is_in_sync
-    assert world.engine.peers.waiting_for() == {"leaves": "it is not known who of them was here"}
+    assert world.engine.peers.restart.reasons() == {"leaves": "it is not known who of them was here"}
     world.at(10.0)
     assert world.engine.peers.is_in_sync

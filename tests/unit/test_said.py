@@ -235,7 +235,7 @@ def test_after_a_restart_the_end_of_rib_waits_until_each_program_has_spoken_or_e
     world = with_programs("p", "q", listed=(N2,))
     world.establish(N2, KEPT)
     world.end_of_rib(N2)
-    assert world.engine.peers.waiting_for() == {
+    assert world.engine.peers.restart.reasons() == {
         "process p": "it has said nothing yet",
         "process q": "it has said nothing yet",
     }
@@ -268,12 +268,12 @@ def test_a_program_is_waited_for_until_it_has_said_again_as_much_as_it_had_annou
     world.establish(N2, KEPT)
     world.end_of_rib(N2)
     speak_of(world, "p", ONE, ONE)
-    assert world.engine.peers.waiting_for() == {
+    assert world.engine.peers.restart.reasons() == {
         "process p": "1 of 2 prefixes are not said again yet",
         "process q": "it has said nothing yet",
     }
     speak_of(world, "q", TWO, is_withdrawal=True)
-    assert world.engine.peers.waiting_for().keys() == {"process p"}
+    assert world.engine.peers.restart.reasons().keys() == {"process p"}
     speak_of(world, "p", TWO)
     assert world.engine.peers.is_in_sync
     assert world.told(N2) == ["10.244.1.0/26", ONE, TWO, "EoR"]
@@ -301,7 +301,7 @@ def test_a_node_whose_program_had_announced_restarts(
     world.end_of_rib(N2)
     assert "EoR" not in world.told(N2)
     speak_of(world, "p", ONE)
-    assert world.engine.peers.waiting_for() == {}
+    assert world.engine.peers.restart.reasons() == {}
     assert world.told(N2) == [ONE, "EoR"]
 
 
