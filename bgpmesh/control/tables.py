@@ -379,6 +379,11 @@ def reload(result: object) -> str:
     return "\n".join([*lines, *(f"warning: {_words(each)}" for each in _list(result, "warnings"))])
 
 
+def confirmed(result: object) -> str:
+    """Return what is kept."""
+    return f"confirmed: {field(result, 'confirmed')}"
+
+
 def rollback(result: object) -> str:
     """Return to what it went back, or would go, and what that has done."""
     to, changes = _words(field(result, "to")), field(result, "changes")

@@ -416,6 +416,9 @@ def test_asking_imports_neither_asyncio_nor_the_core_nor_third_parties() -> None
     assert found.stdout.split() == [
         "bgpmesh",
         "bgpmesh.cli",
+        "bgpmesh.cli.asking",
+        "bgpmesh.cli.commands",
+        "bgpmesh.cli.own",
         "bgpmesh.control",
         "bgpmesh.control.client",
         "bgpmesh.control.tables",
