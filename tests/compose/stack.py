@@ -144,9 +144,9 @@ def docker() -> Iterator[Stack]:
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
-            for folder in _cgroups() - cgroups:
-                for inner, _, _ in os.walk(folder, topdown=False):  # a newer Docker's builder has one below
-                    Path(inner).rmdir()
+            end = time.monotonic() + 10
+            while _remove(_cgroups() - cgroups) and time.monotonic() < end:
+                time.sleep(0.3)
 
 
 def provide_images(stack: Stack) -> None:
@@ -154,6 +154,18 @@ def provide_images(stack: Stack) -> None:
     for name, make in ((BASE_IMAGE, _import_base), (PROMETHEUS_IMAGE, _import_prometheus)):
         if not stack.has_image(name) and not _pull(stack, name):
             make(stack)
+
+
+def _remove(folders: set[Path]) -> set[Path]:
+    """Remove control groups; return those in use, by what still ends or by another Docker of this machine."""
+    busy = set()
+    for folder in folders:
+        try:
+            for inner, _, _ in os.walk(folder, topdown=False):  # a newer Docker's builder has one below
+                Path(inner).rmdir()
+        except OSError:
+            busy.add(folder)
+    return busy
 
 
 def _answers(env: dict[str, str]) -> bool:

@@ -187,7 +187,7 @@ CODES: list[tuple[list[str], object, int]] = [
     (["trace", "203.0.113.0/24"], NOT_FOUND, 1),
     (["reload"], WRONG, 2),
     (["reload"], {"result": {"generation": 2, "warnings": []}}, 0),
-    (["workload", "add", "web", "--pid", "1"], WRONG, 2),
+    (["workload", "add", "web", "--netns", "f.json"], WRONG, 2),
     (["workload", "del", "web"], NOT_FOUND, 1),
     (["workload", "label", "web", "a=b"], NOT_FOUND, 1),
     (["workload", "list"], {"result": []}, 0),
