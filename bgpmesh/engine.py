@@ -311,7 +311,7 @@ class Engine:
         self.packets.host_routes_changed(event)
 
     def _links_named(self, event: LinkNamesRead, _: float) -> None:
-        self.rib.host.links_named(event.names, event.addresses)
+        self.rib.ways.links_named(event.names, event.addresses)
         self.packets.links_named()
 
     # ── workloads, and who is protected by that ──────────────────────────────

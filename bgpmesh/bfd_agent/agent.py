@@ -13,7 +13,7 @@ from heapq import heappop, heappush
 from time import monotonic
 
 from bgpmesh import __version__
-from bgpmesh.bfd_agent.sockets import draw, inode_of, receiving_socket, sending_socket, words
+from bgpmesh.bfd_agent.sockets import draw, inode_of, receiving_socket, sending_socket, sockaddr, words
 from bgpmesh.peering.bfd import (
     MULTIHOP_PORT,
     NEVER,
@@ -218,7 +218,8 @@ class Agent:
         if packet.your_discriminator:
             live = self._by_discriminator.get(packet.your_discriminator)
         else:
-            live = self._live.get((door.local, source))
+            _, percent, link = door.local.partition("%")  # a link-local address is bound to its link
+            live = self._live.get((door.local, source + percent + link))
         if live is None:
             raise DiscardedError("for no session")
         return live
@@ -255,7 +256,7 @@ class Agent:
             if (live.watched.local, port) not in self._doors:
                 continue  # who listens there may well be an agent that the peer has a session with
             try:
-                live.sock.sendto(data, (live.watched.remote, port))
+                live.sock.sendto(data, sockaddr(live.watched.remote, port))
             except OSError as error:  # no route, or a full queue: as if it were lost, and the detection time judges
                 self._discarded[f"not sent: {error.strerror}"] += 1
 
@@ -534,6 +535,12 @@ class Agent:
                 self._do(live, (), now)
 
 
+def _as_listed(family: int, text: str) -> str:
+    """Return an address as the kernel and Python write it, a link-local one with its link; raises OSError."""
+    host, percent, link = text.partition("%")
+    return socket.inet_ntop(family, socket.inet_pton(family, host)) + percent + link
+
+
 def checked(row: object) -> Watched:
     """Return what is to be watched, addresses as the kernel writes them; raises TypeError, ValueError or OSError."""
     if not isinstance(row, list) or len(row) != len(Watched._fields):
@@ -543,7 +550,7 @@ def checked(row: object) -> Watched:
         raise TypeError(f"{row!r:.80}: a name or an address is no text")
     family = socket.AF_INET6 if ":" in remote else socket.AF_INET
     try:
-        local, remote = (socket.inet_ntop(family, socket.inet_pton(family, text)) for text in (local, remote))
+        local, remote = (_as_listed(family, text) for text in (local, remote))
     except OSError as error:
         raise ValueError(f"{row!r:.80}: not two addresses of one family") from error
     limits = ((hops, 0, 255), (interval_ms, 1, 60_000), (multiplier, 1, 255))

@@ -34,11 +34,17 @@ def receiving_socket(local: str, port: int) -> socket.socket:
             sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
         except PermissionError:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-        sock.bind((local, port))
+        sock.bind(sockaddr(local, port))
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def sockaddr(address: str, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
+    """Return what the socket calls take; a link-local address carries its link. Raises OSError where that is gone."""
+    host, _, link = address.partition("%")
+    return (host, port, 0, socket.if_nametoindex(link)) if link else (host, port)
 
 
 def sending_socket(local: str, used: Collection[int]) -> tuple[socket.socket, int]:
@@ -55,7 +61,7 @@ def sending_socket(local: str, used: Collection[int]) -> tuple[socket.socket, in
             if port in used:
                 continue
             try:
-                sock.bind((local, port))
+                sock.bind(sockaddr(local, port))
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise

@@ -21,7 +21,7 @@ from bgpmesh.peering.mesh import (
 )
 from bgpmesh.peering.peer import Peer
 from bgpmesh.policy import selector
-from bgpmesh.route.nlri import IPAddress, IPNetwork, family_of_address
+from bgpmesh.route.nlri import IPAddress, IPNetwork, family_of_address, link_of
 from bgpmesh.workload.floating import FloatingIp, why_not_external
 from bgpmesh.workload.pool import Pool
 
@@ -198,6 +198,12 @@ def _check_neighbour(reader: Reader, peer: PeerOptions) -> None:
         for key, value in (("pods", [str(each) for each in peer.pods] or None), ("range_limit", _own_limit(peer))):
             if value is not None:
                 reader.refuse(f"{where}.{key}", value, "only with range")
+    if link_of(peer.address) != link_of(peer.source):
+        reason = f"address {peer.address} and our end have to be link-local addresses of one link"
+        reader.refuse(f"{where}.source", None if peer.source is None else str(peer.source), reason)
+    if link_of(peer.address) and max(peer.multihop, peer.ttl_security) > 1:
+        key, value = ("multihop", peer.multihop) if peer.multihop else ("ttl_security", peer.ttl_security)
+        reader.refuse(f"{where}.{key}", value, f"{peer.address} is one hop away")
     if peer.ttl_security and peer.multihop:
         reader.refuse(f"{where}.multihop", peer.multihop, "not together with ttl_security")
     _check_selector(reader, peer, where)

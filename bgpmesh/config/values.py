@@ -19,10 +19,10 @@ from bgpmesh.rib.aspath import Expression
 from bgpmesh.rib.rule import NextHopTerm, PrefixRange, Prepend
 from bgpmesh.route import community
 from bgpmesh.route.attributes import Asn
-from bgpmesh.route.nlri import ROUTED, Family, IPAddress, IPNetwork
+from bgpmesh.route.nlri import ROUTED, Family, IPAddress, IPNetwork, is_link_local, link_of
 from bgpmesh.workload.pool import Masquerade
 
-NOT_BUILT = "not built yet in this version"
+_LINK = re.compile(r"[^\s/%]{1,15}")  # IFNAMSIZ
 MOST_FLOWS = 10_000  # of one peer: every packet to an address that one is about walks them
 LONGEST_PASSWORD = 80  # octets: TCP_MD5SIG_MAXKEYLEN of the kernel
 
@@ -149,8 +149,13 @@ def _address(value: object, meta: Meta) -> IPAddress:
         raise BadValueError((value, f"not an IPv{meta['version']} address"))
     if address.is_multicast or (address.is_unspecified and not meta.get("unspecified")):
         raise BadValueError((value, "not the address of one host"))
-    if address.is_link_local and address.version == 6:
-        raise BadValueError((value, f"a session over a link-local address is {NOT_BUILT}"))
+    if is_link_local(address):
+        if not meta.get("link_local"):
+            raise BadValueError((value, "a link-local address, which is of one link only"))
+        if not _LINK.fullmatch(link_of(address)):
+            raise BadValueError((value, "a link-local address without its link, as in fe80::2%eth1"))
+    elif link_of(address):
+        raise BadValueError((value, "only a link-local address has a link"))
     return address
 
 

@@ -23,7 +23,7 @@ from bgpmesh.kernel.bursts import BURST_MESSAGES
 from bgpmesh.kernel.mirror import KernelOptions, Mirror
 from bgpmesh.kernel.netlink import Door, Refused
 from bgpmesh.kernel.routes import Hop, Nexthop, RouteReader, Shape
-from bgpmesh.route.nlri import IPAddress
+from bgpmesh.route.nlri import IPAddress, address_rank, is_link_local
 from bgpmesh.route.path import Blackhole, OnLink, Resolution, Target, Via
 
 _NEW = netlink.NLM_F_CREATE | netlink.NLM_F_EXCL
@@ -57,7 +57,7 @@ class NextHops:
         self._now = found
         for identifier, nexthop in found.objects().items():
             if identifier not in self._addresses and nexthop.hop and nexthop.hop.gateway:
-                address = ipaddress.ip_address(nexthop.hop.gateway)
+                address = self._address(nexthop.hop)
                 if routes.object_id(address) == identifier:
                     self._addresses[identifier] = address
 
@@ -99,7 +99,12 @@ class NextHops:
         if len(shape.hops) == 1 and not shape.hops[0].gateway:
             link = self._now.links.get(shape.hops[0].link)
             return OnLink(link.name) if link else Via(())
-        return Via(_in_order(ipaddress.ip_address(hop.gateway) for hop in shape.hops if hop.gateway))
+        return Via(_in_order(self._address(hop) for hop in shape.hops if hop.gateway))
+
+    def _address(self, hop: Hop) -> IPAddress:
+        """Return the BGP next hop that is its own gateway, a link-local one with its link."""
+        address, link = ipaddress.ip_address(hop.gateway), self._now.links.get(hop.link)
+        return ipaddress.ip_address(f"{address}%{link.name}") if is_link_local(address) and link else address
 
     def shape(self, target: Target) -> Shape | Missing:
         """Return the route that does it, making the group it needs; or what has to happen first."""
@@ -321,4 +326,4 @@ def _members(via: Via) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _in_order(addresses: Iterable[IPAddress]) -> tuple[IPAddress, ...]:
-    return tuple(sorted(addresses, key=lambda address: (address.version, int(address))))
+    return tuple(sorted(addresses, key=address_rank))

@@ -36,7 +36,7 @@ from bgpmesh.kernel.netlink import (
     number,
     walk,
 )
-from bgpmesh.route.nlri import IPAddress, Nlri
+from bgpmesh.route.nlri import IPAddress, Nlri, link_of
 from bgpmesh.route.path import Via
 
 # linux/rtnetlink.h
@@ -115,13 +115,18 @@ class Link:
 
 def object_id(address: IPAddress) -> int:
     """Return the id of a BGP next hop's object: the same in every life of the daemon."""
-    return _hashed(OBJECT_IDS, b"next hop", address.packed)
+    return _hashed(OBJECT_IDS, b"next hop", _octets(address))
 
 
 def group_id(via: Via) -> int:
     """Return the id of the group of these next hops, in whatever order they come."""
-    said = sorted(address.packed + (b"" if weight == 1 else bytes((weight - 1,))) for address, weight in via.shares)
+    said = sorted(_octets(address) + (b"" if weight == 1 else bytes((weight - 1,))) for address, weight in via.shares)
     return _hashed(GROUP_IDS, b"group", b"".join(said))
+
+
+def _octets(address: IPAddress) -> bytes:
+    """Return what no other next hop has: many links have an fe80::1."""
+    return address.packed + link_of(address).encode()
 
 
 def _hashed(ids: range, kind: bytes, value: bytes) -> int:

@@ -36,7 +36,7 @@ from bgpmesh.peering.bfd import Watched
 from bgpmesh.peering.peer import AddPath, FlowLimit, Owner, Peer, most_but_a_fifth
 from bgpmesh.peering.ranges import PeerRange
 from bgpmesh.route.attributes import Asn, RouterId
-from bgpmesh.route.nlri import ROUTED, Family, IPAddress, IPNetwork, family_of_address
+from bgpmesh.route.nlri import ROUTED, Family, IPAddress, IPNetwork, family_of_address, link_of
 from bgpmesh.route.path import PeerName, Role
 from bgpmesh.route.roles import ROLES
 
@@ -184,7 +184,12 @@ class PeerOptions:
 
     name: str
     address: IPAddress | None = field(  # None: it has a range
-        metadata={"help": "where it is called; or a range", "or": "range", "shown": '"192.0.2.254"'}
+        metadata={
+            "help": "where it is called; or a range",
+            "or": "range",
+            "link_local": True,
+            "shown": '"192.0.2.254"',
+        }
     )
     asn: Asn = field(metadata={"help": "its AS number", **_ASN, "shown": "65001"})
     range: IPNetwork | None = field(
@@ -222,7 +227,12 @@ class PeerOptions:
     )
     port: int = field(default=179, metadata={"help": "its TCP port", "range": PORT_RANGE})
     source: IPAddress | None = field(
-        default=None, metadata={"help": "our end, where it is not the node's address", "example": '"192.0.2.1"'}
+        default=None,
+        metadata={
+            "help": "our end, where it is not the node's address",
+            "link_local": True,
+            "example": '"192.0.2.1"',
+        },
     )
     password: Password | None = field(
         default=None, repr=False, metadata={"help": "TCP MD5 (RFC 2385), or:", "example": '"secret"'}
@@ -419,6 +429,8 @@ def _watched(peer: Peer, bfd: Bfd) -> Watched:
 
 def _hops(peer: Peer) -> int:
     """Return how far away a peer is at most, as its session says; 0: it does not, as inside of an AS."""
+    if link_of(peer.address):
+        return 1
     return peer.ttl_security or peer.multihop or int(peer.is_external)
 
 
@@ -550,6 +562,8 @@ def _next_hops(
     node: NodeOptions, families: tuple[Family, ...], source: IPAddress | None = None
 ) -> tuple[tuple[Family, IPAddress], ...]:
     """Return our own next hop of each family that has one; the source of the session goes before the node's."""
+    if link_of(source):  # the one address that is sure to be there (RFC 8950)
+        return tuple((family, source) for family in families if source is not None)
     found: list[tuple[Family, IPAddress]] = []
     for family in families:
         is_of_source = source is not None and family_of_address(source) is family
@@ -563,8 +577,8 @@ def _next_hops(
 
 def _listen_address(node: NodeOptions, local: IPAddress | None) -> IPAddress | None:
     """Return where the peer's calls are accepted: the `listen` of the same family, else our end of the session."""
-    if local is None:
-        return None
+    if local is None or link_of(local):
+        return local
     return next((address for address in node.listen if address.version == local.version), local)
 
 

@@ -17,7 +17,7 @@ from bgpmesh.rib.nexthop import NextHop
 from bgpmesh.route.attributes import PathAttributes, RouterId
 from bgpmesh.route.claim import Claims
 from bgpmesh.route.community import LLGR_STALE, bandwidth_of
-from bgpmesh.route.nlri import IPAddress
+from bgpmesh.route.nlri import IPAddress, address_rank
 from bgpmesh.route.path import PeerName, Source, Target, Via
 
 DEFAULT_LOCAL_PREF = 100
@@ -106,7 +106,7 @@ class Selection:
 Step = Callable[[Sequence[Path]], Sequence[Path]]
 
 
-def _lowest(key: Callable[[Path], int | str | tuple[int, int]]) -> Step:
+def _lowest(key: Callable[[Path], int | str | tuple[int, int, str]]) -> Step:
     def keep(paths: Sequence[Path]) -> list[Path]:
         ranks = list(map(key, paths))
         lowest = min(ranks)
@@ -120,10 +120,6 @@ def _lowest_med_per_neighbouring_as(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         lowest[path.neighbouring_as] = min(path.med, lowest.get(path.neighbouring_as, path.med))
     return [path for path in paths if path.med == lowest[path.neighbouring_as]]
-
-
-def _address_rank(address: IPAddress | None) -> tuple[int, int]:
-    return (0, 0) if address is None else (address.version, int(address))
 
 
 # The order of these tables *is* the decision process. What is still in after UP_TO_COST is equal for ECMP.
@@ -141,7 +137,7 @@ UP_TO_COST: tuple[tuple[str, Step], ...] = (
 TIE_BREAKS: tuple[tuple[str, Step], ...] = (
     ("router-id", _lowest(lambda p: p.router_id)),
     ("cluster-list-length", _lowest(lambda p: len(p.attributes.cluster_list))),
-    ("peer-address", _lowest(lambda p: _address_rank(p.source.address))),
+    ("peer-address", _lowest(lambda p: address_rank(p.source.address))),
     ("peer-name", _lowest(lambda p: p.peer or "")),  # two peers at one address, told apart by port
     ("path-id", lambda paths: paths[:1]),
 )
@@ -198,7 +194,7 @@ def select(paths: Sequence[Path], ecmp: int, passed_on: int = 1) -> Selection | 
             chosen.append(path)
     if len(chosen) == 1:
         return alone
-    next_hops = tuple(sorted(hops, key=_address_rank))
+    next_hops = tuple(sorted(hops, key=address_rank))
     via = Via(next_hops, _weights([hops[address] for address in next_hops]))
     return Selection(best, tuple(chosen), via, ranked)
 
@@ -216,7 +212,7 @@ def _in_order(decision: Decision) -> list[Path]:
     """Return the paths that are equal for ECMP, the best first."""
     best = decision.best
     return sorted(
-        decision.equal, key=lambda p: (p is not best, p.router_id, _address_rank(p.source.address), p.peer or "")
+        decision.equal, key=lambda p: (p is not best, p.router_id, address_rank(p.source.address), p.peer or "")
     )
 
 

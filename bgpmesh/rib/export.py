@@ -43,7 +43,7 @@ from bgpmesh.route import roles
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
 from bgpmesh.route.claim import without_claims
 from bgpmesh.route.community import GRACEFUL_SHUTDOWN, LLGR_STALE, NO_ADVERTISE, NO_EXPORT, NO_EXPORT_SUBCONFED
-from bgpmesh.route.nlri import Family, IPAddress, Nlri, family_of, host_nlri
+from bgpmesh.route.nlri import Family, IPAddress, Nlri, family_of, host_nlri, is_link_local
 from bgpmesh.route.nlri import contains as nlri_contains
 from bgpmesh.route.path import PeerName, Role, Source
 
@@ -230,6 +230,8 @@ def _next_hop(view: View, attributes: PathAttributes, family: Family, said: froz
         return ours
     if received is None or view.next_hop == "self":  # None: of a local path, but where a program names one
         return ours
+    if is_link_local(received):
+        return ours  # beyond its link it means nobody (RFC 2545 §2)
     if not view.is_external or view.next_hop == "keep":
         return received
     if view.shared_subnet is not None and nlri_contains(view.shared_subnet, host_nlri(received)):

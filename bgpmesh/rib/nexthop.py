@@ -9,6 +9,7 @@ Rules (RFC 4271 §5.1.3 and §9.1.2.1; the guards are ours):
  3. Never through a default route of ours; through blackhole, unreachable or prohibit there is no way on.
  4. The next hop of a single-hop eBGP path is on a connected subnet or nowhere.
  5. An address of this host is nobody's next hop.
+ 6. A link-local address is on the link that it names, while that has the subnet fe80::/64, or nowhere.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from bgpmesh.route.nlri import IPAddress, Nlri, host_nlri, prefix_text
+from bgpmesh.route.nlri import IPAddress, Nlri, host_nlri, is_link_local, link_of, prefix_text
 from bgpmesh.route.path import Blackhole, HostRoute, HostRouteKind, OnLink, Resolution, Target, Via
 
 OURS = (HostRouteKind.CONNECTED, HostRouteKind.LOCAL)  # prefixes that belong to this host itself
@@ -112,13 +113,19 @@ class HostRoutes:
         """Tell whether this host has the prefix connected, or as an address of its own."""
         return any(route.kind in OURS for route in self._routes.get(prefix, ()))
 
+    def kinds_on(self, prefix: Nlri, link: int | None) -> set[HostRouteKind]:
+        """Return what kinds of routes a prefix has on a link."""
+        return {route.kind for route in self._routes.get(prefix, ()) if route.link == link}
+
     def links_with(self, address: IPAddress) -> set[int]:
         """Return the numbers of the links that have this address as the host's own."""
         routes = self._routes.get(host_nlri(address), ())
         return {route.link for route in routes if route.kind is HostRouteKind.LOCAL}
 
     def connected_subnet(self, address: IPAddress) -> Nlri | None:
-        """Return the subnet of ours that an address lies in, None where there is none."""
+        """Return the subnet of ours that an address lies in, None where there is none; fe80::/64 is of many links."""
+        if is_link_local(address):
+            return None
         for prefix in covering(address):
             if prefix in self.best and self.best[prefix].kind is HostRouteKind.CONNECTED:
                 return prefix
@@ -171,11 +178,23 @@ class Resolver:
             host = self.hosts.best.get(next_hop.prefixes[0])
             is_ours = host is not None and host.kind is HostRouteKind.LOCAL
             return "it is an address of this host" if is_ours else Resolution(0, None, 0), None
-        if address.is_link_local:
-            return "a link-local address says no link", None
+        if is_link_local(address):
+            return self._on_link(next_hop), None
         if next_hop.is_single_hop:
             return self._connected(next_hop), None
         return self._longest_match(next_hop)
+
+    def _on_link(self, next_hop: NextHop) -> Resolution | str:
+        name = link_of(next_hop.address)
+        if not name:
+            return "a link-local address says no link"
+        number = next(iter(self.hosts.links_of((name,))), None)
+        kinds = {kind for prefix in next_hop.prefixes for kind in self.hosts.kinds_on(prefix, number)}
+        if HostRouteKind.LOCAL in kinds:
+            return "it is an address of this host"
+        if number is None or HostRouteKind.CONNECTED not in kinds:
+            return f"link {name} is down, or has no link-local address"
+        return Resolution(number, None, 0)
 
     def _connected(self, next_hop: NextHop) -> Resolution | str:
         for prefix in next_hop.prefixes:

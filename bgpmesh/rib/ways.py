@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Container, Iterable, Mapping
 
 from bgpmesh.delta import Delta
 from bgpmesh.rib.nexthop import HostRoutes, NextHop, OwnRoute, Resolver
-from bgpmesh.route.nlri import IPAddress, Nlri
+from bgpmesh.route.nlri import IPAddress, Nlri, link_of
 from bgpmesh.route.path import HostRoute, Resolution
 
 
@@ -79,6 +79,12 @@ class Ways:
             self._in_doubt.update(self._covers.get(prefix, {}))
         self.candidates_moved(changed)
         return changed
+
+    def links_named(self, names: Mapping[int, str], addresses: Mapping[IPAddress, frozenset[int]]) -> None:
+        """Know links by name, and before any route is known where the host's addresses are."""
+        if names != self.host.link_names:
+            self._in_doubt.update((hop, None) for hop in self._hops.values() if link_of(hop.address))
+        self.host.links_named(names, addresses)
 
     def candidates_moved(self, prefixes: Mapping[Nlri, object]) -> None:
         """Know that other routes of ours are possible here."""

@@ -92,6 +92,21 @@ def family_of_address(address: IPAddress) -> Family:
     return Family.IPV4 if address.version == 4 else Family.IPV6
 
 
+def link_of(address: IPAddress | None) -> str:
+    """Return the link that an IPv6 link-local address is of (RFC 4007): fe80::1%eth1 is of eth1; "": it says none."""
+    return (address.scope_id or "") if isinstance(address, ipaddress.IPv6Address) else ""
+
+
+def is_link_local(address: IPAddress) -> bool:
+    """Tell whether an address means nothing beyond its link; of IPv4 none does here."""
+    return address.version == 6 and address.is_link_local
+
+
+def address_rank(address: IPAddress | None) -> tuple[int, int, str]:
+    """Return what addresses are ordered by, the same link-local one of several links too."""
+    return (0, 0, "") if address is None else (address.version, int(address), link_of(address))
+
+
 def nlri_of(network: IPNetwork) -> Nlri:
     """Return the key of a network."""
     return Nlri(bytes((network.prefixlen,)) + network.network_address.packed)

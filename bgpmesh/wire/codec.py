@@ -46,7 +46,7 @@ from bgpmesh.peering.peer import Peer
 from bgpmesh.rib.export import Batch
 from bgpmesh.route.attributes import Asn, PathAttributes
 from bgpmesh.route.flow import Flow, FlowKey
-from bgpmesh.route.nlri import ROUTED, Family, Nlri
+from bgpmesh.route.nlri import ROUTED, Family, Nlri, link_of
 from bgpmesh.wire.fastpath import (
     EXTENDED_LENGTH,
     EXTENDED_SIZE,
@@ -99,7 +99,7 @@ _value_of = operator.attrgetter(*(field.name for field in dataclasses.fields(Pat
 # What distinguishes negotiation classes: four-octet AS numbers, an external session, the AS that must come
 # first. The tables are shared by all connections of a class and outlive them, so that a set keeps its
 # object over a flap.
-_TABLES: dict[tuple[bool, bool, Asn | None], Table] = {}
+_TABLES: dict[tuple[bool, bool, Asn | None, str], Table] = {}
 _ENCODED: dict[bool, dict[object, bytes]] = {True: {}, False: {}}  # by four-octet AS numbers
 
 
@@ -238,7 +238,7 @@ class Codec:
         self, families: frozenset[Family], with_path_ids: frozenset[Family], *, has_ipv6_next_hops: bool
     ) -> Context:
         """Return the context of the class that this session is of: what was decoded for one is for all of it."""
-        negotiation_class = (self._four_octet_asn, self._peer.is_external, self._first_asn)
+        negotiation_class = (self._four_octet_asn, self._peer.is_external, self._first_asn, link_of(self._peer.address))
         self._table = _TABLES.setdefault(negotiation_class, Table())
         return Context(families, self._table, self._intern, with_path_ids, self._longest_in, has_ipv6_next_hops)
 
@@ -330,7 +330,7 @@ class Codec:
         if not announced and not unread:
             self._check_without_routes(rest, fault)
             return Flows(None, (), tuple(withdrawn))
-        reading = Reading(self._opening.exabgp, is_external=self._peer.is_external, first_asn=self._first_asn)
+        reading = self._reading()
         try:
             if fault:
                 raise TreatAsWithdraw(fault)
@@ -361,12 +361,21 @@ class Codec:
         except TreatAsWithdraw as reason:
             raise PeerError(Code.UPDATE, 1, f"{reason}, and no prefix is announced (RFC 7606 §5.2)") from reason
 
+    def _reading(self) -> Reading:
+        peer = self._peer
+        return Reading(
+            self._opening.exabgp,
+            is_external=peer.is_external,
+            first_asn=self._first_asn,
+            link=link_of(peer.address),
+        )
+
     def _interned(self, next_hop: bytes, rest: bytes) -> Interned:
         return self._table.sets.get((next_hop, rest)) or self._intern(next_hop, rest)
 
     def _intern(self, next_hop: bytes, rest: bytes) -> Interned:
         """Decode a set of attribute bytes and remember it; raises PeerError for what resets the session."""
-        reading = Reading(self._opening.exabgp, is_external=self._peer.is_external, first_asn=self._first_asn)
+        reading = self._reading()
         try:
             interned = Interned(reading.read(next_hop, rest), reading.discarded, reading.problem)
         except TreatAsWithdraw as reason:

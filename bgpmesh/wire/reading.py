@@ -112,12 +112,14 @@ def refuse_unknown(items: Iterable[Item]) -> None:
 class Reading:
     """One set of attribute bytes being read, by the table of RFC 7606; afterwards what was discarded, and why."""
 
-    def __init__(self, negotiated: Any, *, is_external: bool, first_asn: Asn | None) -> None:
+    def __init__(self, negotiated: Any, *, is_external: bool, first_asn: Asn | None, link: str = "") -> None:
+        """`link` is that of a session between link-local addresses."""
         self.discarded = 0
         self.problem = ""
         self._negotiated = negotiated
         self._is_external = is_external
         self._first_asn = first_asn
+        self._link = link
         self._decoded = Attributes()  # what ExaBGP reads
         self._arrays: dict[int, bytes] = {}  # what we read
         self._other: list[tuple[int, int, bytes]] = []
@@ -233,8 +235,8 @@ class Reading:
         return PathAttributes(
             origin=Origin(decoded[ORIGIN].origin),
             as_path=self._as_path(),
-            next_hop=None if next_hop is None else _host(next_hop[:16]),
-            link_local=None if next_hop is None else _link_local(next_hop[16:]),
+            next_hop=None if next_hop is None else self._next_hop(next_hop),
+            link_local=None if next_hop is None or self._link else _link_local(next_hop[16:]),
             med=int(decoded[MED].med) if MED in decoded else None,
             local_pref=int(decoded[LOCAL_PREF].localpref) if LOCAL_PREF in decoded else None,
             atomic_aggregate=ATOMIC_AGGREGATE in decoded,
@@ -252,6 +254,12 @@ class Reading:
             large_communities=_large_communities(arrays.get(LARGE_COMMUNITIES, b"")),
             other=tuple(self._other),
         )
+
+    def _next_hop(self, packed: bytes) -> IPAddress:
+        """Return the first address; of those of a session over link-local ones that which is one, with its link."""
+        of_link = map(_link_local, (packed[16:], packed[:16])) if self._link and len(packed) >= 16 else ()
+        link_local = next(filter(None, of_link), None)
+        return _host(packed[:16]) if link_local is None else ipaddress.ip_address(f"{link_local}%{self._link}")
 
     def _as_path(self) -> AsPath:
         path = self._decoded.get(AS_PATH)

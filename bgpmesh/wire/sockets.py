@@ -121,7 +121,7 @@ def set_keys(sock: socket.socket, present: Keys, wanted: Keys) -> None:
 def _set_key(sock: socket.socket, of: IPAddress | IPNetwork, password: str) -> None:
     """Set the MD5 key of an address or of a prefix; "" takes it away (struct tcp_md5sig of linux/tcp.h)."""
     if isinstance(of, ipaddress.IPv4Address | ipaddress.IPv6Address):
-        md5(sock, str(of), 0, password, False)
+        md5(sock, str(of).partition("%")[0], 0, password, False)
         return
     first, key = of.network_address.packed, password.encode("ascii")
     place = (
@@ -139,6 +139,12 @@ def sockaddr(address: IPAddress, port: int) -> tuple[str, int] | tuple[str, int,
         return (str(address), port)
     scope = socket.if_nametoindex(address.scope_id) if address.scope_id else 0
     return (str(address).partition("%")[0], port, 0, scope)
+
+
+def address_of(place: tuple[str, int] | tuple[str, int, int, int]) -> IPAddress:
+    """Return the address that a socket call says; a link-local one with its link, or OSError where that is gone."""
+    scope = place[3] if len(place) == 4 else 0
+    return ipaddress.ip_address(f"{place[0]}%{socket.if_indextoname(scope)}" if scope else place[0])
 
 
 def words(error: Exception, local: IPAddress | None = None) -> str:

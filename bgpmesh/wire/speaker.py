@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
 import itertools
 import socket
 from collections import Counter, OrderedDict, deque
@@ -56,6 +55,7 @@ from bgpmesh.wire.fastpath import without_martians
 from bgpmesh.wire.sockets import (
     Keys,
     SocketError,
+    address_of,
     calling_socket,
     listening_socket,
     md5_counters,
@@ -428,7 +428,11 @@ class Speaker:
             self._shut(listener)
             self._note_problem(listener, words(error))
             return
-        address = ipaddress.ip_address(remote[0].partition("%")[0])
+        try:
+            address = address_of(remote)
+        except OSError:  # its link is gone
+            accepted.close()
+            return
         peer, around = listener.peers.get(address), self._ranges.around(address)
         if peer is None and around in listener.ranges:
             peer = around.speaker(address)
@@ -450,8 +454,7 @@ class Speaker:
     def _adopt(self, sock: socket.socket, peer: Peer, *, is_inbound: bool) -> None:
         """Make a connection of a socket that stands, and report it."""
         try:
-            local = ipaddress.ip_address(sock.getsockname()[0].partition("%")[0])
-            remote = ipaddress.ip_address(sock.getpeername()[0].partition("%")[0])
+            local, remote = address_of(sock.getsockname()), address_of(sock.getpeername())
         except OSError as error:  # gone again already
             sock.close()
             if not is_inbound:

@@ -321,6 +321,7 @@ protocol bgp session1 {{
   {"ttl security on;" if own.has_ttl_security else ""}
   {f"local role {own.role.replace('-', '_')};" if own.role else ""}
   {"passive on;" if own.is_passive else ""}
+  {"direct;" if "%" in own.neighbor else ""}
   {f'password "{own.password}";' if own.password else ""}
   hold time 9; connect retry time 2; connect delay time 1; error wait time 1, 4;
   {"enable extended messages on;" if own.is_extended else ""}

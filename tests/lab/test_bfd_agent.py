@@ -98,6 +98,17 @@ def test_two_agents_come_up(hops: int, is_single_hop: bool) -> None:
         assert listening == {*ports} - {*sources}
 
 
+def test_two_agents_come_up_between_link_local_addresses() -> None:
+    """The link is part of the address, and of what tells one session from another."""
+    with agents() as (lab, one, other):
+        for agent, node in ((one, "n1"), (other, "n2")):
+            own, far = ("1", "2") if node == "n1" else ("2", "1")
+            lab.exec(node, ["ip", "address", "add", f"fe80::{own}/64", "dev", "eth1", "nodad"])
+            agent.want((Watched("link", f"fe80::{own}%eth1", f"fe80:0::{far}%eth1", 1, 100, 3),))
+        for agent in (one, other):
+            agent.await_states(State.UP, "link")
+
+
 def test_a_path_that_is_silent_is_down_within_the_detection_time() -> None:
     """Both ends know within multiplier times interval and say why; both come up again when it is heard."""
     with agents() as (lab, one, other):

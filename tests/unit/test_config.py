@@ -11,6 +11,7 @@ from bgpmesh import config
 from bgpmesh.errors import ConfigError, Problem
 from bgpmesh.peering.mesh import Limit
 from bgpmesh.peering.peer import AddPath, FlowLimit
+from bgpmesh.route.nlri import Family
 from bgpmesh.workload.pool import Masquerade
 
 CONFIG_DIRECTORY = Path(__file__).parent.parent.parent / "config"
@@ -273,6 +274,11 @@ outbound = true
 
 COMMAND = 'not a program and its arguments: ["PROGRAM", "ARGUMENT", ..]'
 NO_ADDRESS = 'its name is not an IP address; write [floating_ip."ADDRESS"]'
+OF_ONE_LINK = "a link-local address, which is of one link only"
+NO_LINK = "a link-local address without its link, as in fe80::2%eth1"
+ON_LINK = "[peer.q]\nasn = 2\naddress = 'fe80::2%eth1'\n"
+NOT_OF_ONE = "only a link-local address has a link"
+OUR_END = "address fe80::2%eth1 and our end have to be link-local addresses of one link"
 MISTAKES = [  # (section, lines in it, key, value, reason)
     ("cluster", "hold_time = '9'", "cluster.hold_time", '"9"', "not a whole number"),
     ("cluster", "hold_time = true", "cluster.hold_time", "true", "not a whole number"),
@@ -365,6 +371,33 @@ MISTAKES = [  # (section, lines in it, key, value, reason)
     ("node", "labels = { rack = 1 }", "node.a.labels", "1", "label rack is not a string"),
     ("node", "asn = 23456", "node.a.asn", "23456", "it is AS_TRANS (RFC 6793 §9)"),
     ("node", "router_id = '0.0.0.0'", "node.a.router_id", '"0.0.0.0"', "zero is no identifier (RFC 6286 §2.1)"),
+    ("node", "address6 = 'fe80::1%eth1'", "node.a.address6", '"fe80::1%eth1"', OF_ONE_LINK),
+    ("peer", "source = 'fe80::1'", "peer.p.source", '"fe80::1"', NO_LINK),
+    (
+        "peer",
+        "source = 'fe80::1%a b'",
+        "peer.p.source",
+        '"fe80::1%a b"',
+        NO_LINK,
+    ),
+    (
+        "peer",
+        "source = '2001:db8::1%eth1'",
+        "peer.p.source",
+        '"2001:db8::1%eth1"',
+        "only a link-local address has a link",
+    ),
+    ("peer", f"{ON_LINK}source = '2001:db8::1'", "peer.q.source", '"2001:db8::1"', OUR_END),
+    ("peer", f"{ON_LINK}source = 'fe80::1%eth2'", "peer.q.source", '"fe80::1%eth2"', OUR_END),
+    ("peer", ON_LINK, "peer.q.source", "", OUR_END),
+    ("peer", f"{ON_LINK}source = 'fe80::1%eth1'\nmultihop = 2", "peer.q.multihop", "2", "fe80::2%eth1 is one hop away"),
+    (
+        "peer",
+        f"{ON_LINK}source = 'fe80::1%eth1'\nttl_security = 2",
+        "peer.q.ttl_security",
+        "2",
+        "fe80::2%eth1 is one hop away",
+    ),
     ("peer", "nodes = \"rack = 'r1'\"", "peer.p.nodes", "\"rack = 'r1'\"", "column 6: '=' is not understood here"),
     (
         "peer",
@@ -995,3 +1028,25 @@ def test_a_failsafe_port_that_is_none_is_refused(value: str, reason: str) -> Non
     with pytest.raises(ConfigError) as caught:
         config.parse(FAILSAFES + f"failsafe_inbound = [{value}]", "f.toml")
     assert caught.value.problems == (Problem("f.toml", "policy.failsafe_inbound", value, reason),)
+
+
+def test_a_session_between_link_local_addresses_is_of_both_families_and_of_its_link() -> None:
+    """Our own address there is the next hop of all that we announce; nobody else's calls are taken at another one."""
+    text = """
+[cluster]
+asn = 64512
+[node.n1]
+address = "192.0.2.1"
+listen = ["::"]
+[peer.leaf]
+address = "fe80::2%eth1"
+source = "fe80::1%eth1"
+asn = 65001
+bfd = true
+"""
+    found = config.effective(config.parse(text, "f.toml"), "n1")
+    (leaf,) = found.peers
+    own = ipaddress.ip_address("fe80::1%eth1")
+    assert (leaf.local_address, leaf.listen_address) == (own, own)
+    assert leaf.next_hops == ((Family.IPV4, own), (Family.IPV6, own))
+    assert [tuple(each)[:4] for each in found.watched] == [("leaf", "fe80::1%eth1", "fe80::2%eth1", 1)]

@@ -108,6 +108,14 @@ def test_a_delete_names_prefix_table_metric_and_protocol_only(burst: tuple[list[
     assert [(RTM_DELROUTE, key, expected) for key in keys] == [(k, n, s) for k, _, n, s in found]
 
 
+def test_one_link_local_next_hop_of_two_links_is_two() -> None:
+    """As objects and in groups; the ids of others are what they were."""
+    first, second = (ipaddress.ip_address(f"fe80::1%eth{number}") for number in (1, 2))
+    assert len({object_id(first), object_id(second), object_id(ipaddress.ip_address("fe80::1"))}) == 3
+    assert group_id(Via((first, second))) != group_id(Via((first, ipaddress.ip_address("fe80::1%eth3"))))
+    assert object_id(ipaddress.ip_address("192.0.2.1")) == 1_274_520_689
+
+
 def test_only_the_last_of_a_burst_asks_for_an_answer() -> None:
     """The kernel reports every failure anyway, so one acknowledgement tells that all were handled."""
     keys = [parse_nlri(f"10.0.{i}.0/24") for i in range(5)]

@@ -63,6 +63,23 @@ def test_without_reflection_ibgp_is_not_passed_on_to_ibgp() -> None:
     assert [hop for hop, prefixes in world.take("e") if P in prefixes] == ["192.0.2.9"]
 
 
+def test_a_link_local_next_hop_is_passed_on_to_nobody() -> None:
+    """It means another host, or none, on any other link: ours stands in its place, within the AS too."""
+    link_local = replace(
+        external("l", "192.0.2.43"),
+        address=address("fe80::9%eth2"),
+        next_hops=((Family.IPV4, address("fe80::1%eth2")), (Family.IPV6, address("fe80::1%eth2"))),
+    )
+    world = World(internal("a", 11), external("e", "192.0.2.41"), link_local)
+    world.rib.ways.links_named({2: "eth2"}, {})
+    world.rib.host_routes_changed([host("fe80::/64", 2)], [])
+    world.hear("l", via("fe80::9%eth2", 65001), P)
+    world.hear("e", via("192.0.2.41", 65002), Q)
+    assert [hop for hop, prefixes in world.take("a") if P in prefixes] == ["192.0.2.1"]
+    assert [hop for hop, prefixes in world.take("e") if P in prefixes] == ["192.0.2.1"]
+    assert world.take("l") == [], "who takes no IPv6 next hops for IPv4 hears of no IPv4"
+
+
 def test_reflected_attributes() -> None:
     """ORIGINATOR_ID is set once, CLUSTER_LIST grows in front, the rest is unchanged (RFC 4456 §8)."""
     world = reflecting()

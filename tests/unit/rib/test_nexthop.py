@@ -21,6 +21,39 @@ def test_a_next_hop_on_a_connected_subnet_costs_nothing() -> None:
     assert world.hops() == {"192.0.2.9": (2, None, 0)}
 
 
+ON_2, ON_3 = (host("fe80::/64", link, HostRouteKind.CONNECTED) for link in (2, 3))
+
+
+def test_a_link_local_next_hop_is_on_the_link_that_it_names() -> None:
+    """Two neighbours with one address on two links are two next hops, whatever the longest match would be."""
+    world = World(A)
+    world.rib.ways.links_named({2: "eth2", 3: "eth3", 4: "eth4"}, {})
+    world.rib.host_routes_changed([ON_2, ON_3], [])
+    for number in (2, 3):
+        world.hear("a", via(f"fe80::9%eth{number}"), f"10.{number}.0.0/16")
+    assert world.hops() == {"fe80::9%eth2": (2, None, 0), "fe80::9%eth3": (3, None, 0)}
+    world.rib.ways.links_named({2: "eth3", 3: "eth2"}, {})
+    assert world.hops() == {"fe80::9%eth2": (3, None, 0), "fe80::9%eth3": (2, None, 0)}
+
+
+@pytest.mark.parametrize(
+    ("next_hop", "why"),
+    [
+        ("fe80::9", "a link-local address says no link"),
+        ("fe80::9%eth3", "link eth3 is down, or has no link-local address"),
+        ("fe80::9%eth7", "link eth7 is down, or has no link-local address"),
+        ("fe80::1%eth2", "it is an address of this host"),
+    ],
+)
+def test_a_link_local_next_hop_that_cannot_be_reached_says_why(next_hop: str, why: str) -> None:
+    """Its link is not there, or not up."""
+    world = World(A)
+    world.rib.ways.links_named({2: "eth2", 3: "eth3"}, {})
+    world.rib.host_routes_changed([ON_2, host("fe80::1/128", 2, HostRouteKind.LOCAL)], [])
+    world.hear("a", via(next_hop), "10.1.0.0/16")
+    assert {"a": f"next hop {next_hop} cannot be reached: {why}"} == world.reasons("10.1.0.0/16")
+
+
 def test_a_next_hop_behind_a_gateway_costs_that_routes_metric() -> None:
     """The longest match counts, and the better metric of two at one prefix."""
     world = World(A)

@@ -228,6 +228,28 @@ def test_ipv4_by_ipv6_next_hops_on_the_wire() -> None:
     assert gone.withdrawn == nlris[:1]
 
 
+LINK_LOCAL = ipaddress.ip_address("fe80::2")
+
+
+@pytest.mark.parametrize(
+    "hops",
+    [LINK_LOCAL.packed, LINK_LOCAL.packed * 2, IPV6_HOP.packed + LINK_LOCAL.packed, bytes(16) + LINK_LOCAL.packed],
+    ids=["alone", "twice", "behind another", "behind none"],
+)
+def test_a_link_local_next_hop_is_of_the_link_of_its_session(hops: bytes) -> None:
+    """Each of the ways that neighbours write it; what was read on one link is not taken for another's."""
+    reach = feeder.attribute(0x80, 14, b"\0\2\1" + bytes((len(hops),)) + hops + b"\0\x20\x20\1\x0d\xb8")
+    for link in ("eth1", "eth2"):
+        at = ipaddress.ip_address(f"fe80::2%{link}")
+        made = Codec(Peer(PeerName("peer"), at, Asn(64512), Role.NON_CLIENT, ADDRESS, Asn(64512), RouterId(1)))
+        made.encode(OURS)
+        made.feed(octets(THEIRS), 0.0)
+        (said,) = made.feed(update(reach + GOOD[:-7]), 0.0)
+        assert isinstance(said, Routes)
+        assert said.attributes is not None
+        assert (said.attributes.next_hop, said.attributes.link_local) == (at, None)
+
+
 def test_next_hops_of_the_wrong_family_end_the_session() -> None:
     """IPv6 ones for IPv4 that were not agreed on, and IPv4 ones for IPv6 in any case (RFC 4760 §7)."""
     reach = feeder.attribute(0x80, 14, b"\0\1\1\x10" + IPV6_HOP.packed + b"\0\x10\x0a\1")
