@@ -441,6 +441,8 @@ class Peers:
                     self._staled(name, output)
                 case _:
                     assert_never(output)
+        if why := session.take_failure():
+            self._notes.add("peer.failed", Level.WARNING, peer=name, address=session.peer.address, reason=why)
         self._agenda.wake(name, session.next_wakeup())
         self._doubt(session)
 
@@ -497,8 +499,9 @@ class Peers:
         most = peer.max_identities if limit == "max_identities" else peer.max_prefixes
         afi_safi = family.afi.to_bytes(2, "big") + bytes((family.safi,)) + most.to_bytes(4, "big")
         notification = Notification(6, Cease.MAX_PREFIXES, afi_safi)  # RFC 4486 §4
-        self._apply(peer.name, session.stop(now, notification), now)
-        session.last_error = f"sent more than {limit} = {most} {family.label} prefixes"
+        wait = f"closed for {peer.max_prefixes_restart} s"
+        why = f"sent more than {limit} = {most} {family.label} prefixes: {wait}"
+        self._apply(peer.name, session.stop(now, notification, why), now)
         self._agenda.close(peer.name, now + peer.max_prefixes_restart)
         self.restart.discard(peer.name)  # it is we who do not want to hear it
         self.check_sync(now)

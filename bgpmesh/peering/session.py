@@ -30,6 +30,7 @@ Rules:
 from __future__ import annotations
 
 import enum
+import re
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -66,6 +67,11 @@ SEND_HOLD_S = 480.0
 # who refuses at first is a neighbour that starts too.
 FIRST_RETRY_S = 1.0
 LAST_RETRY_S = 6.4
+
+# What keeps a session from coming up is told when it has done so for so many times (a neighbour may start as we do),
+# and so many things of one peer.
+TOLD_AT = 3
+MOST_TOLD = 8
 
 NEVER = float("inf")
 
@@ -204,6 +210,7 @@ class Session:
 
     Read by views: `state`, `established_at`, `connection` and `negotiated` (both None unless
     established), `last_error` (why it is down, or was before), `transitions` (how often each state was entered).
+    What keeps it from coming up is told once: `take_failure`.
     """
 
     def __init__(self, peer: Peer, local: LocalRestart, jitter: Callable[[], float]) -> None:
@@ -227,6 +234,8 @@ class Session:
         self.was_established = False  # in this daemon's life: what we forward has been preserved since
         self._retry_at = NEVER
         self._failures = 0
+        self._failed_so: Counter[str] = Counter()  # why it did not come up since it was, and how often
+        self._untold = ""
         self._connections: dict[int, _Connection] = {}
         self._refreshing = Refreshing()
         self._stale = Stale()
@@ -251,12 +260,17 @@ class Session:
             self._retry_at = now
         return self._settle(self._dial(now))
 
-    def stop(self, now: float, notification: Notification | None) -> list[Output]:
+    def take_failure(self) -> str:
+        """Return, once, what has kept the session from coming up several times now; "" where there is no news."""
+        reason, self._untold = self._untold, ""
+        return reason
+
+    def stop(self, now: float, notification: Notification | None, why: str = "") -> list[Output]:
         """End, and keep nothing of the peer. None closes without a word, as a restart wants it (RFC 4724 §4.1).
 
         Of an administrative shutdown those are told who call meanwhile (RFC 4486 §4 has a NOTIFICATION for such calls).
         """
-        reason = f"closed by us: {notification.describe()}" if notification else "closed by us for a restart"
+        reason = why or (f"closed by us: {notification.describe()}" if notification else "closed by us for a restart")
         outputs: list[Output] = []
         for connection in list(self._connections.values()):
             outputs += self._drop(connection, notification)
@@ -319,8 +333,8 @@ class Session:
         if self._is_calling:
             self._is_calling = False
             self._back_off(now)
-        if self._is_started and not self._connections:
-            self.last_error = reason
+        if self._is_started and all(c.state is State.OPEN_SENT for c in self._connections.values()):
+            self._failed(reason)
         return self._settle([])
 
     def disconnected(self, connection: int, reason: str, now: float) -> list[Output]:
@@ -329,6 +343,9 @@ class Session:
         if lost is None:
             return []
         where = "" if lost.state is State.ESTABLISHED else f" in {lost.state.value}"
+        if lost.state is State.OPEN_SENT:
+            ours = f"{self.peer.local_address or 'this node'}, AS {self.peer.local_asn}"
+            where += f": the peer may not know {ours}, or ask for TTL security"
         return self._settle(self._lost(lost, reason + where, now, is_graceful=True))
 
     def open_received(self, connection: int, negotiated: Negotiated, now: float) -> list[Output]:
@@ -368,6 +385,8 @@ class Session:
         match message:
             case Notification():
                 reason = f"reset by peer: {message.describe()}"
+                if (message.code, message.subcode) == (Code.OPEN, 2):
+                    reason += f" (ours is {self.peer.local_asn})"
                 outputs: list[Output] = [Hangup(connection)]
                 is_over = message.is_hard_reset
                 return self._settle(outputs + self._ended_by(message, spoken, reason, now, is_over=is_over))
@@ -521,6 +540,8 @@ class Session:
         self._refreshing.established(connection.negotiated.families if restart_agreed(connection.negotiated) else ())
         self.negotiated, self.connection, self.established_at = connection.negotiated, connection.number, now
         self.last_error = self.down_reason  # what failed while connecting is of no interest any more
+        self._failed_so.clear()
+        self._untold = ""
         self.was_established = True
         kept = self._stale.back(connection.negotiated, now)
         return [*outputs, Established(connection.number, connection.negotiated, kept)]
@@ -541,7 +562,7 @@ class Session:
             if not connection.is_inbound or self._retry_at <= now:
                 self._back_off(now)
             if not self._connections:
-                self.last_error = reason
+                self._failed(reason)
             return []
         assert connection.negotiated is not None
         assert self.established_at is not None
@@ -554,6 +575,15 @@ class Session:
         retain = retainable(connection.negotiated) if is_graceful else frozenset()
         self._stale.lost(connection.negotiated, retain, now)
         return [WentDown(reason, retain, is_doubted and bool(retain)), *self._age_stale(now)]
+
+    def _failed(self, reason: str) -> None:
+        """Note why there is no session. What comes again and again is told the third time, numbers in it aside."""
+        self.last_error = reason
+        kind = re.sub(r"\d+", "", reason)
+        if kind in self._failed_so or len(self._failed_so) < MOST_TOLD:  # peers choose some of the words
+            self._failed_so[kind] += 1
+            if self._failed_so[kind] == TOLD_AT:
+                self._untold = reason
 
     def _drop(self, connection: _Connection, notification: Notification | None) -> list[Output]:
         """Close a connection for no fault of the session's; the caller says what follows if it was established."""

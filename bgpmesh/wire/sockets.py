@@ -2,8 +2,8 @@
 
 * **TTL on the listener.** Its SYN-ACK must pass the GTSM check of any peer, so it leaves with 255; an
   accepted socket then gets what its peer is configured for (RFC 5082 §3).
-* **MD5 failures are silent** (RFC 2385): segments vanish and calls time out. The kernel's counters are all
-  there is; they count for the whole network namespace, and only what reaches it. Hence "suspected".
+* **MD5 and GTSM fail silently** (RFC 2385, RFC 5082): segments vanish and calls time out. The kernel's counters
+  are all there is; they count for the whole network namespace, and only what reaches it. Hence "suspected".
 """
 
 from __future__ import annotations
@@ -32,7 +32,14 @@ TCP_MD5SIG_EXT = 32  # linux/tcp.h: a key for a prefix, since Linux 4.13
 MD5_FLAG_PREFIX = 1
 LONGEST_KEY = 80  # TCP_MD5SIG_MAXKEYLEN
 NETSTAT = Path("/proc/net/netstat")
-MD5_COUNTERS = ("TCPMD5Failure", "TCPMD5NotFound", "TCPMD5Unexpected")
+# What the kernel counts of segments that it drops unseen (ipv4/proc.c), and what that says of a peer.
+OTHER_PASSWORD, UNSIGNED, SIGNED, FROM_AFAR = "TCPMD5Failure", "TCPMD5NotFound", "TCPMD5Unexpected", "TCPMinTTLDrop"
+COUNTERS = (OTHER_PASSWORD, UNSIGNED, SIGNED, FROM_AFAR)
+_MD5_WORDS = {
+    OTHER_PASSWORD: "the peer signs with another password",
+    UNSIGNED: "the peer does not sign, it has no password",
+    SIGNED: "the peer signs, and no password is configured here",
+}
 
 Keys = Mapping[IPAddress | IPNetwork, str]  # MD5 keys, by who has them; of several that fit the longest prefix counts
 
@@ -156,19 +163,49 @@ def words(error: Exception, local: IPAddress | None = None) -> str:
     return str(error)
 
 
-def md5_counters() -> Counter[str]:
-    """Return the kernel's counters of segments refused for their MD5 signature, in this network namespace."""
+def unheard(error: Exception, peer: Peer) -> str:
+    """Return why a call came to nothing, and what that says of the peer or of the way there."""
+    said, code = words(error, peer.local_address), error.errno if isinstance(error, OSError) else None
+    meanings = {
+        errno.ECONNREFUSED: f"nothing listens at {peer.address} port {peer.port}",
+        errno.ETIMEDOUT: f"{peer.address} port {peer.port} is down, filtered, or asks for "
+        + ("another MD5 password" if peer.password else "an MD5 password"),
+        errno.EHOSTUNREACH: f"{peer.address} does not answer on its link, or a router says so",
+        errno.ENETUNREACH: f"this host has no route to {peer.address}",
+    }
+    return f"{said}: {meanings[code]}" if code in meanings else said
+
+
+def unheld(error: Exception, address: IPAddress) -> str:
+    """Return why an address cannot be listened on, and what that takes."""
+    said, code = words(error, address), error.errno if isinstance(error, OSError) else None
+    meanings = {
+        errno.EADDRINUSE: "by another BGP speaker of this host?",
+        errno.EACCES: "a port below 1024 takes CAP_NET_BIND_SERVICE",
+    }
+    return f"{said}: {meanings[code]}" if code in meanings else said
+
+
+def dropped_counters() -> Counter[str]:
+    """Return the kernel's counters of segments dropped for their MD5 signature or TTL, in this network namespace."""
     lines = [line.split() for line in NETSTAT.read_text(encoding="ascii").splitlines()]
     for names, values in itertools.pairwise(lines):
         if names[0] == values[0] == "TcpExt:" and names[1].isalpha():
             found = dict(zip(names[1:], map(int, values[1:]), strict=True))
-            return Counter({name: found.get(name, 0) for name in MD5_COUNTERS})
+            return Counter({name: found.get(name, 0) for name in COUNTERS})
     return Counter()
 
 
-def rise(before: Counter[str], after: Counter[str]) -> str:
-    """Return which counters rose, in words; empty if none did."""
-    return ", ".join(f"{name} rose by {count}" for name, count in (after - before).items())
+def suspicion(peer: Peer, rose: Counter[str]) -> str:
+    """Return what may keep a peer away, from the counters that rose meanwhile; "" if nothing says so."""
+    if peer.ttl_security and rose[FROM_AFAR]:
+        away = f"more than {peer.ttl_security} hop{'s' if peer.ttl_security > 1 else ''} away"
+        said = f"{FROM_AFAR} rose by {rose[FROM_AFAR]}"
+        return f"TTL security mismatch suspected: {said}: the peer does not send with TTL 255, or is {away}"
+    for name in (OTHER_PASSWORD, UNSIGNED) if peer.password else (SIGNED,):
+        if rose[name]:
+            return f"MD5 mismatch suspected: {name} rose by {rose[name]}: {_MD5_WORDS[name]}"
+    return ""
 
 
 def _socket(address: IPAddress) -> socket.socket:

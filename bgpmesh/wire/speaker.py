@@ -57,19 +57,21 @@ from bgpmesh.wire.sockets import (
     SocketError,
     address_of,
     calling_socket,
+    dropped_counters,
     listening_socket,
-    md5_counters,
     prepare,
-    rise,
     set_hops,
     set_keys,
+    suspicion,
+    unheard,
+    unheld,
     words,
 )
 
 CONNECT_S = 5.0  # a call that is not answered; the kernel repeats its SYN after 1 and 3 s
 HANGUP_S = 1.0  # for what was sent to leave, and for the peer to close
 UPKEEP_S = 1.0  # listeners that could not be bound are tried again
-MD5_S = 3.0  # between looks at the MD5 counters: one look sees one or two tries of a caller
+DROPPED_S = 3.0  # between looks at the counters of what is dropped: one look sees one or two tries of a caller
 STALL_S = 10.0  # until it is told that a socket takes nothing, and then each time again
 BUSY_S = 0.002  # until we look again whether the engine has caught up
 
@@ -137,7 +139,7 @@ class _Call:
     peer: Peer
     sock: socket.socket
     timer: asyncio.TimerHandle
-    counters: Counter[str]  # MD5 counters at its begin
+    counters: Counter[str]  # of what is dropped, at its begin
 
 
 @dataclass(slots=True, eq=False)
@@ -205,15 +207,15 @@ class Speaker:
         self._paused: set[Connection] = set()  # not read from while the engine is busy
         self._hungry: OrderedDict[int, Connection] = OrderedDict()  # to be asked for routes, in this order
         self._is_pulling = False
-        self._md5_seen: Counter[str] = Counter()
+        self._dropped: Counter[str] = Counter()
         self._stalled_next = 0.0  # second at which to look again who takes nothing
-        self._md5_next = 0.0  # second at which to look at the counters again
+        self._dropped_next = 0.0  # second at which to look at the counters again
 
     # ── the door ─────────────────────────────────────────────────────────────
 
     async def run(self) -> None:
         """Keep the listeners up until cancelled; then close every socket."""
-        self._md5_seen = md5_counters()
+        self._dropped = dropped_counters()
         try:
             while True:
                 self._upkeep()
@@ -321,11 +323,11 @@ class Speaker:
             return
         if name in self._calls:
             self._end_call(self._calls[name]).close()
-        counters = md5_counters() if peer.password else Counter[str]()
+        counters = dropped_counters()
         try:
             sock = calling_socket(peer)
         except SocketError as error:
-            loop.call_soon(self._report, ConnectFailed(name, words(error, peer.local_address)))
+            loop.call_soon(self._report, ConnectFailed(name, unheard(error, peer)))
             return
         call = _Call(peer, sock, loop.call_later(CONNECT_S, self._call_timed_out, name), counters)
         self._calls[name] = call
@@ -336,18 +338,14 @@ class Speaker:
         if code == errno.ETIMEDOUT:
             self._call_timed_out(call.peer.name)
         elif code:
-            self._call_failed(call, words(OSError(code, "")))
+            self._call_failed(call, unheard(OSError(code, ""), call.peer))
         else:
             self._adopt(self._end_call(call), call.peer, is_inbound=False)
 
     def _call_timed_out(self, name: PeerName) -> None:
         call = self._calls[name]
-        reason = "timed out"
-        if call.peer.password:
-            rose = rise(call.counters, md5_counters())
-            silent = "timed out: the peer is down, does not listen, or has another MD5 password"
-            reason = f"MD5 mismatch suspected: {rose}" if rose else silent
-        self._call_failed(call, reason)
+        suspected = suspicion(call.peer, dropped_counters() - call.counters)
+        self._call_failed(call, suspected or unheard(TimeoutError(errno.ETIMEDOUT, ""), call.peer))
 
     def _call_failed(self, call: _Call, reason: str) -> None:
         self._end_call(call).close()
@@ -363,7 +361,7 @@ class Speaker:
     # ── listening ────────────────────────────────────────────────────────────
 
     def _upkeep(self) -> None:
-        """Open what could not be opened, and tell who takes nothing, and whom MD5 may be keeping away."""
+        """Open what could not be opened, and tell who takes nothing, and whom MD5 or GTSM may be keeping away."""
         self._open_listeners()
         now = asyncio.get_running_loop().time()
         if now >= self._stalled_next:
@@ -371,18 +369,18 @@ class Speaker:
             for connection in list(self.connections.values()):
                 if connection.out and now - connection.stalled_at >= STALL_S:
                     self._report(SendingStalled(connection.number, connection.stalled_at))
-        if now < self._md5_next:
+        if now < self._dropped_next:
             return
-        counters = md5_counters()
-        rose, self._md5_seen, self._md5_next = rise(self._md5_seen, counters), counters, now + MD5_S
-        busy = {connection.peer.name for connection in self.connections.values()} | self._calls.keys()
+        counters = dropped_counters()
+        rose, self._dropped, self._dropped_next = counters - self._dropped, counters, now + DROPPED_S
         if not rose:
             return
-        missing = [peer for peer in self._peers.values() if peer.name not in busy]
+        # A connection may stand and carry nothing: a SYN-ACK has TTL 255 where what follows has not.
+        missing = [peer for name, peer in self._peers.items() if name not in self._fed and name not in self._calls]
         missing += [each.template for listener in self._listeners.values() for each in listener.ranges]
         for peer in missing:
-            if peer.password:
-                self._report(ConnectFailed(peer.name, f"MD5 mismatch suspected: {rose}"))
+            if suspected := suspicion(peer, rose):
+                self._report(ConnectFailed(peer.name, suspected))
 
     def _open_listeners(self) -> None:
         """Bind and listen where that is missing, and set the MD5 keys where they differ."""
@@ -399,16 +397,17 @@ class Speaker:
                     if listener.fence != listener.hops:
                         set_hops(listener.sock, listener.address, listener.hops)
             except SocketError as error:
-                self._note_problem(listener, words(error, listener.address))
+                self._note_problem(listener, unheld(error, listener.address))
                 continue
             listener.keys, listener.fence = keys, listener.hops
             if self.problems.pop(listener.place, None):
                 log.info("listener.recovered", address=listener.place)
 
     def _note_problem(self, listener: _Listener, reason: str) -> None:
-        if self.problems.get(listener.place) != reason:
+        problem = f"cannot listen on {listener.place}: {reason}"
+        if self.problems.get(listener.place) != problem:
             log.warning("listener.failed", address=listener.place, reason=reason)
-        self.problems[listener.place] = reason
+        self.problems[listener.place] = problem
 
     def _shut(self, listener: _Listener) -> None:
         self.problems.pop(listener.place, None)

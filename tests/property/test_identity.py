@@ -598,4 +598,7 @@ def test_more_identities_than_a_peer_may_send_end_its_session() -> None:
     cluster.settle(5)
     engine = cluster.nodes["n1"].engine or refuse()
     assert not cluster.is_established("n1", "n2")
-    assert engine.peers.sessions[PeerName("n2")].last_error == "sent more than max_identities = 2 ipv4 prefixes"
+    assert (
+        engine.peers.sessions[PeerName("n2")].last_error
+        == "sent more than max_identities = 2 ipv4 prefixes: closed for 60 s"
+    )

@@ -736,7 +736,9 @@ def test_too_many_prefixes_close_the_session_for_a_while() -> None:
     commands = world.announce(N2, "10.1.0.0/24", "10.2.0.0/24", "10.3.0.0/24")
     cease = Notification(6, Cease.MAX_PREFIXES, bytes((0, 1, 1, 0, 0, 0, 2)))
     assert commands == [Send(world.of[N2], cease), Hangup(world.of[N2])]
-    assert world.engine.peers.sessions[N2].last_error == "sent more than max_prefixes = 2 ipv4 prefixes"
+    why = "sent more than max_prefixes = 2 ipv4 prefixes: closed for 60 s"
+    assert world.engine.peers.sessions[N2].last_error == why
+    assert world.told_of("peer.down") == [{"peer": "n2", "reason": why, "kept": None}]
     assert world.at(59) == []
     assert world.at(60) == [Dial(N2)]
 

@@ -419,6 +419,50 @@ def test_md5_trouble_of_a_passive_peer_is_shown() -> None:
     assert session.last_error == "MD5 mismatch suspected: TCPMD5Failure rose by 3"
 
 
+def test_what_is_dropped_unseen_is_shown_while_an_open_is_waited_for() -> None:
+    """Of a connection that has stood, a failure of another says nothing."""
+    session = make()
+    session.start(0)
+    session.connected(1, False, 0)
+    session.connect_failed("TTL security mismatch suspected", 3)
+    assert (session.state, session.last_error) == (State.OPEN_SENT, "TTL security mismatch suspected")
+    session.open_received(1, agreed(session), 3)
+    session.connect_failed("another", 3)
+    assert session.last_error == "TTL security mismatch suspected"
+
+
+def test_what_keeps_a_session_from_coming_up_is_told_once_until_it_is_up() -> None:
+    """The third time, whatever numbers are in it; and again after a session. Peers cannot make it endless."""
+    session = make()
+    session.start(0)
+    told = []
+    for number in range(9):
+        session.connect_failed(f"rose by {number}", number)
+        told.append(session.take_failure())
+        session.connect_failed(f"other {'x' * number}", number)
+        assert session.take_failure() == ""
+    assert told == ["", "", "rose by 2", *[""] * 6]
+    establish(session)
+    session.disconnected(1, "closed by peer", 10)
+    for number in range(3):
+        session.connect_failed("refused", 20 + number)
+    assert session.take_failure() == "refused"
+
+
+def test_the_words_of_a_refusal_say_what_we_are() -> None:
+    """A peer that expects another AS, and one that hangs up before its OPEN."""
+    session = make()
+    session.start(0)
+    session.connected(1, False, 0)
+    session.message_received(1, Notification(2, 2), 0)
+    assert session.last_error == "reset by peer: OPEN message error, bad peer AS (ours is 65000)"
+    session.connected(2, False, 1)
+    session.disconnected(2, "closed by peer", 1)
+    assert session.last_error == (
+        "closed by peer in OpenSent: the peer may not know 192.0.2.1, AS 65000, or ask for TTL security"
+    )
+
+
 # ── collision (RFC 4271 §6.8) ────────────────────────────────────────────────
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import re
 import socket
 import struct
+from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import replace
 from typing import TypeVar
@@ -291,7 +293,8 @@ def test_refused() -> None:
         node = Node(A, free_port(), B, free_port(B))
         async with running(node):
             node.speaker.execute(Dial(NAME))
-            assert ConnectFailed(NAME, "connection refused") == await node.first(ConnectFailed)
+            failed = await node.first(ConnectFailed)
+            assert failed == ConnectFailed(NAME, f"connection refused: nothing listens at {B} port {node.peer.port}")
 
     play(scenario())
 
@@ -310,7 +313,8 @@ def test_timed_out(monkeypatch: pytest.MonkeyPatch) -> None:
             node = Node(A, free_port(), B, full.getsockname()[1])
             async with running(node):
                 node.speaker.execute(Dial(NAME))
-                assert ConnectFailed(NAME, "timed out") == await node.first(ConnectFailed)
+                reason = f"timed out: {B} port {node.peer.port} is down, filtered, or asks for an MD5 password"
+                assert ConnectFailed(NAME, reason) == await node.first(ConnectFailed)
 
     play(scenario())
 
@@ -322,7 +326,7 @@ def test_the_local_address_is_missing() -> None:
         node = Node(ipaddress.ip_address("192.0.2.1"), 1790, B, free_port(B))
         reason = "the local address 192.0.2.1 is not on this host"
         async with running(node):
-            assert {"192.0.2.1:1790": reason} == node.speaker.problems
+            assert {"192.0.2.1:1790": f"cannot listen on 192.0.2.1:1790: {reason}"} == node.speaker.problems
             node.speaker.execute(Dial(NAME))
             assert ConnectFailed(NAME, reason) == await node.first(ConnectFailed)
 
@@ -370,10 +374,8 @@ def test_md5_mismatch_is_suspected_on_both_sides(monkeypatch: pytest.MonkeyPatch
             await asyncio.sleep(0)
             caller.speaker.execute(Dial(NAME))
             assert (await called.first(ConnectFailed)).reason.startswith("MD5 mismatch suspected: TCPMD5")
-            reason = (await caller.first(ConnectFailed)).reason
-            assert (
-                reason.startswith("MD5 mismatch suspected: TCPMD5Failure rose by") if wrong else reason == "timed out"
-            )
+            expected = "MD5 mismatch suspected: TCPMD5Failure rose by" if wrong else "timed out: "
+            assert (await caller.first(ConnectFailed)).reason.startswith(expected)
 
     play(scenario())
 
@@ -497,7 +499,7 @@ def test_gtsm_keeps_out_who_calls_from_too_far(monkeypatch: pytest.MonkeyPatch) 
         two.peer = replace(two.peer, ttl_security=1)
         async with running(one, two):
             one.speaker.execute(Dial(NAME))
-            assert ConnectFailed(NAME, "timed out") == await one.first(ConnectFailed)
+            assert (await one.first(ConnectFailed)).reason.startswith("timed out: ")
             assert {} == two.speaker.connections
 
     play(scenario())
@@ -611,7 +613,8 @@ def test_a_listener_that_cannot_be_bound_is_tried_again(monkeypatch: pytest.Monk
             node = Node(A, squatter.getsockname()[1], B, 1)
             place = f"{A}:{node.peer.listen_port}"
             async with running(node):
-                assert {place: "address already in use"} == node.speaker.problems
+                problem = f"cannot listen on {place}: address already in use: by another BGP speaker of this host?"
+                assert {place: problem} == node.speaker.problems
                 squatter.close()
                 await until(lambda: not node.speaker.problems)
                 assert accepts(A, node.peer.listen_port)
@@ -811,9 +814,25 @@ def test_pieces_shrink_while_decoding_is_slow_and_grow_back(monkeypatch: pytest.
 
 
 def test_the_counters_are_read_from_the_kernel() -> None:
-    """All three are there on a kernel with TCP MD5."""
-    assert set(sockets.MD5_COUNTERS) == set(sockets.md5_counters())
-    before = sockets.md5_counters()
-    after = before.copy()
-    after["TCPMD5Failure"] += 3
-    assert sockets.rise(before, after) == "TCPMD5Failure rose by 3"
+    """All four are there on a kernel with TCP MD5."""
+    assert set(sockets.COUNTERS) == set(sockets.dropped_counters())
+
+
+@pytest.mark.parametrize(
+    ("options", "counter", "expected"),
+    [
+        ({"password": "x"}, "TCPMD5Failure", "MD5 mismatch suspected: .* by 3: the peer signs with another password"),
+        ({"password": "x"}, "TCPMD5NotFound", "MD5 mismatch suspected: .* by 3: the peer does not sign"),
+        ({}, "TCPMD5Unexpected", "MD5 mismatch suspected: .* by 3: the peer signs, and no password is configured here"),
+        ({"ttl_security": 2}, "TCPMinTTLDrop", "TTL security mismatch suspected: .* by 3: .* more than 2 hops away"),
+        ({}, "TCPMD5Failure", ""),
+        ({}, "TCPMinTTLDrop", ""),
+        ({"password": "x"}, "TCPMD5Unexpected", ""),
+    ],
+)
+def test_what_the_kernel_drops_is_put_down_to_a_peer_that_it_fits(
+    options: dict[str, object], counter: str, expected: str
+) -> None:
+    """Each counter says something of peers with, or without, a password or TTL security only."""
+    peer = replace(Node(A, 179, B, 179).peer, **options)  # type: ignore[arg-type]
+    assert re.fullmatch(expected + ".*" * bool(expected), sockets.suspicion(peer, Counter({counter: 3})))
