@@ -21,7 +21,7 @@ from bgpmesh.peering.mesh import (
 )
 from bgpmesh.peering.peer import Peer
 from bgpmesh.policy import selector
-from bgpmesh.route.nlri import IPAddress, IPNetwork, family_of_address, link_of
+from bgpmesh.route.nlri import IPAddress, IPNetwork, family_of_address, is_martian, link_of, nlri_of
 from bgpmesh.workload.floating import FloatingIp, why_not_external
 from bgpmesh.workload.pool import Pool
 
@@ -41,6 +41,7 @@ def check(
     part_peers = [peer for peer in reader.incomplete if isinstance(peer, PeerOptions)]
     are_all_pools_known = not any(isinstance(pool, Pool) for pool in reader.incomplete)
     _check_prefixes(reader, pools, [*nodes, *part_nodes], are_all_pools_known=are_all_pools_known)
+    _check_advertised(reader, [*nodes, *part_nodes])
     _check_addresses(reader, nodes)
     _check_router_ids(reader, nodes)
     addressed = [peer for peer in (*neighbours, *part_peers) if peer.address is not None]
@@ -82,6 +83,14 @@ def _check_prefixes(
             ranges = [pool.cidr for pool in pools if pool.cidr.version == cidr.version]
             if ranges and not any(_is_inside(cidr, pool) for pool in ranges):
                 reader.refuse(f"node.{node.name}.pod_cidrs", str(cidr), "outside every pool")
+
+
+def _check_advertised(reader: Reader, nodes: Sequence[NodeOptions]) -> None:
+    for node in nodes:
+        for network in node.advertise:
+            if is_martian(nlri_of(network)):
+                reason = "nobody routes there: whoever hears of it takes no notice"
+                reader.refuse(f"node.{node.name}.advertise", str(network), reason)
 
 
 def _check_overlaps(reader: Reader, ranges: Sequence[tuple[IPNetwork, str]]) -> None:

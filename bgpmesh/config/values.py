@@ -19,7 +19,7 @@ from bgpmesh.rib.aspath import Expression
 from bgpmesh.rib.rule import NextHopTerm, PrefixRange, Prepend
 from bgpmesh.route import community
 from bgpmesh.route.attributes import Asn
-from bgpmesh.route.nlri import ROUTED, Family, IPAddress, IPNetwork, is_link_local, link_of
+from bgpmesh.route.nlri import ROUTED, Family, IPAddress, IPNetwork, is_host, is_link_local, link_of
 from bgpmesh.workload.pool import Masquerade
 
 _LINK = re.compile(r"[^\s/%]{1,15}")  # IFNAMSIZ
@@ -418,7 +418,10 @@ def _next_hop_term(value: object, meta: Meta) -> NextHopTerm:
     if value == "self":
         return NextHopTerm(is_self=True)
     if isinstance(value, str) and "/" not in value:
-        return NextHopTerm(to=_address(value, meta))
+        to = _address(value, meta)
+        if not is_host(to) or to.is_loopback:
+            raise BadValueError((value, "not the address of a host that others could reach"))
+        return NextHopTerm(to=to)
     try:
         within = _many(_asked_next_hop)([value] if isinstance(value, str) else value, meta)
     except BadValueError as error:  # the good ones among them are no term

@@ -40,14 +40,15 @@ from bgpmesh.rib.decision import DEFAULT_LOCAL_PREF, Path, Selection
 from bgpmesh.rib.drain import Drain
 from bgpmesh.rib.filter import NOTHING, Answer, Chain
 from bgpmesh.route import roles
-from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
+from bgpmesh.route.attributes import ATTRIBUTES, PARTIAL, Asn, PathAttributes, RouterId
 from bgpmesh.route.claim import without_claims
 from bgpmesh.route.community import GRACEFUL_SHUTDOWN, LLGR_STALE, NO_ADVERTISE, NO_EXPORT, NO_EXPORT_SUBCONFED
 from bgpmesh.route.nlri import Family, IPAddress, Nlri, family_of, host_nlri, is_link_local
 from bgpmesh.route.nlri import contains as nlri_contains
 from bgpmesh.route.path import PeerName, Role, Source
 
-TRANSITIVE, PARTIAL = 0x40, 0x20  # attribute flags (RFC 4271 §4.3)
+TRANSITIVE = 0x40  # attribute flag (RFC 4271 §4.3)
+KNOWN = frozenset(row.code for row in ATTRIBUTES)
 EXT_NON_TRANSITIVE = 0x40  # in the type of an extended community (RFC 4360 §2)
 
 BATCH_PREFIXES = 4_000  # one batch is one turn's worth for a socket
@@ -189,14 +190,18 @@ def rewrite(
         return None
     if view.silent_on is not None and attributes.large_communities:
         attributes = without_claims(attributes, view.silent_on)
-    known = tuple((flags | PARTIAL, code, value) for flags, code, value in attributes.other if flags & TRANSITIVE)
-    made = replace(attributes, next_hop=next_hop, link_local=None, other=known)
+    passed = tuple(
+        (flags if code in KNOWN else flags | PARTIAL, code, value)  # RFC 4271 §5
+        for flags, code, value in attributes.other
+        if flags & TRANSITIVE
+    )
+    made = replace(attributes, next_hop=next_hop, link_local=None, other=passed)
     if view.is_external:
         as_path = attributes.as_path
         if view.asn_behind is not None:
             as_path = as_path.prepended(view.asn_behind)
         return replace(
-            roles.sent(view.bgp_role, view.local_asn, made),
+            roles.sent(view.bgp_role, view.local_asn, made, is_ours=source.is_local),
             as_path=as_path.prepended(view.local_asn),
             med=attributes.med if source.is_local or "med" in said else None,
             local_pref=None,

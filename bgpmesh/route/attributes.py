@@ -142,6 +142,7 @@ class AttributeRow:
 
 
 WELL_KNOWN, OPTIONAL_TRANSITIVE, OPTIONAL_NON_TRANSITIVE = 0x40, 0xC0, 0x80
+PARTIAL = 0x20  # somebody on the way did not know it, or put it on (RFC 4271 §5)
 
 ATTRIBUTES: tuple[AttributeRow, ...] = (
     AttributeRow("origin", 1, WELL_KNOWN, Treatment.WITHDRAW, "origin", ebgp=True),

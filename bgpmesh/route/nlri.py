@@ -138,6 +138,26 @@ def host_nlri(address: IPAddress) -> Nlri:
     return Nlri(bytes((address.max_prefixlen,)) + address.packed)
 
 
+def is_martian(nlri: Nlri) -> bool:
+    """Tell whether nobody routes to a prefix: who hears of it takes no notice (RFC 4271 §6.3).
+
+    IPv4: loopback, multicast and what lies above it. IPv6: unspecified, loopback, link-local, multicast.
+    """
+    first = nlri[1]
+    if len(nlri) == 5:
+        return nlri[0] > 0 and (first == 127 or first >= 224)
+    if first < 0xFE:
+        return nlri[0] == 128 and int.from_bytes(nlri[1:], "big") <= 1
+    return first == 0xFF or (nlri[0] >= 10 and nlri[2] & 0xC0 == 0x80)
+
+
+def is_host(address: IPAddress) -> bool:
+    """Tell whether an address may be that of a host, and so a next hop (RFC 4271 §6.3)."""
+    if address.version == 4 and not 0 < int(address) >> 24 < 240:
+        return False
+    return not (address.is_unspecified or address.is_multicast)
+
+
 def contains(outer: Nlri, inner: Nlri) -> bool:
     """Tell whether `outer` covers `inner` (equal counts); never across families."""
     if len(outer) != len(inner) or outer[0] > inner[0]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from bgpmesh.route.attributes import OPTIONAL_TRANSITIVE, Asn, PathAttributes
+from bgpmesh.route.attributes import OPTIONAL_TRANSITIVE, PARTIAL, Asn, PathAttributes
 
 CAPABILITY = 9
 ONLY_TO_CUSTOMER = 35
@@ -51,7 +51,7 @@ def leak(role: str, asn: Asn, attributes: PathAttributes) -> str:
 
 def received(role: str, asn: Asn, attributes: PathAttributes) -> PathAttributes:
     """Return what a neighbour in this AS sent, marked where it may only go to customers from here on (§5)."""
-    return _marked(attributes, asn) if role in _FROM_ABOVE_OR_BESIDE else attributes
+    return _marked(attributes, asn, is_ours=False) if role in _FROM_ABOVE_OR_BESIDE else attributes
 
 
 def may_leave(role: str, attributes: PathAttributes) -> bool:
@@ -59,9 +59,12 @@ def may_leave(role: str, attributes: PathAttributes) -> bool:
     return role not in _FROM_ABOVE_OR_BESIDE or only_to_customer(attributes) is None
 
 
-def sent(role: str, asn: Asn, attributes: PathAttributes) -> PathAttributes:
-    """Return what a neighbour hears from us, this AS, marked where it may only go to customers from there on (§5)."""
-    return _marked(attributes, asn) if role in _TO_BELOW_OR_BESIDE else attributes
+def sent(role: str, asn: Asn, attributes: PathAttributes, *, is_ours: bool) -> PathAttributes:
+    """Return what a neighbour hears from us, this AS, marked where it may only go to customers from there on (§5).
+
+    `is_ours`: the route begins here.
+    """
+    return _marked(attributes, asn, is_ours=is_ours) if role in _TO_BELOW_OR_BESIDE else attributes
 
 
 def only_to_customer(attributes: PathAttributes) -> Asn | None:
@@ -70,8 +73,9 @@ def only_to_customer(attributes: PathAttributes) -> Asn | None:
     return next(marks, None)
 
 
-def _marked(attributes: PathAttributes, asn: Asn) -> PathAttributes:
+def _marked(attributes: PathAttributes, asn: Asn, *, is_ours: bool) -> PathAttributes:
     if only_to_customer(attributes) is not None:
         return attributes
-    mark = (OPTIONAL_TRANSITIVE, ONLY_TO_CUSTOMER, asn.to_bytes(4, "big"))
+    flags = OPTIONAL_TRANSITIVE if is_ours else OPTIONAL_TRANSITIVE | PARTIAL  # put on by another than who began it
+    mark = (flags, ONLY_TO_CUSTOMER, asn.to_bytes(4, "big"))
     return replace(attributes, other=tuple(sorted((*attributes.other, mark), key=lambda each: each[1])))

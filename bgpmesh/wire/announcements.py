@@ -26,7 +26,7 @@ from exabgp.configuration.static import parser
 from bgpmesh.errors import refused
 from bgpmesh.route import community
 from bgpmesh.route.attributes import Asn, AsPath, Origin, PathAttributes, SegmentKind
-from bgpmesh.route.nlri import IPAddress, Nlri, family_of, family_of_address, parse_nlri
+from bgpmesh.route.nlri import IPAddress, Nlri, family_of, family_of_address, is_host, parse_nlri
 
 Announced = tuple[PathAttributes | None, tuple[Nlri, ...]]  # None: withdrawn
 
@@ -189,7 +189,7 @@ def _host(words: _Words) -> IPAddress:
         address = ipaddress.ip_address(text)
     except ValueError as error:
         raise words.fault("not self or an IP address") from error
-    if address.is_unspecified or address.is_multicast or address.is_link_local or address.is_loopback:
+    if not is_host(address) or address.is_link_local or address.is_loopback:
         raise words.fault("not the address of a host that others could reach")
     return address
 

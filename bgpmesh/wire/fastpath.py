@@ -33,7 +33,7 @@ from typing import NamedTuple, TypeVar
 
 from bgpmesh.errors import PeerError
 from bgpmesh.route.attributes import PathAttributes
-from bgpmesh.route.nlri import PATH_ID_SIZE, PATH_WIDTHS, Family, Nlri, prefix_of, prefix_text
+from bgpmesh.route.nlri import PATH_ID_SIZE, PATH_WIDTHS, Family, Nlri, is_martian, prefix_of, prefix_text
 
 MARKER = b"\xff" * 16
 HEADER_SIZE = 19
@@ -41,7 +41,7 @@ MESSAGE_SIZE, EXTENDED_SIZE = 4096, 65535  # octets of a message (RFC 4271 §4.1
 UPDATE = 2
 UPDATE_MINIMUM = 23
 MP_REACH, MP_UNREACH = 14, 15
-EXTENDED_LENGTH, PARTIAL = 0x10, 0x20
+EXTENDED_LENGTH = 0x10  # attribute flag (RFC 4271 §4.3)
 INTERNED_LIMIT = 65_536  # attribute sets in one table; past it the oldest eighth goes
 
 _UPDATE_HEAD = struct.Struct("!16sHBHH")  # marker, length, type, withdrawn length, attribute length if that is 0
@@ -82,30 +82,18 @@ class Routes:
 
 
 def without_martians(routes: Routes) -> Routes:
-    """Return the same without prefixes that nobody routes to, which are ignored and told of (RFC 4271 §6.3).
-
-    IPv4: loopback, multicast and what lies above it. IPv6: unspecified, loopback, link-local, multicast.
-    """
+    """Return the same without prefixes that nobody routes to, which are ignored and told of (RFC 4271 §6.3)."""
     announced = routes.announced
     leading = bytes(map(_FIRST_OCTET[_lead_of(announced[0])], announced)) if announced else b""
     if not leading or (0 not in leading and 127 not in leading and max(leading) < 224):
         return routes
-    martians = [nlri for nlri in announced if _is_martian(prefix_of(nlri))]
+    martians = [nlri for nlri in announced if is_martian(prefix_of(nlri))]
     if martians:
         first = prefix_text(martians[0])
         routes.problem = routes.problem or f"ignored {len(martians)} prefixes that nobody routes to, first {first}"
         gone = frozenset(martians)
         routes.announced = [nlri for nlri in announced if nlri not in gone]
     return routes
-
-
-def _is_martian(nlri: Nlri) -> bool:
-    first = nlri[1]
-    if len(nlri) == 5:
-        return nlri[0] > 0 and (first == 127 or first >= 224)
-    if first < 0xFE:
-        return nlri[0] == 128 and int.from_bytes(nlri[1:], "big") <= 1
-    return first == 0xFF or (nlri[0] >= 10 and nlri[2] & 0xC0 == 0x80)
 
 
 class Interned(NamedTuple):

@@ -17,6 +17,7 @@ from bgpmesh.route.attributes import (
     ATTRIBUTES,
     OPTIONAL_NON_TRANSITIVE,
     OPTIONAL_TRANSITIVE,
+    PARTIAL,
     Asn,
     AsPath,
     PathAttributes,
@@ -29,7 +30,6 @@ from bgpmesh.wire.fastpath import (
     MARKER,
     MP_REACH,
     MP_UNREACH,
-    PARTIAL,
     UPDATE,
     UPDATE_MINIMUM,
     pack,
@@ -135,7 +135,8 @@ def encode_attributes(attributes: PathAttributes, *, four_octet_asn: bool) -> by
     encoded |= {code: _attribute(OPTIONAL_TRANSITIVE, code, value) for code, value in others.items()}
     for flags, code, value in attributes.other:
         if flags & OPTIONAL_TRANSITIVE == OPTIONAL_TRANSITIVE:  # the others end here (RFC 4271 §5)
-            encoded[code] = _attribute(OPTIONAL_TRANSITIVE | PARTIAL, code, value)
+            partial = flags & PARTIAL if code in ROWS else PARTIAL
+            encoded[code] = _attribute(OPTIONAL_TRANSITIVE | partial, code, value)
     return b"".join(encoded[code] for code in sorted(encoded))
 
 

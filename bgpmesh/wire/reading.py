@@ -27,6 +27,7 @@ from bgpmesh.peering.message import Code
 from bgpmesh.route.attributes import (
     OPTIONAL_NON_TRANSITIVE,
     OPTIONAL_TRANSITIVE,
+    PARTIAL,
     Asn,
     AsPath,
     AttributeRow,
@@ -36,8 +37,8 @@ from bgpmesh.route.attributes import (
     SegmentKind,
     Treatment,
 )
-from bgpmesh.route.nlri import IPAddress
-from bgpmesh.wire.fastpath import EXTENDED_LENGTH, PARTIAL
+from bgpmesh.route.nlri import IPAddress, is_host
+from bgpmesh.wire.fastpath import EXTENDED_LENGTH
 from bgpmesh.wire.foreign import called
 from bgpmesh.wire.packing import (
     AGGREGATOR,
@@ -292,7 +293,7 @@ def _aggregator_malformation(item: Item) -> str:
 def _host(packed: bytes) -> IPAddress:
     """Return a next hop; raises TreatAsWithdraw where it can be no host (RFC 4271 §6.3)."""
     address = ipaddress.ip_address(packed)
-    if address.is_unspecified or address.is_multicast or (packed[0] in {0, *range(240, 256)} and len(packed) == 4):
+    if not is_host(address):
         raise TreatAsWithdraw(f"next_hop {address} is no host")
     return address
 

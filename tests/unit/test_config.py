@@ -780,6 +780,23 @@ def test_a_pod_cidr_may_be_the_whole_pool_and_need_none_of_its_family() -> None:
     ]
 
 
+def test_prefixes_that_everybody_ignores_are_not_to_be_announced() -> None:
+    """A default route is, and what only looks unusual."""
+    text = """
+    [cluster]
+    asn = 1
+    [node.a]
+    address = "192.0.2.1"
+    advertise = %s
+    """
+    ignored = ["127.0.0.0/8", "224.0.0.0/4", "255.255.255.255/32", "::1/128", "fe80::/64", "ff00::/8"]
+    taken = ["0.0.0.0/0", "::/0", "169.254.169.254/32", "0.0.0.0/1", "fec0::/10"]
+    assert problems(text % (ignored + taken)) == [
+        ("node.a.advertise", f'"{each}"', "nobody routes there: whoever hears of it takes no notice")
+        for each in ignored
+    ]
+
+
 def test_two_neighbours_share_an_address_where_no_node_talks_to_both() -> None:
     """The gateway of every rack may have the same address."""
     text = """

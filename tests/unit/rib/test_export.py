@@ -127,7 +127,7 @@ def test_what_crosses_an_external_session() -> None:
         originator_id=RouterId(77),
         cluster_list=(RouterId(5),),
         ext_communities=(b"\x00" * 8, b"\x40" + b"\x00" * 7),
-        other=((0xC0, 99, b"x"), (0x80, 98, b"y")),
+        other=((0xC0, 99, b"x"), (0x80, 98, b"y"), (0xC0, 35, b"\0\0\0\7"), (0xE0, 25, bytes(20))),
     )
     world.rib.host_routes_changed([host("198.51.100.0/24", 5)], [])
     world.hear("c1", rich, P)
@@ -137,7 +137,7 @@ def test_what_crosses_an_external_session() -> None:
         as_path=sequence(ASN, 65009),
         next_hop=address("192.0.2.1"),
         ext_communities=(b"\x00" * 8,),
-        other=((0xE0, 99, b"x"),),
+        other=((0xE0, 99, b"x"), (0xC0, 35, b"\0\0\0\7"), (0xE0, 25, bytes(20))),  # RFC 4271 §5: of the first alone
     )
     assert expected.same_as(told)
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from bgpmesh.peering.peer import Peer
-from bgpmesh.route.attributes import OPTIONAL_TRANSITIVE, Asn, PathAttributes
+from bgpmesh.route.attributes import OPTIONAL_TRANSITIVE, PARTIAL, Asn, PathAttributes
+from bgpmesh.route.nlri import parse_nlri
 from bgpmesh.route.path import PeerName
 from bgpmesh.route.roles import ONLY_TO_CUSTOMER, ROLES, mismatch, only_to_customer
 from tests.unit.rib.ribworld import ASN, World, changed, external, sequence, via
@@ -67,6 +68,15 @@ def test_what_is_passed_on_between_roles(role_in: str, mark: int | None, role_ou
     """RFC 9234 §5, on the way in and on the way out."""
     attributes = via("192.0.2.41", FROM) if mark is None else marked(mark)
     assert passed_on(role_in, attributes, role_out) == ("", expected)
+
+
+def test_the_mark_is_partial_where_another_put_it_on_than_who_began_the_route() -> None:
+    """RFC 4271 §5: on what we pass on; not on what is ours, nor because we pass it on."""
+    world = World(between("in", "192.0.2.41", FROM, "provider"), between("out", "192.0.2.42", TO, "provider"))
+    world.hear("in", via("192.0.2.41", FROM), P)
+    world.rib.originate(parse_nlri("10.7.0.0/24"), None, advertise=True)
+    flags = [heard.other[0][0] for prefix in (P, "10.7.0.0/24") if (heard := world.heard("out", prefix)) is not None]
+    assert flags == [OPTIONAL_TRANSITIVE | PARTIAL, OPTIONAL_TRANSITIVE]
 
 
 @pytest.mark.parametrize(("role", "mark"), [("provider", 9), ("rs", FROM), ("peer", 9)])

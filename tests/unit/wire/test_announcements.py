@@ -115,6 +115,13 @@ BAD: list[tuple[str, str]] = [
         "announce route 10.0.0.0/8 next-hop 0.0.0.0",
         "word 5 = 0.0.0.0: not the address of a host that others could reach",
     ),
+    *(
+        (
+            f"announce route 10.0.0.0/8 next-hop {address}",
+            f"word 5 = {address}: not the address of a host that others could reach",
+        )
+        for address in ("0.1.2.3", "240.0.0.1", "255.255.255.255", "127.0.0.1", "224.0.0.1", "fe80::1")
+    ),
     ("announce route 10.0.0.0/8 next-hop 2001:db8::1", "word 5 = 2001:db8::1: not of ipv4, as the prefix is"),
     (
         "announce attributes next-hop 10.0.0.1 nlri 10.0.0.0/8 2001:db8::/32",
