@@ -38,7 +38,8 @@ def mismatch(ours: Iterable[tuple[int, bytes]], theirs: Iterable[tuple[int, byte
 
 
 def _said(capabilities: Iterable[tuple[int, bytes]]) -> set[str]:
-    return {_NAMES.get(int.from_bytes(value, "big"), value.hex()) for code, value in capabilities if code == CAPABILITY}
+    said = {value for code, value in capabilities if code == CAPABILITY}
+    return {_NAMES.get(value[0], value.hex()) if len(value) == 1 else value.hex() or "nothing" for value in said}
 
 
 def leak(role: str, asn: Asn, attributes: PathAttributes) -> str:

@@ -109,6 +109,14 @@ def test_roles_of_two_ends_fit() -> None:
     )
 
 
+@pytest.mark.parametrize(("value", "said"), [(b"", "nothing"), (b"\0\3", "0003"), (b"\7", "07")])
+def test_what_is_no_role_is_shown_as_it_came(value: bytes, said: str) -> None:
+    """A role is one octet: no other number of them is one, whatever they come to."""
+    assert mismatch([(9, b"\0")], [(9, value)]) == (
+        f"role mismatch: the peer says {said}, to our provider it should be customer"
+    )
+
+
 def test_another_as_on_one_session_has_ours_behind_it() -> None:
     """So the nodes of our AS still see a loop in what comes back."""
     other = replace(external("out", "192.0.2.42", TO), local_asn=Asn(64999), asn_behind=ASN)
