@@ -548,8 +548,8 @@ def _neighbour_peer(
         max_identities=cluster.max_identities if peer.pods else 0,
         max_prefixes_restart=limit.restart,
         enforce_first_as=is_external if peer.enforce_first_as is None else peer.enforce_first_as,
-        imports=unsaid if peer.imports is None else peer.imports,
-        exports=unsaid if peer.exports is None else peer.exports,
+        imports=peer.imports or unsaid,  # an empty list is no policy either
+        exports=peer.exports or unsaid,
         next_hops=next_hops,
         next_hop=peer.next_hop,
         cluster_id=cluster_id,
@@ -614,7 +614,7 @@ def warnings_of(
                     ("import", peer.imports, "accepted"),
                     ("export", peer.exports, "announced"),
                 )
-                if value is None
+                if not value
             ]
         missing = set(peer.families) - {family for family, _ in _next_hops(node, peer.families, peer.source)}
         said += [

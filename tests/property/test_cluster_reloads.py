@@ -58,7 +58,7 @@ def _text(value: object) -> str:
 some = st.sampled_from
 addresses = {name: f"192.0.2.{number}" for number, name in enumerate((*NODES, *OUTSIDE), 1)}
 FILTERS = ("plain", "marked", "preferred", "thinned", "elsewhere")
-filters = st.lists(some(("all", *FILTERS, *FILTERS)), max_size=2, unique=True)
+filters = st.lists(some(("all", *FILTERS, *FILTERS)), min_size=1, max_size=2, unique=True)
 RULES = {
     "marked": 'action = "accept"\nadd_community = ["64512:7"]\nadd_large_community = "64512:1:1"',
     "preferred": 'prefix = "203.0.113.0/24 le 32"\naction = "accept"\nlocal_pref = %d',

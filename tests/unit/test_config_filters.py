@@ -105,6 +105,16 @@ def test_the_engine_is_told_of_filters_and_of_who_has_them() -> None:
     assert not {each.name for each in configured.filters} & set(BUILT_IN)
 
 
+@pytest.mark.parametrize(("asn", "means"), [(65001, ("none",)), (64512, ("all",))])
+def test_an_empty_list_of_filters_is_no_policy(asn: int, means: tuple[str, ...]) -> None:
+    """So nothing comes from outside, and nothing goes there (RFC 8212 §2): as if the key were not there."""
+    text = START.replace("65001", str(asn))
+    without, empty = (config.parse(text + lines, "f.toml") for lines in ("", "import = []\nexport = []"))
+    (peer,) = config.effective(empty, "n1").peers
+    assert (peer.imports, peer.exports) == (means, means)
+    assert config.warnings(empty, "n1") == config.warnings(without, "n1")
+
+
 def test_peers_that_differ_in_filters_have_the_same_session() -> None:
     """And those that differ in anything else do not."""
     texts = ("", "import = ['all']\nexport = ['own']", "hold_time = 30")
