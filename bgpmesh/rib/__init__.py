@@ -1,9 +1,13 @@
 """What we believe: the paths of all peers, the one chosen for each prefix, and what follows from it.
 
-The door is `rib.Rib`; `export.Batch` is what it hands to the wire, and its two Deltas (`fib`,
-`next_hops`) are what it hands to the kernel. Nothing here knows a socket, a clock or a kernel.
+The door is `rib.Rib`, and in it `ways` and `host` for how this host gets anywhere; `export.Batch` is what it hands to
+the wire, and its two Deltas (`fib`, `next_hops`) are what it hands to the kernel. Nothing here knows a socket, a clock
+or a kernel.
 
-    rib.py        the tables: AdjRibIn (a dict for each peer), candidates and selection, the Deltas
+    rib.py        what is told goes through the parts below, and what follows from it into the Deltas
+    adjribin.py   what one peer told us: by prefix or by path, what of it is stale, how much it may be
+    importing.py  what an attribute set that came becomes: filters, whose word it is, whether it has been here before
+    locrib.py     the candidates of each prefix, decisions remembered, what is selected
     decision.py   which path is best: a table of steps, and the name of the step that put each other out
     claimants.py  who may say of an address which workload has it
     nexthop.py    whether a next hop can be reached, by what link and gateway, at what cost, and why not
@@ -11,7 +15,8 @@ The door is `rib.Rib`; `export.Batch` is what it hands to the wire, and its two 
     rule.py       filters as configured: rules, their terms and changes
     filter.py     the same compiled: a filter sees one attribute set and its batch
     aspath.py     expressions over AS_PATH
-    export.py     update groups: what a peer may hear, as what, and what it has been told
+    groups.py     which update groups there are, who is in which, who is to be asked to take
+    export.py     one of them: what its peers may hear, as what, and what they have been told
     numbers.py    our own identifiers of paths, where a peer takes several of a prefix
 
 What it hides: that a batch is a dict of byte keys to one shared Path; that decisions are remembered

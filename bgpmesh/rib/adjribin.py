@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from bgpmesh.delta import drop
 from bgpmesh.peering.peer import Peer, most_but_a_fifth
-from bgpmesh.rib.decision import Kept, Path
+from bgpmesh.rib.decision import Candidates, Kept, Path, candidates
 from bgpmesh.rib.filter import Chain
 from bgpmesh.rib.nexthop import NextHop
 from bgpmesh.route.attributes import PathAttributes
@@ -56,11 +56,11 @@ class AdjRibIn:
 
     # ── routes come and go ───────────────────────────────────────────────────
 
-    def put(self, path: Path, keys: Collection[Nlri]) -> dict[Nlri, Path]:
+    def put(self, path: Path, keys: Iterable[Nlri]) -> dict[Nlri, Path]:
         """Have a path under keys of one width; returns them with it."""
         batch: dict[Nlri, Path] = dict.fromkeys(keys, path)
-        width, before, is_identity = len(next(iter(batch))), len(self.table), _is_identity(path)
-        if is_identity or self._identities[width]:
+        width, before, is_identity = len(next(iter(batch))), len(self.table), path.claims is not None
+        if is_identity or self._identities.get(width):
             were = sum(_is_identity(old) for old in map(self.table.get, batch))
             self._identities[width] += len(batch) * is_identity - were
         self.table.update(batch)
@@ -129,15 +129,15 @@ class AdjRibIn:
         keys = self._keys.get(nlri, ())
         return (Nlri(keys),) if isinstance(keys, bytes) else keys
 
-    def paths_of(self, nlris: Iterable[Nlri]) -> Iterator[tuple[Nlri, tuple[Path, ...]]]:
-        """Yield prefixes with their paths that came with identifiers, in the order of those, each of several once."""
-        table, known = self.table, self._keys
-        for nlri in nlris:
-            keys = known.get(nlri, ())
-            yield (
-                nlri,
-                (table[keys],) if isinstance(keys, bytes) else tuple(dict.fromkeys(map(table.__getitem__, keys))),
-            )
+    def paths_of(self, nlris: Iterable[Nlri]) -> dict[Nlri, Candidates | None]:
+        """Return prefixes with their paths that came with identifiers, in the order of those, each of several once."""
+        path_of, known = self.table.__getitem__, self._keys
+        return {
+            nlri: path_of(keys)
+            if isinstance(keys := known.get(nlri, ()), bytes)
+            else candidates(dict.fromkeys(map(path_of, keys)))
+            for nlri in nlris
+        }
 
     def path_id(self, path: Path, nlri: Nlri) -> bytes | None:
         """Return by which identifier a path of a prefix came, the first of several, b"": without; None: not now."""
@@ -169,8 +169,6 @@ class AdjRibIn:
 
     def kept(self, path: Path, kept: Kept) -> Path:
         """Return what is kept of a path while its peer is away."""
-        if path.kept is kept:
-            return path
         found = self._lowered.get((path, kept))
         if found is None:
             attributes = path.attributes

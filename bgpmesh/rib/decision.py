@@ -10,7 +10,7 @@ nothing else tells apart wins. The name of a step is the reason that operators s
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from bgpmesh.rib.nexthop import NextHop
@@ -89,6 +89,16 @@ class Path:
         if self.refusal or self.next_hop is None or self.next_hop.resolution is not None:
             return self.refusal
         return f"next hop {self.next_hop.address} cannot be reached: {self.next_hop.reason}"
+
+
+Candidates = Path | tuple[Path, ...]  # the one of a prefix, or several
+
+
+def candidates(paths: Collection[Path]) -> Candidates | None:
+    """Return paths as the candidates of a prefix; None: there is none."""
+    if len(paths) > 1:
+        return tuple(paths)
+    return next(iter(paths), None)
 
 
 @dataclass(slots=True, eq=False)

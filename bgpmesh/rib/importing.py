@@ -64,7 +64,8 @@ class Import:
                 if path is None:
                     self._ways.has_idle |= rib_in.forget_unused()
                     path = rib_in.made[key] = self._path(rib_in, attributes, answer, is_believed=is_believed)
-                path = rib_in.kept(path, kept)
+                if path.kept is not kept:
+                    path = rib_in.kept(path, kept)
                 path.read_at = read_at
                 yield path, part
 

@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import cast
+from typing import TypeVar, cast
 
 from bgpmesh.delta import drop
-from bgpmesh.rib.decision import Path, Selection, decide, select
+from bgpmesh.rib.decision import Candidates, Path, Selection, decide, select
+from bgpmesh.rib.decision import candidates as candidates_of
 from bgpmesh.rib.nexthop import NextHop, OwnRoute
 from bgpmesh.route.community import GRACEFUL_SHUTDOWN
 from bgpmesh.route.nlri import WIDTHS, Family, Nlri, by_width
@@ -26,7 +27,7 @@ from bgpmesh.route.path import PeerName
 MEMO_ENTRIES = 20_000  # combinations of candidates whose decision is remembered
 WAITING = "waiting until this node is in sync"
 
-Candidates = Path | tuple[Path, ...]
+V = TypeVar("V")
 # Prefixes of one family, as keys, what was selected, and what is.
 Changed = tuple[Mapping[Nlri, object], Selection | None, Selection | None]
 
@@ -37,40 +38,41 @@ class LocRib:
     def __init__(self, ecmp: int) -> None:
         self.candidates: dict[Nlri, Candidates] = {}
         self.selected: dict[Nlri, Selection] = {}
+        self.is_deferring = False  # learnt paths are stored but not selected
         self._sizes: Counter[int] = Counter()
         self._decided: dict[tuple[Path, ...], Selection | None] = {}
         self._dirty: dict[Nlri, object] = {}
         self._work: list[Nlri] = []  # what was dirty when the work on it began, last first
         self._ecmp = ecmp
         self._passed_on = 1  # how many paths of a prefix some peer takes, or took
-        self._is_deferring = False
 
     # ── paths come and go ────────────────────────────────────────────────────
 
     def insert(self, path: Path, batch: dict[Nlri, Path]) -> Mapping[Nlri, object]:
         """Have a path, given with each prefix, in the place of whatever its peer had; returns what is new."""
-        candidates = self.candidates
+        candidates, peer = self.candidates, path.source.peer
         present = set(map(candidates.get, batch))
-        after = cast("dict[object, Candidates]", {before: _with(before, path.peer, (path,)) for before in present})
+        after = {before: _with(before, peer, path) for before in present}
         if all(before is now for before, now in after.items()):
             return {}  # said again
         if len(after) == 1 and path in after.values():
             candidates.update(batch)  # nobody else has these
         else:
             befores = list(map(candidates.get, batch))
-            candidates.update(zip(batch, map(after.__getitem__, befores), strict=True))
+            now = cast("Iterator[Candidates]", map(after.__getitem__, befores))
+            candidates.update(zip(batch, now, strict=True))
         self._dirty.update(batch)
         return batch
 
-    def replace(self, peer: PeerName, found: Iterable[tuple[Nlri, tuple[Path, ...]]]) -> Mapping[Nlri, object]:
+    def replace(self, peer: PeerName, found: Mapping[Nlri, Candidates | None]) -> Mapping[Nlri, object]:
         """Have these paths of prefixes in the place of what their peer had; returns the prefixes where that is new."""
         candidates = self.candidates
-        after: dict[tuple[Candidates | None, tuple[Path, ...]], Candidates | None] = {}
+        after: dict[tuple[Candidates | None, Candidates | None], Candidates | None] = {}
         stirred: dict[Nlri, None] = {}
-        for nlri, paths in found:
-            pair = before, _ = candidates.get(nlri), paths
-            if pair not in after:
-                after[pair] = _with(before, peer, paths)
+        for nlri, mine in found.items():
+            before = candidates.get(nlri)
+            if (pair := (before, mine)) not in after:
+                after[pair] = _with(before, peer, mine)
             now = after[pair]
             if now is before:
                 continue
@@ -86,7 +88,7 @@ class LocRib:
         """Have no path of a peer that had one of each prefix; returns them."""
         candidates = self.candidates
         befores = list(map(candidates.__getitem__, nlris))
-        after = {before: _with(before, peer, ()) for before in set(befores)}
+        after = {before: _with(before, peer, None) for before in set(befores)}
         if not any(after.values()):
             drop(candidates, nlris)  # nobody else has these
         else:
@@ -107,15 +109,10 @@ class LocRib:
         """Whether there is anything to decide."""
         return bool(self._dirty or self._work)
 
-    @property
-    def is_deferring(self) -> bool:
-        """Whether learnt paths are stored but not selected (RFC 4724 §4.1); local ones always are."""
-        return self._is_deferring
-
-    @is_deferring.setter
-    def is_deferring(self, value: bool) -> None:
-        if value != self._is_deferring:
-            self._is_deferring = value
+    def defer(self, is_deferring: bool) -> None:
+        """Select local paths only, or all again."""
+        if is_deferring != self.is_deferring:
+            self.is_deferring = is_deferring
             self.decide_again(self.candidates)
 
     def split_over(self, ecmp: int) -> bool:
@@ -149,11 +146,7 @@ class LocRib:
         """Decide about prefixes; yields what is selected now, once it is."""
         for candidates, alike in _runs(nlris, list(map(self.candidates.get, nlris))):
             new = None if candidates is None else self._select(candidates)
-            if self.selected.keys().isdisjoint(alike):
-                olds: Iterable[tuple[Selection | None, list[Nlri]]] = ((None, alike),)
-            else:
-                olds = _groups(alike, list(map(self.selected.get, alike)))
-            for old, same in olds:
+            for old, same in _runs(alike, list(map(self.selected.get, alike))):
                 if old is not new:
                     for part in by_width(same):
                         self._sizes[len(part[0])] += ((new is not None) - (old is not None)) * len(part)
@@ -168,7 +161,7 @@ class LocRib:
         return batch
 
     def _is_ready(self, path: Path) -> bool:
-        return path.is_eligible and (path.source.is_local or not self._is_deferring)
+        return path.is_eligible and (path.source.is_local or not self.is_deferring)
 
     def _select(self, candidates: Candidates) -> Selection | None:
         if isinstance(candidates, Path):
@@ -223,32 +216,23 @@ def _as_tuple(candidates: Candidates | None) -> tuple[Path, ...]:
     return (candidates,) if isinstance(candidates, Path) else candidates
 
 
-def _with(before: Candidates | None, peer: PeerName | None, mine: tuple[Path, ...]) -> Candidates | None:
+def _with(before: Candidates | None, peer: PeerName | None, mine: Candidates | None) -> Candidates | None:
     """Return candidates with these paths in the place of whatever their peer had; the same where it had just these."""
+    if before is None or (isinstance(before, Path) and before.source.peer == peer):
+        return mine  # most often: nobody else has it
     paths = _as_tuple(before)
-    if mine == tuple(path for path in paths if path.source.peer == peer):
+    if candidates_of([path for path in paths if path.source.peer == peer]) == mine:
         return before
-    now = (*(path for path in paths if path.source.peer != peer), *mine)
-    return now if len(now) > 1 else next(iter(now), None)
+    return candidates_of([*(path for path in paths if path.source.peer != peer), *_as_tuple(mine)])
 
 
-def _runs(nlris: list[Nlri], found: list[Candidates | None]) -> Iterable[tuple[Candidates | None, list[Nlri]]]:
-    """Return prefixes by their candidates."""
-    if len(set(map(id, found))) == 1:
-        return ((found[0], nlris),)
-    alike: dict[Candidates | None, list[Nlri]] = {}
+def _runs(nlris: list[Nlri], values: list[V]) -> Iterable[tuple[V, list[Nlri]]]:
+    """Return prefixes by what they have; most often all have the same."""
+    if len(nlris) == 1 or len(set(map(id, values))) == 1:
+        return ((values[0], nlris),)
+    alike: dict[V, list[Nlri]] = {}
     at = 0
-    for candidates, run in groupby(found):
+    for value, run in groupby(values):
         start, at = at, at + len(list(run))
-        alike.setdefault(candidates, []).extend(nlris[start:at])
+        alike.setdefault(value, []).extend(nlris[start:at])
     return alike.items()
-
-
-def _groups(nlris: list[Nlri], olds: list[Selection | None]) -> Iterable[tuple[Selection | None, list[Nlri]]]:
-    """Return prefixes by what is selected for them."""
-    if len(set(olds)) == 1:
-        return ((olds[0], nlris),)
-    parts: dict[Selection | None, list[Nlri]] = {}
-    for nlri, old in zip(nlris, olds, strict=True):
-        parts.setdefault(old, []).append(nlri)
-    return parts.items()

@@ -75,7 +75,8 @@ class Rib:
         self.host, self.next_hops = self.ways.host, self.ways.objects
         self._own_prefixes: set[Nlri] = set()  # connected on this host, or its addresses
         self._import = Import(self._ins, self.ways, asn, router_id, cluster_id)
-        self.refused_claims, self.loop = self._import.refused, self._import.loop
+        self.refused_claims = self._import.refused  # what is said of addresses and not believed; the same
+        self.loop = self._import.loop  # how what has some attributes has been here before, in words
         self._filters = Filters()
         self._unfiltered: dict[PeerName, list[Nlri]] = {}  # what has still to go through changed import filters
         self._numbers = Numbers(self._ins)
@@ -93,12 +94,12 @@ class Rib:
         # What exists unwanted is kept until the work that follows is done, not only until it is ordered.
         if value:
             self.fib.keep_unwanted = self.next_hops.keep_unwanted = True
-        self._table.is_deferring = value
+        self._table.defer(value)
 
     def configure(self, asn: Asn, router_id: RouterId, cluster_id: RouterId | None, ecmp: int) -> None:
         """Take a new identity; loop checks and decisions are made again where they depend on it."""
         if self._import.configure(asn, router_id, cluster_id) | self._table.split_over(ecmp):
-            self.ways.doubt_recursion()
+            self.ways.candidates_moved(self._table.candidates)
             self._table.decide_again(self._table.candidates)
 
     def believe(self, claimants: Claimants | None) -> None:
@@ -269,7 +270,8 @@ class Rib:
         kept: Kept = Kept.ALIKE,
     ) -> None:
         for keys in by_width(announced):
-            self._withdraw(rib_in, rib_in.left_of_others(keys))
+            if rib_in.stale:
+                self._withdraw(rib_in, rib_in.left_of_others(keys))
             if len(keys[0]) in PATH_WIDTHS:
                 self._store_paths(rib_in, attributes, keys, read_at, kept)
                 continue
@@ -283,7 +285,7 @@ class Rib:
         while keys:
             named = cast("dict[Nlri, Nlri]", {key[PATH_ID_SIZE:]: key for key in keys})
             for path, part in self._import.run(rib_in, attributes, list(named), read_at, kept):
-                rib_in.put(path, list(map(named.__getitem__, part)))
+                rib_in.put(path, map(named.__getitem__, part))
             rib_in.know_keys(named)
             self._replace(rib_in, named)
             if len(named) == len(keys):
@@ -291,8 +293,6 @@ class Rib:
             keys = [key for key in keys if named[prefix_of(key)] != key]  # of a prefix that is there more than once
 
     def _withdraw(self, rib_in: AdjRibIn, keys: Collection[Nlri]) -> None:
-        if not keys:
-            return
         gone, stirred = rib_in.withdraw(keys)
         if stirred:
             self._replace(rib_in, stirred)
@@ -367,7 +367,7 @@ class Rib:
         if moved:
             self._table.decide_again(chain.from_iterable(rib_in.prefixes_by(moved) for rib_in in self._ins.values()))
         nlris = self._table.take_work(limit)
-        for batch, old, new in self._table.settle(nlris):
+        for batch, old, new in self._table.settle(nlris) if nlris else ():
             self._follow(batch, old, new)
         self._groups.offer_backlogs(limit - len(nlris))
         if self._has_work():

@@ -104,10 +104,6 @@ class Ways:
                 self._is_recursion_in_doubt = True
         self._resolver.own_addresses = addresses
 
-    def doubt_recursion(self) -> None:
-        """Know that routes of ours may be possible, or no longer, anywhere."""
-        self._is_recursion_in_doubt = True
-
     def resolve(self) -> set[NextHop]:
         """Re-resolve what is in doubt; returns those that can or cannot be reached now, or at another cost.
 

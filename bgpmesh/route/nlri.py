@@ -71,8 +71,7 @@ def prefix_of(nlri: Nlri) -> Nlri:
 
 def by_width(nlris: Sequence[Nlri]) -> list[Sequence[Nlri]]:
     """Split keys by their width, so by family; one, as most often, is not copied."""
-    widths = set(map(len, nlris))
-    if len(widths) == 1:
+    if len(nlris) == 1 or len(widths := set(map(len, nlris))) == 1:
         return [nlris]
     return [[nlri for nlri in nlris if len(nlri) == width] for width in sorted(widths)]
 
