@@ -16,7 +16,8 @@ or a kernel.
     filter.py     the same compiled: a filter sees one attribute set and its batch
     aspath.py     expressions over AS_PATH
     groups.py     which update groups there are, who is in which, who is to be asked to take
-    export.py     one of them: what its peers may hear, as what, and what they have been told
+    export.py     one of them: what its peers are to hear, and what they have been told
+    view.py       the rules of a session: what a peer may hear, and as what
     numbers.py    our own identifiers of paths, where a peer takes several of a prefix
 
 What it hides: that a batch is a dict of byte keys to one shared Path; that decisions are remembered

@@ -15,8 +15,9 @@ from bgpmesh.peering.message import Negotiated
 from bgpmesh.peering.peer import Peer
 from bgpmesh.rib.decision import Path, Selection
 from bgpmesh.rib.drain import Drain
-from bgpmesh.rib.export import Group, Member, Told, View, agreed, end_of_ribs, view_of
+from bgpmesh.rib.export import Group, Member, Told, end_of_ribs
 from bgpmesh.rib.filter import Filters
+from bgpmesh.rib.view import View, agreed, view_of
 from bgpmesh.route.nlri import Family, Nlri, by_width
 from bgpmesh.route.path import PeerName
 

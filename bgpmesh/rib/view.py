@@ -1,0 +1,188 @@
+"""What a peer may hear, and as what: the rules of its session, before and behind the export filters.
+
+They are RFC 4271 §5, RFC 4456 §6 and §8, RFC 1997, RFC 9494 §4.3; a session outside the cluster passes nothing without
+a filter that says so (RFC 8212), which the configuration decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from bgpmesh.peering.message import Negotiated
+from bgpmesh.peering.peer import Peer
+from bgpmesh.rib.decision import DEFAULT_LOCAL_PREF, Path
+from bgpmesh.rib.drain import Drain
+from bgpmesh.rib.filter import NOTHING
+from bgpmesh.route import roles
+from bgpmesh.route.attributes import ATTRIBUTES, PARTIAL, Asn, PathAttributes, RouterId
+from bgpmesh.route.claim import without_claims
+from bgpmesh.route.community import GRACEFUL_SHUTDOWN, LLGR_STALE, NO_ADVERTISE, NO_EXPORT, NO_EXPORT_SUBCONFED
+from bgpmesh.route.nlri import Family, IPAddress, Nlri, contains, host_nlri, is_link_local
+from bgpmesh.route.path import Role, Source
+
+TRANSITIVE = 0x40  # attribute flag (RFC 4271 §4.3)
+KNOWN = frozenset(row.code for row in ATTRIBUTES)
+EXT_NON_TRANSITIVE = 0x40  # in the type of an extended community (RFC 4360 §2)
+
+
+@dataclass(frozen=True, slots=True)
+class Agreed:
+    """What a session agreed on, as far as its peer hears other things, or otherwise encoded, by that."""
+
+    families: tuple[Family, ...]
+    four_octet_asn: bool
+    message_size: int  # octets
+    hears_long_lived: bool  # it knows what is stale for long, and that it comes last (RFC 9494 §4.3)
+    ipv6_next_hops: bool  # of IPv4 prefixes (RFC 8950)
+    path_ids: frozenset[Family]  # families of which several paths of a prefix are told (RFC 7911)
+
+
+def agreed(negotiated: Negotiated) -> Agreed:
+    """Return it."""
+    knows_long_lived = negotiated.received.capabilities.long_lived is not None
+    return Agreed(
+        negotiated.families,
+        negotiated.four_octet_asn,
+        negotiated.message_size,
+        knows_long_lived,
+        negotiated.ipv6_next_hops,
+        negotiated.path_ids_out,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What decides how routes look to a peer, and how they are encoded; peers with equal views share a group."""
+
+    role: Role
+    in_cluster: bool
+    asn: Asn
+    local_asn: Asn
+    agreed: Agreed
+    exports: tuple[str, ...]
+    next_hops: tuple[tuple[Family, IPAddress], ...]
+    next_hop: str
+    cluster_id: RouterId | None
+    shared_subnet: Nlri | None  # where a received next hop may be passed on to an external peer
+    asn_behind: Asn | None = None  # stands behind `local_asn` in AS_PATH
+    bgp_role: str = ""  # ours (RFC 9234)
+    most_paths: int = 0  # of a prefix, where they agreed on several
+    silent_on: Asn | None = None  # what nodes of this cluster say of addresses goes no further than the cluster
+    drain: Drain = Drain.NONE  # the same for all peers
+
+    @property
+    def is_external(self) -> bool:
+        """Whether routes leave our AS by it."""
+        return self.role is Role.EXTERNAL
+
+
+def view_of(peer: Peer, agreed: Agreed, subnet: Nlri | None, drain: Drain) -> View:
+    """Return the view of a peer whose session agreed on this."""
+    return View(
+        peer.role,
+        peer.in_cluster,
+        peer.asn,
+        peer.local_asn,
+        agreed,
+        peer.exports,
+        peer.next_hops,
+        peer.next_hop,
+        peer.cluster_id,
+        subnet if peer.is_external and peer.next_hop == "auto" else None,
+        peer.asn_behind,
+        peer.bgp_role,
+        peer.add_path.send if agreed.path_ids and peer.add_path is not None else 0,
+        None if peer.in_cluster else peer.cluster_asn,
+        drain,
+    )
+
+
+def may_hear(view: View, path: Path) -> bool:
+    """Tell whether the rules let a path go to such a peer, before any filter (RFC 4271 §9.2, RFC 4456 §6)."""
+    source = path.source
+    if view.drain is Drain.STOPPED or (view.drain is Drain.DRAINED and (path.is_movable or not source.is_local)):
+        return False
+    communities = path.attributes.communities
+    if communities and (
+        NO_ADVERTISE in communities
+        or (LLGR_STALE in communities and not view.agreed.hears_long_lived)
+        or (view.is_external and (NO_EXPORT in communities or NO_EXPORT_SUBCONFED in communities))
+    ):
+        return False
+    if view.bgp_role and not roles.may_leave(view.bgp_role, path.attributes):
+        return False
+    if path.is_for_cluster and (source.is_external or not view.in_cluster):
+        return False  # whoever hears of a node's address from a third one that does not reflect would not believe it
+    if source.is_local:
+        return path.is_advertised
+    if source.is_external or view.is_external:
+        return True
+    return view.cluster_id is not None and (source.role is Role.CLIENT or view.role is Role.CLIENT)
+
+
+def rewrite(
+    view: View, source: Source, attributes: PathAttributes, family: Family, said: frozenset[str] = NOTHING
+) -> PathAttributes | None:
+    """Return a path's attributes as such a peer is to see them; None where there is no next hop to give it.
+
+    Of `said` the export filters have the last word, but that a node which leaves service says so.
+    """
+    if view.drain is not Drain.NONE:
+        attributes = _leaving(attributes)
+    next_hop = _next_hop(view, attributes, family, said)
+    if next_hop is None or (family is Family.IPV4 and next_hop.version == 6 and not view.agreed.ipv6_next_hops):
+        return None
+    if view.silent_on is not None and attributes.large_communities:
+        attributes = without_claims(attributes, view.silent_on)
+    passed = tuple(
+        (flags if code in KNOWN else flags | PARTIAL, code, value)  # RFC 4271 §5
+        for flags, code, value in attributes.other
+        if flags & TRANSITIVE
+    )
+    made = replace(attributes, next_hop=next_hop, link_local=None, other=passed)
+    if view.is_external:
+        as_path = attributes.as_path
+        if view.asn_behind is not None:
+            as_path = as_path.prepended(view.asn_behind)
+        return replace(
+            roles.sent(view.bgp_role, view.local_asn, made, is_ours=source.is_local),
+            as_path=as_path.prepended(view.local_asn),
+            med=attributes.med if source.is_local or "med" in said else None,
+            local_pref=None,
+            originator_id=None,
+            cluster_list=(),
+            ext_communities=tuple(c for c in attributes.ext_communities if not c[0] & EXT_NON_TRANSITIVE),
+        )
+    preferred = DEFAULT_LOCAL_PREF if attributes.local_pref is None else attributes.local_pref
+    if source.is_local or source.is_external or view.cluster_id is None:
+        return replace(made, local_pref=preferred)
+    return replace(  # reflected (RFC 4456 §8)
+        made,
+        local_pref=preferred,
+        originator_id=source.router_id if attributes.originator_id is None else attributes.originator_id,
+        cluster_list=(view.cluster_id, *attributes.cluster_list),
+    )
+
+
+def _leaving(attributes: PathAttributes) -> PathAttributes:
+    """Return attributes as the last choice of whoever hears them (RFC 8326 §4.2)."""
+    communities = tuple(sorted({*attributes.communities, GRACEFUL_SHUTDOWN}))
+    return replace(attributes, local_pref=0, communities=communities)
+
+
+def _next_hop(view: View, attributes: PathAttributes, family: Family, said: frozenset[str]) -> IPAddress | None:
+    ours = dict(view.next_hops).get(family)
+    received = attributes.next_hop
+    if "next_hop" in said:
+        return received
+    if "next_hop_self" in said:
+        return ours
+    if received is None or view.next_hop == "self":  # None: of a local path, but where a program names one
+        return ours
+    if is_link_local(received):
+        return ours  # beyond its link it means nobody (RFC 2545 §2)
+    if not view.is_external or view.next_hop == "keep":
+        return received
+    if view.shared_subnet is not None and contains(view.shared_subnet, host_nlri(received)):
+        return received  # third party (RFC 4271 §5.1.3)
+    return ours
