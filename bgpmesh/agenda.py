@@ -19,7 +19,8 @@ class Agenda:
 
     def wake(self, name: PeerName, at: float) -> None:
         """Have a session looked at when its own timer is due, or it may begin again, whichever comes first."""
-        at = min(at, self._closed_until.get(name, NEVER))
+        if self._closed_until:
+            at = min(at, self._closed_until.get(name, NEVER))
         if self._at.get(name) == at:
             return
         self._at[name] = at

@@ -536,7 +536,7 @@ class Peers:
 
     def check_sync(self, now: float, unheard: Collection[int] = ()) -> None:
         """Be in sync where nobody is waited for any longer: learnt paths are selected from then on."""
-        was_in_sync = self.is_in_sync
+        was_in_sync = self.restart.is_in_sync
         if not self.restart.ends(now, unheard):
             return
         self._rib.is_deferring = False

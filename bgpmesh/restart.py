@@ -97,6 +97,7 @@ class Restart:
         self._sessions = sessions
         self._notes = notes
         self._booted_at: float | None = None
+        self._is_waiting = False  # booted, and somebody may be waited for
         self._limit = NEVER  # the second at which all waiting ends
         self._waits: dict[PeerName, _Wait] = {}
         self._ranges: tuple[PeerName, ...] = ()  # whose speakers, and how many, nobody knows
@@ -124,7 +125,7 @@ class Restart:
 
         Speakers of ranges are waited for where it is not known who they were. A closed node waits for nobody.
         """
-        self._booted_at = now
+        self._booted_at, self._is_waiting = now, True
         routes_are_known = has_routes or self._last.is_bare
         is_unknown = self._listed is None and routes_are_known
         listed = frozenset(self._sessions) if is_unknown else (self._listed or frozenset())
@@ -149,7 +150,7 @@ class Restart:
 
     def begin_return(self, configured: Configured, ranges: tuple[PeerName, ...], now: float) -> None:
         """Wait for what everybody has to say, as after a restart: nobody has a session yet."""
-        self.is_returning = True
+        self.is_returning = self._is_waiting = True
         self._limit = min(self._limit, now + configured.restart_deferral)
         self._ranges = ranges
         for name in self._sessions:
@@ -199,21 +200,21 @@ class Restart:
 
         The silence of connections whose input is `unheard` does not count.
         """
-        if self._booted_at is None or (self.is_in_sync and not self.is_returning) or self._is_waiting(now, unheard):
+        if not self._is_waiting or self._is_anybody_left(now, unheard):
             return False
         if left := {name: reason for name, reason in self.reasons().items() if name in self._waits}:
             name = "drain.gave-up-waiting" if self.is_in_sync else "restart.gave-up-waiting"
             self._notes.add(name, Level.WARNING, peer=",".join(left), reason=str(left))
-        if self.local.is_restarting:
+        if self.local.is_restarting and self._booted_at is not None:
             self._notes.add("restart.in-sync", waited_s=now - self._booted_at)
         self._waits.clear()
         self._ranges = ()
         self._processes.clear()
-        self._limit, self.is_returning = NEVER, False
+        self._limit, self.is_returning, self._is_waiting = NEVER, False, False
         self.is_in_sync, self.local.is_restarting = True, False
         return True
 
-    def _is_waiting(self, now: float, unheard: Collection[int]) -> bool:
+    def _is_anybody_left(self, now: float, unheard: Collection[int]) -> bool:
         for name in [name for name, wait in self._waits.items() if self._until(name, wait) <= now]:
             if self._sessions[name].connection not in unheard:
                 del self._waits[name]
@@ -221,7 +222,7 @@ class Restart:
 
     def next_check(self) -> float:
         """Return the second at which the waiting may end though nothing happens."""
-        if self._booted_at is None or (self.is_in_sync and not self.is_returning):
+        if not self._is_waiting:
             return NEVER
         return min([self._limit, *(self._until(name, wait) for name, wait in self._waits.items())])
 
