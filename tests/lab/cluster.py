@@ -395,11 +395,44 @@ def set_names(lab: Lab, node: str) -> list[str]:
 
 # ── traffic ──────────────────────────────────────────────────────────────────
 
-# One round of pings after the other; SIGTERM ends it behind the round in hand.
-_PINGS = f"""
-trap over=1 TERM
-while [ -z "$over" ]; do ping -q -n -i 0.02 -c {PINGS} -W 10 "$1"; done
-"""
+
+def pinging(lab: Lab, node: str, addresses: Sequence[str], *, inside: str = "") -> Process:
+    """Start pings to these addresses from a node, or from a workload's namespace there."""
+    started = lab.start(node, script("pings", *addresses), inside=inside)
+    started.until(lambda: _counts(started), "pings")
+    return started
+
+
+def await_rounds(pings: Sequence[Process], count: int = 2) -> None:
+    """Wait until each address has answered as often as it has been asked by now, and so many rounds more."""
+    for ping, before in [(ping, _counts(ping)) for ping in pings]:
+        wanted = {address: sent + count * PINGS for address, (sent, _) in before.items()}
+        ping.until(partial(_has_answers, ping, wanted), f"so many answers: {wanted}")
+
+
+def unanswered(pings: Sequence[Process]) -> list[str]:
+    """End pings once all are answered or half a minute is over, and return what was lost, in words."""
+    for ping in pings:
+        ping.send_signal(SIGTERM)
+    faults = []
+    for ping in pings:
+        status = ping.entry.wait(PATIENCE_S)
+        short = {address: (sent, back) for address, (sent, back) in _counts(ping).items() if sent != back}
+        if status or short:
+            said = ping.output()[-500:] if status else ""
+            faults.append(f"{ping.node}: pings: exit status {status}, (sent, answered) {short} {said}")
+    return faults
+
+
+def _has_answers(ping: Process, wanted: Mapping[str, int]) -> bool:
+    counts = _counts(ping)
+    return all(counts[address][1] >= count for address, count in wanted.items())
+
+
+def _counts(ping: Process) -> dict[str, tuple[int, int]]:
+    """Return of each address how many were sent and answered, as last told."""
+    told = [line for line in ping.output().splitlines() if line.startswith("{") and line.endswith("}")]
+    return {address: (sent, answered) for address, (sent, answered) in json.loads(told[-1]).items()} if told else {}
 
 
 class Traffic:
@@ -410,12 +443,10 @@ class Traffic:
         self._pings: list[Process] = []
         self._flows: list[Process] = []
         self._servers: list[Process] = []
-        ways = [*ends, *((target, source) for source, target in ends)]
-        self._pings = [
-            lab.start(source.node, ["sh", "-c", _PINGS, "sh", address], inside=source.name)
-            for source, target in ways
-            for address in target.addresses
-        ]
+        ways: dict[Workload, list[str]] = {}
+        for source, target in (*ends, *((target, source) for source, target in ends)):
+            ways.setdefault(source, []).extend(target.addresses)
+        self._pings = [pinging(lab, source.node, addresses, inside=source.name) for source, addresses in ways.items()]
         for port, (source, target) in enumerate((ends[0], ends[0][::-1]), start=5001):
             place = (target.addresses[port - 5001], str(port))
             server = lab.start(target.node, script("flow", "serve", *place), inside=target.name)
@@ -427,42 +458,24 @@ class Traffic:
         self.await_rounds(1)
 
     def await_rounds(self, count: int = 2) -> None:
-        """Wait until each ping has ended the round in hand and a whole one more (`count`: 2)."""
-        wanted = [(ping, len(_rounds(ping)) + count) for ping in self._pings]
-        for ping, rounds in wanted:
-            what = f"round {rounds} of the pings to {ping.command[-1]}"
-            ping.until(partial(_has_rounds, ping, rounds), what)
+        """Wait until every workload has answered so many rounds more to every other."""
+        await_rounds(self._pings, count)
 
     def stop(self) -> list[str]:
         """End it all and return what was lost, in words; empty if nothing was."""
         for process in (*self._pings, *self._flows):
             process.send_signal(SIGTERM)
-        faults = []
-        for process in (*self._pings, *self._flows, *self._servers):
+        faults = unanswered(self._pings)
+        for process in (*self._flows, *self._servers):
             what = f"{process.node}: {' '.join(process.command)}"
             if status := process.entry.wait(PATIENCE_S):
                 faults.append(f"{what}: exit status {status}: {process.output()}")
-        for ping in self._pings:
-            short = [each for each in _rounds(ping) if each != (PINGS, PINGS)]
-            said = [line for line in ping.output().splitlines() if line.startswith("ping: ")]
-            if short or said:
-                faults.append(f"{ping.node}: pings to {ping.command[-1]}: (sent, answered) {short}, {said}")
         for flow, server in zip(self._flows, self._servers, strict=True):
             seen, served = (json.loads(process.output().splitlines()[-1]) for process in (flow, server))
             expected = {"sent": seen["sent"], "back": seen["sent"], "is_in_order": True, "lost": 0}
             if seen != expected or served != {"lost": 0}:
                 faults.append(f"{flow.node}: flow to {flow.command[-2]}: {seen}, at the other end {served}")
         return faults
-
-
-def _has_rounds(ping: Process, count: int) -> bool:
-    return len(_rounds(ping)) >= count
-
-
-def _rounds(ping: Process) -> list[tuple[int, int]]:
-    """Return how many each round of pings has sent and got."""
-    found = re.findall(r"(\d+) packets transmitted, (\d+) received", ping.output())
-    return [(int(sent), int(received)) for sent, received in found]
 
 
 # ── the watch ────────────────────────────────────────────────────────────────
