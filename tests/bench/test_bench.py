@@ -10,7 +10,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -125,16 +125,20 @@ def test_a_kernel_that_holds_other_routes_fails_the_run() -> None:
 
 
 class Kernel:
-    """A network namespace with a link and a watch over ten routes; commands go to a shell in it."""
+    """A network namespace with a link and a watch over ten routes; commands go to a shell in it.
 
-    def __init__(self, steps: str, timeout_s: int = 120) -> None:
+    `before`: what is there before anybody watches. A line to the descriptor 3 is one to the watch.
+    """
+
+    def __init__(self, steps: str, timeout_s: int = 120, before: Sequence[str] = ()) -> None:
         user = ["--user", "--map-root-user"] if os.geteuid() else []
         command = ["unshare", *user, "--net", "sh", "-e"]
         self._shell = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.run("ip link add v0 type veth peer v1; ip address add 192.0.2.1/24 dev v0")
-        self.run("ip link set v0 up; ip link set v1 up")
+        self.run("ip link set v0 up; ip link set v1 up", *before)
+        self.run("place=$(mktemp -d); mkfifo $place/lines; exec 3<>$place/lines; rm -r $place")
         watch = f"{sys.executable} {HERE / 'watch.py'} --first {FIRST} --routes 10 --gateway {GATEWAY}"
-        self.run(f"{watch} --steps {steps} --timeout {timeout_s} </dev/null &")
+        self.run(f"{watch} --steps {steps} --timeout {timeout_s} <&3 &")
 
     def run(self, *lines: str) -> None:
         """Run commands, in their order; the next `said` may come before they are through."""
@@ -194,7 +198,7 @@ def test_the_watch_counts_what_is_done_to_kept_routes() -> None:
     assert "complete" == kernel.said()["event"]
     assert "watching kept" == kernel.said()["event"]
     kernel.run(*routes("replace", range(3), f"via {GATEWAY} mtu 1400"), *routes("delete", range(9, 10)))
-    kernel.run(*routes("add", range(9, 10), f"via {GATEWAY}"))
+    kernel.run(*routes("add", range(9, 10), f"via {GATEWAY}"), "echo >&3")
     assert ("kept", 5, 10) == ((line := kernel.said())["event"], line["touched"], line["count"])
     assert 0 == kernel.close()
 
@@ -202,8 +206,8 @@ def test_the_watch_counts_what_is_done_to_kept_routes() -> None:
 @needs_lab
 def test_the_watch_does_not_take_another_gateway() -> None:
     """Ten routes of which one leads elsewhere are not the feed."""
-    kernel = Kernel("complete", 2)
-    kernel.run(*routes("add", range(9), f"via {GATEWAY}"), *routes("add", range(9, 10), "via 192.0.2.3"))
+    there = [*routes("add", range(9), f"via {GATEWAY}"), *routes("add", range(9, 10), "via 192.0.2.3")]
+    kernel = Kernel("complete", 2, there)
     assert "watching complete" == kernel.said()["event"]
     line = kernel.said()
     assert ("not complete", 10) == (line["event"], line["count"])
