@@ -109,8 +109,8 @@ def test_levels_are_merged_and_applied(merged: Path) -> None:
         assert lab.read("b", "/sys/class/net/eth7/mtu") == "1400\n"
         assert lab.read("a", "/sys/class/net/eth2/address") == "02:00:00:00:00:0a\n"
         assert lab.exec("b", ["hostname"]).stdout == "b\n"
-        lab.exec("a", ["ping", "-c", "1", "-W", "5", "10.9.0.2"])
-        lab.exec("a", ["ping", "-c", "1", "-W", "5", "fd09::2"])
+        lab.exec("a", ["ping", "-c", "1", "-w", "30", "10.9.0.2"])
+        lab.exec("a", ["ping", "-c", "1", "-w", "30", "fd09::2"])
     assert not Path("/etc/deep").exists()
 
 

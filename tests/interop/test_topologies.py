@@ -282,7 +282,7 @@ def test_a_mesh_of_four_implementations_has_everybodys_prefixes() -> None:
         for speaker in SPEAKERS:
             until(lambda speaker=speaker: selected(cluster, speaker) >= ALL_PREFIXES, f"all prefixes at {speaker}")  # type: ignore[misc]
         for address in (f"{net}{number}{host}" for number in (2, 3, 4) for net, host in PLACES):
-            cluster.lab.exec("n1", ["ping", "-c", "1", "-W", "5", address])
+            cluster.lab.exec("n1", ["ping", "-c", "1", "-w", "30", address])
 
 
 def selected(cluster: Cluster, speaker: str) -> set[str]:

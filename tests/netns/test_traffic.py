@@ -23,7 +23,7 @@ def test_counters_of_every_link_are_read() -> None:
         before = traffic()
         assert before == told()
         assert len(before) == LINKS + 1
-        run("ping", "-c", "2", "-s", "1000", "-w", "30", "127.0.0.1")
+        run("ping", "-c", "2", "-s", "1000", "-W", "30", "127.0.0.1")
         (loopback,) = (link for link, counted in traffic().items() if counted != before[link])
         came, went = traffic()[loopback]
         assert (came - before[loopback][0], went - before[loopback][1]) == (4 * 1028, 4 * 1028)
