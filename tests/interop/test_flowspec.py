@@ -41,7 +41,7 @@ import = ["all"]
 export = ["own"]
 {{flowspec}}
 """
-PING = ["ping", "-c", "1", "-W", "2", "10.0.0.1"]
+PING = ["ping", "-c", "1", "10.0.0.1"]
 OPEN, CLOSED = "5053", "5054"  # UDP ports of the workload
 
 AnySpeaker = Bird | GoBgp
@@ -77,9 +77,13 @@ class Pair:
         """The lab of both."""
         return self.cluster.lab
 
-    def hears(self, port: str, *, tries: int = 3) -> list[bool]:
-        """Tell whether the workload answers on a port to the peer's node, over IPv4 and over IPv6."""
-        return [bool(reply(self.lab, "peer", each, port, tries=tries)) for each in self.workload.addresses]
+    def is_heard(self, port: str) -> bool:
+        """Tell whether the workload answers on a port to the peer's node, over IPv4 and over IPv6; it may take long."""
+        return all(reply(self.lab, "peer", each, port) for each in self.workload.addresses)
+
+    def is_silent(self, port: str) -> bool:
+        """Tell whether it does so over neither, to three datagrams each."""
+        return not any(reply(self.lab, "peer", each, port, tries=3) for each in self.workload.addresses)
 
     def flows(self) -> list[tuple[str, str, str]]:
         """Return match, action and state of each flow."""
@@ -165,12 +169,13 @@ def pair(kind: Kind, flowspec: str = "flowspec = { rules = 4 }") -> Iterator[Pai
 def test_a_neighbour_has_packets_dropped_and_let_go_again(kind: Kind) -> None:
     """One port of a workload, over both families; it is told, counted and explained, and when withdrawn it is gone."""
     with pair(kind) as both:
-        assert both.hears(OPEN, tries=60) == both.hears(CLOSED, tries=60) == [True, True]
+        assert both.is_heard(OPEN)
+        assert both.is_heard(CLOSED)
         asked = both.filters(CLOSED)
         both.speaker.ask_for(*asked)
         both.await_flows(*in_force(asked))
-        assert both.hears(CLOSED) == [False, False]
-        assert both.hears(OPEN) == [True, True]
+        assert both.is_silent(CLOSED)
+        assert both.is_heard(OPEN)
 
         drops = cast("list[dict[str, object]]", both.cluster.ask("n1", "policy drops"))
         counted = {row["rule"]: row["packets"] for row in drops if row["policy"] == "flowspec other"}
@@ -188,11 +193,11 @@ def test_a_neighbour_has_packets_dropped_and_let_go_again(kind: Kind) -> None:
 
         both.speaker.ask_for(*both.filters(CLOSED, 1000))
         both.await_flows(*in_force(asked, "limit to 1000 bytes/s"))
-        assert both.hears(CLOSED) == [True, True]
+        assert both.is_heard(CLOSED)
         both.speaker.ask_for()
         both.await_flows()
         both.cluster.until("n1", lambda: both.ours() == [], "nothing left of it")
-        assert both.hears(CLOSED) == [True, True]
+        assert both.is_heard(CLOSED)
 
 
 @pytest.mark.parametrize("kind", FEW)
@@ -200,10 +205,10 @@ def test_a_neighbour_cannot_close_bgp_or_ask_for_too_much(kind: Kind) -> None:
     """All that goes to the node itself is to be dropped, its session stands; a flow too many is refused by name."""
     with pair(kind) as both:
         own = [Filter("10.0.0.1/32", is_udp=False), Filter("2001:db8::1/128", is_udp=False)]
-        assert both.lab.exec("peer", PING).returncode == 0
+        assert both.lab.exec("peer", [*PING, "-w", "30"]).returncode == 0
         both.speaker.ask_for(*own)
         both.await_states("in force", "in force")
-        assert both.lab.exec("peer", PING, check=False).returncode != 0
+        assert both.lab.exec("peer", [*PING, "-W", "2"], check=False).returncode != 0
         heard = both.keepalives()
         both.cluster.until("n1", lambda: both.keepalives() >= heard + 4, "keepalives for longer than the hold time")
         both.speaker.ask_for(*own, *both.filters(CLOSED))
@@ -231,7 +236,7 @@ def test_flows_outlive_a_crash_of_either_end_and_not_an_orderly_end(kind: Kind) 
         both.cluster.until("n1", lambda: both.cluster.has_peer("n1", "other", is_up=False), "its end")
         rows = cast("list[dict[str, object]]", both.cluster.ask("n1", "policy flows"))
         assert [(row["state"], row["stale"]) for row in rows] == [("in force", True), ("in force", True)]
-        assert both.hears(CLOSED) == [False, False]
+        assert both.is_silent(CLOSED)
         both.speaker.start()
         until(both.speaker.is_established, f"{both.speaker.name} to be Established")
         both.cluster.until(
@@ -246,9 +251,9 @@ def test_flows_outlive_a_crash_of_either_end_and_not_an_orderly_end(kind: Kind) 
 
         standing = both.ours()
         both.cluster.stop(SIGKILL, "n1")
-        assert both.hears(CLOSED) == [False, False]
+        assert both.is_silent(CLOSED)
         both.cluster.start("n1")
-        assert both.hears(CLOSED) == [False, False]
+        assert both.is_silent(CLOSED)
         both.cluster.await_sync("n1")
         both.await_flows(*in_force(asked))
         assert both.ours() == standing
@@ -257,12 +262,11 @@ def test_flows_outlive_a_crash_of_either_end_and_not_an_orderly_end(kind: Kind) 
         both.await_flows()
         both.cluster.until("n1", lambda: both.ours() == [], "nothing left of it")
         both.cluster.until("n1", lambda: both.cluster.has_peer("n1", "other", is_up=True), "a session without FlowSpec")
-        assert both.hears(CLOSED) == [True, True]
+        assert both.is_heard(CLOSED)
         both.cluster.reload("n1", config_of(both.speaker.setup.asn, "flowspec = { ttl = 5 }"))
-        both.await_flows(*in_force(asked))
-        both.await_states("expired", "expired")
+        both.await_states("expired", "expired")  # they may be in force for a moment only, where rules take seconds
         both.cluster.until_logged("n1", "flow.expired")
-        assert both.hears(CLOSED) == [True, True]
+        assert both.is_heard(CLOSED)
         both.speaker.stop()
         both.cluster.until("n1", lambda: both.cluster.has_peer("n1", "other", is_up=False), "its end")
         if isinstance(both.speaker, GoBgp) and not both.was_reset_hard():  # GoBGP 3.10 ends nothing by it (RFC 8538)
