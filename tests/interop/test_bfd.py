@@ -26,7 +26,8 @@ CONFIG = "/etc/bgpmesh/bgpmesh.toml"
 ASN = 65001
 OURS, THEIRS = {"10.1.0.0/24", "2001:db8:1::/64"}, {"10.2.0.0/24", "2001:db8:2::/64"}
 INTERVAL_MS, DETECTION_S = 100, 0.3
-LATE_S = 0.7  # of processes that get no turn on a busy machine; the hold time is 9 s
+# Processes may get no turn for long on a busy machine. A hold timer of 9 s that is set anew each 3 s is never sooner.
+LATE_S = 0.7 if IS_LONG else 5.7
 
 KINDS = [
     pytest.param(
