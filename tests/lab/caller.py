@@ -2,12 +2,14 @@
 
 caller.py serve NAME PORT ADDRESS...   answers with NAME, UDP and TCP, until killed; says "listening"
 caller.py poll ADDRESS PORT            asks by UDP every few ms until SIGTERM, once by one connection and once by a
-                                       new one each time; says who answered, in order, and the longest gap in ms
+                                       new one each time; says who answered, in the order of the asking, and the
+                                       longest gap in ms
 caller.py hold ADDRESS PORT            a TCP connection that is written to until it breaks; says who answered and why
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import socket
@@ -56,19 +58,26 @@ class Answers:
     """Who has answered in order, and the longest time in which nobody did."""
 
     def __init__(self) -> None:
-        self.names: list[str] = []
         self.longest_s = 0.0
-        self.last: float | None = None
+        self._last: tuple[str, float] | None = None
+        self._by_number: list[tuple[int, str]] = []
 
-    def came(self, name: str, at: float) -> bool:
-        """Note an answer; True if it is the first of another than before."""
-        if self.last is not None:
-            self.longest_s = max(self.longest_s, at - self.last)
-        self.last = at
-        is_new = self.names[-1:] != [name]
-        if is_new:
-            self.names.append(name)
-        return is_new
+    @property
+    def names(self) -> list[str]:
+        """Who has answered, by the number of what was asked; nobody twice in a row."""
+        return [name for name, _ in itertools.groupby(name for _, name in sorted(self._by_number))]
+
+    def came(self, number: int, name: str, at: float) -> bool:
+        """Note an answer; True if it is of another than the one that came before."""
+        before, since = self._last or ("", at)
+        self.longest_s = max(self.longest_s, at - since)
+        self._last = name, at
+        self._by_number.append((number, name))
+        return name != before
+
+    def __len__(self) -> int:
+        """How many there were."""
+        return len(self._by_number)
 
 
 def poll(address: str, port: str) -> None:
@@ -79,11 +88,13 @@ def poll(address: str, port: str) -> None:
     with socket.socket(family_of(address), socket.SOCK_DGRAM) as one:
         one.connect((address, int(port)))
         one.setblocking(False)
-        waiting: list[socket.socket] = []
+        waiting: list[tuple[int, socket.socket]] = []
+        number = 0
         while not is_over.wait(EVERY_S):
             another = socket.socket(family_of(address), socket.SOCK_DGRAM)
             another.setblocking(False)
-            waiting.append(another)
+            number += 1
+            waiting.append((number, another))
             for opened in (one, another):
                 try:
                     if opened is another:  # once: a socket that connects again takes another way of several
@@ -91,15 +102,17 @@ def poll(address: str, port: str) -> None:
                     opened.send(b"?")
                 except OSError:
                     continue  # unreachable for the moment
-            for opened, answers in ((one, kept), *((each, fresh) for each in waiting)):
+            for asked, opened, answers in ((0, one, kept), *((at, each, fresh) for at, each in waiting)):
                 try:
                     while answer := opened.recv(64):
-                        if answers.came(answer.decode()[1:], time.monotonic()) and answers is fresh:
-                            print(f"answered {fresh.names[-1]}", flush=True)  # noqa: T201
+                        name = answer.decode()[1:]
+                        # One connection's answers are in order, and some may be of the same turn.
+                        if answers.came(asked or len(kept), name, time.monotonic()) and answers is fresh:
+                            print(f"answered {name}", flush=True)  # noqa: T201
                 except OSError:
                     continue
             while len(waiting) > 50:
-                waiting.pop(0).close()
+                waiting.pop(0)[1].close()
     print(  # noqa: T201
         json.dumps(
             {

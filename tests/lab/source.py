@@ -1,6 +1,7 @@
 """Which source a packet has where it arrives: a server that answers each datagram with the address it came from.
 
-source.py serve ADDRESS PORT [NAME]         says "listening"; answers "NAME ADDRESS" where it has a name
+source.py serve ADDRESS PORT [NAME]         says "listening"; answers "NAME ADDRESS" where it has a name, and behind
+                                            that the number where it was asked with one
 source.py ask ADDRESS PORT TRIES [FROM]     prints the answer; exit status 1 if there is none in TRIES half seconds;
                                             FROM is the port to ask from, always the same connection to a NAT
 """
@@ -27,11 +28,13 @@ def main() -> int:
 def serve(opened: socket.socket, address: str, port: int, front: str) -> None:
     """Answer until killed."""
     opened.bind((address, port))
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)  # for what comes while it has no turn
     print("listening", flush=True)  # noqa: T201  what it is for
     while True:
-        _, asker = opened.recvfrom(64)
+        asked, asker = opened.recvfrom(64)
+        behind = f" {asked.decode()}" if asked.isdigit() else ""
         with contextlib.suppress(OSError):  # no route leads back
-            opened.sendto(f"{front}{asker[0]}".encode(), asker)
+            opened.sendto(f"{front}{asker[0]}{behind}".encode(), asker)
 
 
 def ask(opened: socket.socket, address: str, port: int, tries: int, own_port: int = 0) -> int:

@@ -1,7 +1,8 @@
 """Numbered datagrams at a steady pace from one port, and who answers them: `steady.py ADDRESS PORT`, until SIGTERM.
 
-The other end is `source.py serve ADDRESS PORT NAME`. Prints the name each time another one answers, and at the end
-{"sent", "answered"}, the last once all are answered or half a minute is over. Standard library only.
+The other end is `source.py serve ADDRESS PORT NAME`. Prints the name each time another one answers, in the order in
+which they were asked, and at the end {"sent", "answered"}, once all are answered or half a minute is over. Standard
+library only.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ def main(address: str, port: int) -> None:
     """Ask until SIGTERM, wait for what is missing, and tell."""
     is_over = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: is_over.set())
-    sent = answered = 0
+    sent = answered = told = 0
     before = ""
+    names: dict[int, str] = {}  # of those who answered what comes behind something unanswered
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        asking.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         asking.connect((address, port))
         asking.setblocking(False)
         deadline = due = time.monotonic()
@@ -38,14 +41,18 @@ def main(address: str, port: int) -> None:
                 deadline = now + PATIENCE_S
                 if now >= due:
                     due = max(due + PAUSE_S, now)
-                    sent += asking.send(b"?")
+                    asking.send(str(sent).encode())
+                    sent += 1
             select.select([asking], [], [], PAUSE_S)
             with contextlib.suppress(BlockingIOError):
-                while name := asking.recv(64).decode().split()[0]:
+                while answer := asking.recv(64).decode().split():
                     answered += 1
-                    if name != before:
-                        before = name
-                        print(name, flush=True)  # noqa: T201  a program's output
+                    names[int(answer[2])] = answer[0]
+            while name := names.pop(told, ""):
+                told += 1
+                if name != before:
+                    before = name
+                    print(name, flush=True)  # noqa: T201  a program's output
     print(json.dumps({"sent": sent, "answered": answered}), flush=True)  # noqa: T201
 
 
