@@ -38,6 +38,7 @@ HOLDERS = {"mesh3": NODES, "reflector": CLIENTS}  # the nodes with pods
 METRICS = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9179/metrics').read().decode())"
 # A daemon that is frozen for a while, or gets no turn on a busy machine, must not lose its sessions by that.
 PATIENT = "90"
+PATIENT_PROGRAM = str(Path(__file__).with_name("patient.py"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +70,13 @@ def lab_of(name: str) -> Iterator[Lab]:
 
 
 @contextmanager
-def laid_out(name: str) -> Iterator[Cluster]:
-    """Lay out a topology of the repository for a cluster."""
+def laid_out(name: str, *, is_patient: bool = False) -> Iterator[Cluster]:
+    """Lay out a topology of the repository for a cluster.
+
+    `is_patient`: its daemons wait long after a restart for peers that do not answer (`patient.py`).
+    """
     with lab_of(name) as lab:
-        yield Cluster(lab)
+        yield Cluster(lab, command=(sys.executable, PATIENT_PROGRAM) if is_patient else ("bgpmesh",))
 
 
 @dataclass(slots=True)
@@ -80,6 +84,7 @@ class Cluster:
     """The daemons of one lab. Every wait ends after a minute, or when a daemon ends that should run."""
 
     lab: Lab
+    command: Sequence[str] = ("bgpmesh",)
     daemons: dict[str, Process] = field(default_factory=dict)
     workloads: list[Workload] = field(default_factory=list)
 
@@ -92,9 +97,9 @@ class Cluster:
         """
         file = "config/demo.toml" if topology == "mesh3" else "containerlab/reflector/bgpmesh.toml"
         holders = HOLDERS[topology]
-        used = dict.fromkeys(holders, text_of(file, hold_time=PATIENT))
+        used = dict.fromkeys(holders, text_of(file, hold_time=PATIENT, restart_deferral=PATIENT))
         if topology == "reflector":
-            used["rr1"] = text_of("containerlab/reflector/rr1.toml", hold_time=PATIENT)
+            used["rr1"] = text_of("containerlab/reflector/rr1.toml", hold_time=PATIENT, restart_deferral=PATIENT)
         used |= texts or {}
         for node, text in used.items():
             self.configure(node, text)
@@ -117,7 +122,7 @@ class Cluster:
     def start(self, *nodes: str) -> None:
         """Start these nodes' daemons on the configuration that `configure` gave them."""
         for node in nodes:
-            self.daemons[node] = self.lab.start(node, ["bgpmesh", "run", "--config", CONFIG])
+            self.daemons[node] = self.lab.start(node, [*self.command, "run", "--config", CONFIG])
 
     def configure(self, node: str, text: str) -> None:
         """Write a node's configuration file; a daemon that runs does not read it."""

@@ -19,7 +19,7 @@ ROUNDS = 150 if os.environ.get("BGPMESH_SOAK") else 4
 def test_ends_at_any_moment_lose_no_packet_and_write_no_route(topology: str) -> None:
     """One or two daemons end, up to three times in a row and anywhere on their way up, and all is as it was."""
     chance = Random(topology)  # the same choices in every run; the moments they fall on differ anyway
-    with laid_out(topology) as cluster:
+    with laid_out(topology, is_patient=True) as cluster:
         cluster.bring_up(topology)
         cluster.attach_workloads()
         nodes = tuple(cluster.daemons)

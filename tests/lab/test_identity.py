@@ -70,7 +70,7 @@ class Shop:
 
     def open(self, texts: dict[str, str] | None = None) -> None:
         """Start everything; `db` lets in whoever has `app=api`."""
-        options = {"hold_time": PATIENT, "identity": "true"}
+        options = {"hold_time": PATIENT, "restart_deferral": PATIENT, "identity": "true"}
         used = dict.fromkeys(HOLDERS[self.topology], text_of(FILES[self.topology], **options))
         if self.topology == "reflector":
             used["rr1"] = text_of("containerlab/reflector/rr1.toml", **options)
@@ -196,7 +196,7 @@ def peers_of(node: str, topology: str) -> list[str]:
 @pytest.mark.parametrize("topology", SESSIONS)
 def test_daemons_go_and_nobody_gains_or_loses(topology: str) -> None:
     """Each daemon is killed in turn: no new connection that may be made fails, and none that may not comes about."""
-    with laid_out(topology) as cluster:
+    with laid_out(topology, is_patient=True) as cluster:
         shop = Shop(cluster, topology)
         shop.open()
         shop.label("web", "api")
