@@ -180,6 +180,7 @@ class Peers:
             self.commands.append(Hangup(event.connection))
             return
         self._peer_of[event.connection] = event.peer
+        self.restart.connected(event.peer, now)
         self._apply(event.peer, session.connected(event.connection, event.is_inbound, now), now)
 
     def connect_failed(self, event: ConnectFailed, now: float) -> None:

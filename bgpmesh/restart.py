@@ -8,7 +8,8 @@ listed is waited for until one of these:
 
  * it has said End-of-RIB for every family;
  * it owes none, and has been silent for a while: a second, or three where it restarts itself and may be waiting for us;
- * it has refused or ignored our calls for three seconds;
+ * it has refused or ignored our calls for three seconds, one of them since it last let us in; not while it may have
+   answered and nobody has looked, as where thousands are called at once;
  * it is not to be heard: it was taken out of the configuration, or sent too much.
 
 Who is never called, the speakers of ranges, has until the limit; and where it is not known who was listed, so has every
@@ -18,8 +19,9 @@ So is each program whose prefixes this node had announced (`[process.*]`), until
 or has ended: what peers hold of an earlier life as stale goes with our End-of-RIB. Where it is not known how many
 there were, each program is waited for until its first word.
 
-All of it ends at the limit, `restart_deferral` seconds after the start. A node that returns into service waits in the
-same way for everybody, and is in sync meanwhile.
+All of it ends at the limit, `restart_deferral` seconds after the start. Who comes so late that the process did not run
+meanwhile (a frozen container, a machine that is moved) looks once more before anybody is given up. A node that returns
+into service waits in the same way for everybody, and is in sync meanwhile.
 """
 
 from __future__ import annotations
@@ -38,6 +40,10 @@ from bgpmesh.route.path import PeerName
 
 # A listed peer that refuses or ignores our calls this long is not waited for after a restart.
 NO_ANSWER_S = 3.0
+# The OPEN of one that takes our call may come so long after that.
+OPEN_S = 1.0
+# Who is asked so late whether anybody is waited for has not run meanwhile.
+LATE_S = 1.0
 # A peer that owes no End-of-RIB has said all it had after this long without an UPDATE.
 QUIET_S = 1.0
 # The same for one that restarts itself (FRR says so for minutes after its start, and holds back its first UPDATE).
@@ -74,6 +80,7 @@ class _Wait:
     last_update: float
     missing: set[Family] = field(default_factory=set)  # families without End-of-RIB, once its session is established
     quiet_s: float = NEVER  # so long without an UPDATE stands for the End-of-RIB that it owes
+    answer_until: float = 0.0  # a connection stands, and its OPEN may take so long
 
 
 class Restart:
@@ -164,6 +171,11 @@ class Restart:
         """Wait no longer for a peer that is not to be heard."""
         self._waits.pop(name, None)
 
+    def connected(self, name: PeerName, now: float) -> None:
+        """Note that a connection stands: its OPEN comes after it."""
+        if (wait := self._waits.get(name)) is not None:
+            wait.answer_until = now + OPEN_S
+
     def established(self, peer: Peer, negotiated: Negotiated, now: float) -> None:
         """Know what the peer's new session owes us."""
         if (wait := self._waits.get(peer.name)) is not None:
@@ -215,8 +227,10 @@ class Restart:
         return True
 
     def _is_anybody_left(self, now: float, unheard: Collection[int]) -> bool:
+        if now >= self.next_check() + LATE_S:
+            self._excuse(now)
         for name in [name for name, wait in self._waits.items() if self._until(name, wait) <= now]:
-            if self._sessions[name].connection not in unheard:
+            if not self._sessions[name].is_unheard(unheard):
                 del self._waits[name]
         return bool(self._waits or self._ranges or self._processes) and now < self._limit
 
@@ -225,6 +239,13 @@ class Restart:
         if not self._is_waiting:
             return NEVER
         return min([self._limit, *(self._until(name, wait) for name, wait in self._waits.items())])
+
+    def _excuse(self, now: float) -> None:
+        """Give up nobody for a silence in which we did not run."""
+        if now >= self._limit + LATE_S:
+            self._limit = now + OPEN_S
+        for wait in self._waits.values():
+            wait.last_update, wait.answer_until = now, now + OPEN_S
 
     def reasons(self) -> dict[PeerName, str]:
         """Return who is waited for, each with the reason."""
@@ -249,7 +270,9 @@ class Restart:
         session = self._sessions[name]
         if session.state is State.ESTABLISHED:
             return wait.last_update + wait.quiet_s
-        return NEVER if session.called_since is None else session.called_since + NO_ANSWER_S
+        if session.called_since is None:
+            return NEVER
+        return max(session.called_since + NO_ANSWER_S, wait.answer_until)
 
 
 def _owed(peer: Peer, negotiated: Negotiated) -> tuple[set[Family], float]:

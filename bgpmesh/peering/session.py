@@ -245,6 +245,14 @@ class Session:
         """Whether there is no connection, and nothing is kept of one that was."""
         return not self._connections and not self._stale.families
 
+    def is_unheard(self, unheard: Collection[int]) -> bool:
+        """Whether the peer may have said something that nobody has looked at, where that is so of these connections.
+
+        How our call went may then wait to be looked at too.
+        """
+        is_call_unheard = self.connection is None and self._is_calling and bool(unheard)
+        return is_call_unheard or not self._connections.keys().isdisjoint(unheard)
+
     # ── the operator ─────────────────────────────────────────────────────────
 
     def start(self, now: float, *, at_once: bool = False) -> list[Output]:

@@ -20,6 +20,7 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -36,8 +37,10 @@ def say(event: str, **values: object) -> None:
     sys.stdout.flush()
 
 
-def opening(asn: int, router_id: int, hold_time: int, *, is_two_octet: bool = False) -> bytes:
-    """Return an OPEN for IPv4 and IPv6 unicast, four-octet AS numbers unless it knows none, and route refresh."""
+def opening(
+    asn: int, router_id: int, hold_time: int, *, is_two_octet: bool = False, more: Sequence[tuple[int, bytes]] = ()
+) -> bytes:
+    """Return an OPEN for IPv4 and IPv6 unicast, four-octet AS numbers unless it knows none, route refresh, and more."""
     capabilities = b"".join(
         bytes((code, len(value))) + value
         for code, value in (
@@ -45,6 +48,7 @@ def opening(asn: int, router_id: int, hold_time: int, *, is_two_octet: bool = Fa
             (1, struct.pack("!HBB", 2, 0, 1)),
             (2, b""),
             *(() if is_two_octet else ((65, struct.pack("!I", asn)),)),
+            *more,
         )
     )
     fixed = struct.pack("!BHHI", 4, asn if asn < 65536 else 23456, hold_time, router_id)
@@ -154,14 +158,18 @@ def main() -> None:
     parser.add_argument("--hold-time", type=int, default=90)
     parser.add_argument("--password", default="")
     parser.add_argument("--two-octet", action="store_true", help="know no four-octet AS numbers")
+    parser.add_argument("--router-id", default="", help="other than the address")
+    parser.add_argument("--capability", action="append", default=[], metavar="CODE:HEX", help="offer this one too")
     parser.add_argument("--again", action="store_true", help="open the next session when one has ended")
     options = parser.parse_args()
     with socket.socket(socket.AF_UNIX) as control:
         control.bind(options.control)
         control.listen()
         try:
-            router_id = int(ipaddress.IPv4Address(options.bind))
-            said = opening(options.asn, router_id, options.hold_time, is_two_octet=options.two_octet)
+            router_id = int(ipaddress.IPv4Address(options.router_id or options.bind))
+            pairs = [each.partition(":") for each in options.capability]
+            more = [(int(code), bytes.fromhex(value)) for code, _, value in pairs]
+            said = opening(options.asn, router_id, options.hold_time, is_two_octet=options.two_octet, more=more)
             is_wanted = True
             while is_wanted:
                 with connect(options) as peer:

@@ -139,6 +139,7 @@ def test_peers_that_never_say_all_are_given_up_at_the_limit() -> None:
     made.at(1.0)
     step(made, Drain.UNDRAINING)
     made.establish(N2, KEPT)
+    made.at(4.0)  # N3 has ignored our calls for long enough
     made.at(10.9)
     assert at(made) is Drain.UNDRAINING
     made.at(11.0)

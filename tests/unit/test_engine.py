@@ -288,7 +288,7 @@ def test_a_quiet_second_is_not_judged_before_what_came_was_looked_at() -> None:
     """While input of the peer waits it is not silent."""
     world = restarted()
     world.establish(N2, None)
-    world.now += 2.0
+    world.now += 1.5
     world.engine.handle(TimerFired({world.of[N2]}), world.now)
     assert not world.engine.peers.is_in_sync
     world.engine.handle(TimerFired({world.of[N2] + 1}), world.now)
@@ -404,6 +404,43 @@ def test_a_listed_peer_that_goes_away_again_is_called_for_three_seconds() -> Non
     world.at(called_at + 2.9)
     assert not world.engine.peers.is_in_sync
     world.at(called_at + 3.0)
+    assert world.engine.peers.is_in_sync
+
+
+def test_a_peer_that_has_answered_is_not_given_up_before_we_have_looked() -> None:
+    """We did not run for a while, or so many answer that there was no time: its connection, then its OPEN, waits."""
+    world = restarted()
+    world.now += 5.0
+    world.engine.handle(TimerFired({7}), world.now)  # somebody's is unread: how our call went may be so too
+    assert not world.engine.peers.is_in_sync
+    address = ipaddress.IPv4Address("192.0.2.1")
+    world.engine.handle(Connected(1, N2, address, HOP, is_inbound=False), world.now)
+    world.at(5.9)
+    assert not world.engine.peers.is_in_sync
+    world.now += 1.0
+    world.engine.handle(TimerFired({1}), world.now)  # it has sent something
+    assert not world.engine.peers.is_in_sync
+    world.engine.handle(TimerFired(()), world.now)  # it has not
+    assert world.engine.peers.is_in_sync
+
+
+def test_seconds_in_which_we_did_not_run_are_nobodys_silence() -> None:
+    """A frozen daemon looks again before it gives anybody up, and also where the limit is over meanwhile."""
+    world = restarted()
+    assert world.engine.next_wakeup() <= world.now + 3.0
+    world.at(60.0)
+    assert not world.engine.peers.is_in_sync
+    assert world.engine.next_wakeup() <= world.now + 1.0
+    world.at(61.0)
+    assert world.engine.peers.is_in_sync
+
+    world = restarted(peer(2, hold_time=0))
+    world.establish(N2, KEPT)
+    assert world.engine.next_wakeup() <= world.now + 10.0
+    world.at(30.0)
+    assert not world.engine.peers.is_in_sync
+    assert world.engine.next_wakeup() <= world.now + 1.0
+    world.at(31.0)
     assert world.engine.peers.is_in_sync
 
 
