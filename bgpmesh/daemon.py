@@ -215,7 +215,10 @@ class Daemon:
                     rounds.append(self.host.watch())
                 tasks += [group.create_task(each) for each in (*edges, *rounds)]
                 _tell_supervisor("READY=1")
-                log.info("daemon.started", node=self.node, version=__version__, pid=os.getpid())
+                file, said = self.revisions.chosen.kept.file, config.warnings(self.config, self.node)
+                log.info("daemon.started", node=self.node, version=__version__, pid=os.getpid(), file=file)
+                for warning in said:
+                    log.warning("config.doubtful", reason=warning)
                 gc.freeze()  # what lives from now to the end need not be looked at again and again
                 gc.enable()
                 await self.pump.ended.wait()

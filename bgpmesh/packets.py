@@ -64,6 +64,9 @@ class Review:
     is_called_for: bool = False  # something has changed that they may depend on: not a workload that comes or goes
 
 
+NAMED = 4  # chains and sets, in one line of the log
+
+
 class Packets:
     """The packet filter of one node, as it should be and as it is."""
 
@@ -234,7 +237,8 @@ class Packets:
         self.chains.observe_all(event.chains)
         self.sets.observe_all(event.sets)
         if changed:
-            self._notes.drifted(len(changed), "changed by somebody else", value=", ".join(changed))
+            named, more = ", ".join(changed[:NAMED]), len(changed[NAMED:]) or None
+            self._notes.drifted(len(changed), "changed by somebody else", value=named, others_count=more)
             self.review.generation += 1  # something may have begun meanwhile that nothing allows
         self._follow()
 

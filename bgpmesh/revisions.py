@@ -85,6 +85,8 @@ class Revisions:
         if problem := self._saved.keep(kept, self._loop.time()):
             raise refused("state.directory", self.config.state.directory, problem)
         self._enforce(proposal.chosen, file)
+        for warning in proposal.warnings:
+            log.warning("config.doubtful", reason=warning)
         return {"generation": self.generation, "warnings": proposal.warnings, "changes": changes}
 
     def _planned(self, proposal: Proposal) -> JsonObject:

@@ -324,7 +324,7 @@ def routes(result: object) -> str:
                     path.get("as_path") or "-",
                     path.get("local_pref"),
                     path.get("med"),
-                    route.get("kernel") if is_first else None,
+                    _in_kernel(route) if is_first else None,
                     path.get("reason"),
                     _after(path),
                 )
@@ -333,6 +333,11 @@ def routes(result: object) -> str:
         return "no routes"
     heads = ("", "PREFIX", "NEXT HOP", "PEER", "AS PATH", "LOCAL PREF", "MED", "KERNEL", "REASON", "AFTER IMPORT")
     return table(heads, rows) + "\n\n* best, + shares its traffic (ECMP), s stale, S long-lived stale"
+
+
+def _in_kernel(route: Row) -> str:
+    """Return what the kernel has of a prefix, and why it has nothing where that is meant."""
+    return ": ".join(_words(route.get(key)) for key in ("kernel", "kernel_reason") if route.get(key))
 
 
 def _whose(path: Row) -> str:

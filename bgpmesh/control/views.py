@@ -12,7 +12,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Protocol
 
-from bgpmesh.control import policies
+from bgpmesh.control import concerns, policies
 from bgpmesh.control.server import RequestError
 from bgpmesh.engine import Engine
 from bgpmesh.peering import bfd
@@ -84,9 +84,7 @@ def status(running: Running) -> JsonObject:
         "in_sync": engine.peers.is_in_sync,
         "drain": engine.peers.drain.drain.value,
         "unconfirmed": running.unconfirmed(),
-        "warnings": [
-            f"peer {name}: {words}" for name in sorted(engine.peers.sessions) for words in _near_limits(engine, name)
-        ],
+        "warnings": concerns.of_node(engine),
         "peers": [peer(engine, name, now) for name in sorted(engine.peers.sessions)],
         "ranges": [_range(engine, each) for each in engine.configured.ranges],
         "rib": {family.label: rib.size(family) for family in ROUTED},
@@ -157,7 +155,7 @@ def peer(engine: Engine, name: PeerName, now: float) -> JsonObject:
         "treated_as_withdraw": faults.treated_as_withdraw,
         "attributes_discarded": faults.attributes_discarded,
         "claims_refused": faults.claims_refused,
-        "warnings": _near_limits(engine, name),
+        "warnings": concerns.of_peer(engine, name),
         "bfd": _bfd(engine, name),
     }
 
@@ -176,12 +174,6 @@ def _range(engine: Engine, around: PeerRange) -> JsonObject:
 
 def _speakers(engine: Engine, of_range: PeerName) -> list[PeerName]:
     return sorted(name for name, session in engine.peers.sessions.items() if session.peer.of_range == of_range)
-
-
-def _near_limits(engine: Engine, name: PeerName) -> list[str]:
-    """Return in words which limits a peer has nearly come to."""
-    near = engine.rib.near_limits(name)
-    return [f"{count} of {most} {family.label} prefixes ({limit})" for (family, limit), (count, most) in near.items()]
 
 
 def _bfd(engine: Engine, name: PeerName) -> str | None:

@@ -23,7 +23,7 @@ Invariants:
  1. Nothing is flushed. What is found at start stays until it is known to be unwanted, and what is
     right already is not written again.
  2. A route of somebody else that was there first is never overwritten; ours is refused as
-    "foreign route" until it is gone. One that took the place of ours is set right.
+    "a foreign route has its place" until it is gone. One that took the place of ours is set right.
  3. Next hops are written before the routes that use them, and deleted after; a group goes when its
     last route does. When the way to a node changes, one message moves all its routes.
  4. Each refusal belongs to one prefix, link or next hop, in the kernel's words, and stops no other.

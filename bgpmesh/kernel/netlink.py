@@ -251,6 +251,8 @@ def _error(data: bytes, flags: int, start: int, end: int) -> tuple[int, str]:
     if value >= 0:
         return 0, ""
     text = os.strerror(-value)
+    if value == -errno.EPERM:
+        text += " (it takes CAP_NET_ADMIN)"
     if flags & NLM_F_ACK_TLVS:
         header_end = start + 4 + HEADER.size
         if not flags & NLM_F_CAPPED:

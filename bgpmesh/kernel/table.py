@@ -34,7 +34,7 @@ from bgpmesh.route.path import OnLink, Resolution, Target, Via
 
 FELL_ROUTES = 200  # so many routes of one next hop are worth a look whether its object can take them along
 
-FOREIGN_ROUTE = "foreign route"
+FOREIGN_ROUTE = "a foreign route has its place (same prefix, table and metric)"
 
 _NEW = netlink.NLM_F_CREATE | netlink.NLM_F_EXCL
 _SET = netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE

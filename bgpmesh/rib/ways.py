@@ -163,6 +163,11 @@ class Ways:
 
     # ── views ────────────────────────────────────────────────────────────────
 
+    def unreachable(self) -> list[tuple[IPAddress, str]]:
+        """Return the next hops that cannot be reached, each with the reason, in order."""
+        lost = {hop.address: hop.reason for hop in self._hops.values() if hop.resolution is None}
+        return sorted(lost.items(), key=lambda row: (row[0].version, int(row[0])))
+
     def towards(self, address: IPAddress) -> Resolution | None:
         """Return how this host sends to an address, None where that is not known."""
         hop = NextHop(address, is_single_hop=False)

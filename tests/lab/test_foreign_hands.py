@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from bgpmesh.kernel.table import FOREIGN_ROUTE
 from bgpmesh.workload.endpoint import interface_name
 from tests.lab.nodes import BLOCKS, CONFIG, HANDS, Neighbour, Node, announcement, file_of, neighbour, pair, peer_of
 
@@ -170,7 +171,7 @@ def test_routes_come_back_with_an_address(scene: Scene, address: str, prefix: st
 @pytest.mark.parametrize("prefix", ROUTES)
 @pytest.mark.parametrize("how", ["before-start", "while-running"])
 def test_foreign_route_that_was_first_stays(bare: Node, prefix: str, how: str) -> None:
-    """In the place of a foreign route ours is `failed: foreign route`, until that one is deleted by its owner."""
+    """In the place of a foreign route ours is `failed`, until that one is deleted by its owner."""
     node, family = bare, family_of(prefix)
     foreign = f"{family} route {{}} blackhole {prefix} metric 32 proto {HANDS}"
     if how == "before-start":
@@ -181,7 +182,7 @@ def test_foreign_route_that_was_first_stays(bare: Node, prefix: str, how: str) -
     there = node.routes(prefix)
     announcing(node)
 
-    node.await_settled(prefix, "failed: foreign route")
+    node.await_settled(prefix, f"failed: {FOREIGN_ROUTE}")
     assert node.fib("failed") == 1
     (other,) = set(ROUTES) - {prefix}
     node.await_settled(other)
