@@ -36,7 +36,7 @@ def call(
         try:
             connection.connect(path)
         except OSError as error:
-            raise NoDaemonError(f"no daemon at {path}: {error.strerror or error}") from error
+            raise _unreached(path, error) from error
         try:
             answer = _exchange(connection, json.dumps({"command": command, "args": args}).encode() + b"\n", descriptors)
         except OSError as error:
@@ -60,8 +60,15 @@ def follow(path: str, command: str, args: Mapping[str, object]) -> Iterator[obje
                 for line in lines:
                     yield json.loads(line)["next"]
         except OSError as error:
-            raise NoDaemonError(f"no daemon at {path}: {error.strerror or error}") from error
+            raise _unreached(path, error) from error
     raise NoDaemonError(f"the daemon at {path} has ended")
+
+
+def _unreached(path: str, error: OSError) -> NoDaemonError:
+    """Say that nobody answers there, or that whoever asks may not."""
+    if isinstance(error, PermissionError):
+        return NoDaemonError(f"the daemon's socket {path} is not for this user: {error.strerror} (are you root?)")
+    return NoDaemonError(f"no daemon at {path}: {error.strerror or error}")
 
 
 def _exchange(connection: socket.socket, request: bytes, descriptors: Sequence[int]) -> bytes:

@@ -133,8 +133,12 @@ def status(result: object) -> str:
     lines += [f"  - {_words(reason)}" for reason in _list(result, "reasons")]
     lines += _unconfirmed(result)
     lines += [f"  - {_words(warning)}" for warning in _list(result, "warnings")]
-    warnings = each_of(_list(field(result, "policy"), "warnings"))
-    lines += [f"  - {' '.join(filter(None, map(_words, map(row.get, _WARNING))))}" for row in warnings]
+    said = " ".join(map(_words, _list(result, "reasons")))
+    remarks = [
+        row for row in each_of(_list(field(result, "policy"), "errors")) if _words(row.get("reason")) not in said
+    ]
+    remarks += each_of(_list(field(result, "policy"), "warnings"))
+    lines += [f"  - {' '.join(filter(None, map(_words, map(row.get, _REMARK))))}" for row in remarks]
     rib, fib = field(result, "rib"), field(result, "fib")
     counts = [("RIB", f"{field(rib, 'ipv4')} IPv4, {field(rib, 'ipv6')} IPv6")]
     words = (
@@ -166,14 +170,21 @@ def _processes(programs: Sequence[Mapping[str, object]]) -> str:
     return "\n".join([table(heads, ([row.get(key) for key in keys] for row in programs)), *lines])
 
 
-_WARNING = ("object", "field", "reason")
+_REMARK = ("object", "field", "reason")
 
 
 def _policy(policy: object) -> str:
     rules, errors, warnings = field(policy, "rules"), _list(policy, "errors"), _list(policy, "warnings")
     count = field(policy, "policies")
-    warned = f", {len(warnings)} warnings" if warnings else ""
-    return f"{count} policies, {rules} rules, {len(errors)} errors{warned}" if count or rules or errors else ""
+    counted = [_count(each, word) for each, word in ((count, "policies"), (rules, "rules"), (len(errors), "errors"))]
+    counted += [_count(len(warnings), "warnings")] if warnings else []
+    return ", ".join(counted) if count or rules or errors else ""
+
+
+def _count(number: object, of: str) -> str:
+    """Return a number of things; `of` is their plural."""
+    one = f"{of[:-3]}y" if of.endswith("ies") else of[:-1]
+    return f"{_words(number)} {one if number == 1 else of}"
 
 
 _PEER_COLUMNS = ("received", "accepted", "advertised")

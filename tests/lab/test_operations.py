@@ -150,14 +150,14 @@ def test_a_disk_that_refuses_stops_no_daemon(node: Node, refuse: str, allow: str
         assert node.prefixes() == BLOCKS
         path = node.lab.add_workload_namespace(node.name, f"disk{len(why)}")
         assert node.command("workload", "add", "disk", "--netns", path).returncode == 0
-        both = [problem, f"{STATE}/endpoints.json cannot be written: {why}"]
-        node.until(lambda: node.reasons() == both, "both documents named")
+        all_three = [problem, *(f"{STATE}/{each}.json cannot be written: {why}" for each in ("last_life", "endpoints"))]
+        node.until(lambda: node.reasons() == all_three, "each document named")
         assert node.command("workload", "del", "disk").returncode == 0
     finally:
         node.sh(allow)
     node.until(lambda: node.reasons() == [], "ready")
     assert f"graceful_restart = {300 + len(why)}" in node.sh(f"cat {STATE}/config.json")
-    assert node.daemon.output().count("state.unwritten") == 2
+    assert node.daemon.output().count("state.unwritten") == 3
     restarted(node)
     assert node.ask("workload list") == []
 

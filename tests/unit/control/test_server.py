@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import resource
@@ -303,6 +304,20 @@ def test_the_client_says_that_nobody_is_there(path: str, listener: socket.socket
     Path(path).unlink()
     with pytest.raises(client.NoDaemonError, match="No such file"):
         client.call(path, "status", {})
+
+
+def test_the_client_says_that_the_socket_is_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that runs is not said to be absent."""
+
+    def refuse(_: socket.socket, __: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    expected = "^the daemon's socket s is not for this user: Permission denied"
+    with pytest.raises(client.NoDaemonError, match=expected):
+        client.call("s", "status", {})
+    with pytest.raises(client.NoDaemonError, match=expected):
+        next(client.follow("s", "policy drops", {}))
 
 
 async def closed(count: int) -> None:

@@ -288,7 +288,10 @@ def test_what_the_packet_filter_refuses_is_in_status(running: Running) -> None:
         "identities": 0,
     }
     assert views.unmade(engine) == ["chain nat POSTROUTING (IPv6) and 1 more: none here"]
-    assert f"packet filter  0 policies, {before + 1} rules, 2 errors" in tables.status(status)
+    shown = tables.status(status)
+    assert f"packet filter  0 policies, {before + 1} rules, 2 errors" in shown
+    assert shown.count("  - chain nat") == 2
+    assert tables.status(status | {"reasons": views.unmade(engine)}).count("  - chain nat") == 1, "said already"
 
 
 def test_a_guard_that_cannot_be_had_is_a_warning_in_status(running: Running) -> None:
