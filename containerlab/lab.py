@@ -18,8 +18,8 @@ What the file may say: `defaults`, `kinds`, `groups` and `nodes` merged in this 
 `bridge`; `exec`, `binds`, `env`, `sysctls`, `cmd`; `links`, brief and extended (veth). What a namespace
 cannot honour is refused by name, and what means nothing to it (images, ports, labels) is passed over.
 
-As a command: `lab.py run TOPOLOGY -- COMMAND...` starts each node's `cmd`, runs COMMAND beside them, where
-`node NAME COMMAND...` runs one in a node, and leaves with its exit status.
+As a command: `lab.py run TOPOLOGY -- COMMAND...` starts each node's `cmd`, waits until the daemons of ours have their
+sessions, runs COMMAND beside them, where `node NAME COMMAND...` runs one in a node, and leaves with its exit status.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ import yaml
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PATIENCE_S = 60.0
+SETTLE_S = 30.0  # longest wait for the sessions of a lab before a command runs in it
 
 _HONOURED = {"kind", "group", "exec", "binds", "env", "sysctls", "cmd"}
 _MEANINGLESS = {
@@ -559,6 +560,28 @@ def _command_name(pid: int) -> str:
 # ── the command ──────────────────────────────────────────────────────────────
 
 
+def _settle(lab: Lab) -> list[str]:
+    """Wait until all daemons of ours have their sessions and nothing moves any more; return what has not come to that."""
+    names = [name for name in lab.nodes if lab.node(name).cmd.startswith("bgpmesh run")]
+    before: list[object] = []
+    waiting: list[str] = []
+    deadline = time.monotonic() + SETTLE_S
+    while names and time.monotonic() < deadline:
+        waiting, tables = [], []
+        for name in names:
+            asked = lab.exec(name, ["bgpmesh", "status", "--json"], check=False)
+            status = json.loads(asked.stdout) if asked.returncode in {0, 1} else {}
+            absent = [peer["name"] for peer in status.get("peers", ()) if peer["state"] != "Established"]
+            if absent or not status:
+                waiting.append(f"{name}: {f'no session with {absent[0]} yet' if absent else 'no daemon answers yet'}")
+            tables.append((status.get("rib"), status.get("fib")))
+        if not waiting and tables == before:
+            return []
+        before = tables
+        time.sleep(0.5)
+    return waiting
+
+
 def main(arguments: Sequence[str]) -> int:
     """Do what the command line says and return the exit status."""
     parser = argparse.ArgumentParser(prog="lab.py", description="containerlab topologies in network namespaces")
@@ -579,6 +602,8 @@ def main(arguments: Sequence[str]) -> int:
             for node in () if chosen.no_cmd else lab.nodes:
                 if lab.node(node).cmd:
                     lab.start(node)
+            for unsettled in () if chosen.no_cmd else _settle(lab):
+                print(f"lab.py: {unsettled}", file=sys.stderr)
             return subprocess.run(lab._enter(chosen.words), check=False, env=lab._environment()).returncode  # noqa: SLF001 - the same module
     except (LabError, OSError, yaml.YAMLError) as error:
         print(f"lab.py: {error}", file=sys.stderr)

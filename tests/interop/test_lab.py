@@ -178,3 +178,18 @@ def test_the_command_runs_beside_the_nodes_and_returns_their_exit_status(merged:
     runner = [sys.executable, str(REPOSITORY / "containerlab/lab.py"), "run", str(merged), "--"]
     done = subprocess.run([*runner, "sh", "-c", "node b hostname; exit 7"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (7, "b\n")
+
+
+@needs_namespaces
+@pytest.mark.parametrize("name", ["mesh3", "reflectors2"])
+def test_what_a_readme_tells_to_run_shows_what_it_says(name: str) -> None:
+    """Word by word, and at once: every session is up when the command runs."""
+    said = (REPOSITORY / "containerlab" / name / "README.md").read_text(encoding="utf-8")
+    (line,) = (line.split() for line in said.splitlines() if line.startswith("    python containerlab/lab.py run"))
+    done = subprocess.run(
+        [sys.executable, *line[1:]], capture_output=True, text=True, check=False, cwd=REPOSITORY, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    sessions = done.stdout.splitlines()[1:]
+    assert sessions
+    assert all(" Established " in row for row in sessions), done.stdout
