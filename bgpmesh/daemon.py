@@ -11,6 +11,7 @@ Who feeds whom:
     packets.leads.connections              ---------->  kernel.conntrack
     kernel.traffic                         ---------->  drain   --each step-->  pump
     peers.paths.watched                          ---------->  bfd_agent   --what it says-->  pump
+    the configuration                      ---------->  wire.discovery  --who is on a link-->  revisions
     the configuration                      ---------->  helpers     --what they announce-->  pump
     control, the policy directory          ---------->  keeper  --disk, events-->  pump
     kernel.chains                          --counts-->  counters
@@ -77,8 +78,10 @@ from bgpmesh.previews import Previews
 from bgpmesh.pump import Pump
 from bgpmesh.revisions import Revisions
 from bgpmesh.rib.drain import Drain
+from bgpmesh.route.nlri import link_of
 from bgpmesh.saved import Saved
 from bgpmesh.state import Marks, State
+from bgpmesh.wire.discovery import Discovery
 from bgpmesh.wire.speaker import Speaker
 
 # The lag of the loop is measured this often.
@@ -117,7 +120,7 @@ class Daemon:
             recorded=configuration.state.record_mb * 1_000_000,
         )
         self.engine = self.journal.engine(
-            config.effective(configuration, chosen.node),
+            config.effective(configuration, chosen.node, self.saved.neighbours),
             self.saved.peers,
             random.random,
             adopt_endpoints=not self.saved.has_endpoints,
@@ -132,6 +135,7 @@ class Daemon:
         if not self.keeper.restore(self._policy_directory()):
             self.engine.handle(ObjectsChanged(None), self.started_at)
         self.speaker: Speaker = Speaker(report, self.engine.take, is_busy=self.pump.is_busy)
+        self.discovery = Discovery(self._rediscover, self._is_talking, self.saved.neighbours)
         self._connect_kernel()
         self.drainer = Drainer(self.engine, self.pump)
         self.operations = Operations(
@@ -208,8 +212,8 @@ class Daemon:
                 tasks = [group.create_task(each) for each in (*doors, self._probe_lag(), self._write_journal())]
                 await self._begin()
                 kernel = (self.chains.run(), self.connections.run(), self.links.run(), self.fib.run())
-                self._configure_helpers()
-                edges = (*kernel, self.bfd.run(), self.helpers.run())
+                self._configure_edges()
+                edges = (*kernel, self.bfd.run(), self.helpers.run(), self.discovery.run())
                 rounds = [self._review(), self.keeper.watch(self._policy_directory), self.drainer.run()]
                 if self.config.kernel.enabled:
                     rounds.append(self.host.watch())
@@ -354,11 +358,25 @@ class Daemon:
         self.engine.handle(configured, self.now())
         self._execute()  # farewells leave before their keys go
         self.speaker.configure(configured.peers, configured.ranges)
-        self._configure_helpers()
+        self._configure_edges()
         self.pump.turn()
 
-    def _configure_helpers(self) -> None:
-        self.helpers.configure(self.config.processes_of(self.config.node(self.node)))
+    def _configure_edges(self) -> None:
+        """Tell those of a configuration whom the engine does not."""
+        node = self.config.node(self.node)
+        self.helpers.configure(self.config.processes_of(node))
+        links = (peer.interface for peer in self.config.neighbours_of(node))
+        self.discovery.configure(filter(None, links))
+
+    def _is_talking(self, link: str) -> bool:
+        """Tell whether there is a session between link-local addresses of this link."""
+        sessions = self.engine.peers.sessions.values()
+        return any(link_of(each.peer.address) == link and each.established_at is not None for each in sessions)
+
+    def _rediscover(self) -> None:
+        """Talk to who was found on a link."""
+        self.saved.know(self.discovery.found)
+        self.revisions.rediscover()
 
     def processes(self) -> list[views.JsonObject]:
         """Return the programs whose announcements are this node's."""
@@ -414,7 +432,7 @@ class Daemon:
         if not peers.is_in_sync:
             waiting = "; ".join(f"{name}: {why}" for name, why in peers.restart.reasons().items())
             reasons.append(f"not in sync after a restart: waiting for {waiting}" if waiting else "starting")
-        reasons += [*self.speaker.problems.values(), *self.bfd.problems]
+        reasons += [*self.speaker.problems.values(), *self.bfd.problems, *self.discovery.problems]
         if out := views.out_of_service(engine):
             reasons.append(out)
         if peers.is_closed:

@@ -94,7 +94,7 @@ class Revisions:
         received = {name: [row[0] for row in engine.rib.counts(name).values()] for name in engine.peers.sessions}
         return plan(
             engine.configured,
-            config.effective(new.configuration, new.node),
+            config.effective(new.configuration, new.node, self._saved.neighbours),
             config.changes(self.config, proposal.asked),
             fixed=FIXED_SECTIONS,
             said=proposal.warnings,
@@ -104,8 +104,12 @@ class Revisions:
     def _enforce(self, chosen: Chosen, file: str) -> None:
         self.chosen = chosen
         self.generation += 1
-        self._put(config.effective(chosen.configuration, chosen.node))
+        self.rediscover()
         log.info("config.loaded", file=file, generation_count=self.generation)
+
+    def rediscover(self) -> None:
+        """Put the configuration in force with the neighbours that are found by now."""
+        self._put(config.effective(self.config, self.chosen.node, self._saved.neighbours))
 
     def _keep(self) -> str:
         return self._saved.keep(self.chosen.kept, self._loop.time())

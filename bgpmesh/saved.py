@@ -38,12 +38,14 @@ class Saved:
         self._save_at = 0.0  # not before: the disk has refused
         peers, last, next_hops = state.peers(), state.last_life(network), state.next_hops()
         marked = state.kernel()
+        neighbours = state.neighbours()
         endpoints, floating, drain = state.endpoints(), state.floating_ips(), state.drain()
         unread = {
             "peers": peers.problem,
             "last_life": last.problem,
             "kernel": marked.problem,
             "next_hops": next_hops.problem,
+            "neighbours": neighbours.problem,
             "endpoints": endpoints.problem,
             "floating_ips": floating.problem,
             "drain": drain.problem,
@@ -57,6 +59,7 @@ class Saved:
         self._life: LastLife | None = None  # nothing of this life is written
         self.marked = marked.value  # as routes of ours are until now; None: there are none, or nobody knows
         self.next_hops: frozenset[IPAddress] = frozenset(next_hops.value or ())
+        self.neighbours = self._neighbours = neighbours.value or {}
         self.has_endpoints = endpoints.value is not None  # or links have to tell them
         self.endpoints: Mapping[str, Endpoint] = {each.key: each for each in endpoints.value or ()}
         self.floating: tuple[FloatingIp, ...] = floating.value or ()
@@ -82,6 +85,7 @@ class Saved:
         if (len(hops) and hops.wanted.keys() - self.next_hops) or "next_hops" in failed:
             self.next_hops = frozenset(hops.wanted) | frozenset(hops.actual)
             self._note("next_hops", state.save_next_hops(self.next_hops), now)
+        self._save_neighbours(now)
         if local.endpoints != self.endpoints or "endpoints" in failed:
             self.endpoints = dict(local.endpoints)
             self._note("endpoints", state.save_endpoints(local.endpoints.values()), now)
@@ -95,6 +99,15 @@ class Saved:
         if self._kept != self._config or "config" in failed:
             self._config = self._kept
             self._note("config", state.save_config(self._kept), now)
+
+    def know(self, neighbours: Mapping[str, tuple[IPAddress, IPAddress]]) -> None:
+        """Take who was found on links; the next `save` keeps it."""
+        self.neighbours = dict(neighbours)
+
+    def _save_neighbours(self, now: float) -> None:
+        if self.neighbours != self._neighbours or "neighbours" in self.problems:
+            self._neighbours = self.neighbours
+            self._note("neighbours", self._state.save_neighbours(self.neighbours), now)
 
     def keep(self, kept: KeptConfig, now: float) -> str:
         """Put a configuration on disk that is not in force yet; return what is wrong with that, "" if nothing is."""

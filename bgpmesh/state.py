@@ -7,6 +7,7 @@
 |                | how many prefixes each program (`[process.*]`) announced     | each program's first word            |
 | `kernel`       | how our routes are marked: their protocol and table          | those of an earlier mark stay        |
 | `next_hops`    | the BGP next hops with a nexthop object in the kernel        | objects are recognised when used     |
+| `neighbours`   | who was found on links (`[peer.*] interface`), and our ends  | they are found anew, after seconds   |
 | `endpoints`    | the workloads attached here                                  | labels; the links' aliases have more |
 | `floating_ips` | the floating addresses that commands made here               | themselves; those of the file stay   |
 | `drain`        | how far this node has left service                           | it is in service                     |
@@ -40,11 +41,22 @@ from bgpmesh.errors import refused
 from bgpmesh.events import DrainChanged
 from bgpmesh.restart import LastLife
 from bgpmesh.rib.drain import Drain
-from bgpmesh.route.nlri import IPAddress
+from bgpmesh.route.nlri import IPAddress, link_of
 from bgpmesh.workload.endpoint import Endpoint
 from bgpmesh.workload.floating import FloatingIp, in_order
 
-DOCUMENTS = ("peers", "last_life", "kernel", "next_hops", "endpoints", "floating_ips", "drain", "objects", "config")
+DOCUMENTS = (
+    "peers",
+    "last_life",
+    "kernel",
+    "next_hops",
+    "neighbours",
+    "endpoints",
+    "floating_ips",
+    "drain",
+    "objects",
+    "config",
+)
 LOCK = "lock"
 
 T = TypeVar("T")
@@ -158,6 +170,14 @@ class State:
     def next_hops(self) -> Loaded[tuple[IPAddress, ...]]:
         """Return the addresses that `save_next_hops` kept."""
         return self._load("next_hops", lambda kept: tuple(_address(text) for text in _list(kept)))
+
+    def save_neighbours(self, found: Mapping[str, tuple[IPAddress, IPAddress]]) -> str:
+        """Keep our end and the neighbour's of each link where one was found."""
+        return self._save("neighbours", [[str(ours), str(theirs)] for _, (ours, theirs) in sorted(found.items())])
+
+    def neighbours(self) -> Loaded[dict[str, tuple[IPAddress, IPAddress]]]:
+        """Return what `save_neighbours` kept, by the names of the links."""
+        return self._load("neighbours", _neighbours)
 
     def save_endpoints(self, endpoints: Iterable[Endpoint]) -> str:
         """Keep the workloads attached to this node."""
@@ -282,6 +302,14 @@ def _last_life(kept: object, network: str) -> LastLife:
 
 def _address(value: object) -> IPAddress:
     return ipaddress.ip_address(_text(value))
+
+
+def _neighbours(kept: object) -> dict[str, tuple[IPAddress, IPAddress]]:
+    rows = ((_address(ours), _address(theirs)) for ours, theirs in (_row(each, 2) for each in _list(kept)))
+    found = {link_of(theirs): (ours, theirs) for ours, theirs in rows}
+    if "" in found or any(link_of(ours) != link for link, (ours, _) in found.items()):
+        raise ValueError("an end is of no link, or of another one than the other end")
+    return found
 
 
 def _row(value: object, width: int) -> list[object]:

@@ -46,6 +46,7 @@ def check(
     _check_router_ids(reader, nodes)
     addressed = [peer for peer in (*neighbours, *part_peers) if peer.address is not None]
     _check_neighbour_addresses(reader, nodes, addressed)
+    _check_links(reader, nodes, [*neighbours, *part_peers])
     ranged = [peer for peer in (*neighbours, *part_peers) if peer.range is not None]
     for peer in ranged:
         _check_range(reader, peer, pools, nodes)
@@ -200,6 +201,9 @@ def _check_neighbour_addresses(reader: Reader, nodes: Sequence[NodeOptions], nei
 
 def _check_neighbour(reader: Reader, peer: PeerOptions) -> None:
     where, called = f"peer.{peer.name}", peer.range or peer.address
+    if peer.interface is not None:
+        _check_interface(reader, peer, where)
+        called = None
     if peer.source is not None and called is not None and peer.source.version != called.version:
         kind = "address" if peer.range is None else "range"
         reader.refuse(f"{where}.source", str(peer.source), f"not of the family of {kind} {called}")
@@ -207,7 +211,7 @@ def _check_neighbour(reader: Reader, peer: PeerOptions) -> None:
         for key, value in (("pods", [str(each) for each in peer.pods] or None), ("range_limit", _own_limit(peer))):
             if value is not None:
                 reader.refuse(f"{where}.{key}", value, "only with range")
-    if link_of(peer.address) != link_of(peer.source):
+    if peer.interface is None and link_of(peer.address) != link_of(peer.source):
         reason = f"address {peer.address} and our end have to be link-local addresses of one link"
         reader.refuse(f"{where}.source", None if peer.source is None else str(peer.source), reason)
     if link_of(peer.address) and max(peer.multihop, peer.ttl_security) > 1:
@@ -216,6 +220,28 @@ def _check_neighbour(reader: Reader, peer: PeerOptions) -> None:
     if peer.ttl_security and peer.multihop:
         reader.refuse(f"{where}.multihop", peer.multihop, "not together with ttl_security")
     _check_selector(reader, peer, where)
+
+
+def _check_interface(reader: Reader, peer: PeerOptions, where: str) -> None:
+    """Refuse what a neighbour that is found on its link cannot have."""
+    for key, value in (("address", peer.address), ("range", peer.range), ("source", peer.source)):
+        if value is not None:
+            reader.refuse(f"{where}.{key}", str(value), f"not together with interface {peer.interface}")
+    for key, hops in (("multihop", peer.multihop), ("ttl_security", peer.ttl_security)):
+        if hops > 1:
+            reader.refuse(f"{where}.{key}", hops, "it is one hop away, on its link")
+
+
+def _check_links(reader: Reader, nodes: Sequence[NodeOptions], neighbours: Sequence[PeerOptions]) -> None:
+    """Refuse two neighbours of one node on one link: of whom of them an advertisement is, it does not say."""
+    linked = [peer for peer in neighbours if peer.interface is not None]
+    for number, peer in enumerate(linked):
+        for other in linked[:number]:
+            both = next((n.name for n in nodes if selects(peer, n) and selects(other, n)), None)
+            if both is not None and peer.interface == other.interface:
+                reason = f"also the peer.{other.name}.interface, and node {both} talks to both"
+                reader.refuse(f"peer.{peer.name}.interface", peer.interface, reason)
+                break
 
 
 def check_processes(reader: Reader, processes: Sequence[ProcessOptions]) -> None:
@@ -344,7 +370,7 @@ def _check_long_lived(reader: Reader, cluster: ClusterOptions, neighbours: Seque
 
 def _check_bfd(reader: Reader, cluster: ClusterOptions, node: NodeOptions, neighbours: Sequence[PeerOptions]) -> None:
     """Refuse BFD where the node has no address to send from."""
-    chosen = {peer.name: peer for peer in neighbours if peer.bfd is not None and selects(peer, node)}
+    chosen = {peer.name: peer for peer in neighbours if peer.bfd is not None and selects(peer, node) and peer.is_found}
     for peer in peers_of(node, cluster, (), chosen.values()):  # of a range it is refused already
         if peer.local_address is None:
             reason = f"node {node.name} has no address of its family: needs source"

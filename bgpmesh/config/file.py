@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 from bgpmesh.config.checks import check, check_floating, check_processes, selects, taken_by_others
@@ -50,7 +51,7 @@ from bgpmesh.policy.protection import Surroundings
 from bgpmesh.policy.rule import FAILSAFE_INBOUND, FAILSAFE_OUTBOUND, TCP, Failsafe
 from bgpmesh.rib.rule import Filter
 from bgpmesh.route.attributes import Asn
-from bgpmesh.route.nlri import ROUTED, family_of_address
+from bgpmesh.route.nlri import ROUTED, IPAddress, family_of_address
 from bgpmesh.workload.floating import FloatingIp
 from bgpmesh.workload.pool import Pool
 
@@ -98,10 +99,15 @@ def defaults() -> Config:
     return Config("", ClusterOptions(Asn(0)))
 
 
-def effective(config: Config, name: str) -> Configured:
-    """Return what the engine of one node is told; raises ConfigError for a node that is not in the file."""
+def effective(
+    config: Config, name: str, found: Mapping[str, tuple[IPAddress, IPAddress]] = MappingProxyType({})
+) -> Configured:
+    """Return what the engine of one node is told; raises ConfigError for a node that is not in the file.
+
+    `found` are our end and the neighbour's of each link where one was found (`[peer.*] interface`).
+    """
     node = config.node(name)
-    neighbours = config.neighbours_of(node)
+    neighbours = [peer.at(found.get(peer.interface or "")) for peer in config.neighbours_of(node)]
     router_id = router_id_of(node)
     if router_id is None:  # refused when the file was read, where the node stands in it
         reason = "missing: needed where `address` is IPv6"

@@ -107,8 +107,8 @@ class Reader:
                         self.refuse(f"{where}.{key}", value, reason)
                     if error.good is not None:
                         values[knob.name] = error.good  # may be wrong beside others
-            elif is_required and knob.metadata.get("or") in table:
-                values[knob.name], is_complete = None, is_complete and self._has(cls, knob.metadata["or"], table)
+            elif is_required and (instead := [other for other in knob.metadata.get("or", ()) if other in table]):
+                values[knob.name], is_complete = None, is_complete and self._has(cls, instead[0], table)
                 continue
             elif is_required:
                 self.refuse(f"{where}.{key}", None, f"missing: {knob.metadata.get('help', 'required')}")

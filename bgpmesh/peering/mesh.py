@@ -8,7 +8,7 @@ file and the error messages are made from that. Keys of the metadata:
  * `version`: of an address, where only one will do;  `pattern`: an expression, and it in words;
  * `refused`: single values within the range that cannot be, and `refused_reason`;
  * `key`: the name in the file where it is not the field's;
- * `or`: a key that stands in place of one that is required;
+ * `or`: keys of which one stands in place of one that is required;
  * in the example file: `shown`, a right-hand side other than the default; `example`, one that is commented out.
 
 Which sessions there are:
@@ -28,12 +28,13 @@ Which sessions there are:
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NewType
 
 from bgpmesh.peering.bfd import Watched
-from bgpmesh.peering.peer import AddPath, FlowLimit, Owner, Peer, most_but_a_fifth
+from bgpmesh.peering.peer import NOBODY, AddPath, FlowLimit, Owner, Peer, most_but_a_fifth
 from bgpmesh.peering.ranges import PeerRange
 from bgpmesh.route.attributes import Asn, RouterId
 from bgpmesh.route.nlri import ROUTED, Family, IPAddress, IPNetwork, family_of_address, link_of
@@ -185,8 +186,8 @@ class PeerOptions:
     name: str
     address: IPAddress | None = field(  # None: it has a range
         metadata={
-            "help": "where it is called; or a range",
-            "or": "range",
+            "help": "where it is called; or a range or an interface",
+            "or": ("range", "interface"),
             "link_local": True,
             "shown": '"192.0.2.254"',
         }
@@ -195,6 +196,14 @@ class PeerOptions:
     range: IPNetwork | None = field(
         default=None,
         metadata={"help": "everybody who calls from there; each is NAME@ADDRESS", "example": '"192.0.2.128/25"'},
+    )
+    interface: str | None = field(
+        default=None,
+        metadata={
+            "help": "the link at whose other end it is, found by router advertisements: no address is needed",
+            "pattern": (r"[^\s/%]{1,15}", "the name of a link"),
+            "example": '"eth1"',
+        },
     )
     range_limit: int = field(
         default=256, metadata={"help": "speakers of the range at a time", "range": (1, 100_000), "example": "256"}
@@ -332,11 +341,22 @@ class PeerOptions:
 
     @property
     def near(self) -> IPAddress:
-        """Its address, or the first of its range; for what depends on the family."""
+        """Its address, or the first of its range; for what depends on the family. Nobody's while it is not found."""
         if self.range is not None:
             return self.range.network_address
-        assert self.address is not None
+        if self.address is None:
+            assert self.interface is not None
+            return ipaddress.ip_address(f"{NOBODY}%{self.interface}")
         return self.address
+
+    @property
+    def is_found(self) -> bool:
+        """Whether it is known where it is: what is by its link alone has to be found first."""
+        return self.interface is None or self.address is not None
+
+    def at(self, ends: tuple[IPAddress, IPAddress] | None) -> PeerOptions:
+        """Return it with our end and its own, as they were found on its link."""
+        return self if ends is None or self.interface is None else replace(self, source=ends[0], address=ends[1])
 
 
 def router_id_of(node: NodeOptions) -> RouterId | None:
@@ -513,9 +533,9 @@ def _neighbour_peer(
     asn, local_asn = asn_of(node, cluster), local_asn_of(peer, node, cluster)
     is_external = peer.asn != local_asn
     role = Role.EXTERNAL if is_external else Role.CLIENT if peer.reflector_client else Role.NON_CLIENT
-    local = peer.source or own_address(node, family_of_address(peer.near))
+    local = peer.source or (own_address(node, family_of_address(peer.near)) if peer.is_found else None)
     unsaid = ("none",) if is_external else ("all",)  # RFC 8212 §2
-    next_hops = _next_hops(node, peer.families, peer.source)
+    next_hops = _next_hops(node, peer.families, peer.source if peer.is_found else peer.near)
     limit = peer.max_prefixes or Limit(cluster.max_prefixes, most_but_a_fifth(cluster.max_prefixes))
     return Peer(
         name=PeerName(peer.name),
@@ -533,7 +553,7 @@ def _neighbour_peer(
         port=peer.port,
         listen_address=_listen_address(node, local),
         listen_port=cluster.port,
-        is_passive=bool(peer.passive) or peer.range is not None,
+        is_passive=bool(peer.passive) or peer.range is not None or not peer.is_found,
         families=tuple(family for family, _ in next_hops),
         hold_time=cluster.hold_time if peer.hold_time is None else peer.hold_time,
         graceful_restart=cluster.graceful_restart if peer.graceful_restart is None else peer.graceful_restart,
@@ -616,7 +636,8 @@ def warnings_of(
                 )
                 if not value
             ]
-        missing = set(peer.families) - {family for family, _ in _next_hops(node, peer.families, peer.source)}
+        source = peer.source if peer.interface is None else peer.near
+        missing = set(peer.families) - {family for family, _ in _next_hops(node, peer.families, source)}
         said += [
             f"peer.{peer.name} is not offered {family.label}: node.{node.name} has no address of it"
             for family in sorted(missing, key=lambda family: family.label)

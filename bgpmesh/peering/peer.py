@@ -8,6 +8,8 @@ from bgpmesh.route.attributes import Asn, RouterId
 from bgpmesh.route.nlri import Family, IPAddress, IPNetwork
 from bgpmesh.route.path import PeerName, Role
 
+NOBODY = "fe80::"  # with a link: the address of a peer that has still to be found there
+
 
 @dataclass(frozen=True, slots=True)
 class Owner:
@@ -143,6 +145,11 @@ class Peer:
             getattr(self, name) == getattr(other, name)
             for name in ("address", "asn", "role", "local_asn", "in_cluster")
         )
+
+    @property
+    def is_found(self) -> bool:
+        """Whether it is known where it is; one that is not has neither an address nor calls to take."""
+        return not str(self.address).startswith(f"{NOBODY}%")
 
     @property
     def is_external(self) -> bool:

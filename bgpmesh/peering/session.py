@@ -218,7 +218,7 @@ class Session:
         self.peer = peer
         self.state = State.IDLE
         self.established_at: float | None = None
-        self.last_error = ""
+        self.last_error = "" if peer.is_found else "no router advertisement has come from it yet"
         self.down_reason = ""  # why the last life ended; calls that fail since say nothing of that
         self.negotiated: Negotiated | None = None
         self.connection: int | None = None

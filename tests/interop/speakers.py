@@ -67,6 +67,7 @@ class Setup:
     marks_count: int = 0  # so many communities on all of it, 64512:0 and so on; BIRD and FRR only
     is_extended: bool = False  # BIRD: it takes messages of up to 65,535 octets, as FRR does unasked
     has_ttl_security: bool = False  # its packets say 255, and others it does not take (RFC 5082)
+    is_unnumbered: bool = False  # `neighbor` is the link at whose other end it is; FRR only
     role: str = ""  # its own (RFC 9234); BIRD and FRR only
     client: str = ""  # iBGP: reflect to it, and take and send several paths (RFC 7911)
 
@@ -393,7 +394,7 @@ class Frr:
             self.lab.write(self.node, f"{etc}/bfdd.conf", f"bfd\n profile lab\n  {profile}\n")
             bfdd = [self._start("bfdd")]
             bfdd[0].until(lambda: "lab" in self._ask("show running-config bfdd"), "bfdd")
-        bgpd = self._start("bgpd", "-A", "127.0.0.1", "-l", self.setup.local)
+        bgpd = self._start("bgpd", "-A", "127.0.0.1", *(() if self.setup.is_unnumbered else ("-l", self.setup.local)))
         self._processes = [zebra, *bfdd, bgpd]
         bgpd.until(lambda: f"local AS {self.setup.asn}" in self._ask("show bgp neighbors"), "FRR to answer")
         # Its session waits (shutdown) until it has selected its own routes: a session that comes before may be sent
@@ -592,7 +593,7 @@ router bgp {own.asn}
  no bgp default ipv4-unicast
 {restart}
  timers bgp 3 9
- neighbor {own.neighbor} remote-as {own.neighbor_asn}
+ neighbor {own.neighbor} {"interface " if own.is_unnumbered else ""}remote-as {own.neighbor_asn}
  neighbor {own.neighbor} timers connect 2
  {f"neighbor {own.neighbor} password {own.password}" if own.password else ""}
  {f"neighbor {own.neighbor} bfd profile lab" if own.bfd_ms else ""}

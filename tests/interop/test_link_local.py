@@ -1,6 +1,8 @@
 """Sessions between link-local addresses (RFC 4007): both families go by next hops that are of the link alone.
 
 n1: bgpmesh, AS 65001   fe80::1%eth1  --------  fe80::2%eth1   peer: BIRD
+
+Or nobody says which addresses: who is at the other end of the link is found by router advertisements (RFC 4861).
 """
 
 from __future__ import annotations
@@ -13,9 +15,9 @@ from signal import SIGKILL
 import pytest
 
 from containerlab.lab import until
-from tests.interop.pair import OURS, THEIR_ASN, THEIRS, Kind, Pair, configuration, kinds, pair
-from tests.interop.speakers import Bird, Setup
-from tests.lab.cluster import Watch, next_hops_of
+from tests.interop.pair import ASN, CONFIG, OURS, THEIR_ASN, THEIRS, Kind, Pair, configuration, kinds, pair
+from tests.interop.speakers import Bird, Frr, Setup
+from tests.lab.cluster import PROTOCOL, Watch, lab_of, next_hops_of
 
 PLACE = """
 address = "fe80::2%eth1"
@@ -70,3 +72,56 @@ def test_both_families_go_by_the_link(kind: Kind) -> None:
         until(lambda: dict(both.ask("status") or {}).get("in_sync"), "the restart to be over")  # type: ignore[call-overload]
         assert watch.end() == []
         both.await_routes(OURS, THEIRS)
+
+
+UNNUMBERED = 'interface = "eth1"'
+
+
+def link_local_of(both: Pair, node: str) -> str:
+    """Return the address that the kernel has made for a node's end."""
+    (address,) = both.lab.exec(
+        node, ["ip", "-6", "-br", "address", "show", "dev", "eth1", "scope", "link"]
+    ).stdout.split()[2:]
+    return address.partition("/")[0]
+
+
+@pytest.mark.parametrize("kind", kinds(Frr))
+def test_an_unnumbered_neighbour_is_found(kind: Kind) -> None:
+    """FRR's `neighbor eth1 interface`: no address is said on either side; a restart writes no route."""
+
+    def theirs(setup: Setup) -> Setup:
+        return replace(setup, neighbor="eth1", is_unnumbered=True, bfd_ms=100)
+
+    text = configuration(kind[1], where=UNNUMBERED, options="bfd = { interval_ms = 100 }")
+    with pair(kind, text, theirs) as both:
+        both.await_established()
+        both.await_routes(OURS, THEIRS)
+        for prefix in THEIRS:
+            assert next_hops_of(both.lab, "n1", prefix) == {link_local_of(both, "peer")}
+        until(lambda: both.peer()["bfd"] == "up", "BFD to see the path")
+        watch = Watch(both.lab, "n1")
+        both.ours.stop(SIGKILL)
+        both.start()
+        both.await_established()
+        until(lambda: dict(both.ask("status") or {}).get("in_sync"), "the restart to be over")  # type: ignore[call-overload]
+        assert watch.end() == []
+        both.await_routes(OURS, THEIRS)
+
+
+def test_two_of_ours_find_each_other() -> None:
+    """Who is killed is back at once, and neither kernel notices."""
+    with lab_of("pair") as lab:
+        started = {}
+        for number, node, asn, prefixes in ((1, "n1", ASN, OURS), (2, "peer", THEIR_ASN, THEIRS)):
+            text = configuration(ASN + THEIR_ASN - asn, prefixes, where=UNNUMBERED)
+            text = text.replace(f"asn = {ASN}", f"asn = {asn}", 1).replace("[node.n1]", f"[node.{node}]")
+            lab.write(node, CONFIG, text.replace("10.0.0.1", f"10.0.0.{number}"))
+            started[node] = lab.start(node, ["bgpmesh", "run", "--config", CONFIG])
+        until(lambda: lab.prefixes("n1", PROTOCOL) == THEIRS, "theirs")
+        until(lambda: lab.prefixes("peer", PROTOCOL) >= {"10.1.0.0/24", "2001:db8:1::/64"}, "ours")
+        watches = [Watch(lab, node) for node in ("n1", "peer")]
+        started["n1"].stop(SIGKILL)
+        again = lab.start("n1", ["bgpmesh", "run", "--config", CONFIG])
+        again.until(lambda: "restart.in-sync" in again.output(), "the restart to be over")
+        assert "restart.gave-up-waiting" not in again.output()
+        assert [watch.end() for watch in watches] == [[], []]

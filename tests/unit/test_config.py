@@ -278,6 +278,8 @@ OF_ONE_LINK = "a link-local address, which is of one link only"
 NO_LINK = "a link-local address without its link, as in fe80::2%eth1"
 ON_LINK = "[peer.q]\nasn = 2\naddress = 'fe80::2%eth1'\n"
 NOT_OF_ONE = "only a link-local address has a link"
+NOT_WITH_LINK = "not together with interface eth1"
+BY_LINK = "[peer.q]\nasn = 2\ninterface = 'eth1'\n"
 OUR_END = "address fe80::2%eth1 and our end have to be link-local addresses of one link"
 MISTAKES = [  # (section, lines in it, key, value, reason)
     ("cluster", "hold_time = '9'", "cluster.hold_time", '"9"', "not a whole number"),
@@ -371,6 +373,25 @@ MISTAKES = [  # (section, lines in it, key, value, reason)
     ("node", "labels = { rack = 1 }", "node.a.labels", "1", "label rack is not a string"),
     ("node", "asn = 23456", "node.a.asn", "23456", "it is AS_TRANS (RFC 6793 §9)"),
     ("node", "router_id = '0.0.0.0'", "node.a.router_id", '"0.0.0.0"', "zero is no identifier (RFC 6286 §2.1)"),
+    ("peer", f"{BY_LINK}address = '192.0.2.10'", "peer.q.address", '"192.0.2.10"', NOT_WITH_LINK),
+    (
+        "peer",
+        f"{BY_LINK}range = '192.0.2.128/25'",
+        "peer.q.range",
+        '"192.0.2.128/25"',
+        "not together with interface eth1",
+    ),
+    ("peer", f"{BY_LINK}source = '192.0.2.1'", "peer.q.source", '"192.0.2.1"', "not together with interface eth1"),
+    ("peer", f"{BY_LINK}multihop = 2", "peer.q.multihop", "2", "it is one hop away, on its link"),
+    ("peer", f"{BY_LINK}ttl_security = 2", "peer.q.ttl_security", "2", "it is one hop away, on its link"),
+    ("peer", "[peer.q]\nasn = 2\ninterface = 'eth/1'", "peer.q.interface", '"eth/1"', "not the name of a link"),
+    (
+        "peer",
+        f"{BY_LINK}[peer.r]\nasn = 2\ninterface = 'eth1'",
+        "peer.r.interface",
+        '"eth1"',
+        "also the peer.q.interface, and node a talks to both",
+    ),
     ("node", "address6 = 'fe80::1%eth1'", "node.a.address6", '"fe80::1%eth1"', OF_ONE_LINK),
     ("peer", "source = 'fe80::1'", "peer.p.source", '"fe80::1"', NO_LINK),
     (
@@ -566,7 +587,7 @@ MISTAKES = [  # (section, lines in it, key, value, reason)
         "[peer.q]\nasn = 2\n",
         "peer.q.address",
         "",
-        "missing: where it is called; or a range",
+        "missing: where it is called; or a range or an interface",
     ),
     (
         "peer",
@@ -970,7 +991,7 @@ def test_the_example_file_is_valid_as_it_is_and_with_everything_in_it() -> None:
         line.removeprefix("# ") if " = " in line and not line.startswith("# password_file") else line
         for line in config.example().splitlines()
         if "multihop" not in line  # not together with ttl_security
-        and not line.startswith(("# range", "# pods"))  # nor these with address
+        and not line.startswith(("# range", "# pods", "# interface"))  # nor these with address
     ]
     remarks = ("in each family", "take FlowSpec")
     whole = config.parse("\n".join(line for line in lines if not line.startswith(remarks)), "f.toml")
@@ -1067,3 +1088,37 @@ bfd = true
     assert (leaf.local_address, leaf.listen_address) == (own, own)
     assert leaf.next_hops == ((Family.IPV4, own), (Family.IPV6, own))
     assert [tuple(each)[:4] for each in found.watched] == [("leaf", "fe80::1%eth1", "fe80::2%eth1", 1)]
+
+
+def test_a_neighbour_by_its_link_is_nowhere_until_it_is_found() -> None:
+    """It is seen, waits to be called and has no BFD; then it is a peer between two addresses. Elsewhere it is none."""
+    text = """
+[cluster]
+asn = 64512
+topology = "none"
+[node.n1]
+address = "192.0.2.1"
+labels = { rack = "r1" }
+[node.n2]
+address = "192.0.2.2"
+[peer.leaf]
+interface = "eth1"
+nodes = "rack == 'r1'"
+asn = 65001
+bfd = true
+"""
+    loaded = config.parse(text, "f.toml")
+    assert config.effective(loaded, "n2").peers == ()
+    (nowhere,) = config.effective(loaded, "n1").peers
+    assert (str(nowhere.address), nowhere.is_found) == ("fe80::%eth1", False)
+    assert (nowhere.local_address, nowhere.is_passive, len(nowhere.families)) == (None, True, 2)
+    assert config.effective(loaded, "n1").watched == ()
+    ends = ipaddress.ip_address("fe80::1%eth1"), ipaddress.ip_address("fe80::2%eth1")
+    for links in ({"eth2": ends}, {}):
+        assert config.effective(loaded, "n1", links).peers == (nowhere,)
+    found = config.effective(loaded, "n1", {"eth1": ends})
+    (leaf,) = found.peers
+    assert (leaf.local_address, leaf.address, leaf.is_found, leaf.is_passive) == (*ends, True, False)
+    assert leaf.next_hops == ((Family.IPV4, ends[0]), (Family.IPV6, ends[0]))
+    assert [tuple(each)[:4] for each in found.watched] == [("leaf", "fe80::1%eth1", "fe80::2%eth1", 1)]
+    assert not nowhere.has_same_session(leaf)

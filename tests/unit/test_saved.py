@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import shutil
 from collections.abc import Iterator
@@ -71,6 +72,18 @@ def test_a_life_is_written_once_it_has_begun_and_whenever_it_is_another(state: S
     saved.save(engine, keeper, 2.0)
     assert Saved(state, KEPT, "here").last == LastLife(is_bare=False, announced={})
     assert Saved(state, KEPT, "elsewhere").last == LastLife(is_bare=False, announced={})
+
+
+def test_who_was_found_on_a_link_is_written_and_known_at_the_next_start(state: State) -> None:
+    """Once, and no more while nobody else is."""
+    saved, engine, keeper = start(state)
+    ends = ipaddress.ip_address("fe80::1%eth1"), ipaddress.ip_address("fe80::2%eth1")
+    saved.know({"eth1": ends})
+    saved.save(engine, keeper, 1.0)
+    assert Saved(state, KEPT).neighbours == {"eth1": ends}
+    state.save_neighbours({})
+    saved.save(engine, keeper, 2.0)
+    assert Saved(state, KEPT).neighbours == {}
 
 
 def test_what_the_disk_refuses_is_a_problem_and_tried_again(

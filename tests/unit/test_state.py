@@ -36,6 +36,7 @@ FLOATING = (
 )
 CONFIG = KeptConfig('[cluster]\nasn = 64512 # "é"\n', "/etc/bgpmesh/bgpmesh.toml", "ab" * 32)
 
+FOUND = {f"eth{n}": (ipaddress.ip_address(f"fe80::1%eth{n}"), ipaddress.ip_address(f"fe80::2%eth{n}")) for n in (1, 2)}
 LIFE = LastLife(is_bare=True, announced={"p": 2})
 DRAIN = DrainChanged(Drain.DRAINING, is_to_stop=True, text="moving racks")
 OBJECTS = {"a.json": {"documents": [{"kind": "Tier"}], "problems": []}}
@@ -47,30 +48,43 @@ def state(tmp_path: Path) -> State:
 
 
 def test_every_document_comes_back_as_it_was_kept(state: State, tmp_path: Path) -> None:
-    """Round trip of all nine; `uninstall` knows each of them."""
+    """Round trip of all ten; `uninstall` knows each of them."""
     hops = (ipaddress.ip_address("192.0.2.1"), ipaddress.ip_address("2001:db8::1"))
     said = [
         state.save_peers(["n3", "n2"]),
         state.save_last_life("here", LIFE),
         state.save_kernel(Marks(77, 254)),
         state.save_next_hops(hops),
+        state.save_neighbours(FOUND),
         state.save_endpoints([WEB]),
         state.save_floating_ips(FLOATING),
         state.save_objects(OBJECTS),
         state.save_drain(DRAIN),
         state.save_config(CONFIG),
     ]
-    assert said == [""] * 9
+    assert said == [""] * 10
     assert {each.name for each in tmp_path.iterdir()} == {f"{name}.json" for name in DOCUMENTS}
     assert state.peers() == Loaded(("n2", "n3"))
     assert state.last_life("here") == Loaded(LIFE)
     assert state.kernel() == Loaded(Marks(77, 254))
     assert state.next_hops() == Loaded(hops)
+    assert state.neighbours() == Loaded(FOUND)
     assert state.endpoints() == Loaded((WEB,))
     assert state.floating_ips() == Loaded(FLOATING)
     assert state.objects() == Loaded(OBJECTS)
     assert state.drain() == Loaded(DRAIN)
     assert state.config() == Loaded(CONFIG)
+
+
+@pytest.mark.parametrize(
+    "rows", [7, [["fe80::1%eth1"]], [["fe80::1", "fe80::2"]], [["fe80::1%eth1", "fe80::2%eth2"]], [["x", "fe80::2%a"]]]
+)
+def test_neighbours_that_are_garbled_are_found_anew(state: State, tmp_path: Path, rows: object) -> None:
+    """Both ends are of one link, or nothing is taken."""
+    (tmp_path / "neighbours.json").write_text(json.dumps({"neighbours": rows}), encoding="utf-8")
+    read = state.neighbours()
+    assert read.value is None
+    assert "garbled" in read.problem
 
 
 def test_what_is_kept_of_a_life_holds_for_its_network_stack(state: State) -> None:
