@@ -245,9 +245,10 @@ class Group:
         """Take other filters: all of the table is to be offered again, and who was told the same hears nothing."""
         self._filters, self.backlog = filters, table
 
-    def see(self, view: View, table: list[Nlri]) -> None:
+    def see(self, view: View, filters: Chain, table: list[Nlri]) -> None:
         """Look at routes otherwise from now on: the same follows as from other filters."""
-        self.view, self.backlog = view, table
+        self.view = view
+        self.filter(filters, table)
         self._exported.clear()
 
     def has_work_for(self, member: Member) -> bool:

@@ -1,13 +1,14 @@
 """Who hears what: the update groups that there are, and which peer is in which.
 
 A group has all peers with one `View`. It begins with the first of them and the table as it is, offered in slices; it
-ends with the last. A peer whose view changes goes to another with what it was told, so it hears the difference.
+ends with the last. A peer whose view changes goes to another with what it was told, so it hears the difference; where
+that of all of a group changes alike, as by a reload, the group goes on with the new one, and makes each batch once.
 While `is_held` nobody is told anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 
@@ -61,19 +62,35 @@ class Groups:
             member.group.leave(member)
             self._drop_if_left(member.group)
 
-    def see(self, peer: Peer, subnet: Nlri | None) -> int | None:
-        """See a peer and its subnet as they are now; returns how many paths it takes, None: all is as it was."""
-        member = self.members.get(peer.name)
-        if member is None:
-            return None
-        old = member.group
-        view = view_of(peer, old.view.agreed, subnet, self._drain)
-        if view == old.view:
-            return None
-        self._group(view).transfer(member)
-        self._stirred.add(peer.name)
-        self._drop_if_left(old)
-        return view.most_paths
+    def see(self, peers: Iterable[tuple[Peer, Nlri | None]]) -> int | None:
+        """See peers, each with the subnet that we share, as they are now.
+
+        Returns how many paths of a prefix they take at most, None: all is as it was.
+        """
+        moved: dict[tuple[View, View], list[Member]] = {}
+        for peer, subnet in peers:
+            member = self.members.get(peer.name)
+            if member is not None:
+                old = member.group.view
+                view = view_of(peer, old.agreed, subnet, self._drain)
+                if view != old:
+                    moved.setdefault((old, view), []).append(member)
+        for (_, view), members in moved.items():
+            group = members[0].group
+            if len(members) == len(group.members) and view not in self.by_view:
+                self._see_anew(group, view)
+                continue
+            for member in members:
+                self._group(view).transfer(member)
+                self._stirred.add(member.name)
+            self._drop_if_left(group)
+        return max((view.most_paths for _, view in moved), default=None)
+
+    def _see_anew(self, group: Group, view: View) -> None:
+        """Have all of a group see otherwise; nobody else sees like that."""
+        del self.by_view[group.view]
+        group.see(view, self._filters.chain(view.exports, view.local_asn), list(self._selected))
+        self.by_view[view] = group
 
     def _group(self, view: View) -> Group:
         group = self.by_view.get(view)
@@ -102,10 +119,9 @@ class Groups:
         if drain is self._drain:
             return
         self._drain = drain
-        groups, self.by_view = list(self.by_view.values()), {}
+        groups = list(self.by_view.values())
         for group in groups:
-            group.see(replace(group.view, drain=drain), list(self._selected))
-            self.by_view[group.view] = group
+            self._see_anew(group, replace(group.view, drain=drain))
         self.is_held |= bool(groups)
 
     def offer(self, nlris: Sequence[Nlri], old: Selection | None, new: Selection | None) -> None:

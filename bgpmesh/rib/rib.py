@@ -123,10 +123,13 @@ class Rib:
         is: so each hears the difference, and nothing of what lies in between.
         """
         changed = self._filters.take(filters)
+        others: list[Peer] = []
         for peer in peers:
             rib_in = self._ins.get(peer.name)
             if rib_in is not None and (peer.name not in self._groups.members or rib_in.peer.has_same_session(peer)):
+                others += [peer] if peer != rib_in.peer else []
                 self._filter_peer(rib_in, peer, changed)
+        self._groups.is_held |= self._see(others)
         self._take_own_addresses()
         self._groups.filter(changed)
 
@@ -143,12 +146,10 @@ class Rib:
             rib_in.filters = self._filters.chain(peer.imports, peer.asn)
             self._unfiltered[peer.name] = list(rib_in.table)
             self._groups.is_held = True
-        if peer != before and self._see(peer):
-            self._groups.is_held = True
 
-    def _see(self, peer: Peer) -> bool:
-        """Have a peer in the group of its present view; tell whether that is another."""
-        most_paths = self._groups.see(peer, self.host.connected_subnet(peer.address))
+    def _see(self, peers: Iterable[Peer]) -> bool:
+        """Have peers in the groups of their present views; tell whether any is another."""
+        most_paths = self._groups.see((peer, self.host.connected_subnet(peer.address)) for peer in peers)
         self._table.pass_on(most_paths or 1)
         return most_paths is not None
 
@@ -352,9 +353,8 @@ class Rib:
             else:
                 self._program({prefix: None}, selection, None)
                 self._own_prefixes.add(prefix)
-        for rib_in in self._ins.values():
-            if rib_in.peer.is_external and rib_in.peer.next_hop == "auto":
-                self._see(rib_in.peer)
+        peers = (rib_in.peer for rib_in in self._ins.values())
+        self._see(peer for peer in peers if peer.is_external and peer.next_hop == "auto")
 
     # ── the thinking ─────────────────────────────────────────────────────────
 

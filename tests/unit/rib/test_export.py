@@ -7,12 +7,14 @@ from dataclasses import replace
 import pytest
 
 from bgpmesh.rib import export
+from bgpmesh.rib.export import Batch
 from bgpmesh.route.attributes import PathAttributes, RouterId
-from bgpmesh.route.nlri import Family
+from bgpmesh.route.nlri import Family, prefix_text
 from bgpmesh.route.path import Blackhole, PeerName, Role
 from tests.unit.rib.ribworld import (
     ASN,
     CLUSTER_ID,
+    ROUTER_ID,
     World,
     address,
     changed,
@@ -336,12 +338,42 @@ def test_a_peer_that_changes_groups_hears_what_the_new_group_was_told_before() -
 
 def test_half_a_new_groups_table_withdraws_nothing() -> None:
     """A peer moved to a group that is still being filled waits, rather than hear withdrawals and all again."""
-    world = World(internal("a", 11), external("e", "203.0.113.2"))
+    world = World(internal("a", 11), external("e", "203.0.113.2"), external("stays", "198.51.100.2"))
     world.hear("a", via("192.0.2.9"), P)
     assert world.take("e") == [("192.0.2.1", [P])]
     world.rib.host_routes_changed([host("203.0.113.0/24", 6)], [])
     assert world.rib.take(PeerName("e"), 10) == []
     assert world.take("e") == []
+
+
+def test_a_group_that_sees_otherwise_as_a_whole_is_told_as_one() -> None:
+    """By a reload that is about all of them each hears one and the same batch; where it is not, each hears its own."""
+    clients = [internal(f"c{number}", number, Role.CLIENT, CLUSTER_ID) for number in (2, 3, 4)]
+    world = World(internal("n1", 11), *clients, cluster_id=CLUSTER_ID)
+    world.hear("n1", via("192.0.2.9"), P)
+    world.work()
+    for client in clients:
+        world.rib.take(client.name, 10)
+    other = RouterId(901)
+    world.rib.configure(ASN, ROUTER_ID, other, 8)
+    world.rib.filter([], [replace(client, cluster_id=other) for client in clients])
+    world.work()
+    batches = [each for client in clients for each in world.rib.take(client.name, 10) if isinstance(each, Batch)]
+    assert [(each is batches[0], [prefix_text(n) for n in each.nlris]) for each in batches] == [(True, [P])] * 3
+    assert batches[0].attributes is not None
+    assert batches[0].attributes.cluster_list == (other,)
+
+    world.rib.filter([], [replace(clients[0], cluster_id=other, exports=("none",)), *clients[1:]])
+    assert [world.take(client.name) for client in clients] == [
+        [(None, [P])],
+        [("192.0.2.9", [P])],
+        [("192.0.2.9", [P])],
+    ]
+    assert [heard and heard.cluster_list for heard in (world.heard(c.name, P) for c in clients)] == [
+        None,
+        (CLUSTER_ID,),
+        (CLUSTER_ID,),
+    ]
 
 
 def test_in_one_batch_some_prefixes_are_new_to_a_peer_and_some_have_changed() -> None:
