@@ -313,7 +313,8 @@ def _check_nested_ranges(
                 reader.refuse(f"peer.{inner.name}.password", None, reason)
         if cluster is None or cluster.password is not None:
             continue
-        for node, other in ((n, o) for n in nodes for o in nodes if n is not o and selects(outer, n)):
+        inside = [n for n in nodes if any(a is not None and a in outer.range for a in (n.address, n.address6))]
+        for node, other in ((n, o) for o in inside for n in nodes if n is not o and selects(outer, n)):
             ends = shared_addresses(node, other) if has_session(node, other, cluster) else None
             if ends is not None and ends[1] in outer.range:
                 reason = f"missing: node.{other.name} lies in the peer.{outer.name}.range {outer.range}, which has one"
