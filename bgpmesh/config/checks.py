@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Sequence
 
@@ -395,9 +396,15 @@ def _check_families(
 def selects(chosen: PeerOptions | ProcessOptions, node: NodeOptions) -> bool:
     """Tell whether the neighbour or the program is one of this node's."""
     try:
-        return selector.matches(selector.parse(chosen.nodes), dict(node.labels))
+        return selector.matches(_selector(chosen.nodes), dict(node.labels))
     except selector.SelectorError:
         return False  # refused where it stands
+
+
+@functools.lru_cache(maxsize=1024)
+def _selector(text: str) -> selector.Selector:
+    """Return what a text says; it is asked of every node, several times."""
+    return selector.parse(text)
 
 
 def _is_inside(inner: IPNetwork, outer: IPNetwork) -> bool:
