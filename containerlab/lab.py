@@ -561,13 +561,14 @@ def _command_name(pid: int) -> str:
 
 
 def _settle(lab: Lab) -> list[str]:
-    """Wait until all daemons of ours have their sessions and nothing moves any more; return what has not come to that."""
+    """Wait until our daemons have their sessions and nothing moves any more; return who has not come to that."""
     names = [name for name in lab.nodes if lab.node(name).cmd.startswith("bgpmesh run")]
-    before: list[object] = []
+    before: list[tuple[object, object]] = []
     waiting: list[str] = []
     deadline = time.monotonic() + SETTLE_S
     while names and time.monotonic() < deadline:
-        waiting, tables = [], []
+        waiting = []
+        tables: list[tuple[object, object]] = []
         for name in names:
             asked = lab.exec(name, ["bgpmesh", "status", "--json"], check=False)
             status = json.loads(asked.stdout) if asked.returncode in {0, 1} else {}
