@@ -82,15 +82,16 @@ class Answers:
 
 def poll(address: str, port: str) -> None:
     """Ask until SIGTERM."""
-    is_over = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: is_over.set())
+    ended: list[int] = []  # no Event, whose lock a signal may find taken by what it interrupts
+    signal.signal(signal.SIGTERM, lambda number, _: ended.append(number))
     kept, fresh = Answers(), Answers()
     with socket.socket(family_of(address), socket.SOCK_DGRAM) as one:
         one.connect((address, int(port)))
         one.setblocking(False)
         waiting: list[tuple[int, socket.socket]] = []
         number = 0
-        while not is_over.wait(EVERY_S):
+        while not ended:
+            time.sleep(EVERY_S)
             another = socket.socket(family_of(address), socket.SOCK_DGRAM)
             another.setblocking(False)
             number += 1

@@ -468,8 +468,8 @@ class Traffic:
 
     def stop(self) -> list[str]:
         """End it all and return what was lost, in words; empty if nothing was."""
-        for process in (*self._pings, *self._flows):
-            process.send_signal(SIGTERM)
+        for flow in self._flows:
+            flow.send_signal(SIGTERM)
         faults = unanswered(self._pings)
         for process in (*self._flows, *self._servers):
             what = f"{process.node}: {' '.join(process.command)}"

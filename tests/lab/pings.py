@@ -14,7 +14,6 @@ import signal
 import socket
 import struct
 import sys
-import threading
 import time
 
 PAUSE_S = 0.02
@@ -75,8 +74,8 @@ class Target:
 
 def main(addresses: list[str]) -> None:
     """Ask until SIGTERM, wait for what is missing, and tell."""
-    is_over = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: is_over.set())
+    ended: list[int] = []  # no Event, whose lock a signal may find taken by what it interrupts
+    signal.signal(signal.SIGTERM, lambda number, _: ended.append(number))
     targets = [Target(address) for address in addresses]
     by_socket = {target.socket: target for target in targets}
 
@@ -84,9 +83,9 @@ def main(addresses: list[str]) -> None:
         print(json.dumps({each.address: [each.sent, each.sent - len(each.waiting)] for each in targets}), flush=True)  # noqa: T201
 
     due = told_at = deadline = time.monotonic()
-    while not is_over.is_set() or any(each.waiting for each in targets):
+    while not ended or any(each.waiting for each in targets):
         now = time.monotonic()
-        if is_over.is_set():
+        if ended:
             if now > deadline:
                 break
         else:
@@ -95,7 +94,7 @@ def main(addresses: list[str]) -> None:
                 due = max(due + PAUSE_S, now)
                 for each in targets:
                     each.ask()
-        ready, _, _ = select.select(list(by_socket), [], [], PAUSE_S if is_over.is_set() else max(0.0, due - now))
+        ready, _, _ = select.select(list(by_socket), [], [], PAUSE_S if ended else max(0.0, due - now))
         for one in ready:
             by_socket[one].hear()
         if now >= told_at + TOLD_S:

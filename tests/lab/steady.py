@@ -13,7 +13,6 @@ import select
 import signal
 import socket
 import sys
-import threading
 import time
 
 PAUSE_S = 0.002
@@ -22,8 +21,8 @@ PATIENCE_S = 30.0
 
 def main(address: str, port: int) -> None:
     """Ask until SIGTERM, wait for what is missing, and tell."""
-    is_over = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: is_over.set())
+    ended: list[int] = []  # no Event, whose lock a signal may find taken by what it interrupts
+    signal.signal(signal.SIGTERM, lambda number, _: ended.append(number))
     sent = answered = told = 0
     before = ""
     names: dict[int, str] = {}  # of those who answered what comes behind something unanswered
@@ -32,9 +31,9 @@ def main(address: str, port: int) -> None:
         asking.connect((address, port))
         asking.setblocking(False)
         deadline = due = time.monotonic()
-        while sent > answered or not is_over.is_set():
+        while sent > answered or not ended:
             now = time.monotonic()
-            if is_over.is_set():
+            if ended:
                 if now > deadline:
                     break
             else:
