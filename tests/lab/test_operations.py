@@ -146,7 +146,7 @@ def test_a_disk_that_refuses_stops_no_daemon(node: Node, refuse: str, allow: str
         node.configure(file_of(cluster=f"graceful_restart = {300 + len(why)}"))  # something new to be kept
         node.start()
         problem = f"{STATE}/config.json cannot be written: {why}"
-        assert node.reasons() == [problem]
+        assert problem in node.reasons()  # a second after the start also what was not known before
         assert node.prefixes() == BLOCKS
         path = node.lab.add_workload_namespace(node.name, f"disk{len(why)}")
         assert node.command("workload", "add", "disk", "--netns", path).returncode == 0
