@@ -135,6 +135,12 @@ class Pair:
         return int(float(found[1])) if found else 0
 
 
+def went_down(both: Pair) -> str:
+    """Return why our session has ended, however many calls have failed since."""
+    found = both.ask("peers", "other")
+    return str(found[0]["went_down"]) if isinstance(found, list) else ""
+
+
 def ours(told: list[str]) -> list[str]:
     """Return what of that was of our protocol."""
     return [line for line in told if f"proto {PROTOCOL}" in line]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from containerlab.lab import until
-from tests.interop.pair import ASN, Kind, Pair
+from tests.interop.pair import ASN, Kind, Pair, went_down
 from tests.interop.speakers import Bird, Frr
 from tests.interop.test_filters import KINDS, under
 
@@ -41,12 +41,6 @@ def test_neighbours_see_the_mark_then_the_withdrawal_then_the_end(kind: Kind) ->
         until(lambda: both.speaker.received() == OURS and marks(both) == {False}, "our routes without the mark")
         speaker.shut(TEXT)
         until(lambda: f"administrative shutdown: {TEXT}" in went_down(both), "the words of theirs")
-
-
-def went_down(both: Pair) -> str:
-    """Return why our session has ended."""
-    found = both.ask("peers", "other")
-    return str(found[0]["went_down"]) if isinstance(found, list) else ""
 
 
 def marks(both: Pair) -> set[bool]:
