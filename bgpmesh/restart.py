@@ -227,12 +227,18 @@ class Restart:
         return True
 
     def _is_anybody_left(self, now: float, unheard: Collection[int]) -> bool:
-        if now >= self.next_check() + LATE_S:
+        over = self._over(now)
+        if now >= min([self._limit, *over.values()]) + LATE_S:
             self._excuse(now)
-        for name in [name for name, wait in self._waits.items() if self._until(name, wait) <= now]:
+            over = self._over(now)
+        for name in over:
             if not self._sessions[name].is_unheard(unheard):
                 del self._waits[name]
         return bool(self._waits or self._ranges or self._processes) and now < self._limit
+
+    def _over(self, now: float) -> dict[PeerName, float]:
+        """Return the peers for whom the waiting is over, each with the second at which that was so."""
+        return {name: until for name, wait in self._waits.items() if (until := self._until(name, wait)) <= now}
 
     def next_check(self) -> float:
         """Return the second at which the waiting may end though nothing happens."""
