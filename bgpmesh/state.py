@@ -140,8 +140,19 @@ class State:
     # Every `save_` returns "" or the problem in words; the old document stands then.
 
     def save_peers(self, names: Iterable[str]) -> str:
-        """Keep the names of the peers whose paths this node holds."""
-        return self._save("peers", sorted(names))
+        """Keep the names of the peers whose paths this node holds.
+
+        On a disk that is full the old document is written over: a list that lacks somebody would cost its routes at the
+        next start, and one that is garbled by half of a write costs none.
+        """
+        kept = sorted(names)
+        problem = self._save("peers", kept)
+        if problem:
+            with contextlib.suppress(OSError), (self._directory / "peers.json").open("r+b") as file:
+                file.write(json.dumps({"peers": kept}).encode())
+                file.truncate()
+                problem = ""
+        return problem
 
     def peers(self) -> Loaded[tuple[str, ...]]:
         """Return the names that `save_peers` kept."""

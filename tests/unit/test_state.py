@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import json
 import os
@@ -127,6 +128,27 @@ def test_floating_addresses_that_are_garbled_are_none(state: State, tmp_path: Pa
     read = state.floating_ips()
     assert read.value is None
     assert "garbled" in read.problem
+
+
+def test_a_full_disk_keeps_no_list_that_lacks_a_peer(
+    state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is written over in place, shorter or not; what is not there yet is a problem as elsewhere."""
+
+    def is_full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "open", is_full)
+        assert "No space left" in state.save_peers(["n2"])
+        assert state.peers() == Loaded(None)
+    assert state.save_peers(["n2"]) == ""
+    for names in ("n2", "n3", "a-long-name"), ("n3",):
+        with monkeypatch.context() as full:
+            full.setattr(os, "open", is_full)
+            assert state.save_peers(names) == ""
+        assert state.peers() == Loaded(tuple(sorted(names)))
+    assert {each.name for each in tmp_path.iterdir()} == {"peers.json"}
 
 
 def test_what_was_never_kept_is_no_problem(state: State) -> None:
