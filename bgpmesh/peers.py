@@ -589,6 +589,7 @@ class Peers:
         self.paths.watch(())
         for name, session in self.sessions.items():
             self._agenda.open(name)
+            self.restart.discard(name)
             self._apply(name, session.stop(now, self._farewell()), now)
 
     def _farewell(self) -> Notification:

@@ -170,6 +170,18 @@ def test_a_restart_of_a_stopped_node_calls_nobody_and_sweeps() -> None:
     assert made.engine.peers.paths.watched == ()
 
 
+def test_a_node_that_stops_while_it_restarts_waits_for_nobody_any_longer() -> None:
+    """Nobody is called who could still say anything."""
+    made = world(listed=("n2",))
+    made.boot(ADOPTED)
+    step(made, Drain.STOPPED)
+    made.at(0.9)
+    assert not made.engine.peers.is_in_sync
+    made.at(1.0)
+    assert made.engine.peers.is_in_sync
+    assert ("10.244.2.0/26", None) in made.written()
+
+
 def test_a_restart_of_a_drained_node_says_so_from_the_first_update_on() -> None:
     """Only what is its own, as the last choice."""
     made = world(drained=Drain.DRAINED)
