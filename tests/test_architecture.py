@@ -59,6 +59,7 @@ TOP = {
     "previews",
     "cli",
     "uninstall",
+    "doctor",
     "__main__",
     "__init__",
 }  # may import everything of ours

@@ -57,6 +57,11 @@ def _uninstall_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--state", metavar="D", help="in place of state.directory")
 
 
+def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    _config_arguments(parser)
+    parser.add_argument("--socket", metavar="P", help="in place of control.socket")
+
+
 def _peers_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", nargs="?", help="one peer in full")
 
@@ -445,6 +450,15 @@ It goes on if this command ends, and lasts over restarts, until `undrain`.
         "list the floating addresses",
         "bgpmesh floating-ip list",
         asks("floating-ip list", tables.floating_ips),
+    ),
+    Command(
+        ("doctor",),
+        "look at the file, this host and the daemon: what is wrong, and the cure",
+        "bgpmesh doctor",
+        own.doctor,
+        _doctor_arguments,
+        has_socket=False,
+        no="something is wrong",
     ),
     Command(
         ("uninstall",),

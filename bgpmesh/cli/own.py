@@ -39,6 +39,16 @@ def check(arguments: Arguments) -> int:
     return DONE
 
 
+def doctor(arguments: Arguments) -> int:
+    """Look at the file, this host and the daemon, and print each fault with its cure."""
+    from bgpmesh import doctor as examiner  # noqa: PLC0415  only this command looks at the host
+
+    findings = examiner.examine(arguments.config, arguments.node, arguments.socket)
+    rows = [{"check": each.check, "level": each.level, "found": each.found, "cure": each.cure} for each in findings]
+    say(arguments, rows, tables.findings)
+    return NO if any(each.cure for each in findings) else DONE
+
+
 def _node_to_check(loaded: Config, asked: str | None) -> str | None:
     """Return the node to show: as asked, or this host if it is one; None on a machine outside of the cluster."""
     from bgpmesh import config  # noqa: PLC0415  as above

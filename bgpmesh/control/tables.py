@@ -113,6 +113,15 @@ def check(result: object) -> str:
     return "\n".join([head, "", sessions, *filters, *([""] if notes or warnings else []), *notes, *warnings])
 
 
+def findings(result: object) -> str:
+    """Return what `doctor` found, what is wrong with its cure below."""
+    lines = []
+    for row in each_of(result):
+        lines.append(f"{_words(row.get('level')):<7}  {_words(row.get('check'))}: {_words(row.get('found'))}")
+        lines += [f"{'':<7}    -> {_words(row.get('cure'))}"] if row.get("cure") else []
+    return "\n".join(lines)
+
+
 def _filter(row: Row) -> str:
     """Return a filter: who has it, its rules, and the last word."""
     users = [f"{key} of {_words(row.get(key))}" for key in ("import", "export") if row.get(key)]

@@ -97,6 +97,18 @@ def prepare_host(*, root: Path = PROC_SYS, routes6: Path | None = None) -> list[
     return [problem for problem in problems if problem]
 
 
+def wrong(root: Path = PROC_SYS) -> list[tuple[str, str, bool]]:
+    """Return what is not as forwarding needs it: `name=value` as it should be, in words, and whether we may set it."""
+    found = []
+    for setting in (*_HOST, *(_HOST_IPV6 if kernel_has_ipv6(root) else ())):
+        path, value = root / setting.path, _read(root / setting.path)
+        if value is not None and value != str(setting.value):
+            can_be_set = os.access(path, os.W_OK) and not os.statvfs(path).f_flag & os.ST_RDONLY
+            said = f"{setting.name} is {value}: {setting.consequence}"
+            found.append((f"{setting.name}={setting.value}", said, can_be_set))
+    return found
+
+
 class HostSettings:
     """This host's sysctls: put right again and again, and told where that cannot be."""
 

@@ -10,7 +10,7 @@ import pytest
 
 from bgpmesh import log
 from bgpmesh.kernel import sysctls
-from bgpmesh.kernel.sysctls import HostSettings, kernel_has_ipv6, prepare_host
+from bgpmesh.kernel.sysctls import HostSettings, kernel_has_ipv6, prepare_host, wrong
 
 RIGHT = {
     "net/ipv4/ip_forward": "1",
@@ -48,6 +48,13 @@ def test_a_host_that_is_right_is_not_written(root: Path) -> None:
     before = {name: (root / name).stat().st_mtime_ns for name in RIGHT}
     assert prepare_host(root=root) == []
     assert {name: (root / name).stat().st_mtime_ns for name in RIGHT} == before
+
+
+def test_what_is_wrong_is_told_and_left(root: Path) -> None:
+    """As a person would put it right, and what follows meanwhile."""
+    fill(root, RIGHT | {"net/ipv4/ip_forward": "0"})
+    assert wrong(root) == [("net.ipv4.ip_forward=1", "net.ipv4.ip_forward is 0: forwarding is off", True)]
+    assert value(root, "net/ipv4/ip_forward") == "0"
 
 
 def test_a_link_that_lives_on_router_advertisements_keeps_heeding_them(root: Path, tmp_path: Path) -> None:
