@@ -73,6 +73,7 @@ class Operations:
             "workload add": self._attach,
             "workload del": self._detach,
             "workload label": self._label,
+            "pool check": self._check_pools,
             "floating-ip add": self._float,
             "floating-ip del": self._sink,
             "apply": self._apply,
@@ -149,10 +150,29 @@ class Operations:
             raise refused("workload", key, f"its labels are not in force within {IN_FORCE_S:g} s")
         return views.workload(endpoint)
 
+    async def _check_pools(self, request: Request) -> object:
+        """Find addresses of workloads whose namespace is gone; with `fix` take those away, as `workload del` does."""
+        engine, fix = self._engine, request.args.get("fix", False)
+        if not isinstance(fix, bool):
+            raise refused("fix", fix, "not true or false")
+        leaks: list[views.JsonObject] = []
+        for key, endpoint in sorted(engine.local.endpoints.items()):
+            problem = engine.endpoint_problem(key) or ""
+            if problem.startswith(f"network namespace {endpoint.netns}:"):
+                addresses = [str(each) for each in endpoint.addresses]
+                leaks.append({"workload": key, "addresses": addresses, "reason": problem, "fixed": fix})
+        for leak in leaks if fix else ():
+            key = str(leak["workload"])
+            if key in engine.local.endpoints:  # nobody else was quicker
+                await self._remove(key)
+        return {"node": engine.node, "leaks": leaks}
+
     async def _detach(self, request: Request) -> object:
         """Take a workload's routes, link and addresses away; answers once its link is gone."""
-        local, key = self._engine.local, key_of(request.args)
-        endpoint = self._endpoint(key)
+        return await self._remove(key_of(request.args))
+
+    async def _remove(self, key: str) -> object:
+        local, endpoint = self._engine.local, self._endpoint(key)
         self._pump.report(EndpointRemoved(key))
 
         def is_gone() -> bool:

@@ -88,6 +88,12 @@ def yes_if(key: str, *, value: object) -> Judge:
     return lambda result: DONE if tables.field(result, key) == value else NO
 
 
+def all_fixed(result: object) -> int:
+    """Judge what `pool check` found: done, where nothing is held in vain any more."""
+    leaks = tables.each_of(tables.field(result, "leaks"))
+    return DONE if all(tables.field(leak, "fixed") for leak in leaks) else NO
+
+
 def one(show: Show) -> Show:
     """Return what shows a single row as a table."""
     return lambda result: show([result])

@@ -62,6 +62,10 @@ def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--socket", metavar="P", help="in place of control.socket")
 
 
+def _pool_check_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--fix", action="store_true", help="remove those workloads, which frees their addresses")
+
+
 def _peers_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", nargs="?", help="one peer in full")
 
@@ -428,6 +432,14 @@ It goes on if this command ends, and lasts over restarts, until `undrain`.
         no="not in service yet, or drained again",
     ),
     Command(("pool", "show"), "print the addresses in use", "bgpmesh pool show", asks("pool show", tables.pools)),
+    Command(
+        ("pool", "check"),
+        "find addresses of workloads whose namespace is gone, and with --fix free them",
+        "bgpmesh pool check --fix",
+        asks("pool check", tables.leaks, "fix", judge=asking.all_fixed, timeout_s=None),
+        _pool_check_arguments,
+        no="some are held in vain",
+    ),
     Command(
         ("floating-ip", "add"),
         "have an external address lead to a workload of this node, or move it there",

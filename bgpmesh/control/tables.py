@@ -643,6 +643,12 @@ def pools(result: object) -> str:
     return "\n".join(parts)
 
 
+def leaks(result: object) -> str:
+    """Return one line for each workload that holds addresses in vain."""
+    rows = field(result, "leaks")
+    return listing(rows, ("workload", "addresses", "fixed", "reason"), "no address is held in vain")
+
+
 def floating_ips(result: object) -> str:
     """Return one line for each floating address."""
     columns = ("external", "workload", "address", "outbound", "announced", "from", "problem")

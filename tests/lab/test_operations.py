@@ -115,14 +115,21 @@ def test_a_workload_known_by_a_process_gets_its_link_back(node: Node) -> None:
 
 
 def test_a_workload_whose_namespace_went_says_so_in_the_list(node: Node) -> None:
-    """Until it is removed, or its namespace is back."""
+    """Until it is removed, or its namespace is back; `pool check` finds its addresses, and frees them."""
     path = node.lab.add_workload_namespace(node.name, "gone")
     assert node.command("workload", "add", "gone", "--netns", path).returncode == 0
     assert json.loads(node.command("workload", "list", "--json").stdout)[0]["problem"] is None
     node.ip("netns del gone")
     expected = f"network namespace {path}: No such file or directory"
     node.until(lambda: expected in node.command("workload", "list").stdout, expected)
-    assert node.command("workload", "del", "gone").returncode == 0
+    assert f"workload default/gone is not connected: {expected}" in node.command("status").stdout
+    checked = node.command("pool", "check")
+    assert (checked.returncode, checked.stdout.count("default/gone"), expected in checked.stdout) == (1, 1, True)
+    (leak,) = json.loads(node.command("pool", "check", "--fix", "--json").stdout)["leaks"]
+    assert (leak["workload"], leak["fixed"], len(leak["addresses"])) == ("default/gone", True, 2)
+    checked = node.command("pool", "check")
+    assert (checked.returncode, checked.stdout) == (0, "no address is held in vain\n")
+    assert node.ask("workload list") == []
     assert interface_name("bgpm", "default/gone") not in node.ip("-br link")
 
 

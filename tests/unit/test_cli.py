@@ -226,6 +226,8 @@ CODES: list[tuple[list[str], object, int]] = [
     (["undrain"], {"result": {"state": "none"}}, 0),
     (["undrain"], {"result": {"state": "draining"}}, 1),
     (["pool", "show"], {"result": {}}, 0),
+    (["pool", "check"], {"result": {"leaks": []}}, 0),
+    (["pool", "check"], {"result": {"leaks": [{"fixed": True}, {"fixed": False}]}}, 1),
     (["floating-ip", "list"], {"result": []}, 0),
     (["floating-ip", "add", "1.2.3.4", "web"], {"result": {"external": "1.2.3.4"}}, 0),
     (["floating-ip", "add", "x", "web"], WRONG, 2),
