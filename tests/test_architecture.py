@@ -60,6 +60,7 @@ TOP = {
     "cli",
     "uninstall",
     "doctor",
+    "diags",
     "__main__",
     "__init__",
 }  # may import everything of ours

@@ -62,6 +62,13 @@ def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--socket", metavar="P", help="in place of control.socket")
 
 
+def _diags_arguments(parser: argparse.ArgumentParser) -> None:
+    _doctor_arguments(parser)
+    parser.add_argument(
+        "-o", "--output", metavar="F", help="the archive to write (bgpmesh-diags-HOST-TIME.tar.gz here)"
+    )
+
+
 def _pool_check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fix", action="store_true", help="remove those workloads, which frees their addresses")
 
@@ -471,6 +478,15 @@ It goes on if this command ends, and lasts over restarts, until `undrain`.
         _doctor_arguments,
         has_socket=False,
         no="something is wrong",
+    ),
+    Command(
+        ("diags",),
+        "write a bundle for support: what the daemon and this host say, and no secret",
+        "bgpmesh diags -o /tmp/n1.tar.gz",
+        own.diags,
+        _diags_arguments,
+        has_socket=False,
+        bad="bad use, or it cannot be written",
     ),
     Command(
         ("uninstall",),

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bgpmesh.cli.asking import DONE, NO, Arguments, fail, is_answered, refuse, say
+from bgpmesh.cli.asking import BAD, DONE, NO, Arguments, fail, is_answered, refuse, say
 from bgpmesh.control import tables
 
 if TYPE_CHECKING:
@@ -47,6 +47,24 @@ def doctor(arguments: Arguments) -> int:
     rows = [{"check": each.check, "level": each.level, "found": each.found, "cure": each.cure} for each in findings]
     say(arguments, rows, tables.findings)
     return NO if any(each.cure for each in findings) else DONE
+
+
+def diags(arguments: Arguments) -> int:
+    """Write a bundle for whoever is asked for help, and print its name."""
+    import time  # noqa: PLC0415  only this command asks for the date
+
+    from bgpmesh import diags as bundle  # noqa: PLC0415  only this command needs all ends of the house
+
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    archive = Path(arguments.output or f"bgpmesh-diags-{os.uname().nodename}-{stamp}.tar.gz")
+    try:
+        names = bundle.write(bundle.collect(arguments.config, arguments.node, arguments.socket), archive)
+    except OSError as error:
+        return fail(arguments, f"{archive}: {error.strerror}", BAD)
+    say(
+        arguments, {"file": str(archive), "parts": names}, lambda _: f"{archive}: {len(names)} parts, no secret in them"
+    )
+    return DONE
 
 
 def _node_to_check(loaded: Config, asked: str | None) -> str | None:
