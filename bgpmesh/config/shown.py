@@ -70,7 +70,7 @@ def _session(peer: Peer, watched: Watched | None) -> dict[str, object]:
         "next_hops": [str(address) for _, address in peer.next_hops],
         "next_hop": peer.next_hop,
         "next_hop_resolution": "connected" if peer.is_single_hop else "any route",
-        "passive": peer.is_passive,
+        "passive": peer.is_passive and peer.is_found,
         "md5": peer.password is not None,
         "hold_time": peer.hold_time,
         "graceful_restart": peer.graceful_restart,

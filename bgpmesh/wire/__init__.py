@@ -11,6 +11,7 @@ What it hides: every byte of BGP, every type of ExaBGP, every socket. Outside, B
         reading     attribute sets, with RFC 7606 acted on
         flows       flow specifications
         packing     the UPDATEs that we send
+    discovery   who is at the other end of a link, by router advertisements
 
 Invariants:
 
@@ -32,7 +33,8 @@ takes 100, as BIRD does); an UPDATE of a family that was not agreed ends the ses
 RFC 7606 §5.3 leaves to choice ends the session.
 
 RFC 4271 §4 and §6, RFC 2918, RFC 4724 §2 and §3, RFC 4760, RFC 5492, RFC 6286, RFC 6793, RFC 7606,
-RFC 7607, RFC 7911, RFC 8092, RFC 8654, RFC 8955 §4, RFC 8956 §3, RFC 9072; for the sockets RFC 2385 and RFC 5082.
+RFC 7607, RFC 7911, RFC 8092, RFC 8654, RFC 8955 §4, RFC 8956 §3, RFC 9072; for the sockets RFC 2385 and RFC 5082;
+for link-local addresses RFC 2545 §3, RFC 4007 and RFC 8950, and for who has them RFC 4861.
 """
 
 from exabgp.util import dns

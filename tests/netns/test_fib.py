@@ -157,6 +157,39 @@ def test_every_kind_of_route_is_written(node: Callable[[Scenario], None]) -> Non
     node(scenario)
 
 
+def test_one_link_local_gateway_of_two_links_is_two_ways(node: Callable[[Scenario], None]) -> None:
+    """Most routers are fe80::1 to somebody: both links are used, and known again without a word of what was there."""
+
+    async def scenario() -> None:
+        ip("link", "add", "up1", "type", "veth", "peer", "name", "far1")
+        for name in ("far1", "up1"):
+            ip("link", "set", name, "up")
+        links = {each["ifname"]: each["ifindex"] for each in json.loads(ip("-j", "link"))}
+        hops = tuple(ipaddress.ip_address(f"fe80::9%{name}") for name in ("up0", "up1"))
+        core = Core(lambda: asyncio.get_running_loop().time())
+        for hop, name in zip(hops, ("up0", "up1"), strict=True):
+            core.next_hops.want(hop, Resolution(links[name], None, 0))
+        core.want({"10.1.0.0/16": Via(hops), "fd01::/64": Via(hops), "10.2.0.0/16": Via(hops[:1])})
+        async with core.running() as edge:
+            await core.at_rest(edge)
+            assert core.failures == {}
+        ways = {row["id"]: (row.get("gateway"), row.get("dev")) for row in json.loads(ip("-j", "nexthop"))}
+        assert [ways[object_id(hop)] for hop in hops] == [("fe80::9", "up0"), ("fe80::9", "up1")]
+        assert {prefix: row["nhid"] for prefix, row in ours().items()} == {
+            "10.1.0.0/16": group_id(Via(hops)),
+            "fd01::/64": group_id(Via(hops)),
+            "10.2.0.0/16": object_id(hops[0]),
+        }
+        reader = Core()
+        reader.fib.keep_unwanted = reader.next_hops.keep_unwanted = True
+        async with reader.running():
+            await reader.until(lambda: any(isinstance(event, FibRead) for event in reader.events))
+        assert reader.fib.actual == core.fib.wanted
+        assert reader.next_hops.actual == core.next_hops.wanted
+
+    node(scenario)
+
+
 def test_the_host_s_own_routes_are_reported(node: Callable[[Scenario], None]) -> None:
     """Connected, gateway, local and discard routes come at start; what comes and goes later is told."""
 
