@@ -26,7 +26,7 @@ source = "fe80::1%eth1"
 OPTIONS = """
 password = "of the link"
 ttl_security = true
-bfd = { interval_ms = 100 }
+bfd = { interval_ms = 1000 }
 """
 
 
@@ -42,7 +42,7 @@ def linked(kind: Kind) -> Iterator[Pair]:
             ipv6_next_hops=True,
             password="of the link",  # noqa: S106  nobody's
             has_ttl_security=kind[1] == THEIR_ASN,
-            bfd_ms=100,
+            bfd_ms=1000,
         )
 
     options = OPTIONS if kind[1] == THEIR_ASN else OPTIONS.replace("ttl_security", "passive")
@@ -90,9 +90,9 @@ def test_an_unnumbered_neighbour_is_found(kind: Kind) -> None:
     """FRR's `neighbor eth1 interface`: no address is said on either side; a restart writes no route."""
 
     def theirs(setup: Setup) -> Setup:
-        return replace(setup, neighbor="eth1", is_unnumbered=True, bfd_ms=100)
+        return replace(setup, neighbor="eth1", is_unnumbered=True, bfd_ms=1000)
 
-    text = configuration(kind[1], where=UNNUMBERED, options="bfd = { interval_ms = 100 }")
+    text = configuration(kind[1], where=UNNUMBERED, options="bfd = { interval_ms = 1000 }")
     with pair(kind, text, theirs) as both:
         both.await_established()
         both.await_routes(OURS, THEIRS)
