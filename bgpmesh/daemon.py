@@ -374,7 +374,9 @@ class Daemon:
         return any(link_of(each.peer.address) == link and each.established_at is not None for each in sessions)
 
     def _rediscover(self) -> None:
-        """Talk to who was found on a link."""
+        """Talk to who was found on a link; a daemon that ends talks to nobody new."""
+        if self.pump.ended.is_set():
+            return
         self.saved.know(self.discovery.found)
         self.revisions.rediscover()
 
