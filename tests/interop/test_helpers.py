@@ -16,7 +16,7 @@ import pytest
 
 from containerlab.lab import until
 from tests.interop.pair import ASN, CONFIG, THEIR_ASN, THEIRS, Kind, Pair, configuration, kinds, pair
-from tests.interop.speakers import Bird, Frr, Setup, why_not
+from tests.interop.speakers import Bird, Frr, Setup, each_of
 from tests.lab.cluster import lab_of, metrics
 
 PROGRAMS = "[process.metric]\nrun = %s\n[process.withdrawing]\nrun = %s\n"
@@ -112,34 +112,34 @@ exec sleep 600
 """
 
 
-@pytest.mark.skipif(bool(why_not(Bird)), reason="needs BIRD")
-def test_nothing_is_withdrawn_of_a_node_that_is_killed_before_it_has_learnt_a_route() -> None:
+@pytest.mark.parametrize("kind", each_of(Bird, Frr))
+def test_nothing_is_withdrawn_of_a_node_that_is_killed_before_it_has_learnt_a_route(kind: type[Bird | Frr]) -> None:
     """Nor between the first word of a program and the last that it had said."""
     with lab_of("pair") as lab:
         setup = Setup(65002, "10.0.0.2", "2001:db8::2", "10.0.0.1", ASN, announce=("10.2.0.0/24",))
-        bird = Bird(lab, "peer", setup)
-        both = Pair(lab, bird)
+        other = kind(lab, "peer", setup)
+        both = Pair(lab, other)
         lab.write("n1", CONFIG, GATED)
         lab.write("n1", "/run/bgpmesh/slow", SLOW)
         lab.exec("n1", ["chmod", "+x", "/run/bgpmesh/slow"])
         for gate in (1, 2):
             lab.write("n1", f"/run/bgpmesh/go{gate}", "")
         both.start()
-        bird.start()
-        until(lambda: bird.received() == {KEPT, WITHDRAWN}, "both to be announced")
+        other.start()
+        until(lambda: other.received() == {KEPT, WITHDRAWN}, "both to be announced")
         assert both.kernel() == set()
         both.ours.stop(SIGKILL)
         lab.exec("n1", ["rm", "/run/bgpmesh/go1", "/run/bgpmesh/go2"])
         both.start()
         both.await_established()
         until(lambda: waits_for(both) == "process slow: it has said nothing yet", "it to be waited for")
-        assert bird.held() == {KEPT, WITHDRAWN}
+        assert other.held() == {KEPT, WITHDRAWN}
         lab.write("n1", "/run/bgpmesh/go1", "")
         until(lambda: waits_for(both) == "process slow: 1 of 2 prefixes are not said again yet", "the first")
-        assert bird.held() == {KEPT, WITHDRAWN}
+        assert other.held() == {KEPT, WITHDRAWN}
         lab.write("n1", "/run/bgpmesh/go2", "")
         until(lambda: waits_for(both) == "", "the node to be ready")
-        assert bird.held() == {KEPT, WITHDRAWN}
+        assert other.held() == {KEPT, WITHDRAWN}
 
 
 def waits_for(both: Pair) -> str:
