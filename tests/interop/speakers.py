@@ -67,7 +67,8 @@ class Setup:
     marks_count: int = 0  # so many communities on all of it, 64512:0 and so on; BIRD and FRR only
     is_extended: bool = False  # BIRD: it takes messages of up to 65,535 octets, as FRR does unasked
     has_ttl_security: bool = False  # its packets say 255, and others it does not take (RFC 5082)
-    is_unnumbered: bool = False  # `neighbor` is the link at whose other end it is; FRR only
+    # FRR: `neighbor` is the link at whose other end it is. BIRD: it says on eth1 that it is a router.
+    is_unnumbered: bool = False
     role: str = ""  # its own (RFC 9234); BIRD and FRR only
     client: str = ""  # iBGP: reflect to it, and take and send several paths (RFC 7911)
 
@@ -311,6 +312,7 @@ class Bird:
 router id {own.address};
 graceful restart wait 20;
 protocol device {{ scan time 5; }}
+{'protocol radv { interface "eth1" { max ra interval 4; default lifetime 0; }; }' if own.is_unnumbered else ""}
 {bfd}
 protocol direct {{ ipv4; ipv6; }}
 {static}

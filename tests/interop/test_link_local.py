@@ -23,6 +23,7 @@ PLACE = """
 address = "fe80::2%eth1"
 source = "fe80::1%eth1"
 """
+UNNUMBERED = 'interface = "eth1"'
 OPTIONS = """
 password = "of the link"
 ttl_security = true
@@ -31,8 +32,8 @@ bfd = { interval_ms = 1000 }
 
 
 @contextmanager
-def linked(kind: Kind) -> Iterator[Pair]:
-    """Bring a pair up whose session is between link-local addresses."""
+def linked(kind: Kind, where: str = PLACE) -> Iterator[Pair]:
+    """Bring a pair up whose session is between link-local addresses, fe80::1 and fe80::2."""
 
     def theirs(setup: Setup) -> Setup:
         return replace(
@@ -40,14 +41,16 @@ def linked(kind: Kind) -> Iterator[Pair]:
             address6="fe80::2",
             neighbor="fe80::1%eth1",
             ipv6_next_hops=True,
+            is_unnumbered=where == UNNUMBERED,
             password="of the link",  # noqa: S106  nobody's
             has_ttl_security=kind[1] == THEIR_ASN,
             bfd_ms=1000,
         )
 
     options = OPTIONS if kind[1] == THEIR_ASN else OPTIONS.replace("ttl_security", "passive")
-    with pair(kind, configuration(kind[1], options=options, where=PLACE), theirs) as both:
+    with pair(kind, configuration(kind[1], options=options, where=where), theirs) as both:
         for node, address in (("n1", "fe80::1/64"), ("peer", "fe80::2/64")):
+            both.lab.exec(node, ["ip", "-6", "address", "flush", "dev", "eth1", "scope", "link"])
             both.lab.exec(node, ["ip", "address", "add", address, "dev", "eth1", "nodad"])
         yield both
 
@@ -72,9 +75,6 @@ def test_both_families_go_by_the_link(kind: Kind) -> None:
         until(lambda: dict(both.ask("status") or {}).get("in_sync"), "the restart to be over")  # type: ignore[call-overload]
         assert watch.end() == []
         both.await_routes(OURS, THEIRS)
-
-
-UNNUMBERED = 'interface = "eth1"'
 
 
 def link_local_of(both: Pair, node: str) -> str:
@@ -106,6 +106,15 @@ def test_an_unnumbered_neighbour_is_found(kind: Kind) -> None:
         until(lambda: dict(both.ask("status") or {}).get("in_sync"), "the restart to be over")  # type: ignore[call-overload]
         assert watch.end() == []
         both.await_routes(OURS, THEIRS)
+
+
+@pytest.mark.parametrize("kind", kinds(Bird, asns=(THEIR_ASN,)))
+def test_a_neighbour_that_advertises_itself_is_found(kind: Kind) -> None:
+    """BIRD's protocol radv: it has a session with us by our address, and we with it by what it says."""
+    with linked(kind, UNNUMBERED) as both:
+        both.await_established()
+        both.await_routes(OURS, THEIRS)
+        assert both.peer()["address"] == "fe80::2%eth1"
 
 
 def test_two_of_ours_find_each_other() -> None:
