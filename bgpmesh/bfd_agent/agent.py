@@ -13,7 +13,7 @@ from heapq import heappop, heappush
 from time import monotonic
 
 from bgpmesh import __version__
-from bgpmesh.bfd_agent.sockets import draw, inode_of, receiving_socket, sending_socket, sockaddr, words
+from bgpmesh.bfd_agent.sockets import draw, inode_of, is_left_behind, receiving_socket, sending_socket, sockaddr, words
 from bgpmesh.peering.bfd import (
     MULTIHOP_PORT,
     NEVER,
@@ -326,7 +326,8 @@ class Agent:
             )
             if is_needed
         }
-        for place in self._doors.keys() - places:
+        left = {place for place, door in self._doors.items() if is_left_behind(door.sock, place[0])}
+        for place in self._doors.keys() - (places - left):
             self._close(self._doors.pop(place).sock)
         problems: dict[str, None] = {}
         for place in sorted(places - self._doors.keys()):
@@ -336,6 +337,9 @@ class Agent:
                 problems[f"{place[0]} port {place[1]}: {words(error)}"] = None
         ports = {live.source_port for live in self._live.values()}
         for live in self._live.values():
+            if live.sock is not None and is_left_behind(live.sock, live.watched.local):
+                live.sock.close()
+                live.sock = None
             if live.sock is None:
                 try:
                     live.sock, live.source_port = sending_socket(live.watched.local, ports)

@@ -47,6 +47,15 @@ def sockaddr(address: str, port: int) -> tuple[str, int] | tuple[str, int, int, 
     return (host, port, 0, socket.if_nametoindex(link)) if link else (host, port)
 
 
+def is_left_behind(sock: socket.socket, address: str) -> bool:
+    """Tell whether a socket is bound to a link that is gone: one that is made anew under its name is another one."""
+    link = address.partition("%")[2]
+    try:
+        return bool(link) and sock.getsockname()[3] != socket.if_nametoindex(link)
+    except OSError:
+        return True
+
+
 def sending_socket(local: str, used: Collection[int]) -> tuple[socket.socket, int]:
     """Return a socket that sends from one address and a port of its own, and the port; raises OSError."""
     family, level = (socket.AF_INET6, socket.IPPROTO_IPV6) if ":" in local else (socket.AF_INET, socket.IPPROTO_IP)

@@ -23,7 +23,7 @@ from exabgp.reactor.network.error import MD5Error, TTLError
 from exabgp.reactor.network.tcp import md5, set_minimum_ttl, set_sending_ttl
 
 from bgpmesh.peering.peer import Peer
-from bgpmesh.route.nlri import IPAddress, IPNetwork
+from bgpmesh.route.nlri import IPAddress, IPNetwork, link_of
 
 BACKLOG = 128
 UNSENT_MARK = 131072  # octets in the kernel not yet sent above which it takes no more
@@ -146,6 +146,16 @@ def sockaddr(address: IPAddress, port: int) -> tuple[str, int] | tuple[str, int,
         return (str(address), port)
     scope = socket.if_nametoindex(address.scope_id) if address.scope_id else 0
     return (str(address).partition("%")[0], port, 0, scope)
+
+
+def is_left_behind(sock: socket.socket, address: IPAddress) -> bool:
+    """Tell whether a socket is bound to a link that is gone: one that is made anew under its name is another one."""
+    if not link_of(address):
+        return False
+    try:
+        return bool(sock.getsockname()[3] != socket.if_nametoindex(link_of(address)))
+    except OSError:
+        return True
 
 
 def address_of(place: tuple[str, int] | tuple[str, int, int, int]) -> IPAddress:

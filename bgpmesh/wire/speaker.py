@@ -58,6 +58,7 @@ from bgpmesh.wire.sockets import (
     address_of,
     calling_socket,
     dropped_counters,
+    is_left_behind,
     listening_socket,
     prepare,
     set_hops,
@@ -387,6 +388,8 @@ class Speaker:
         loop = asyncio.get_running_loop()
         for listener in self._listeners.values():
             keys = listener.wanted_keys
+            if listener.sock is not None and is_left_behind(listener.sock, listener.address):
+                self._shut(listener)
             try:
                 if listener.sock is None:
                     listener.sock = listening_socket(listener.address, listener.port, keys, listener.hops)

@@ -109,6 +109,30 @@ def test_two_agents_come_up_between_link_local_addresses() -> None:
             agent.await_states(State.UP, "link")
 
 
+def test_a_link_that_is_made_anew_is_another_one() -> None:
+    """Its name and its addresses are the same, as after a change of bonds or VLANs: the sockets go over to it."""
+
+    def make(lab: Lab) -> None:
+        options = ["address", "02:00:00:00:00:77", "type", "macvlan", "mode", "bridge"]
+        lab.exec("n1", ["ip", "link", "add", "link", "eth1", "name", "over1", *options])
+        lab.exec("n1", ["ip", "link", "set", "over1", "up"])
+        lab.exec("n1", ["ip", "address", "add", "fe80::1/64", "dev", "over1", "nodad"])
+
+    with agents() as (lab, one, other):
+        make(lab)
+        lab.exec("n2", ["ip", "address", "add", "fe80::2/64", "dev", "eth1", "nodad"])
+        one.want((Watched("link", "fe80::1%over1", "fe80::2%over1", 1, 100, 3),))
+        other.want((Watched("link", "fe80::2%eth1", "fe80::1%eth1", 1, 100, 3),))
+        for agent in (one, other):
+            agent.await_states(State.UP, "link")
+        lab.exec("n1", ["ip", "link", "del", "over1"])
+        for agent in (one, other):
+            agent.await_states(State.DOWN, "link")
+        make(lab)
+        for agent in (one, other):
+            agent.await_states(State.UP, "link")
+
+
 def test_a_path_that_is_silent_is_down_within_the_detection_time() -> None:
     """Both ends know within multiplier times interval and say why; both come up again when it is heard."""
     with agents() as (lab, one, other):

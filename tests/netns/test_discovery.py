@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 import struct
@@ -10,8 +11,13 @@ from collections.abc import Callable, Coroutine
 
 import pytest
 
+from bgpmesh.events import Connected, Event
+from bgpmesh.peering.peer import Peer
+from bgpmesh.route.attributes import Asn, RouterId
+from bgpmesh.route.path import PeerName, Role
 from bgpmesh.wire import discovery
 from bgpmesh.wire.discovery import Discovery
+from bgpmesh.wire.speaker import Speaker
 from tests.netns.host import apart, run
 from tests.waiting import DEADLINE_S
 
@@ -169,3 +175,42 @@ def test_a_neighbour_of_an_earlier_life_is_known_at_the_start(wire: Callable[[Sc
         assert (ends.edge.found["a"], ends.changes) == (known["a"], ends.marks)
 
     wire(scenario)
+
+
+def test_calls_are_taken_on_a_link_that_was_made_anew(wire: Callable[[Scenario], None]) -> None:
+    """Its name and its addresses are the same, and the socket goes over to it."""
+
+    async def scenario(_ends: Ends) -> None:
+        own, far = ipaddress.ip_address("fe80::a%a"), ipaddress.ip_address("fe80::b%a")
+        peer = Peer(PeerName("far"), far, Asn(65002), Role.EXTERNAL, own, Asn(65001), RouterId(1))
+        told: list[Event] = []
+        speaker = Speaker(told.append, lambda _name, _limit: ())
+        running = asyncio.ensure_future(speaker.run())
+        try:
+            speaker.configure((peer,))
+            speaker.accept()
+            for _ in range(2):
+                told.clear()
+                heard = await called(told)
+                assert (heard.peer, heard.local, heard.remote) == ("far", own, far)
+                run("ip", "link", "del", "dev", "a")
+                add("a", "b")
+        finally:
+            running.cancel()
+
+    wire(scenario)
+
+
+async def called(told: list[Event]) -> Connected:
+    """Call fe80::a from the other end, again and again, until that is told, and return it."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            for event in told:
+                if isinstance(event, Connected):
+                    return event
+            with socket.socket(socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
+                link = socket.if_nametoindex("b")
+                sock.bind(("fe80::b", 0, 0, link))
+                with contextlib.suppress(OSError):
+                    await asyncio.get_running_loop().sock_connect(sock, ("fe80::a", 179, 0, link))
+                await asyncio.sleep(0.05)
