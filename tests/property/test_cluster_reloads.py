@@ -3,7 +3,7 @@
 Four nodes and two neighbours outside read files as operators write them. Between two files everything may differ: who
 is there, topology, reflectors and their cluster ids, ASes, identifiers, families, prefixes, filters, several paths of a
 prefix, next hops, how long routes outlive a session. Nodes take a new file one after the other, in any order, while
-others still go by the last one, and some are killed meanwhile.
+others still go by the last one, and some are killed meanwhile, before they have seen the new one or after.
 """
 
 from __future__ import annotations
@@ -213,7 +213,12 @@ def reload(cluster: Cluster, state: State) -> None:
     order = sorted({*cluster.nodes, *configured})
     cluster.random.shuffle(order)
     for name in order:
-        cluster.become(name, configured.get(name))
+        if cluster.random.random() < 0.15 and name in configured and name in cluster.nodes:
+            cluster.kill(name)
+            cluster.nodes[name].configured = configured[name]
+            cluster.start(name)  # on a kernel that is as the last file had it
+        else:
+            cluster.become(name, configured.get(name))
         for _ in range(cluster.random.randrange(20)):
             cluster._step()
         if cluster.random.random() < 0.1 and name in configured:
