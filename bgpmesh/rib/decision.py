@@ -10,7 +10,7 @@ nothing else tells apart wins. The name of a step is the reason that operators s
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from bgpmesh.rib.nexthop import NextHop
@@ -101,6 +101,29 @@ def candidates(paths: Collection[Path]) -> Candidates | None:
     return next(iter(paths), None)
 
 
+class Ranking:
+    """Eligible paths of a prefix in their order: first the equal ones, then each the best once those before are gone.
+
+    All of them, as any may be what some peer may hear, but worked out only as far as somebody asks.
+    """
+
+    __slots__ = ("_left", "_ranked")
+
+    def __init__(self, eligible: Iterable[Path], decision: Decision) -> None:
+        equal = set(decision.equal)
+        self._ranked = _in_order(decision)
+        self._left = [path for path in eligible if path not in equal]
+
+    def __iter__(self) -> Iterator[Path]:
+        at = 0
+        while at < len(self._ranked) or self._left:
+            if at == len(self._ranked):
+                self._ranked.append(decide(self._left).best)
+                self._left.remove(self._ranked[at])
+            yield self._ranked[at]
+            at += 1
+
+
 @dataclass(slots=True, eq=False)
 class Selection:
     """What was selected for a prefix; one object is shared by all prefixes with the same candidates."""
@@ -108,9 +131,7 @@ class Selection:
     best: Path
     multipath: tuple[Path, ...]  # the best first, then those it shares the traffic with
     target: Target | None
-    ranked: tuple[
-        Path, ...
-    ] = ()  # what may be passed on of several paths, in order; (): nobody takes more than the best
+    ranked: Iterable[Path] = ()  # all that may be passed on, in order; (): nobody takes more than the best
 
 
 Step = Callable[[Sequence[Path]], Sequence[Path]]
@@ -182,18 +203,18 @@ def decide(paths: Sequence[Path]) -> Decision:
     return Decision(left[0], won_by, list(equal), lost)
 
 
-def select(paths: Sequence[Path], ecmp: int, passed_on: int = 1) -> Selection | None:
+def select(paths: Sequence[Path], ecmp: int, *, is_ranked: bool = False) -> Selection | None:
     """Return what is selected among candidates, with at most `ecmp` distinct next hops; None: none is eligible.
 
-    `passed_on` is how many paths of a prefix some peer takes.
+    `is_ranked`: some peer takes several paths of a prefix.
     """
     eligible = [path for path in paths if path.is_eligible]
     if not eligible:
         return None
     decision = decide(eligible)
     best = decision.best
-    ranked = tuple(_ranked(eligible, decision, passed_on)) if passed_on > 1 and len(eligible) > 1 else ()
-    alone = Selection(best, (best,), best.target, ranked) if len(ranked) > 1 else best.alone
+    ranked = Ranking(eligible, decision) if is_ranked and len(eligible) > 1 else ()
+    alone = Selection(best, (best,), best.target, ranked) if ranked else best.alone
     if len(decision.equal) == 1 or best.next_hop is None or best.claims is not None:
         return alone
     hops: dict[IPAddress, float | None] = {}  # with the bandwidth of the first path
@@ -224,16 +245,3 @@ def _in_order(decision: Decision) -> list[Path]:
     return sorted(
         decision.equal, key=lambda p: (p is not best, p.router_id, address_rank(p.source.address), p.peer or "")
     )
-
-
-def _ranked(eligible: Sequence[Path], decision: Decision, count: int) -> list[Path]:
-    """Return all that are equal for ECMP, and `count` others: each the best once those before it are gone.
-
-    Not fewer, though fewer are sent: some of them may not be heard by some peers.
-    """
-    ranked = _in_order(decision)
-    left = [path for path in eligible if path not in decision.equal]
-    while left and len(ranked) < len(decision.equal) + count:
-        ranked.append(decide(left).best)
-        left.remove(ranked[-1])
-    return ranked

@@ -308,7 +308,7 @@ class Group:
 
     # ── inside ──
 
-    def _offer_several(self, family: Family, ranked: Sequence[Path], nlris: Sequence[Nlri]) -> None:
+    def _offer_several(self, family: Family, ranked: Iterable[Path], nlris: Sequence[Nlri]) -> None:
         found: list[tuple[bytes, Advert]] = []
         next_hops: set[IPAddress | None] = set()
         for path in ranked:

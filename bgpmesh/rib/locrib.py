@@ -44,7 +44,7 @@ class LocRib:
         self._dirty: dict[Nlri, object] = {}
         self._work: list[Nlri] = []  # what was dirty when the work on it began, last first
         self._ecmp = ecmp
-        self._passed_on = 1  # how many paths of a prefix some peer takes, or took
+        self._is_ranked = False  # some peer takes several paths of a prefix, or took
 
     # ── paths come and go ────────────────────────────────────────────────────
 
@@ -120,10 +120,10 @@ class LocRib:
         is_new, self._ecmp = ecmp != self._ecmp, ecmp
         return is_new
 
-    def pass_on(self, paths: int) -> None:
-        """Have as many paths of a prefix in their order as some peer takes."""
-        if paths > self._passed_on:
-            self._passed_on = paths
+    def rank(self) -> None:
+        """Have the paths of each prefix in their order: some peer takes several."""
+        if not self._is_ranked:
+            self._is_ranked = True
             self.decide_again(self.candidates)
 
     def decide_again(self, nlris: Iterable[Nlri]) -> None:
@@ -170,7 +170,7 @@ class LocRib:
             return self._decided[candidates]
         if len(self._decided) > MEMO_ENTRIES:
             self._decided.clear()
-        selection = select([path for path in candidates if self._is_ready(path)], self._ecmp, self._passed_on)
+        selection = select([path for path in candidates if self._is_ready(path)], self._ecmp, is_ranked=self._is_ranked)
         self._decided[candidates] = selection
         return selection
 

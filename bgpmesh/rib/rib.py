@@ -150,7 +150,8 @@ class Rib:
     def _see(self, peers: Iterable[Peer]) -> bool:
         """Have peers in the groups of their present views; tell whether any is another."""
         most_paths = self._groups.see((peer, self.host.connected_subnet(peer.address)) for peer in peers)
-        self._table.pass_on(most_paths or 1)
+        if most_paths:
+            self._table.rank()
         return most_paths is not None
 
     def _filter_again(self, limit: int) -> None:
@@ -183,8 +184,8 @@ class Rib:
             self.peer_down(peer.name, keep)
             self._ins.setdefault(peer.name, rib_in).begin(peer, source, filters)
         self._take_own_addresses()
-        most_paths = self._groups.join(peer, negotiated, self.host.connected_subnet(peer.address))
-        self._table.pass_on(most_paths)
+        if self._groups.join(peer, negotiated, self.host.connected_subnet(peer.address)):
+            self._table.rank()
 
     def peer_down(self, name: PeerName, retain: frozenset[Family], *, is_doubted: bool = False) -> None:
         """End a session: its paths of `retain` become stale and stay selected, the others go.

@@ -261,6 +261,20 @@ def test_as_many_as_are_asked_for_in_the_order_of_the_decision() -> None:
     assert {"192.0.2.21", "192.0.2.23"} == set(world.told("c4").values())
 
 
+@pytest.mark.parametrize("others", [1, 8], ids=["nobody-takes-more", "somebody-takes-more"])
+@pytest.mark.parametrize("send", [1, 2])
+def test_what_may_not_be_heard_takes_no_others_place(send: int, others: int) -> None:
+    """However far down the order what may be told stands, and however many paths others take."""
+    picky = replace(client("c9", 29, send), exports=("out",))
+    world = World(cluster_id=CLUSTER_ID)
+    world.rib.filter([Filter("out", "accept", (Rule(peer=("c1", "c2", "c3", "c4"), action="reject"),))], [])
+    for number in range(1, 7):
+        world.up(client(f"c{number}", 20 + number, others))
+        world.hear(f"c{number}", changed(via(f"192.0.2.{20 + number}"), local_pref=100 - number), P)
+    world.up(picky)
+    assert ["192.0.2.25", "192.0.2.26"][:send] == sorted(world.told("c9").values())
+
+
 def test_what_comes_goes_out_before_what_leaves() -> None:
     """A peer that is told of another way and loses one is never between them."""
     world = reflector(send=1)
