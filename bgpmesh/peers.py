@@ -342,14 +342,17 @@ class Peers:
             else:
                 self.faults.limits_near(name, self._rib.near_limits(name))
                 if peer.enforce_first_as != before.enforce_first_as:
-                    self._ask_again(session, session.connection)
+                    self._ask_again(session, session.connection, now)
         self._agenda.wake(name, session.next_wakeup())
 
-    def _ask_again(self, session: Session, connection: int) -> None:
-        """Have a peer say again what it has said, so that it is judged anew, if it can (RFC 2918)."""
-        negotiated = session.negotiated
+    def _ask_again(self, session: Session, connection: int, now: float) -> None:
+        """Have a peer say again what it has said, so that it is judged anew: if it can (RFC 2918), in this session."""
+        name, negotiated = session.peer.name, session.negotiated
         if negotiated is not None and negotiated.received.capabilities.route_refresh:
             self.commands.extend(Send(connection, RouteRefresh(family)) for family in negotiated.families)
+            return
+        self._apply(name, session.stop(now, Notification.cease(Cease.OTHER_CONFIGURATION_CHANGE)), now)
+        self._apply(name, session.start(now), now)
 
     def _let_in(self, event: Connected, now: float) -> Session | None:
         """Return the new session of one that calls from a range; None: it does not, or is one too many."""

@@ -154,6 +154,8 @@ class World:
         hold_time: int = 9,
         long_lived: LongLived | None = None,
         families: tuple[Family, ...] = (Family.IPV4,),
+        *,
+        route_refresh: bool = True,
     ) -> Open:
         """Bring a session up; returns the OPEN that we sent."""
         self.connections += 1
@@ -162,7 +164,7 @@ class World:
         address = session.peer.address
         self.engine.handle(Connected(number, name, address, address, is_inbound=True), self.now)
         sent = next(c.message for c in self.settle() if isinstance(c, Send) and isinstance(c.message, Open))
-        offered = Capabilities(families, graceful_restart=restart, long_lived=long_lived)
+        offered = Capabilities(families, route_refresh=route_refresh, graceful_restart=restart, long_lived=long_lived)
         received = Open(Asn(64512), hold_time, RouterId(number + 1), offered)
         self.engine.handle(
             OpenReceived(number, Negotiated(sent, received, hold_time, families, four_octet_asn=True)), self.now
@@ -832,6 +834,20 @@ def test_what_is_changed_under_a_session_is_acted_upon() -> None:
     (batch,) = [each for each in world.engine.take(N2, 100) if isinstance(each, Batch)]
     assert (batch.nlris, batch.attributes and batch.attributes.next_hop) == ([OWN], hop)
     assert world.at(1) == [Dial(N3)]
+
+
+def test_a_peer_that_cannot_be_asked_again_is_judged_anew_in_another_session() -> None:
+    """It knows no ROUTE-REFRESH: what it said would stand, or be missing, by the first AS that counted before."""
+    world = World(Engine(configured(peer(2)), (), lambda: 0.5))
+    world.boot({})
+    world.establish(N2, None, route_refresh=False)
+    world.announce(N2, "10.1.0.0/24")
+    world.engine.handle(configured(peer(2, enforce_first_as=True)), world.now)
+    cease = Notification.cease(Cease.OTHER_CONFIGURATION_CHANGE)
+    assert world.settle() == [Send(world.of[N2], cease), Hangup(world.of[N2])]
+    assert world.engine.rib.prefixes() == [OWN]
+    world.establish(N2, None, route_refresh=False)
+    assert world.engine.peers.sessions[N2].state is State.ESTABLISHED
 
 
 def test_a_peer_that_calls_while_it_is_closed_for_too_many_prefixes_does_not_stay_out() -> None:
