@@ -42,6 +42,7 @@ from bgpmesh.events import (
     TimerFired,
 )
 from bgpmesh.peering.message import Negotiated
+from bgpmesh.peering.peer import Peer
 from bgpmesh.peering.ranges import Ranges
 from bgpmesh.peering.session import Dial, Hangup, Send, State
 from bgpmesh.policy.chains import AddressSet, ChainKey, Rules
@@ -155,11 +156,10 @@ class Cluster:
         """Reload a node."""
         node = self.nodes[name]
         before, node.configured = node.configured, configured
-        peers = {peer.name: peer for peer in configured.peers}
         for end in node.ends.values():
-            was = next((peer for peer in before.peers if peer.name == end.peer), None)
-            if was is not None and end.peer in peers and peers[end.peer].has_same_session(was):
-                end.codec.configure(peers[end.peer])
+            was, now = _peer(before, end.peer), _peer(configured, end.peer)
+            if was is not None and now is not None and now.has_same_session(was):
+                end.codec.configure(now)
         self._tell(node, configured)
 
     def become(self, name: str, configured: Configured | None) -> None:
@@ -376,6 +376,12 @@ class Cluster:
                 return GarbageReceived(end.connection, notification, text)
             case _:
                 return MessageReceived(end.connection, decoded)  # type: ignore[arg-type]
+
+
+def _peer(configured: Configured, name: PeerName) -> Peer | None:
+    """Return a peer of a node, or the speaker of a range of its, None where there is none of this name."""
+    named = next((peer for peer in configured.peers if peer.name == name), None)
+    return named or Ranges(configured.ranges, (peer.address for peer in configured.peers)).speaker(name)
 
 
 def _put(table: dict[K, V], key: K, value: V | None) -> None:

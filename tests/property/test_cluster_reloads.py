@@ -1,9 +1,10 @@
 """Reloads of any kind, in any order: what a cluster comes to is what a start with its last file comes to.
 
 Four nodes and two neighbours outside read files as operators write them. Between two files everything may differ: who
-is there, topology, reflectors and their cluster ids, ASes, identifiers, families, prefixes, filters, several paths of a
-prefix, next hops, how long routes outlive a session. Nodes take a new file one after the other, in any order, while
-others still go by the last one, and some are killed meanwhile, before they have seen the new one or after.
+is there, by name or out of a range, topology, reflectors and their cluster ids, ASes, identifiers, families, prefixes,
+filters, several paths of a prefix, next hops, how long routes outlive a session. Nodes take a new file one after the
+other, in any order, while others still go by the last one, and some are killed meanwhile, before they have seen the
+new one or after.
 """
 
 from __future__ import annotations
@@ -116,16 +117,17 @@ def states(draw: st.DrawFn) -> State:
         is_inside = draw(some((False, False, True)))
         theirs = asn if is_inside else draw(some((65001, 65001, 65002)))
         local_asn = None if is_inside else draw(some((None, None, 64999)))
+        is_called_by = draw(some((False, False, True)))
         families = draw(some((["ipv4", "ipv6"], ["ipv4", "ipv6"], ["ipv4"])))
         several = draw(some((None, None, True, {"send": 2})))
         parts.append(
             table(
                 f"peer.{name}",
                 {
-                    "address": addresses[name],
+                    **({"range": f"{addresses[name]}/32"} if is_called_by else {"address": addresses[name]}),
                     "asn": theirs,
                     "nodes": draw(some(("all()", "edge == 'yes'"))),
-                    "passive": draw(st.booleans()),
+                    "passive": None if is_called_by else draw(st.booleans()),
                     "families": families,
                     "import": draw(filters),
                     "export": draw(st.one_of(filters, st.just(["own"]))),
