@@ -8,8 +8,24 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
+from collections import deque
+from typing import NamedTuple
 
 LOGGER = logging.getLogger("bgpmesh")
+REMEMBERED = 2000  # the newest, for `bgpmesh history`
+
+
+class Said(NamedTuple):
+    """One event that was logged: second since 1970, level, name, and its keys."""
+
+    at: float
+    level: str
+    name: str
+    keys: dict[str, object]
+
+
+remembered: deque[Said] = deque(maxlen=REMEMBERED)
 
 
 def start(level: str = "INFO") -> None:
@@ -38,19 +54,24 @@ def _quoted(text: str) -> str:
     return '"' + escaped.replace('"', '\\"') + '"'
 
 
+def _say(level: int, name: str, keys: dict[str, object]) -> None:
+    remembered.append(Said(time.time(), logging.getLevelName(level).lower(), name, keys))
+    LOGGER.log(level, "%s", render(name, keys))
+
+
 def info(name: str, **keys: object) -> None:
     """Say what an operator follows: sessions, reloads, failures and recoveries."""
-    LOGGER.info("%s", render(name, keys))
+    _say(logging.INFO, name, keys)
 
 
 def warning(name: str, **keys: object) -> None:
     """Say what is wrong and will be tried again."""
-    LOGGER.warning("%s", render(name, keys))
+    _say(logging.WARNING, name, keys)
 
 
 def error(name: str, **keys: object) -> None:
     """Say what needs somebody."""
-    LOGGER.error("%s", render(name, keys))
+    _say(logging.ERROR, name, keys)
 
 
 def debug(name: str, **keys: object) -> None:

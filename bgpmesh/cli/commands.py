@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 from bgpmesh.cli import asking, own
 from bgpmesh.cli.asking import BAD, DONE, NO, NO_DAEMON, Arguments, asks, one, yes_if
@@ -221,6 +223,26 @@ def _amount(text: str) -> float:
     return amount
 
 
+def _history_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prefix", metavar="PREFIX", nargs="?", help="one prefix, or what leads to an address")
+    parser.add_argument(
+        "--since", metavar="T", type=_since, default=0.0, help="how long ago (90s, 10m, 2h, 1d), or an ISO 8601 time"
+    )
+
+
+def _since(text: str) -> float:
+    """Return the second of 1970 that a duration until now, or a time, stands for."""
+    unit = {"s": 1, "m": 60, "h": 3600, "d": 86_400}.get(text[-1:], 0)
+    try:
+        if not unit:
+            return datetime.fromisoformat(text).timestamp()
+        if not 0 <= (ago := float(text[:-1])) < float("inf"):
+            raise ValueError(text)
+        return max(time.time() - ago * unit, 0.0)
+    except (ValueError, OverflowError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither as 90s, 10m, 2h or 1d nor an ISO 8601 time") from error
+
+
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
@@ -286,6 +308,18 @@ COMMANDS: tuple[Command, ...] = (
         asks("trace", tables.trace, "prefix"),
         _trace_arguments,
         no="nobody announces it",
+    ),
+    Command(
+        ("history",),
+        "say what changed and why: of all, or of a prefix and those who tell of it",
+        "bgpmesh history 10.244.2.0/26 --since 10m",
+        asks("history", tables.history, "prefix", "since", judge=lambda found: DONE if found else NO),
+        _history_arguments,
+        no="nothing is remembered",
+        more="""\
+Remembered are the newest 2,000 events of the log and 1,024 UPDATEs, since the
+daemon started. The log of the host goes back further.
+""",
     ),
     Command(
         ("diff",),

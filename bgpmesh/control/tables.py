@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 
 Row = Mapping[str, object]
 
@@ -393,6 +394,23 @@ def trace(result: object) -> str:
         lines.append(f"{number}  {_words(station.get('station')):<12} {_words(station.get('state'))}{when}")
         lines += [f"   {'':<12} {_words(detail)}" for detail in _list(station, "details")]
     return "\n".join(lines)
+
+
+def history(result: object) -> str:
+    """Return one line for each event: when, what, and its keys."""
+    rows = each_of(result)
+    lines = [[_local(row.get("at")), _loud(row.get("level")), row.get("event"), row.get("keys")] for row in rows]
+    return table(("TIME", "", "EVENT", ""), lines) if lines else "nothing is remembered of it"
+
+
+def _local(at: object) -> str:
+    """Return a time as this host has it, to the millisecond."""
+    then = datetime.fromisoformat(str(at)).astimezone()
+    return then.strftime("%Y-%m-%d %H:%M:%S.") + f"{then.microsecond // 1000:03}"
+
+
+def _loud(level: object) -> str:
+    return "" if level == "info" else _words(level).upper()
 
 
 def reload(result: object) -> str:

@@ -12,7 +12,10 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Protocol
 
+from bgpmesh import log
 from bgpmesh.control import concerns, policies
+from bgpmesh.control.arguments import number_of
+from bgpmesh.control.history import history
 from bgpmesh.control.server import RequestError
 from bgpmesh.engine import Engine
 from bgpmesh.peering import bfd
@@ -563,6 +566,12 @@ def _trace(running: Running, args: Mapping[str, object]) -> object:
     return trace(running, nlri)
 
 
+def _history(running: Running, args: Mapping[str, object]) -> object:
+    rib, since = running.engine.rib, number_of(args, "since", 0.0)
+    nlri = None if args.get("prefix") is None else _wanted(rib, args["prefix"])
+    return history(running.engine, running.now(), nlri, since, log.remembered)
+
+
 # ── workloads and addresses ──────────────────────────────────────────────────
 
 
@@ -662,6 +671,7 @@ _VIEWS: dict[str, Callable[[Running, Mapping[str, object]], object]] = {
     "peers": _peers,
     "routes": _routes,
     "trace": _trace,
+    "history": _history,
     "workload list": _workloads,
     "pool show": _pool_show,
     **policies.VIEWS,

@@ -225,6 +225,12 @@ CODES: list[tuple[list[str], object, int]] = [
     (["drain"], [{"result": {}}, {"next": {"state": "undraining"}}], 1),
     (["undrain"], {"result": {"state": "none"}}, 0),
     (["undrain"], {"result": {"state": "draining"}}, 1),
+    (["history"], {"result": []}, 1),
+    (
+        ["history", "--since", "10m"],
+        {"result": [{"at": "2026-01-02T03:04:05+00:00", "event": "peer.up", "keys": {}}]},
+        0,
+    ),
     (["pool", "show"], {"result": {}}, 0),
     (["pool", "check"], {"result": {"leaks": []}}, 0),
     (["pool", "check"], {"result": {"leaks": [{"fixed": True}, {"fixed": False}]}}, 1),
