@@ -24,6 +24,7 @@ from bgpmesh.journal.record import FILE
 PATIENCE_S = 20.0  # for each question, to the daemon and to a program
 ASKED: tuple[tuple[str, str, Mapping[str, object]], ...] = (
     ("status", "status", {}),
+    ("history", "history", {}),
     ("peers", "peers", {}),
     ("routes", "routes", {}),
     ("routes-kernel", "routes", {"kernel": True}),
