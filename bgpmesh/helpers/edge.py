@@ -94,7 +94,7 @@ class Helpers:
         return [program.shown() for _, (program, _) in sorted(self._programs.items())]
 
     def configure(self, wanted: Iterable[ProcessOptions]) -> None:
-        """Have these programs run, and no others; those that are as they were go on."""
+        """Have these programs run, and no others; those that are the same programs as before go on."""
         self._wanted = {options.name: options for options in wanted}
         self._changed.set()
 
@@ -107,7 +107,7 @@ class Helpers:
                 over = {
                     name: task
                     for name, (program, task) in self._programs.items()
-                    if self._wanted.get(name) != program.options
+                    if not program.goes_on_as(self._wanted.get(name))
                 }
                 for task in over.values():
                     task.cancel()
@@ -139,6 +139,13 @@ class Program:
         self._is_stopping = False
         self._line_of_life: asyncio.StreamWriter | None = None  # to its warden
         self._window_at, self._lines = float("-inf"), 0  # of what went to the log
+
+    def goes_on_as(self, options: ProcessOptions | None) -> bool:
+        """Go on with other options, where the life it has may be one with these; tell whether it does."""
+        if options is None or options.run != self.options.run or len(self._routes) > options.max_routes:
+            return False
+        self.options = options
+        return True
 
     def shown(self) -> dict[str, object]:
         """Return how it is."""

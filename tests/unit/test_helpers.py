@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -322,6 +323,23 @@ def test_a_reload_ends_and_starts_only_what_changed(monkeypatch: pytest.MonkeyPa
         assert not alive(int(str(pid)))
 
     running(monkeypatch, body, saying("a", "10.1.0.1"), saying("b", "10.2.0.1"), saying("c", "10.3.0.1"))
+
+
+def test_who_runs_a_program_and_how_much_it_may_say_is_changed_under_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it announces does not go for that; where it has announced more than it may now, it begins anew."""
+    before = shell("echo announce attributes next-hop self nlri 10.1.0.1/32 10.1.0.2/32; sleep 100", "a")
+
+    async def body(world: World) -> None:
+        await until(lambda: world.announced == ["10.1.0.1/32", "10.1.0.2/32"])
+        pid = world.program("a")["pid"]
+        world.helpers.configure([replace(before, nodes="rack == 'r1'", max_routes=2), shell("sleep 100", "b")])
+        await until(lambda: world.helpers.up == {"a": True, "b": True})
+        assert world.program("a")["pid"] == pid
+        assert not [each for each in world.events if isinstance(each, ProcessEnded)]
+        world.helpers.configure([replace(before, max_routes=1)])
+        await until(lambda: world.announced == [] and world.program("a")["pid"] not in {None, pid})
+
+    running(monkeypatch, body, before)
 
 
 DAEMON = """
