@@ -106,6 +106,7 @@ class Restart:
         self._booted_at: float | None = None
         self._is_waiting = False  # booted, and somebody may be waited for
         self._limit = NEVER  # the second at which all waiting ends
+        self._look_at = 0.0  # for nobody it ends before that, but by a word: looking costs as much as there are peers
         self._waits: dict[PeerName, _Wait] = {}
         self._ranges: tuple[PeerName, ...] = ()  # whose speakers, and how many, nobody knows
         self._processes: dict[str, _Words] = {}
@@ -194,7 +195,7 @@ class Restart:
             if family in wait.missing:
                 wait.missing.discard(family)
                 if not wait.missing:
-                    wait.quiet_s = 0.0
+                    del self._waits[name]
 
     def process_spoke(self, name: str, nlris: Iterable[Nlri]) -> None:
         """Note of which prefixes a program speaks, whatever it says; the last one owed ends the waiting."""
@@ -227,13 +228,15 @@ class Restart:
         return True
 
     def _is_anybody_left(self, now: float, unheard: Collection[int]) -> bool:
-        over = self._over(now)
-        if now >= min([self._limit, *over.values()]) + LATE_S:
-            self._excuse(now)
+        if now >= min(self._look_at, self._limit):
             over = self._over(now)
-        for name in over:
-            if not self._sessions[name].is_unheard(unheard):
-                del self._waits[name]
+            if now >= min([self._limit, *over.values()]) + LATE_S:
+                self._excuse(now)
+                over = self._over(now)
+            for name in over:
+                if not self._sessions[name].is_unheard(unheard):
+                    del self._waits[name]
+            self._look_at = min(self.next_check(), now + min(QUIET_S, OPEN_S))  # whatever happens takes no less
         return bool(self._waits or self._ranges or self._processes) and now < self._limit
 
     def _over(self, now: float) -> dict[PeerName, float]:
