@@ -33,7 +33,17 @@ from bgpmesh.rib.rule import Filter
 from bgpmesh.rib.ways import Ways
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
 from bgpmesh.route.claim import Claims
-from bgpmesh.route.nlri import PATH_ID_SIZE, PATH_WIDTHS, WIDTHS, Family, Nlri, by_width, path_id_of, prefix_of
+from bgpmesh.route.nlri import (
+    PATH_ID_SIZE,
+    PATH_WIDTHS,
+    WIDTHS,
+    Family,
+    IPAddress,
+    Nlri,
+    by_width,
+    path_id_of,
+    prefix_of,
+)
 from bgpmesh.route.path import LOCAL, HostRoute, PeerName, Resolution, Source, Target, Via
 
 
@@ -238,9 +248,14 @@ class Rib:
             self.ways.has_idle = True
 
     def _take_own_addresses(self) -> None:
-        peers = [rib_in.peer for rib_in in self._ins.values()]
-        own = {peer.local_address for peer in peers if peer.local_address is not None}
-        self.ways.know_own(own.union(address for peer in peers for _, address in peer.next_hops))
+        own: dict[int, IPAddress] = {}  # by their objects: most are one, and are slow to hash
+        for rib_in in self._ins.values():
+            peer = rib_in.peer
+            if peer.local_address is not None:
+                own[id(peer.local_address)] = peer.local_address
+            for _, address in peer.next_hops:
+                own[id(address)] = address
+        self.ways.know_own(set(own.values()))
 
     # ── routes come and go ───────────────────────────────────────────────────
 
