@@ -28,8 +28,8 @@ MEMO_ENTRIES = 20_000  # combinations of candidates whose decision is remembered
 WAITING = "waiting until this node is in sync"
 
 V = TypeVar("V")
-# Prefixes of one family, as keys, what was selected, and what is.
-Changed = tuple[Mapping[Nlri, object], Selection | None, Selection | None]
+# Prefixes of one family, the same as keys, what was selected, and what is.
+Changed = tuple[Sequence[Nlri], Mapping[Nlri, object], Selection | None, Selection | None]
 
 
 class LocRib:
@@ -146,11 +146,14 @@ class LocRib:
         """Decide about prefixes; yields what is selected now, once it is."""
         for candidates, alike in _runs(nlris, list(map(self.candidates.get, nlris))):
             new = None if candidates is None else self._select(candidates)
-            for old, same in _runs(alike, list(map(self.selected.get, alike))):
+            olds: Iterable[tuple[Selection | None, list[Nlri]]] = ((None, alike),)  # most often: none of them had one
+            if not self.selected.keys().isdisjoint(alike):
+                olds = _runs(alike, list(map(self.selected.get, alike)))
+            for old, same in olds:
                 if old is not new:
                     for part in by_width(same):
                         self._sizes[len(part[0])] += ((new is not None) - (old is not None)) * len(part)
-                        yield self._put(part, new), old, new
+                        yield part, self._put(part, new), old, new
 
     def _put(self, nlris: Sequence[Nlri], new: Selection | None) -> Mapping[Nlri, object]:
         if new is None:

@@ -383,8 +383,9 @@ class Rib:
         if moved:
             self._table.decide_again(chain.from_iterable(rib_in.prefixes_by(moved) for rib_in in self._ins.values()))
         nlris = self._table.take_work(limit)
-        for batch, old, new in self._table.settle(nlris) if nlris else ():
+        for part, batch, old, new in self._table.settle(nlris) if nlris else ():
             self._follow(batch, old, new)
+            self._groups.offer(part, old, new)
         self._groups.offer_backlogs(limit - len(nlris))
         if self._has_work():
             return True
@@ -399,7 +400,7 @@ class Rib:
         return bool(self._unfiltered or self._table.has_work or self.ways.is_in_doubt or self._groups.has_backlog)
 
     def _follow(self, batch: Mapping[Nlri, object], old: Selection | None, new: Selection | None) -> None:
-        """Do everything that follows from it that prefixes have another selection."""
+        """Do what follows here from it that prefixes, the keys, have another selection."""
         self._program(batch, old, new)
         if (old is not None and old.best.is_floating) or (new is not None and new.best.is_floating):
             self._mark_floating(batch, is_floating=new is not None and new.best.is_floating)
@@ -407,7 +408,6 @@ class Rib:
         if was is not now:
             self.said.update(dict.fromkeys(batch, now))
         self.ways.selection_moved(batch)
-        self._groups.offer(list(batch), old, new)
 
     def _mark_floating(self, nlris: Iterable[Nlri], *, is_floating: bool) -> None:
         """Note which prefixes are floating addresses by what was selected for them; a longer range is none."""
