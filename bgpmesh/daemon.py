@@ -203,6 +203,7 @@ class Daemon:
             self._loop.add_signal_handler(number, self.pump.end)
         self._loop.add_signal_handler(signal.SIGHUP, self._hang_up_signal)
         self._loop.add_signal_handler(signal.SIGUSR1, self._journal_asked.set)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what came while nobody was there for it comes now
         self.control.start()
         await self.http.start()
         self.speaker.configure(self.engine.configured.peers, self.engine.configured.ranges)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ DEFAULT_CONFIG = "/etc/bgpmesh/bgpmesh.toml"
 
 def run(arguments: Arguments) -> int:
     """Be the daemon."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGUSR1))  # or they end what begins: `Daemon.run`
     gc.disable()  # nothing that a start makes is garbage; the daemon enables it once it runs
     from bgpmesh import daemon  # noqa: PLC0415  only this command pays for asyncio, ExaBGP and pyroute2
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -255,6 +257,26 @@ def test_each_command_that_asks_has_its_exit_codes_seen() -> None:
     seen = {(words, code) for argv, _, code in CODES for words in asking if tuple(argv[: len(words)]) == words}
     assert {words for words, _ in seen} == asking.keys()
     assert {words for words, code in seen if code == 1} == {words for words, each in asking.items() if each.no}
+
+
+def test_a_signal_waits_for_a_daemon_that_begins(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGHUP and SIGUSR1 would end the process while it reads its modules and its state."""
+    blocked: list[set[signal.Signals]] = []
+
+    def begins(*_: object) -> int:
+        blocked.append(
+            {each for each in signal.pthread_sigmask(signal.SIG_BLOCK, ()) if isinstance(each, signal.Signals)}
+        )
+        return 0
+
+    monkeypatch.setattr("bgpmesh.daemon.run", begins)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        assert run("run")[0] == 0
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        gc.enable()
+    assert blocked == [{signal.SIGHUP, signal.SIGUSR1}]
 
 
 def test_reload_hands_the_content_over(run: Run) -> None:
