@@ -230,8 +230,8 @@ def _with(before: Candidates | None, peer: PeerName | None, mine: Candidates | N
 
 
 def _runs(nlris: list[Nlri], values: list[V]) -> Iterable[tuple[V, list[Nlri]]]:
-    """Return prefixes by what they have; most often all have the same."""
-    if len(nlris) == 1 or len(set(map(id, values))) == 1:
+    """Return prefixes, one at least, by what they have; most often all have the same."""
+    if values[0] is values[-1] and values.count(values[0]) == len(values):
         return ((values[0], nlris),)
     alike: dict[V, list[Nlri]] = {}
     at = 0
