@@ -36,7 +36,9 @@ import signal
 import socket
 import sys
 import time
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bgpmesh import __version__, config, log
 from bgpmesh.bfd_agent.edge import BfdEdge
@@ -74,7 +76,6 @@ from bgpmesh.operations import Operations
 from bgpmesh.policy.attribution import Counters
 from bgpmesh.policy.explain import judge
 from bgpmesh.policy.store import Store
-from bgpmesh.previews import Previews
 from bgpmesh.pump import Pump
 from bgpmesh.revisions import Revisions
 from bgpmesh.rib.drain import Drain
@@ -83,6 +84,9 @@ from bgpmesh.saved import Saved
 from bgpmesh.state import Marks, State
 from bgpmesh.wire.discovery import Discovery
 from bgpmesh.wire.speaker import Speaker
+
+if TYPE_CHECKING:
+    from bgpmesh.previews import Previews
 
 # The lag of the loop is measured this often.
 LAG_PROBE_S = 0.5
@@ -147,7 +151,6 @@ class Daemon:
             links=self.links,
             drainer=self.drainer,
         )
-        self.previews = Previews(self, self.connections)
         self.bfd = BfdEdge(configuration.control.socket, self.engine.peers.paths.wanted, report)
         self.helpers = Helpers(
             {"BGPMESH_NODE": self.node, "BGPMESH_SOCKET": configuration.control.socket},
@@ -194,6 +197,12 @@ class Daemon:
     def now(self) -> float:
         """Return the monotonic clock of the engine's events, in seconds."""
         return self._loop.time()
+
+    @cached_property
+    def _previews(self) -> Previews:
+        from bgpmesh.previews import Previews  # noqa: PLC0415  few ask for one, and it takes two milliseconds to load
+
+        return Previews(self, self.connections)
 
     # ── life ─────────────────────────────────────────────────────────────────
 
@@ -410,7 +419,7 @@ class Daemon:
             return await self.operations.follow_drops()
         if command == "policy preview":
             self.keeper.check_is_known()
-            return await self.previews.answer(documents_of(args), is_deletion=args.get("delete") is True)
+            return await self._previews.answer(documents_of(args), is_deletion=args.get("delete") is True)
         if command in {"policy drops", "policy flows"} or args.get("live"):
             await self.freshen(0.0)  # it shows what policies have counted
         return views.answer(command, args, self)

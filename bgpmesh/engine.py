@@ -139,10 +139,13 @@ class Engine:
         """What the next life should know of this one; None while it is not known how this one begins."""
         if not self.peers.restart.is_booted:
             return None
-        fib, spoken, before = self.rib.fib, self.local.said, self.peers.restart.announced
-        counts = {name: max(len(spoken.by(name)), before.get(name, 0)) for name in self.configured.processes}
+        fib, counts = self.rib.fib, dict[str, int]()
+        if self.configured.processes:
+            spoken, before = self.local.said, self.peers.restart.announced
+            said = ((name, max(len(spoken.by(name)), before.get(name, 0))) for name in self.configured.processes)
+            counts = {name: count for name, count in said if count}
         # While the first is written, or the last deleted, either is true: the kernel then tells itself.
-        return LastLife(not (fib.wanted and fib.actual), {name: count for name, count in counts.items() if count})
+        return LastLife(not (fib.wanted and fib.actual), counts)
 
     # ── the face ─────────────────────────────────────────────────────────────
 

@@ -247,7 +247,7 @@ class State:
         try:
             fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with open(fd, "w", encoding="utf-8") as file:  # noqa: PTH123  the mode is given at creation
-                json.dump({name: value}, file, indent=1, default=str)
+                file.write(json.dumps({name: value}, default=str) + "\n")  # `dump` and `indent` are not written in C
                 file.flush()
                 if is_forced:
                     os.fsync(file.fileno())

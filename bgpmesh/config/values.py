@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import json
 import math
@@ -489,9 +488,15 @@ _KINDS: dict[str, Callable[[object, Meta], object]] = {
 # ── showing ──────────────────────────────────────────────────────────────────
 
 
+def _close(word: str, known: Iterable[str]) -> list[str]:
+    from difflib import get_close_matches  # noqa: PLC0415  a good file asks for no guess
+
+    return get_close_matches(word, list(known), 1)
+
+
 def guess(key: str, known: Iterable[str]) -> str:
     """Return `; did you mean ..?`, or nothing where nothing known comes close."""
-    close = difflib.get_close_matches(key.lower(), list(known), 1)
+    close = _close(key.lower(), known)
     return f"; did you mean {close[0]}?" if close else ""
 
 
@@ -500,9 +505,8 @@ def is_secret(key: str) -> bool:
     word = key.lower()
     if word == "password_file":
         return False
-    return any(part in word for part in ("pass", "secret", "md5", "psw", "pwd")) or bool(
-        difflib.get_close_matches(word, ["password", "password_file"], 1, 0.6)
-    )
+    has_part = any(part in word for part in ("pass", "secret", "md5", "psw", "pwd"))
+    return has_part or bool(_close(word, ["password", "password_file"]))
 
 
 def shown(value: object) -> str:

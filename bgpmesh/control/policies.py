@@ -6,7 +6,7 @@ import ipaddress
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from bgpmesh.control.server import RequestError
 from bgpmesh.engine import Engine
@@ -15,11 +15,13 @@ from bgpmesh.policy.explain import Step, explain, why_not
 from bgpmesh.policy.flowspec import NEVER, STATES, Entry
 from bgpmesh.policy.form import Layer, Phase, Stack, runs_of
 from bgpmesh.policy.model import Packet
-from bgpmesh.policy.preview import Fate, Outcome
 from bgpmesh.policy.rule import ICMP, ICMPV6, PROTOCOLS, Action, Icmp
 from bgpmesh.policy.store import Store
 from bgpmesh.route.nlri import IPAddress
 from bgpmesh.route.path import PeerName
+
+if TYPE_CHECKING:
+    from bgpmesh.policy.preview import Fate, Outcome
 
 JsonObject = dict[str, object]
 

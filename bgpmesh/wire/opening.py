@@ -15,7 +15,7 @@ import functools
 import ipaddress
 import struct
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from exabgp.bgp.message import Message as ExaMessage
 from exabgp.bgp.message import Open as ExaOpen
@@ -82,12 +82,11 @@ class Opening:
         assert sent is not None  # the codec waits for it
         if body[0] != 4:
             raise PeerError(Code.OPEN, 1, f"BGP version {body[0]} instead of 4", b"\0\4")
-        capabilities = tuple(_capabilities(body[9:]))
-        # ExaBGP also judges what we only show, and looks at the length that does not count (RFC 9072 §2).
-        plain = body[:9] + _parameters(each for each in capabilities if _is_understood(*each))
+        offered = _offered(body[9:])
+        plain = body[:9] + offered.understood
         theirs = called(lambda: ExaMessage.unpack(OPEN, plain, Direction.IN, self.exabgp), Code.OPEN)
         called(lambda: self.exabgp.received(theirs), Code.OPEN)
-        received = _open(theirs, int.from_bytes(body[5:9], "big"), capabilities)
+        received = _open(theirs, int.from_bytes(body[5:9], "big"), offered)
         families = tuple(f for f in sent.capabilities.families if f in received.capabilities.families)
         self.exabgp.families = [(AFI.create(f.afi), SAFI.create(f.safi)) for f in families]
         paths = self.exabgp.addpath
@@ -148,6 +147,34 @@ def _is_understood(code: int, value: bytes) -> bool:
 def _has_long_lengths(parameters: bytes) -> bool:
     """Tell whether lengths have two octets: by the first type, the length before it is any but 0 (RFC 9072 §2)."""
     return parameters[0] != 0 and parameters[1:2] == b"\xff"
+
+
+class _Offered(NamedTuple):
+    """What the optional parameters of an OPEN say."""
+
+    understood: bytes  # as parameters: the capabilities of which ExaBGP reads the values
+    long_lived: LongLived | None
+    ipv6_next_hops: bool
+    other: tuple[tuple[int, bytes], ...]
+
+
+@functools.lru_cache(maxsize=64)
+def _offered(parameters: bytes) -> _Offered:
+    """Read optional parameters, which most peers of a node have alike; raises PeerError."""
+    capabilities = tuple(_capabilities(parameters))
+    # ExaBGP also judges what we only show, and looks at the length that does not count (RFC 9072 §2).
+    understood = [each for each in capabilities if _is_understood(*each)]
+    long_lived = next((value for code, value in reversed(capabilities) if code == _LONG_LIVED), None)
+    return _Offered(
+        _parameters(understood),
+        None if long_lived is None else _long_lived(long_lived),
+        any(_says_ipv6_next_hops(*each) for each in capabilities),
+        tuple(
+            each
+            for each in capabilities
+            if each[0] != _LONG_LIVED and each not in understood and not _says_ipv6_next_hops(*each)
+        ),
+    )
 
 
 def _capabilities(parameters: bytes) -> Iterator[tuple[int, bytes]]:
@@ -257,8 +284,8 @@ def _long_lived(value: bytes) -> LongLived | None:
     return LongLived(tuple((family, bool(rest >> 31), rest & 0xFFFFFF) for family, rest in rows if family is not None))
 
 
-def _open(theirs: Any, router_id: int, capabilities: tuple[tuple[int, bytes], ...]) -> Open:
-    """Return a peer's OPEN as ExaBGP read it; `capabilities` are as they came."""
+def _open(theirs: Any, router_id: int, said: _Offered) -> Open:
+    """Return a peer's OPEN as ExaBGP read it, with what it does not read."""
     offered = theirs.capabilities
     real_asn = offered.get(Capability.CODE.FOUR_BYTES_ASN)
     multiprotocol = offered.get(Capability.CODE.MULTIPROTOCOL)
@@ -276,7 +303,6 @@ def _open(theirs: Any, router_id: int, capabilities: tuple[tuple[int, bytes], ..
             families=tuple((f, bool(flags & Graceful.FORWARDING_STATE)) for f, flags in kept if f is not None),
             survives_notification=bool(restart.restart_flag & _SURVIVES_NOTIFICATION),
         )
-    long_lived = next((value for code, value in reversed(capabilities) if code == _LONG_LIVED), None)
     paths = ((FAMILIES.get(key), ways) for key, ways in offered.get(Capability.CODE.ADD_PATH, {}).items())
     return Open(
         asn=Asn(int(theirs.asn if real_asn is None else real_asn)),
@@ -290,13 +316,9 @@ def _open(theirs: Any, router_id: int, capabilities: tuple[tuple[int, bytes], ..
             extended_message=bool(offered.announced(Capability.CODE.EXTENDED_MESSAGE)),
             graceful_restart=graceful,
             # Without the other one it says nothing (RFC 9494 §3).
-            long_lived=None if long_lived is None or graceful is None else _long_lived(long_lived),
-            ipv6_next_hops=any(_says_ipv6_next_hops(*each) for each in capabilities),
-            other=tuple(
-                (code, value)
-                for code, value in capabilities
-                if code != _LONG_LIVED and not _is_understood(code, value) and not _says_ipv6_next_hops(code, value)
-            ),
+            long_lived=None if graceful is None else said.long_lived,
+            ipv6_next_hops=said.ipv6_next_hops,
+            other=said.other,
             add_path=tuple(PathIds(f, bool(ways & 1), bool(ways & 2)) for f, ways in paths if f in ROUTED),
         ),
     )

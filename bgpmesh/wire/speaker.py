@@ -140,7 +140,7 @@ class _Call:
     peer: Peer
     sock: socket.socket
     timer: asyncio.TimerHandle
-    counters: Counter[str]  # of what is dropped, at its begin
+    counters: Counter[str]  # of what is dropped, a moment before it began
 
 
 @dataclass(slots=True, eq=False)
@@ -324,13 +324,12 @@ class Speaker:
             return
         if name in self._calls:
             self._end_call(self._calls[name]).close()
-        counters = dropped_counters()
         try:
             sock = calling_socket(peer)
         except SocketError as error:
             loop.call_soon(self._report, ConnectFailed(name, unheard(error, peer)))
             return
-        call = _Call(peer, sock, loop.call_later(CONNECT_S, self._call_timed_out, name), counters)
+        call = _Call(peer, sock, loop.call_later(CONNECT_S, self._call_timed_out, name), self._dropped)
         self._calls[name] = call
         loop.add_writer(sock, self._call_answered, call)
 
