@@ -167,17 +167,17 @@ class Agent:
         """Go on until nobody needs us."""
         poll, readers = self._poll.poll, self._readers
         while not self._is_over:
-            now = monotonic()
-            self._run_timers(now)
-            self._tell()
             due = min(self._heap[0][0] if self._heap else NEVER, self._chores_at)
             happened = poll(max(0.0, due - monotonic()))
-            late_s = monotonic() - due
+            now = monotonic()
             for descriptor, events in happened:
                 if (reader := readers.get(descriptor)) is not None:
                     reader(events)
-            if late_s > STALL_S:
+            if now - due > STALL_S:
                 self._excuse()
+            # As of the moment up to which all was read: who is stopped behind it finds himself late the next time.
+            self._run_timers(now)
+            self._tell()
 
     def _excuse(self) -> None:
         """Blame nobody for a silence in which we did not run."""
