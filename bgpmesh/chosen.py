@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from bgpmesh import config, log
 from bgpmesh.config import Config, StateOptions
 from bgpmesh.errors import ConfigError
+from bgpmesh.frozen import frozen
 from bgpmesh.state import KeptConfig, State
 
 # What a daemon is built with, so that a reload cannot change it.
 FIXED_SECTIONS = ("kernel", "workload", "metrics", "control", "state")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Overrides:
     """What the command line says in place of the file, also of a file that is loaded later."""
 
@@ -38,7 +39,7 @@ class Overrides:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Chosen:
     """The configuration in force, what is kept of it, and what is wrong with the operator's file, if it is not that."""
 

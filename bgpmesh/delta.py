@@ -16,9 +16,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby, islice, repeat
 from typing import Generic, TypeVar
+
+from bgpmesh.frozen import frozen
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -27,7 +29,7 @@ FIRST_RETRY_S = 1.0
 LAST_RETRY_S = 60.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Refusal:
     """Why a key is not as wanted, how often it was tried, and the monotonic second of the next try."""
 

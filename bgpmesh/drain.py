@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from bgpmesh.control.server import RequestError, Stream
 from bgpmesh.engine import Engine
 from bgpmesh.errors import KernelError
 from bgpmesh.events import DrainChanged
+from bgpmesh.frozen import frozen
 from bgpmesh.kernel.traffic import traffic
 from bgpmesh.pump import Pump
 from bgpmesh.rib.drain import Drain
@@ -39,7 +40,7 @@ Progress = dict[str, object]
 Counters = Callable[[], dict[int, tuple[int, int]]]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DrainOptions:
     """How long to wait for traffic to go, in seconds, which rate is none, in octets a second, and what comes then."""
 

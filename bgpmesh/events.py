@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from bgpmesh.frozen import frozen
 from bgpmesh.peering.bfd import Report, Watched
 from bgpmesh.peering.message import EndOfRib, Keepalive, Negotiated, Notification, RouteRefresh
 from bgpmesh.peering.peer import Owner, Peer
@@ -31,7 +32,7 @@ from bgpmesh.workload.pool import Pool
 # ── from the wire ────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Connected:
     """A TCP connection with a configured peer, or with one that calls from a range, stands.
 
@@ -45,7 +46,7 @@ class Connected:
     is_inbound: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ConnectFailed:
     """Our call to a peer was refused, timed out or could not be made; `reason` in words."""
 
@@ -53,7 +54,7 @@ class ConnectFailed:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Disconnected:
     """A connection ended under us: closed, reset or failed; `reason` in words."""
 
@@ -61,7 +62,7 @@ class Disconnected:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SendingStalled:
     """A connection has taken nothing of what waits to be sent since second `since`; told again while it stays so."""
 
@@ -69,7 +70,7 @@ class SendingStalled:
     since: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OpenReceived:
     """The peer's OPEN came, and was negotiated against ours."""
 
@@ -77,7 +78,7 @@ class OpenReceived:
     negotiated: Negotiated
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MessageReceived:
     """Any other message but an UPDATE came."""
 
@@ -85,7 +86,7 @@ class MessageReceived:
     message: Keepalive | RouteRefresh | EndOfRib | Notification
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RoutesReceived:
     """One UPDATE: one attribute set (None where nothing is announced) and its prefixes.
 
@@ -102,7 +103,7 @@ class RoutesReceived:
     problem: str = ""  # what was malformed, in words
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FlowsReceived:
     """One UPDATE of flow specifications: those announced with one attribute set, and those withdrawn.
 
@@ -118,7 +119,7 @@ class FlowsReceived:
     problem: str = ""  # what was malformed, in words
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GarbageReceived:
     """The peer sent what ends a session: the NOTIFICATION it earns, and why in words."""
 
@@ -127,7 +128,7 @@ class GarbageReceived:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BfdReported:
     """The process that runs BFD tells how the path to a peer is, or nobody does any longer (then it is down)."""
 
@@ -137,7 +138,7 @@ class BfdReported:
 # ── from the kernel ──────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FibRead:
     """A full read-back of our routes and nexthop objects: at start, each minute, after a link event."""
 
@@ -146,14 +147,14 @@ class FibRead:
     repaired: int = 0  # routes found other than we had left them
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FibObserved:
     """Somebody else changed or removed routes of ours: what they are now (None: gone)."""
 
     routes: Mapping[Nlri, Target | None]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FibWritten:
     """The kernel answered a burst: done as wanted, or refused with its text."""
 
@@ -161,7 +162,7 @@ class FibWritten:
     failed: Mapping[Nlri, str]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NextHopsWritten:
     """The same for nexthop objects."""
 
@@ -169,7 +170,7 @@ class NextHopsWritten:
     failed: Mapping[IPAddress, str]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HostRoutesChanged:
     """Routes of others, connected subnets and own addresses came and went (all of them, at start)."""
 
@@ -177,14 +178,14 @@ class HostRoutesChanged:
     removed: Sequence[HostRoute]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LinksRead:
     """A full read-back of the workload links that are ours."""
 
     links: Mapping[str, LinkSpec]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LinkNamesRead:
     """The names of all links of this host by their numbers, at start and when there is a new one.
 
@@ -196,7 +197,7 @@ class LinkNamesRead:
     addresses: Mapping[IPAddress, frozenset[int]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LinkObserved:
     """A workload link of ours changed or vanished without us (None: gone)."""
 
@@ -204,7 +205,7 @@ class LinkObserved:
     link: LinkSpec | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LinkWritten:
     """A workload link is as wanted, or is not, with the reason."""
 
@@ -212,7 +213,7 @@ class LinkWritten:
     failure: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ChainsRead:
     """A read-back of our chains and sets: at start, each minute, when a hook is not as it was left.
 
@@ -223,7 +224,7 @@ class ChainsRead:
     sets: Mapping[str, AddressSet]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ChainsWritten:
     """The chains of one table are as wanted, or were refused, with the reason."""
 
@@ -231,7 +232,7 @@ class ChainsWritten:
     failed: Mapping[ChainKey, str]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SetsWritten:
     """The same for sets, by their names."""
 
@@ -239,7 +240,7 @@ class SetsWritten:
     failed: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ConnectionsCut:
     """Of these floating addresses no connection leads elsewhere any more; or it could not be done, and why."""
 
@@ -247,7 +248,7 @@ class ConnectionsCut:
     failed: Mapping[IPAddress, str]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ConnectionsReviewed:
     """Connections were looked at under the policies of a generation; or could not be, and why ("": they were)."""
 
@@ -260,7 +261,7 @@ class ConnectionsReviewed:
 # ── from operators and the daemon ────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Configured:
     """The effective configuration of this node, at start and after each reload."""
 
@@ -289,21 +290,21 @@ class Configured:
     processes: tuple[str, ...] = ()  # programs whose announcements are this node's, by name
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ObjectsChanged:
     """The objects of packet policy that are in force now, all of them; None: which they are is not known."""
 
     objects: Mapping[Key, Value] | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DropsFollowed:
     """Somebody listens to an NFLOG group for what is dropped; 0: nobody does any longer."""
 
     group: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DrainChanged:
     """This node is to be so far out of service: at start as it was left, then at each step."""
 
@@ -312,28 +313,28 @@ class DrainChanged:
     text: str = "drained"  # what peers are told then (RFC 9003), up to 255 octets
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EndpointAdded:
     """A workload was attached (its address is already taken from the pool)."""
 
     endpoint: Endpoint
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EndpointRemoved:
     """A workload is to go."""
 
     key: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FloatingIpsKept:
     """What commands have made of floating addresses on this node: all of it, at start and after each."""
 
     floating: tuple[FloatingIp, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ProcessSpoke:
     """A program announced prefixes with these attributes, or withdrew them (None)."""
 
@@ -342,14 +343,14 @@ class ProcessSpoke:
     nlris: Sequence[Nlri]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ProcessEnded:
     """A program has ended, and with it what it announced; or it could not be started."""
 
     process: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TimerFired:
     """The second that `next_wakeup` named has come.
 
@@ -359,7 +360,7 @@ class TimerFired:
     unheard: Collection[int] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stopping:
     """An orderly stop: a Cease to those without graceful restart, silence to the others."""
 
@@ -405,7 +406,7 @@ Event = (
 # ── outwards (Dial, Send and Hangup are the sessions') ──────────────────────
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StartRoutes:
     """The session is established: pull this peer's batches from the RIB while the socket is ready."""
 
@@ -425,7 +426,7 @@ class Level(enum.Enum):
     ERROR = "error"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Note:
     """Something worth telling a human: a log line and, by its name, a counter."""
 

@@ -13,11 +13,12 @@ Who is protected, what others are to hear of a workload and where floating addre
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from bgpmesh.delta import Delta
 from bgpmesh.errors import ConfigError, refused
 from bgpmesh.events import Configured, Level, LinkObserved, LinksRead, LinkWritten, ProcessEnded, ProcessSpoke
+from bgpmesh.frozen import frozen
 from bgpmesh.notes import Notes
 from bgpmesh.policy.identity import Sayings
 from bgpmesh.rib.rib import Rib
@@ -34,7 +35,7 @@ from bgpmesh.workload.pool import Addresses, Pool
 ClaimsOf = Callable[[Iterable[Endpoint]], Mapping[str, Claims] | None]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LocalRoute:
     """A prefix of this node: what the kernel does with it and whether peers hear of it."""
 

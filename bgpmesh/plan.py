@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, field, is_dataclass
 
 from bgpmesh.config import KeyChange
 from bgpmesh.config.changes import OTHER_SECRET, SECRET
 from bgpmesh.events import Configured
+from bgpmesh.frozen import frozen
 from bgpmesh.peering.bfd import Watched
 from bgpmesh.peering.peer import Peer
 from bgpmesh.peering.ranges import Ranges
@@ -39,7 +40,7 @@ _DERIVED = {
 _NAMED_IDS = {"router_id", "cluster_id"}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Held:
     """What a node has at this moment."""
 

@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 
 from bgpmesh.agenda import NEVER
 from bgpmesh.events import Configured, Level
+from bgpmesh.frozen import frozen
 from bgpmesh.notes import Notes
 from bgpmesh.peering.message import Negotiated
 from bgpmesh.peering.peer import Peer
@@ -50,7 +51,7 @@ QUIET_S = 1.0
 RESTARTING_QUIET_S = 3.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LastLife:
     """What is known of the daemon's last life on this node, but for whose paths it held.
 

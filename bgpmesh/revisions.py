@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from bgpmesh import config, log
 from bgpmesh.chosen import FIXED_SECTIONS, Chosen, Proposal
@@ -17,12 +17,13 @@ from bgpmesh.control.server import RequestError
 from bgpmesh.engine import Engine
 from bgpmesh.errors import ConfigError, refused
 from bgpmesh.events import Configured
+from bgpmesh.frozen import frozen
 from bgpmesh.plan import Held, JsonObject, plan
 from bgpmesh.saved import Saved
 from bgpmesh.state import KeptConfig
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Trial:
     """What is in force and not confirmed, and how it is kept or taken back.
 

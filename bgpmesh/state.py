@@ -33,12 +33,12 @@ import ipaddress
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 from bgpmesh.errors import refused
 from bgpmesh.events import DrainChanged
+from bgpmesh.frozen import frozen
 from bgpmesh.restart import LastLife
 from bgpmesh.rib.drain import Drain
 from bgpmesh.route.nlri import IPAddress, link_of
@@ -62,7 +62,7 @@ LOCK = "lock"
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Loaded(Generic[T]):
     """A document read back: its value, or None and the problem in words ("": it was never written)."""
 
@@ -77,7 +77,7 @@ class Marks(NamedTuple):
     table: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KeptConfig:
     """A configuration in force: its text, and the operator's file it stands for with that file's digest then.
 

@@ -15,6 +15,7 @@ PACKAGE = ROOT / "bgpmesh"
 # Who may import whom, bottom up. A name that is absent from a set is a wall.
 BASE = {"errors", "delta", "route"}
 MAY_IMPORT: dict[str, set[str]] = {
+    "frozen": set(),
     "errors": set(),
     "delta": set(),
     "route": {"errors"},
@@ -105,7 +106,7 @@ def is_allowed(home: str, name: str) -> bool:
     top, _, rest = name.partition(".")
     inner = rest.partition(".")[0]
     if top == "bgpmesh":
-        return home in TOP or inner in {"", home, "__version__"} or inner in MAY_IMPORT[home]
+        return home in TOP or inner in {"", home, "__version__", "frozen"} or inner in MAY_IMPORT[home]
     if top in sys.stdlib_module_names:
         return home not in CORE or top in PURE_STDLIB
     return ONLY_HERE.get(top) == home

@@ -16,13 +16,13 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import bgpmesh
 from bgpmesh import __version__, log
 from bgpmesh.bfd_agent.sockets import bound, inode_of
 from bgpmesh.events import BfdReported, Event
+from bgpmesh.frozen import frozen
 from bgpmesh.peering.bfd import PROTOCOL, Diag, Report, State, Watched
 
 ANSWER_S = 5.0  # for an agent to begin, to greet, to hand over
@@ -32,7 +32,7 @@ FAREWELL_S = 5.0  # for neighbours to be told that nobody watches them any more
 Wanted = tuple[tuple[Watched, ...], float]  # and the seconds to go on without this daemon
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Connection:
     """A connection with an agent, and what it said first."""
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 
 from bgpmesh.cli import asking, own
 from bgpmesh.cli.asking import BAD, DONE, NO, NO_DAEMON, Arguments, asks, one, yes_if
 from bgpmesh.cli.own import DEFAULT_CONFIG
 from bgpmesh.control import tables
+from bgpmesh.frozen import frozen
 
 EXPLAINED = ("from", "to", "protocol", "port", "source_port", "icmp", "why_not", "live")
 LONGEST_TRIAL_S = 86_400  # as the daemon has it (control/arguments.py)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Command:
     """One command: its words, what it does, how it is used, its arguments, and the function that is it.
 

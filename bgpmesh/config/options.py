@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from bgpmesh.config.checks import selects
 from bgpmesh.config.values import Options
 from bgpmesh.control.http import MetricsOptions
 from bgpmesh.control.server import ControlOptions
 from bgpmesh.errors import ConfigError, Problem
+from bgpmesh.frozen import frozen
 from bgpmesh.helpers.edge import ProcessOptions
 from bgpmesh.kernel.fib import KernelOptions
 from bgpmesh.peering.mesh import ClusterOptions, Labels, NodeOptions, PeerOptions
@@ -20,14 +21,14 @@ from bgpmesh.workload.pool import Pool
 _NO_NODES = "it has no [node.*], and no [peer.*] whose source would be this host's address"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EcmpOptions:
     """The key of `[kernel]` that the RIB uses."""
 
     ecmp: int = field(default=8, metadata={"help": "most next hops of one route", "range": (1, 64)})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WorkloadOptions:
     """`[workload]`."""
 
@@ -40,7 +41,7 @@ class WorkloadOptions:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NamespaceOptions:
     """`[namespace.NAME]`; a Namespace object of the same name goes before it while it is there."""
 
@@ -48,7 +49,7 @@ class NamespaceOptions:
     labels: Labels = field(default=(), metadata={"help": "for namespace selectors", "shown": '{ env = "prod" }'})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PolicyOptions:
     """`[policy]`."""
 
@@ -95,7 +96,7 @@ class PolicyOptions:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StateOptions:
     """`[state]`."""
 
@@ -121,7 +122,7 @@ class StateOptions:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Config:
     """Everything the file says, for every node of the cluster."""
 

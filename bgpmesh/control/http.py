@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NewType, Protocol
 
 from bgpmesh import log
 from bgpmesh.control import views
 from bgpmesh.errors import refused
+from bgpmesh.frozen import frozen
 
 Listen = NewType("Listen", str)  # host:port, [address]:port, or "" for off
 
@@ -35,7 +36,7 @@ PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 JSON_TEXT = "application/json"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MetricsOptions:
     """`[metrics]`."""
 
@@ -59,7 +60,7 @@ def split_listen(text: str) -> tuple[str, int] | None:
     return host.strip("[]"), int(port)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answer:
     """A status code, a media type and a body."""
 

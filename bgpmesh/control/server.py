@@ -26,13 +26,14 @@ import os
 import socket
 import stat
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Protocol
 
 from bgpmesh import log
 from bgpmesh.control.client import DEFAULT_SOCKET
 from bgpmesh.errors import ConfigError, Problem, refused
+from bgpmesh.frozen import frozen
 
 LONGEST_LINE = 32 << 20  # octets; `reload F` and `apply -f F` hand a whole file over
 MOST_DESCRIPTORS = 8  # with one request
@@ -42,7 +43,7 @@ TELL_AGAIN_S = 60.0  # between two lines in the log about clients that cannot be
 PIECE = 1 << 16  # octets of an answer sent at a time
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ControlOptions:
     """`[control]`."""
 
@@ -56,7 +57,7 @@ class ControlOptions:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Request:
     """What a client asks. The descriptors are closed when the answer is there: keep a copy (`os.dup`), if any."""
 
@@ -84,7 +85,7 @@ class Following(Protocol):
         """Hear that nobody wants it any longer."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stream:
     """An answer with more to come."""
 

@@ -9,13 +9,14 @@ import random
 import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import NewType, TypeVar
 
 from bgpmesh import log
 from bgpmesh.errors import ConfigError, refused
 from bgpmesh.events import Event, ProcessEnded, ProcessSpoke
+from bgpmesh.frozen import frozen
 from bgpmesh.route.attributes import PathAttributes
 from bgpmesh.route.nlri import Nlri, prefix_text
 
@@ -42,7 +43,7 @@ Announced = tuple[PathAttributes | None, tuple[Nlri, ...]]  # None: withdrawn
 Parse = Callable[[str], Announced]  # raises ConfigError that names the word
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ProcessOptions:
     """`[process.NAME]`."""
 

@@ -15,16 +15,17 @@ import types
 import typing
 from binascii import b2a_base64
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import partial
 from itertools import groupby
 
+from bgpmesh.frozen import frozen
 from bgpmesh.route.nlri import Nlri
 
 MEMO = 1024  # values whose written form is remembered: about 1 MB
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Form:
     """How the values of one annotation are written and read; `write` is None where they are JSON as they are.
 

@@ -7,19 +7,19 @@ import json
 import typing
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from bgpmesh.engine import Engine
 from bgpmesh.errors import ConfigError, Problem
 from bgpmesh.events import Configured, Event
+from bgpmesh.frozen import frozen
 from bgpmesh.journal.forms import Forms, exactly, list_of, number_of, text_of
 from bgpmesh.journal.record import FORMAT, KEYS, deltas_of
 from bgpmesh.restart import UNKNOWN, LastLife
 from bgpmesh.route.path import PeerName
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Handled:
     """An event that was handled."""
 
@@ -28,7 +28,7 @@ class Handled:
     now: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Worked:
     """A slice of thinking."""
 
@@ -37,7 +37,7 @@ class Worked:
     now: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Took:
     """Keys of a Delta that were put in flight."""
 
@@ -46,7 +46,7 @@ class Took:
     keys: tuple[object, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Taken:
     """A pull of a peer's batches."""
 
@@ -59,7 +59,7 @@ _Start = tuple[Configured, tuple[PeerName, ...] | None, bool, LastLife]
 Record = Handled | Worked | Took | Taken
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Story:
     """A journal that was read."""
 

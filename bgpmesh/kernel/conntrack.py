@@ -21,11 +21,11 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from bgpmesh.delta import Delta
 from bgpmesh.errors import KernelError
 from bgpmesh.events import ConnectionsCut, Event
+from bgpmesh.frozen import frozen
 from bgpmesh.kernel.netlink import attribute, attributes, number
 from bgpmesh.kernel.nfnetlink import NfnetlinkDoor
 from bgpmesh.policy.model import Packet
@@ -50,7 +50,7 @@ _NESTED = 0x8000
 _UNTOLD = "this kernel does not tell of its connections (module nf_conntrack_netlink)"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Connection:
     """One tracked connection: both directions as the kernel expects their packets, and what names it there."""
 

@@ -27,12 +27,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 from bgpmesh import log
 from bgpmesh.delta import Delta
 from bgpmesh.errors import KernelError
 from bgpmesh.events import Event, NextHopsWritten
+from bgpmesh.frozen import frozen
 from bgpmesh.kernel.bursts import BURST_MESSAGES
 from bgpmesh.kernel.mirror import KernelOptions
 from bgpmesh.kernel.netlink import Door, NetlinkDoor
@@ -51,7 +51,7 @@ _MOMENT_S = 0.05
 _STOP_S = 2.0  # longest wait for the thread; a read-back in hand takes a fraction of it
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Burst:
     """Something for the thread to write."""
 
@@ -60,7 +60,7 @@ class _Burst:
     doomed: list[IPAddress]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Settle:
     """Something for the thread to clean up, now that nothing is left to write."""
 

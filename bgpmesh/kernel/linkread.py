@@ -12,9 +12,10 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from bgpmesh.errors import KernelError
+from bgpmesh.frozen import frozen
 from bgpmesh.kernel.netlink import (
     NLM_F_DUMP,
     NLM_F_DUMP_INTR,
@@ -59,7 +60,7 @@ def _mac(text: str) -> str:
     return "02:" + hashlib.sha256(text.encode()).digest()[:5].hex(":")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Found:
     """What the kernel says of one link."""
 

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from bgpmesh.frozen import frozen
 from bgpmesh.kernel import netlink, routes
 from bgpmesh.kernel.netlink import Door
 from bgpmesh.kernel.routes import Hop, Link, Nexthop, RouteReader, Shape
@@ -35,7 +36,7 @@ DUMP_TRIES = 10  # a table that never holds still is then reported as it is: unr
 _address = functools.lru_cache(1024)(ipaddress.ip_address)  # a table has many routes and few gateways
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KernelOptions:
     """Where our routes live and how they are marked ([kernel])."""
 

@@ -11,9 +11,9 @@ import errno
 import ipaddress
 import socket
 import struct
-from dataclasses import dataclass
 
 from bgpmesh.errors import KernelError
+from bgpmesh.frozen import frozen
 from bgpmesh.kernel.netlink import attribute, attributes, walk
 from bgpmesh.kernel.nfnetlink import NfnetlinkDoor
 from bgpmesh.policy.chains import WITH_PORTS
@@ -41,7 +41,7 @@ _TEXTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Logged:
     """One packet: the rule's prefix, Unix time, the links by name ("": none), and what its headers say."""
 

@@ -16,9 +16,10 @@ import socket
 import struct
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
 
+from bgpmesh.frozen import frozen
 from bgpmesh.kernel.netlink import (
     HEADER,
     NLM_F_ACK,
@@ -74,7 +75,7 @@ class Hop(NamedTuple):
     gateway: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Shape:
     """What a kernel route is, but for its prefix."""
 
@@ -88,7 +89,7 @@ class Shape:
     is_down: bool = field(default=False, compare=False)  # the kernel's word on the link, not part of the route
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Nexthop:
     """What a nexthop object is: a hop, or a group of other objects (members sorted, weights as they are; (): all 1)."""
 
@@ -100,7 +101,7 @@ class Nexthop:
     is_down: bool = field(default=False, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Link:
     """A link of this namespace, as far as routes care."""
 

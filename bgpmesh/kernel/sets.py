@@ -21,10 +21,10 @@ import errno
 import socket
 import struct
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from bgpmesh.errors import KernelError
+from bgpmesh.frozen import frozen
 from bgpmesh.kernel.netlink import NLM_F_EXCL, attribute, attributes
 from bgpmesh.kernel.nfnetlink import NfnetlinkDoor
 from bgpmesh.policy.chains import HASH_IP_PORT, HASH_NET, PREFIX, AddressSet, name_hash
@@ -65,7 +65,7 @@ _TEXTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Shape:
     """How members of one kind and family lie in a message, one behind the other.
 

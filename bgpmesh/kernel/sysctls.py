@@ -11,10 +11,10 @@ import errno
 import functools
 import os
 import socket
-from dataclasses import dataclass
 from pathlib import Path
 
 from bgpmesh import log
+from bgpmesh.frozen import frozen
 
 PROC_SYS = Path("/proc/sys")
 PREPARE_AGAIN_S = 60.0  # others write the host's sysctls too, at boot or by an upgrade
@@ -24,7 +24,7 @@ _RTF_ADDRCONF = 0x00040000  # linux/ipv6_route.h: learnt from a router advertise
 _NEIGHBOURS = {"gc_thresh1": 1024, "gc_thresh2": 4096, "gc_thresh3": 8192}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Setting:
     """One sysctl, the value it must have, and what is lost without it."""
 

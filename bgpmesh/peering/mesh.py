@@ -30,9 +30,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import NewType
 
+from bgpmesh.frozen import frozen
 from bgpmesh.peering.bfd import Watched
 from bgpmesh.peering.peer import NOBODY, AddPath, FlowLimit, Owner, Peer, most_but_a_fifth
 from bgpmesh.peering.ranges import PeerRange
@@ -57,7 +58,7 @@ _HOLD_TIME = {
 PORT_RANGE = (1, 65_535)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Limit:
     """How many prefixes a peer may send in each family, and when it is tried again after more: N or a table."""
 
@@ -66,7 +67,7 @@ class Limit:
     restart: int = 60  # seconds
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Bfd:
     """How the path to a peer is watched: `true`, or a table."""
 
@@ -75,7 +76,7 @@ class Bfd:
     hops: int = 0  # how far away the peer is at most; 0: as its session says, or not known
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ClusterOptions:
     """What holds for every node: `[cluster]`."""
 
@@ -139,7 +140,7 @@ class ClusterOptions:
     port: int = field(default=179, metadata={"help": "TCP port the nodes listen on", "range": PORT_RANGE})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NodeOptions:
     """One node: `[node.NAME]`."""
 
@@ -179,7 +180,7 @@ class NodeOptions:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PeerOptions:
     """A neighbour outside the cluster, or all that call from a range: `[peer.NAME]`."""
 

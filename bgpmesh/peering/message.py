@@ -7,8 +7,9 @@ here: it is a batch of routes (`events.RoutesReceived`, `rib.export.Batch`).
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from bgpmesh.frozen import frozen
 from bgpmesh.route.attributes import Asn, RouterId
 from bgpmesh.route.nlri import Family
 
@@ -41,7 +42,7 @@ class Cease(enum.IntEnum):
     BFD_DOWN = 10
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GracefulRestart:
     """The graceful-restart capability, code 64 (RFC 4724 §3)."""
 
@@ -51,14 +52,14 @@ class GracefulRestart:
     survives_notification: bool = False  # the N bit (RFC 8538 §2)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LongLived:
     """The long-lived graceful-restart capability, code 71 (RFC 9494 §3)."""
 
     families: tuple[tuple[Family, bool, int], ...] = ()  # with the F bit, and the seconds that paths are kept
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PathIds:
     """What the ADD-PATH capability, code 69, says of a family: its speaker can receive several paths, or send them."""
 
@@ -67,7 +68,7 @@ class PathIds:
     send: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Capabilities:
     """What an OPEN offers (RFC 5492)."""
 
@@ -106,7 +107,7 @@ class Capabilities:
         return (*words, *(CAPABILITY_NAMES.get(code, f"code {code}") for code, _ in self.other))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Open:
     """OPEN (RFC 4271 §4.2); `asn` is the real, four-octet one."""
 
@@ -116,7 +117,7 @@ class Open:
     capabilities: Capabilities
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Keepalive:
     """KEEPALIVE (RFC 4271 §4.4)."""
 
@@ -129,7 +130,7 @@ class Refresh(enum.IntEnum):
     END = 2  # EoRR: it was
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RouteRefresh:
     """ROUTE-REFRESH (RFC 2918, RFC 7313)."""
 
@@ -137,14 +138,14 @@ class RouteRefresh:
     kind: Refresh = Refresh.REQUEST
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EndOfRib:
     """The End-of-RIB marker of a family (RFC 4724 §2)."""
 
     family: Family
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Notification:
     """NOTIFICATION (RFC 4271 §4.5)."""
 
@@ -256,7 +257,7 @@ SUBCODE_NAMES: dict[tuple[int, int], str] = {
 Message = Open | Keepalive | RouteRefresh | EndOfRib | Notification
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Negotiated:
     """What our OPEN and the peer's agreed on (ExaBGP does the agreeing)."""
 

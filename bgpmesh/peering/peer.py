@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 
+from bgpmesh.frozen import frozen
 from bgpmesh.route.attributes import Asn, RouterId
 from bgpmesh.route.nlri import Family, IPAddress, IPNetwork
 from bgpmesh.route.path import PeerName, Role
@@ -11,7 +12,7 @@ from bgpmesh.route.path import PeerName, Role
 NOBODY = "fe80::"  # with a link: the address of a peer that has still to be found there
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Owner:
     """Who may say who has the addresses of these blocks: a node of the cluster file, or the speakers of a range."""
 
@@ -20,7 +21,7 @@ class Owner:
     blocks: tuple[IPNetwork, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FlowLimit:
     """How many flows of a peer are in force at a time, and the seconds until one goes that it does not announce again.
 
@@ -59,7 +60,7 @@ LIVE = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AddPath:
     """Several paths of one prefix over a session (RFC 7911): how many we send at most, and whether we take them."""
 
@@ -67,7 +68,7 @@ class AddPath:
     receive: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Peer:
     """Identity, role and options of one neighbour, as this node sees it. Two equal Peers need no new session.
 

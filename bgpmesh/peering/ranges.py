@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from bgpmesh.frozen import frozen
 from bgpmesh.peering.bfd import Watched
 from bgpmesh.peering.peer import Peer
 from bgpmesh.route.nlri import IPAddress, IPNetwork
@@ -18,7 +19,7 @@ from bgpmesh.route.path import PeerName
 REMEMBERED = 64  # callers of one range of whom it is known why nothing came of it
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PeerRange:
     """A range of neighbours, and what each of them is like.
 

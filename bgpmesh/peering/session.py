@@ -35,6 +35,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from bgpmesh.frozen import frozen
 from bgpmesh.peering.message import (
     Capabilities,
     Cease,
@@ -103,14 +104,14 @@ class LocalRestart:
 # ── outputs ──────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Dial:
     """Call this peer now; answered by `connected` or `connect_failed`."""
 
     peer: PeerName
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Send:
     """Send this message on that connection, behind what was sent before it."""
 
@@ -118,14 +119,14 @@ class Send:
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Hangup:
     """Close the connection once what was sent has left (a second at most); no event follows."""
 
     connection: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Established:
     """The session is up. Stale paths of `keep` stay for now, other stale ones of this peer go at once."""
 
@@ -134,7 +135,7 @@ class Established:
     keep: frozenset[Family]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WentDown:
     """The session was up and is not. Paths of `retain` become stale, the others go at once.
 
@@ -146,21 +147,21 @@ class WentDown:
     is_doubted: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RefreshBegan:
     """All that is held of this family is stale until it is said again; the rest goes with `StaleExpired`."""
 
     family: Family
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StaleExpired:
     """What is still stale of these families goes: End-of-RIB or EoRR came, or the time is up."""
 
     families: frozenset[Family]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StaleOutlived:
     """What is still stale of these families is kept for long: the peer is away beyond its restart time (RFC 9494)."""
 

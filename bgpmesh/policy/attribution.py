@@ -18,8 +18,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
+from bgpmesh.frozen import frozen
 from bgpmesh.policy.chains import ChainKey, Count, Counts, Rules, bare, ids_of
 from bgpmesh.policy.form import Body, Compiled, Run, Stack, lines_of
 from bgpmesh.policy.rule import Action, Direction
@@ -43,7 +43,7 @@ _ZERO: Count = (0, 0)
 Place = tuple[str, str, str | None, str | None, int | None]  # chain, action, tier, policy, rule: of a `Step`
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Cause:
     """What a rule is for. Chain, tier, policy and rule are those of a `Step`; several rules may be for one thing."""
 

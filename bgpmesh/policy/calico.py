@@ -27,8 +27,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from bgpmesh.frozen import frozen
 from bgpmesh.policy import kubernetes
 from bgpmesh.policy.fields import (
     BadValueError,
@@ -90,7 +91,7 @@ _INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _NOWHERE = strict_network("0.0.0.0/32")  # in the place of a prefix that was refused
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class IPPool:
     """A range of workload addresses; `nat_outgoing`: they are masqueraded to outside of every pool."""
 

@@ -19,9 +19,9 @@ import hashlib
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
+from bgpmesh.frozen import frozen
 from bgpmesh.policy.rule import PROTOCOLS, SCTP, TCP, UDP, UDPLITE
 from bgpmesh.route.nlri import IPAddress, IPNetwork, Nlri, nlri_of, prefix_text
 
@@ -65,7 +65,7 @@ class ChainKey(NamedTuple):
         return self.chain.startswith(FLOWS_CHAIN)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AddressSet:
     """What `--match-set` looks into. Members are packed, as the kernel's messages and the RIB have them.
 
@@ -92,7 +92,7 @@ class AddressSet:
         return port is not None and protocol in WITH_PORTS and port_member(address, protocol, port) in self.members
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Standing:
     """A chain as it is listed: the id of each rule ("" where it has none of ours), and the lines of those with one."""
 

@@ -19,9 +19,10 @@ import operator
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
+from bgpmesh.frozen import frozen
 from bgpmesh.policy.chains import WITH_PORTS
 from bgpmesh.policy.crowds import Crowds
 from bgpmesh.policy.form import (
@@ -71,7 +72,7 @@ Choice = tuple[Terms, ...]  # one of these must hold; none: the rule can match n
 V = TypeVar("V")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Post:
     """One direction of a policy: where it stands among the others, and on whom. Its chain names tier and policy."""
 
@@ -82,7 +83,7 @@ class _Post:
     keys: AbstractSet[Key]  # of the workloads here that it selects; follows them
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Way:
     """What a stack is, by names: who decides, not what they decide. A changed rule moves nobody to another class."""
 

@@ -11,9 +11,10 @@ is translated, and what it leaves with is said last.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import assert_never
 
+from bgpmesh.frozen import frozen
 from bgpmesh.policy.attribution import FAILSAFE, NEIGHBOURS, SPOOFED
 from bgpmesh.policy.compile import Compiler
 from bgpmesh.policy.form import (
@@ -42,7 +43,7 @@ _ELSEWHERE = "a workload of another node, known by its address and hashes of its
 OPEN = Profile("(open before a policy selects it)")  # for a workload elsewhere, whose profiles are not known here
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Step:
     """One station of a packet. A tier's default has no policy, a profile no tier, the end none of them.
 
@@ -60,7 +61,7 @@ class Step:
     to: IPAddress | None = None  # which destination or source it gets; of "masquerade" it is not known here
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Explanation:
     """The verdict (ALLOW or DENY), every step to it, and what could not be known."""
 
@@ -69,7 +70,7 @@ class Explanation:
     unknown: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Passage:
     """One direction of one workload, or of one host endpoint in one phase, that a packet goes through.
 
@@ -96,7 +97,7 @@ class _Passage:
 def explain(
     compiled: Compiled,
     packet: Packet,
-    options: Options = Options(),  # noqa: B008  a value
+    options: Options = Options(),
     nat: Translation = NOTHING,
 ) -> Explanation:
     """Return whether the first packet of a connection passes, and why; both addresses are of one family.
@@ -132,7 +133,7 @@ def explain(
 def why_not(
     compiled: Compiled,
     packet: Packet,
-    options: Options = Options(),  # noqa: B008  a value
+    options: Options = Options(),
     nat: Translation = NOTHING,
 ) -> tuple[str, ...]:
     """Return what stands in the way, one line for each direction that denies; nothing where the packet passes.
@@ -154,7 +155,7 @@ def why_not(
     return tuple(found)
 
 
-def judge(compiled: Compiled, options: Options = Options()) -> Callable[[Packet], bool | None]:  # noqa: B008  a value
+def judge(compiled: Compiled, options: Options = Options()) -> Callable[[Packet], bool | None]:
     """Return a function that tells whether the chains here let the first packet of a connection pass.
 
     None: it is no workload's of this node. Host endpoints are not asked: by which interface a connection goes is not
@@ -173,7 +174,7 @@ def judge(compiled: Compiled, options: Options = Options()) -> Callable[[Packet]
     return may_pass
 
 
-def denier(compiled: Compiled, options: Options = Options()) -> Callable[[Packet], Step | None]:  # noqa: B008  a value
+def denier(compiled: Compiled, options: Options = Options()) -> Callable[[Packet], Step | None]:
     """Return a function that tells by which step `judge` does not let a packet pass; None: it does, or is not asked."""
     trial = _trial(compiled, options)
 
@@ -202,7 +203,7 @@ def _trial(compiled: Compiled, options: Options) -> Callable[[Packet], Iterator[
     return trial
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Way:
     """What address translation makes of a packet, and the steps of that in three places."""
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeGuard, TypeVar
 
+from bgpmesh.frozen import frozen
 from bgpmesh.policy.rule import NAMESPACE_LABEL, NAMESPACE_PREFIX, IPNetwork, PortRange
 from bgpmesh.policy.selector import Everything, Selector, SelectorError, parse
 
@@ -37,7 +38,7 @@ class Fault(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Head:
     """What stands around a spec; `namespace` None: the kind has none."""
 

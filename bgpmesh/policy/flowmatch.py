@@ -12,8 +12,9 @@ from __future__ import annotations
 import itertools
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from bgpmesh.frozen import frozen
 from bgpmesh.policy.compile import MULTIPORT
 from bgpmesh.policy.model import Packet
 from bgpmesh.policy.rule import ICMP, ICMPV6, TCP, UDP
@@ -49,7 +50,7 @@ class Unfit(Exception):  # noqa: N818  no error of ours
     """A flow that is not put in force; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Doing:
     """What is done with packets of a flow: at most so many octets and packets a second pass (None: all, 0: none).
 

@@ -30,6 +30,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from bgpmesh.frozen import frozen
 from bgpmesh.policy.attribution import FAILSAFE, TELLS, Cause
 from bgpmesh.policy.chains import FLOWS_CHAIN, AddressSet, ChainKey, Rules, identified, ids_of, name_hash, whole
 from bgpmesh.policy.explain import Step
@@ -136,7 +137,7 @@ class _OfPeer:
     forgotten: int = 0  # that are not in force, and not remembered
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rendered:
     """The chains of one family, what each of their rules is for, and the flows in them, in order."""
 

@@ -16,10 +16,11 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import assert_never
 
+from bgpmesh.frozen import frozen
 from bgpmesh.policy.chains import AddressSet
 from bgpmesh.policy.model import Model, Packet
 from bgpmesh.policy.rule import Action, Direction, Icmp, IPNetwork, PortRange
@@ -36,7 +37,7 @@ class End(Enum):
     DESTINATION = "dst"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class IsProtocol:
     """The packet has this protocol number, or another one."""
 
@@ -44,7 +45,7 @@ class IsProtocol:
     is_negated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class IsIcmp:
     """The packet, of its family's ICMP, has this type and code, or differs in one. A line has the protocol before."""
 
@@ -52,7 +53,7 @@ class IsIcmp:
     is_negated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class IsIn:
     """The address at one end lies in this net."""
 
@@ -60,7 +61,7 @@ class IsIn:
     net: IPNetwork
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class InSet:
     """The address at one end, with the protocol and the port there in a hash:ip,port, is in the set, or not."""
 
@@ -70,7 +71,7 @@ class InSet:
     with_port: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HasPort:
     """The port at one end lies in one of the ranges, or in none. A line has a protocol with ports before."""
 
@@ -111,7 +112,7 @@ def _port(packet: Packet, end: End) -> int | None:
     return packet.source_port if end is End.SOURCE else packet.port
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Line:
     """All terms must hold; `rule` is the number of the rule that it comes from, counted from 1."""
 
@@ -147,7 +148,7 @@ class Ground(Enum):
     HERE = "here"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SetSource:
     """A set that a line needs: what is in it is another matter, the name does not depend on it.
 
@@ -168,7 +169,7 @@ def _set_name(source: SetSource) -> str:
     return f"bm-{source.family}-{digest(canonical(source.content))}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Body:
     """One direction of a policy (its tier named) or of a profile (None), by family."""
 
@@ -186,7 +187,7 @@ class Body:
         return any(line.action is Action.PASS for lines in self.lines.values() for line in lines)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Run:
     """Staged policies that stand one after the other in a tier; one chain, which returns whatever it has found.
 
@@ -198,7 +199,7 @@ class Run:
     default: Action | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Layer:
     """A tier as one stack has it: the chains of bodies in order, and what happens where none matches.
 
@@ -226,7 +227,7 @@ class Layer:
         return not self.bodies
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stack:
     """One direction of a class of workloads, or of a host endpoint; after the last profile what the phase says."""
 
@@ -237,7 +238,7 @@ class Stack:
     phase: Phase = Phase.NORMAL
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HostInterface:
     """A host endpoint where it is enforced: the chains of its stacks. Where it has none nothing is asked."""
 
@@ -246,7 +247,7 @@ class HostInterface:
     stacks: Mapping[tuple[Phase, Direction], str]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Compiled:
     """What a model comes to on this node.
 

@@ -47,9 +47,9 @@ import itertools
 import operator
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import assert_never
 
+from bgpmesh.frozen import frozen
 from bgpmesh.policy.chains import ChainKey, Rules, identified
 from bgpmesh.policy.compile import MULTIPORT
 from bgpmesh.policy.form import (
@@ -137,7 +137,7 @@ _TARGET = "|".join(
 _RULE = re.compile(rf"(?:(?:{_MATCHES}) )*-m comment --comment bm:[A-Za-z0-9_-]{{16}} (?:{_TARGET})")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Options:
     """What the rules take from the configuration, and the bits that are ours."""
 
@@ -157,7 +157,7 @@ class Options:
     failsafe_outbound: tuple[Failsafe, ...] = FAILSAFE_OUTBOUND
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Verdicts:
     """The chains of stacks and of the bodies in them, and what they were rendered from."""
 

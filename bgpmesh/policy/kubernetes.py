@@ -22,8 +22,9 @@ What an API server rejects is refused, with its path.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from bgpmesh.frozen import frozen
 from bgpmesh.policy.fields import (
     BadValueError,
     Fields,
@@ -61,7 +62,7 @@ _PROTOCOLS = {"TCP": TCP, "UDP": UDP, "SCTP": SCTP}
 _ANYBODY = Side()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Namespace:
     """A namespace and its labels, the automatic ones among them."""
 

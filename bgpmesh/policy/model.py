@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from bgpmesh.frozen import frozen
 from bgpmesh.policy.rule import Icmp, IPNetwork, NetworkSet, Policy, Profile, Tier
 from bgpmesh.route.claim import Claims
 from bgpmesh.route.nlri import IPAddress, Nlri, host_nlri
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Member:
     """A workload that is known, here or elsewhere. What has an `interface` is here, and policies are enforced on it."""
 
@@ -22,7 +23,7 @@ class Member:
     profiles: tuple[str, ...] = ()  # a name that no profile has allows nothing
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Host:
     """A host endpoint. Selectors of rules mean the addresses that it says it has; those of policies mean itself.
 
@@ -34,7 +35,7 @@ class Host:
     interface: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Model:
     """Everything that verdicts depend on; the order within a tuple means nothing.
 
@@ -69,7 +70,7 @@ class Model:
         return not self.space or any(address in net for net in self.space)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Packet:
     """The first packet of a connection, after destination NAT as the chains see it; a port of None is in no range.
 

@@ -29,10 +29,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from operator import itemgetter
 from typing import assert_never
 
+from bgpmesh.frozen import frozen
 from bgpmesh.policy.chains import AddressSet, ChainKey, Rules, identified, name_hash, whole
 from bgpmesh.policy.form import End, InSet, IsIn, holds
 from bgpmesh.policy.model import Packet
@@ -54,14 +55,14 @@ _Groups = dict[str, tuple[Masquerade, list[IPNetwork]]]  # pools with the same o
 _REWRITES = {"DNAT": " --to-destination", "SNAT": " --to-source", "MASQUERADE": ""}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ComesBy:
     """The packet comes in by a link whose name begins so."""
 
     prefix: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NatRule:
     """All terms must hold; the target is iptables' word, or a chain. `to`: the address that is put in."""
 
@@ -77,7 +78,7 @@ class NatRule:
         return f"{''.join(f'{_term(term)} ' for term in self.terms)}-j {self.target}{to}{random}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Met:
     """The rule that a packet has met: it is dropped, or gets another destination or source."""
 
@@ -86,7 +87,7 @@ class Met:
     to: IPAddress | None  # None: dropped, or masqueraded, which is by the address of the link it leaves by
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Translation:
     """What address translation comes to on this node: its chains, and the sets by their names."""
 

@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from bgpmesh.frozen import frozen
 from bgpmesh.policy import calico, kubernetes
 from bgpmesh.policy.calico import DEFAULT_TIER, IPPool
 from bgpmesh.policy.fields import (
@@ -74,7 +75,7 @@ _SERVER_METADATA = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Key:
     """Which object: `kind` as kubectl tells kinds of one name apart, and for a policy of Calico its tier."""
 

@@ -17,9 +17,10 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
+from bgpmesh.frozen import frozen
 from bgpmesh.policy.explain import Step, denier, judge
 from bgpmesh.policy.form import Body, Compiled, Phase, Stack
 from bgpmesh.policy.model import Packet
@@ -54,7 +55,7 @@ class Tracked(Protocol):
         """The mark of the connection."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Change:
     """The objects in force as they are and as they would be, and what became of the request."""
 
@@ -73,7 +74,7 @@ class Change:
         return found
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Basis:
     """What is known at one moment that verdicts depend on besides objects: copies, and values that never change."""
 
@@ -85,7 +86,7 @@ class Basis:
     is_alone: bool = False  # no other node is configured
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Turn:
     """What would change for one direction of a workload, or of a host endpoint in one phase: policies by name.
 
@@ -102,7 +103,7 @@ class Turn:
     staged: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Fate:
     """A connection, and what denies it: in the new form, or for what would be restored in the present one."""
 
@@ -113,7 +114,7 @@ class Fate:
     destination: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Lot:
     """All connections of one fate: how many they are, and the first MOST_TOLD by their ends."""
 
@@ -121,7 +122,7 @@ class Lot:
     fates: tuple[Fate, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Outcome:
     """What a change would do. The objects are named as people call them."""
 

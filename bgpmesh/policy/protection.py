@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from operator import itemgetter
 
+from bgpmesh.frozen import frozen
 from bgpmesh.policy.calico import OWN_TIERS
 from bgpmesh.policy.chains import AddressSet, ChainKey, Rules
 from bgpmesh.policy.compile import Compiler
@@ -48,7 +49,7 @@ OPEN_PROFILE = "projectcalico-default-allow"  # that Calico has, and gives host 
 OWN_LABELS = (NAMESPACE_LABEL, WORKLOAD_LABEL)  # of a workload: not given by people, nor what begins with `pcns.`
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Surroundings:
     """What the configuration says that verdicts depend on.
 

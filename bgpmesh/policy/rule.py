@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 
+from bgpmesh.frozen import frozen
 from bgpmesh.policy.selector import Everything, Selector
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -42,7 +43,7 @@ class Direction(Enum):
     EGRESS = "egress"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PortRange:
     """Ports from `first` to `last`, both among them."""
 
@@ -53,7 +54,7 @@ class PortRange:
 Port = PortRange | str  # a name stands for a port of the destination workload, by protocol
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Side:
     """Who may be at one end of a packet; what is absent says nothing, and all that is there must hold.
 
@@ -69,7 +70,7 @@ class Side:
     not_ports: tuple[Port, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Icmp:
     """An ICMP or ICMPv6 type, and a code (None: any)."""
 
@@ -77,7 +78,7 @@ class Icmp:
     code: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rule:
     """One line of a policy: an action, and what a packet must be for it. None says nothing."""
 
@@ -91,7 +92,7 @@ class Rule:
     destination: Side = Side()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Policy:
     """Rules for those that the selector means; `namespace` None: for workloads of every namespace, and hosts.
 
@@ -121,7 +122,7 @@ class Policy:
         return self.ingress if direction is Direction.INGRESS else self.egress
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tier:
     """Policies that decide together; where one of them selects and none matches, `default` does."""
 
@@ -130,7 +131,7 @@ class Tier:
     default: Action = Action.DENY  # or PASS
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Profile:
     """What holds after the last tier, for those that name it; every namespace has one that allows all."""
 
@@ -140,7 +141,7 @@ class Profile:
     egress: tuple[Rule, ...] = (Rule(Action.ALLOW),)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NetworkSet:
     """Addresses outside the cluster that have labels; `namespace` None: known to every namespace."""
 
@@ -150,7 +151,7 @@ class NetworkSet:
     nets: tuple[IPNetwork, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HostEndpoint:
     """An interface of a node (`*`: those with no other) that policies apply to; by name, or by an address it has."""
 
@@ -163,7 +164,7 @@ class HostEndpoint:
     ports: Mapping[tuple[str, int], int] = field(default_factory=dict)  # (name, protocol) -> number
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Failsafe:
     """A port that no host endpoint closes: of this node and for a source in the net, or the other way round."""
 

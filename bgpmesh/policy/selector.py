@@ -22,8 +22,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal, assert_never
+
+from bgpmesh.frozen import frozen
 
 DEEPEST = 50  # parentheses and negations within each other; far more than anybody writes
 LONGEST_KEY = 512  # characters; Calico's limit
@@ -39,19 +41,19 @@ class SelectorError(ValueError):
     """The text is no selector; says where, as `column N` counted from 1."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Everything:
     """`all()`."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Has:
     """`has(key)`."""
 
     key: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OneOf:
     """`key == 'v'` and `key in {..}`."""
 
@@ -59,7 +61,7 @@ class OneOf:
     values: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Part:
     """`key contains 'v'`, `key starts with 'v'`, `key ends with 'v'`: by a part of the value."""
 
@@ -68,21 +70,21 @@ class Part:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Not:
     """`!x`, and what `!=` and `not in` stand for."""
 
     term: Selector
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AllOf:
     """`x && y && ..`."""
 
     terms: tuple[Selector, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AnyOf:
     """`x || y || ..`."""
 

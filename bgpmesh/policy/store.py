@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from bgpmesh.frozen import frozen
 from bgpmesh.policy.objects import Key, Read, Remark, Value, read
 from bgpmesh.policy.rule import Policy
 
@@ -23,7 +24,7 @@ Document = Mapping[object, object]
 APPLIED = ""  # the source of what came by command; every other one is the name of a file
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Kept:
     """One object in force, what it was read from, and where that stands."""
 
@@ -32,7 +33,7 @@ class Kept:
     source: str = APPLIED
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answer:
     """What became of a request: objects by what people call them, what was refused and what is odd."""
 

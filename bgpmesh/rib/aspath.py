@@ -16,9 +16,9 @@ its length times the length of the expression at the most: no expression can be 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NoReturn
 
+from bgpmesh.frozen import frozen
 from bgpmesh.route.attributes import AsPath
 
 LONGEST, DEEPEST = 1_000, 50  # characters of an expression, parentheses in one another
@@ -29,7 +29,7 @@ _HIGHEST = 4_294_967_295
 Ranges = tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Part:
     """A part of an expression: whether it may be empty, and the positions that it may begin and end with, as bits."""
 

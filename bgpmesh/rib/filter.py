@@ -20,8 +20,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from bgpmesh.frozen import frozen
 from bgpmesh.rib.aspath import Expression
 from bgpmesh.rib.rule import BUILT_IN, LOCAL, Filter, PrefixRange, Rule, changes_of, families_of
 from bgpmesh.route import community
@@ -37,7 +38,7 @@ NOTHING: frozenset[str] = frozenset()
 SAID = ("local_pref", "med", "next_hop", "blackhole")  # the keys on which a filter has the last word
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Answer:
     """Prefixes that share one fate: what they pass as, or None where they do not.
 
@@ -94,7 +95,7 @@ class Chain:
         return answers
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class _Fate:
     """What a rule, or the default, makes of one attribute set (or of all that come, where nobody looks at them)."""
 

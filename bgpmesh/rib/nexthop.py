@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from bgpmesh.frozen import frozen
 from bgpmesh.route.nlri import IPAddress, Nlri, host_nlri, is_link_local, link_of, prefix_text
 from bgpmesh.route.path import Blackhole, HostRoute, HostRouteKind, OnLink, Resolution, Target, Via
 
@@ -61,7 +62,7 @@ class NextHop:
         return 0 if self.resolution is None else self.resolution.cost
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OwnRoute:
     """What the Rib has for one of our prefixes: what it selected, and which next hops it could select."""
 

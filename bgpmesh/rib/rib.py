@@ -11,11 +11,11 @@ Everything moves as (one path, many prefixes), through the parts in this order: 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain, groupby
 from typing import cast
 
 from bgpmesh.delta import Delta
+from bgpmesh.frozen import frozen
 from bgpmesh.peering.message import Negotiated
 from bgpmesh.peering.peer import Peer
 from bgpmesh.rib.adjribin import SPARE_PATHS, AdjRibIn
@@ -47,7 +47,7 @@ from bgpmesh.route.nlri import (
 from bgpmesh.route.path import LOCAL, HostRoute, PeerName, Resolution, Source, Target, Via
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Candidate:
     """One path of a prefix as operators see it, with the reason of its fate."""
 

@@ -8,9 +8,10 @@ Texts are checked by those who read them: communities by `route.community`, AS_P
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NewType
 
+from bgpmesh.frozen import frozen
 from bgpmesh.route import community
 from bgpmesh.route.attributes import Asn
 from bgpmesh.route.nlri import ROUTED, Family, IPAddress, IPNetwork, family_of_address
@@ -19,7 +20,7 @@ LOCAL = "local"  # in a term `peer`: this node itself
 ACTIONS = ("accept", "reject")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PrefixRange:
     """The prefixes within `network` that are `ge` to `le` bits long."""
 
@@ -43,7 +44,7 @@ PeerTerm = str  # the name of a peer, or LOCAL
 FamilyTerm = Family
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NextHopTerm:
     """`next_hop` of a rule: prefixes are asked for; an address or "self" is what it is set to."""
 
@@ -57,7 +58,7 @@ class NextHopTerm:
         return self.to is not None or self.is_self
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Prepend:
     """What is put before AS_PATH: the AS of who announces the route so many times, or these ASes."""
 
@@ -68,7 +69,7 @@ class Prepend:
 _U32 = (0, 4_294_967_295)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Rule:
     """`[[filter.NAME.rule]]`: what it asks, what it says, and what it changes."""
 
@@ -147,7 +148,7 @@ class Rule:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Filter:
     """`[filter.NAME]`: the first rule that matches decides, or else the default."""
 

@@ -6,8 +6,9 @@ a filter that says so (RFC 8212), which the configuration decides.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from bgpmesh.frozen import frozen
 from bgpmesh.peering.message import Negotiated
 from bgpmesh.peering.peer import Peer
 from bgpmesh.rib.decision import DEFAULT_LOCAL_PREF, Path
@@ -25,7 +26,7 @@ KNOWN = frozenset(row.code for row in ATTRIBUTES)
 EXT_NON_TRANSITIVE = 0x40  # in the type of an extended community (RFC 4360 §2)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Agreed:
     """What a session agreed on, as far as its peer hears other things, or otherwise encoded, by that."""
 
@@ -50,7 +51,7 @@ def agreed(negotiated: Negotiated) -> Agreed:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class View:
     """What decides how routes look to a peer, and how they are encoded; peers with equal views share a group."""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import NewType
 
+from bgpmesh.frozen import frozen
 from bgpmesh.route.nlri import IPAddress
 
 Asn = NewType("Asn", int)
@@ -29,7 +30,7 @@ class SegmentKind(enum.IntEnum):
     CONFED_SET = 4
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AsPath:
     """AS_PATH: segments of (kind, AS numbers), leftmost nearest."""
 
@@ -85,7 +86,7 @@ class AsPath:
         return " ".join(shown)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class PathAttributes:
     """Everything an UPDATE says about its prefixes but the prefixes.
 
@@ -123,7 +124,7 @@ class Treatment(enum.Enum):
     DISCARD = "attribute-discard"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AttributeRow:
     """One row of what we know about an attribute type.
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
+from bgpmesh.frozen import frozen
 from bgpmesh.route.nlri import Family, IPAddress
 
 INFINITE = float("inf")  # the type behind the last component (RFC 8955 §5.1)
@@ -49,7 +49,7 @@ class FlowKey(NamedTuple):
     nlri: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Prefix:
     """The bits of an address from `offset` (IPv4: 0) up to `length` are those of `address`; others of it are zero."""
 
@@ -69,7 +69,7 @@ class Prefix:
         return int(address) & self.mask == int(self.address)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Comparison:
     """An operator and a value; `is_and`: and what stands before it, else another alternative."""
 
@@ -78,7 +78,7 @@ class Comparison:
     is_and: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Field:
     """What a field of the packet must be; `data` is how it was written, which the order of flows goes by."""
 
@@ -115,7 +115,7 @@ def _mask_holds(test: Comparison, value: int) -> bool:
 Component = Prefix | Field
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Flow:
     """One flow specification; its components are in the order of their types, one of each at most."""
 

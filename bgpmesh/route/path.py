@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import NewType
 
+from bgpmesh.frozen import frozen
 from bgpmesh.route.attributes import RouterId
 from bgpmesh.route.nlri import IPAddress
 
@@ -20,7 +20,7 @@ class Role(enum.Enum):
     EXTERNAL = "external"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Source:
     """Who a path came from; one object for each life of a session, compared with `is`."""
 
@@ -47,12 +47,12 @@ LOCAL = Source(None, None, RouterId(0), None)
 # ── what a prefix should be in the kernel ────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Blackhole:
     """Discard: underneath the node's own blocks, so that unused addresses do not loop."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Via:
     """Forward to these BGP next hops, sorted; several are ECMP. What each resolves to is kept apart.
 
@@ -68,7 +68,7 @@ class Via:
         return tuple(zip(self.next_hops, self.weights or (1,) * len(self.next_hops), strict=True))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OnLink:
     """Deliver on this link of the host (its name): a workload's own address."""
 
@@ -78,7 +78,7 @@ class OnLink:
 Target = Blackhole | Via | OnLink
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Resolution:
     """What a BGP next hop is in this kernel: out of that link, by that gateway (None: it is on the link)."""
 
@@ -87,7 +87,7 @@ class Resolution:
     cost: int  # the metric of the kernel route found; connected is 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HostRoute:
     """A route of the kernel that is not ours, or an address of the host: what next hops resolve in.
 

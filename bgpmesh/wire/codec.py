@@ -18,7 +18,6 @@ import dataclasses
 import operator
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from exabgp.bgp.message import KeepAlive, Notify
@@ -31,6 +30,7 @@ from exabgp.protocol.family import AFI, SAFI
 from exabgp.protocol.ip import NoNextHop
 
 from bgpmesh.errors import PeerError
+from bgpmesh.frozen import frozen
 from bgpmesh.peering.message import (
     Code,
     EndOfRib,
@@ -84,7 +84,7 @@ NOTIFICATION, KEEPALIVE, ROUTE_REFRESH = 3, 4, 5
 _MINIMUM = {OPEN: 29, UPDATE: UPDATE_MINIMUM, NOTIFICATION: 21, KEEPALIVE: 19, ROUTE_REFRESH: 19}  # RFC 4271 §6.1
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Garbage:
     """What ends the session: the NOTIFICATION it earns, and why in words. Nothing is decoded behind it."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import ipaddress
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from exabgp.bgp.message.action import Action
@@ -17,6 +16,7 @@ from exabgp.bgp.message.update.nlri import NLRI
 from exabgp.protocol.family import AFI, SAFI
 
 from bgpmesh.errors import PeerError
+from bgpmesh.frozen import frozen
 from bgpmesh.peering.message import Code
 from bgpmesh.route.attributes import PathAttributes
 from bgpmesh.route.flow import Comparison, Component, Field, Flow, FlowKey, Kind, flow_prefix
@@ -27,7 +27,7 @@ from bgpmesh.wire.packing import FAMILIES
 from bgpmesh.wire.reading import Item
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Flows:
     """What one UPDATE says of flow specifications: those announced, with these attributes, and those withdrawn."""
 

@@ -6,9 +6,10 @@ import base64
 import hashlib
 import ipaddress
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from bgpmesh.errors import refused
+from bgpmesh.frozen import frozen
 from bgpmesh.route.nlri import IPAddress
 
 ALIAS_MARK = "bgpmesh"
@@ -17,7 +18,7 @@ NAME_LIMIT = 253  # characters of a name: a Kubernetes object's, and a DNS name'
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Endpoint:
     """One workload here: who it is, where it is attached, what it is called by."""
 
@@ -36,7 +37,7 @@ class Endpoint:
         return f"{self.namespace}/{self.name}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LinkSpec:
     """The veth that should exist: its host end, its alias (how we know it as ours), what the inside has.
 

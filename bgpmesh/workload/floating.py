@@ -7,9 +7,10 @@ the file says of an address goes before what a command said of it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from bgpmesh.errors import refused
+from bgpmesh.frozen import frozen
 from bgpmesh.route.nlri import IPAddress, IPNetwork
 from bgpmesh.workload.endpoint import Endpoint
 from bgpmesh.workload.pool import Pool, is_unicast
@@ -17,7 +18,7 @@ from bgpmesh.workload.pool import Pool, is_unicast
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FloatingIp:
     """One floating address: `[floating_ip."EXTERNAL"]`, or what a command made of one."""
 
@@ -34,7 +35,7 @@ class FloatingIp:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Lead:
     """A floating address on the node that has its workload: what packets to it are rewritten to, and back."""
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from bgpmesh.errors import refused
+from bgpmesh.frozen import frozen
 from bgpmesh.route.nlri import IPAddress, IPNetwork
 
 _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")  # IPv4-mapped: never on a wire (RFC 4291 §2.5.5.2)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Masquerade:
     """How packets that leave every pool get another source: the address of the link they leave by, or `source`."""
 
@@ -20,7 +21,7 @@ class Masquerade:
     source: IPAddress | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pool:
     """A range that workload addresses are drawn from, cluster-wide ([pool.NAME])."""
 

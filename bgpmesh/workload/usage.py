@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
+from bgpmesh.frozen import frozen
 from bgpmesh.route.nlri import IPAddress, IPNetwork
 from bgpmesh.workload.pool import Pool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BlockUsage:
     """One of the node's pod CIDRs: the pool around it ("": none), and its addresses by what became of them."""
 

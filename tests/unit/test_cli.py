@@ -452,6 +452,7 @@ def test_asking_imports_neither_asyncio_nor_the_core_nor_third_parties() -> None
         "bgpmesh.control",
         "bgpmesh.control.client",
         "bgpmesh.control.tables",
+        "bgpmesh.frozen",
     ]
 
 

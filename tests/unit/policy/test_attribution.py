@@ -23,7 +23,7 @@ def policy(name: str, *rules: Rule, tier: str = "default") -> Policy:
     return Policy(name, "shop", tier, types=frozenset({Direction.INGRESS}), ingress=rules)
 
 
-def made(*policies: Policy, options: Options = Options()) -> tuple[dict[ChainKey, Rules], Compiled]:  # noqa: B008
+def made(*policies: Policy, options: Options = Options()) -> tuple[dict[ChainKey, Rules], Compiled]:
     """Return the chains of a node with one workload under some policies, and what they are made from."""
     member = Member("shop/db", {}, (ipaddress.ip_address("10.0.0.1"),), {}, "bgpmdb", ("kns.shop",))
     model = Model((Tier("soft", 1, Action.PASS),), policies, (Profile("kns.shop"),), (), {member.key: member})

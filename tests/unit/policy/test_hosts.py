@@ -55,7 +55,7 @@ def policy(name: str, ingress: object = None, egress: object = None, **spec: obj
 class Node:
     """What a node makes of objects."""
 
-    def __init__(self, *documents: Json, options: Options = Options(), workloads: bool = True) -> None:  # noqa: B008
+    def __init__(self, *documents: Json, options: Options = Options(), workloads: bool = True) -> None:
         found = read(documents)
         assert found.refused == []
         self.protection = Protection()

@@ -46,7 +46,7 @@ def table(found: dict[ChainKey, Rules], name: str = "filter", family: int = 4) -
     return {k.chain: rules for k, rules in found.items() if (k.family, k.table) == (family, name)}
 
 
-def chains(of: Model, family: int = 4, options: Options = Options()) -> dict[str, Rules]:  # noqa: B008  a value
+def chains(of: Model, family: int = 4, options: Options = Options()) -> dict[str, Rules]:
     """Return the filter table."""
     return table(render(Compiler().compile(of), options), family=family)
 
