@@ -503,10 +503,12 @@ class Peers:
         most = peer.max_identities if limit == "max_identities" else peer.max_prefixes
         afi_safi = family.afi.to_bytes(2, "big") + bytes((family.safi,)) + most.to_bytes(4, "big")
         notification = Notification(6, Cease.MAX_PREFIXES, afi_safi)  # RFC 4486 §4
-        wait = f"closed for {peer.max_prefixes_restart} s"
-        why = f"sent more than {limit} = {most} {family.label} prefixes: {wait}"
+        closed_s = max(
+            peer.max_prefixes_restart, session.pause(now)
+        )  # whoever calls whom: it would do it again at once
+        why = f"sent more than {limit} = {most} {family.label} prefixes: closed for {closed_s:.0f} s"
         self._apply(peer.name, session.stop(now, notification, why), now)
-        self._agenda.close(peer.name, now + peer.max_prefixes_restart)
+        self._agenda.close(peer.name, now + closed_s)
         self.restart.discard(peer.name)  # it is we who do not want to hear it
         self.check_sync(now)
 

@@ -643,8 +643,13 @@ class Session:
             self.called_since = now
         return [Dial(self.peer.name)]
 
+    def pause(self, now: float) -> float:
+        """Return the seconds until a call where this life ends now, jitter aside; the more have failed, the more."""
+        is_long = self.established_at is not None and now - self.established_at >= LAST_RETRY_S
+        return FIRST_RETRY_S if is_long else min(FIRST_RETRY_S * 2**self._failures, LAST_RETRY_S)
+
     def _back_off(self, now: float) -> None:
-        pause = min(FIRST_RETRY_S * 2**self._failures, LAST_RETRY_S)
+        pause = self.pause(now)
         self._failures = min(self._failures + 1, 8)
         self._retry_at = now + pause * (1 + self._jitter() / 4)
 

@@ -44,6 +44,8 @@ class AdjRibIn:
     _keys: dict[Nlri, Nlri | tuple[Nlri, ...]] = field(default_factory=dict)  # where several may come, by prefix
     _sizes: Counter[int] = field(default_factory=Counter)  # entries by the width of their key
     _identities: Counter[int] = field(default_factory=Counter)  # those among them of which something is said
+    _stale_sizes: Counter[int] = field(default_factory=Counter)  # the same two of what is stale
+    _stale_identities: Counter[int] = field(default_factory=Counter)
     _lowered: dict[tuple[Path, Kept], Path] = field(default_factory=dict)  # what is kept of stale paths
     _swept_at: int = 0  # len(made) after the last sweep
 
@@ -61,8 +63,10 @@ class AdjRibIn:
         batch: dict[Nlri, Path] = dict.fromkeys(keys, path)
         width, before, is_identity = len(next(iter(batch))), len(self.table), path.claims is not None
         if is_identity or self._identities.get(width):
-            were = sum(_is_identity(old) for old in map(self.table.get, batch))
-            self._identities[width] += len(batch) * is_identity - were
+            self._identities[width] += len(batch) * is_identity - self._identities_of(batch)[width]
+            if self.stale:
+                still = self.stale.intersection(batch)
+                self._stale_identities[width] += len(still) * is_identity - self._identities_of(still)[width]
         self.table.update(batch)
         self._sizes[width] += len(self.table) - before
         return batch
@@ -82,11 +86,11 @@ class AdjRibIn:
         table = self.table
         gone = list(dict.fromkeys(filter(table.__contains__, keys)))
         if gone:
+            self.refresh(gone)
             if any(self._identities.values()):
-                self._identities.subtract(Counter(len(key) for key in gone if _is_identity(table[key])))
+                self._identities.subtract(self._identities_of(gone))
             drop(table, gone)
             self._sizes.subtract(Counter(map(len, gone)))
-            self.stale.difference_update(gone)
         return self._forget_keys(gone) if self._keys else (gone, {})
 
     def _forget_keys(self, gone: Iterable[Nlri]) -> tuple[list[Nlri], dict[Nlri, None]]:
@@ -157,6 +161,25 @@ class AdjRibIn:
 
     # ── what is stale ────────────────────────────────────────────────────────
 
+    def doubt(self, families: Iterable[Family] | None = None) -> None:
+        """Let all that there is be stale, or all of these families; O(table)."""
+        if families is None:
+            self.stale = set(self.table)
+            self._stale_sizes, self._stale_identities = Counter(self._sizes), Counter(self._identities)
+            return
+        self.stale.update(self.keys_in(families))
+        for width in _widths(families):
+            self._stale_sizes[width], self._stale_identities[width] = self._sizes[width], self._identities[width]
+
+    def refresh(self, keys: Iterable[Nlri]) -> None:
+        """Let none of these be stale: the peer says them again, or they go."""
+        again = self.stale.intersection(keys) if self.stale else ()
+        if again:
+            self._stale_sizes.subtract(Counter(map(len, again)))
+            if any(self._stale_identities.values()):
+                self._stale_identities.subtract(self._identities_of(again))
+            self.stale.difference_update(again)
+
     def keys_in(self, families: Iterable[Family]) -> list[Nlri]:
         """Return all keys of these families; O(table)."""
         widths = _widths(families)
@@ -208,27 +231,28 @@ class AdjRibIn:
         restarts or begins a refresh time after time and comes to no end would have as much as it likes. None: it is
         within its limits.
         """
-        for family, limit, count, most, _ in self._limits():
-            excess, widths, is_identity = count - most, WIDTHS[family], limit == MAX_IDENTITIES
-            if excess <= 0:
-                continue
-            of_family = (self.table[key] for key in self.stale if len(key) in widths)
-            if excess > min(most, sum(_is_identity(path) is is_identity for path in of_family)):
-                return family, limit
-        return None
+        return next(((family, limit) for family, limit, count, most, _ in self._limits() if count > most), None)
 
     def near_limits(self) -> dict[tuple[Family, str], tuple[int, int]]:
-        """Return of which family and limit so much was announced that people want to know: how many, of most."""
+        """Return of which family and limit so much was announced that people want to know: how many, of most.
+
+        It counts as `over_limit` does.
+        """
         found = self._limits()
         return {(family, limit): (count, most) for family, limit, count, most, warn in found if count >= warn > 0}
 
     def _limits(self) -> Iterator[tuple[Family, str, int, int, int]]:
-        """Yield of each family and limit what came, the most that may, and what people are told of."""
+        """Yield of each family and limit what counts, the most that may, and what people are told of."""
         peer = self.peer
         for family, widths in WIDTHS.items():
-            size = sum(map(self._sizes.__getitem__, widths))
             identities = sum(map(self._identities.__getitem__, widths))
-            yield family, MAX_PREFIXES, size - identities, peer.max_prefixes, peer.max_prefixes_warn
+            prefixes = sum(map(self._sizes.__getitem__, widths)) - identities
+            if self.stale:
+                stale_identities = sum(map(self._stale_identities.__getitem__, widths))
+                stale_prefixes = sum(map(self._stale_sizes.__getitem__, widths)) - stale_identities
+                prefixes -= min(peer.max_prefixes, stale_prefixes)
+                identities -= min(peer.max_identities, stale_identities)
+            yield family, MAX_PREFIXES, prefixes, peer.max_prefixes, peer.max_prefixes_warn
             yield family, MAX_IDENTITIES, identities, peer.max_identities, most_but_a_fifth(peer.max_identities)
 
     def counts(self) -> dict[Family, tuple[int, int]]:
@@ -248,6 +272,10 @@ class AdjRibIn:
     def long_lived(self) -> int:
         """How many of the stale paths are kept beyond the restart time; O(stale)."""
         return sum(self.table[key].kept is Kept.LONG_LIVED for key in self.stale)
+
+    def _identities_of(self, keys: Iterable[Nlri]) -> Counter[int]:
+        """Return by width how many of these are there, and something is said of them."""
+        return Counter(len(key) for key in keys if _is_identity(self.table.get(key)))
 
     def prefixes_by(self, hops: Collection[NextHop]) -> Iterator[Nlri]:
         """Yield the prefixes with a path by one of these next hops; O(table) where there is one."""

@@ -207,7 +207,7 @@ class Rib:
             return
         self._groups.leave(name)
         self._withdraw(rib_in, rib_in.keys_in(frozenset(WIDTHS) - retain))
-        rib_in.stale = set(rib_in.table)
+        rib_in.doubt()
         if is_doubted:
             self._lower(rib_in, rib_in.stale, Kept.DOUBTED)
         self._drop_if_empty(rib_in)
@@ -224,7 +224,7 @@ class Rib:
         """Let all paths of a family be stale, and used, until the peer says them again (RFC 7313 §4); O(table)."""
         rib_in = self._ins.get(name)
         if rib_in is not None:
-            rib_in.stale.update(rib_in.keys_in([family]))
+            rib_in.doubt([family])
 
     def sweep(self, name: PeerName, families: frozenset[Family]) -> None:
         """Drop what is still stale of these families: the peer said End-of-RIB, or its time is up."""
@@ -274,8 +274,7 @@ class Rib:
         if withdrawn:
             self._withdraw(rib_in, withdrawn)
         if announced and attributes is not None:
-            if rib_in.stale:
-                rib_in.stale.difference_update(announced)
+            rib_in.refresh(announced)
             self._store(rib_in, attributes, announced, read_at)
 
     def _store(

@@ -108,6 +108,7 @@ class PathAttributes:
     ext_communities: tuple[bytes, ...] = ()  # RFC 4360, 8 bytes each, sorted
     large_communities: tuple[tuple[int, int, int], ...] = ()  # RFC 8092, sorted
     other: tuple[tuple[int, int, bytes], ...] = ()  # (flags, code, value) that we pass on or only show
+    partial: tuple[int, ...] = ()  # codes of those above, but `other`, that came with the Partial bit; ascending
 
     def same_as(self, other: PathAttributes) -> bool:
         """Tell whether both say the same, whoever decoded them."""

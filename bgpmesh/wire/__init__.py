@@ -30,7 +30,8 @@ Invariants:
 On purpose otherwise than the letter: an internal path without LOCAL_PREF is accepted (the decision
 takes 100, as BIRD does); an UPDATE of a family that was not agreed ends the session in MP_REACH_NLRI
 (RFC 4760 §7 allows both) and is ignored in the classic field; what MP_REACH_NLRI has wrong and
-RFC 7606 §5.3 leaves to choice ends the session.
+RFC 7606 §5.3 leaves to choice ends the session; communities that we put on another's route go out without the Partial
+bit, as everybody's do, while a bit that came stays (RFC 4271 §5).
 
 RFC 4271 §4 and §6, RFC 2918, RFC 4724 §2 and §3, RFC 4760, RFC 5492, RFC 6286, RFC 6793, RFC 7606,
 RFC 7607, RFC 7911, RFC 8092, RFC 8654, RFC 8955 §4, RFC 8956 §3, RFC 9072; for the sockets RFC 2385 and RFC 5082;

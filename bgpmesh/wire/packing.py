@@ -104,7 +104,8 @@ def withdrawals(family: Family, keys: list[Nlri], size: int) -> Iterator[bytes]:
 def encode_attributes(attributes: PathAttributes, *, four_octet_asn: bool) -> bytes:
     """Return every attribute but the MP ones in ascending order of their codes (RFC 4271 §5).
 
-    NEXT_HOP is among them where it is an IPv4 address.
+    NEXT_HOP is among them where it is an IPv4 address. What came with the Partial bit goes with it, whatever we have
+    made of its value.
     """
     values: dict[int, bytes] = {ORIGIN: bytes((attributes.origin,))}
     values[AS_PATH] = _segments(attributes.as_path, four_octet_asn=four_octet_asn)
@@ -131,11 +132,12 @@ def encode_attributes(attributes: PathAttributes, *, four_octet_asn: bool) -> by
     ):
         if members:
             values[code] = b"".join(members)
-    encoded = {code: _attribute(ROWS[code].flags, code, value) for code, value in values.items()}
-    encoded |= {code: _attribute(OPTIONAL_TRANSITIVE, code, value) for code, value in others.items()}
-    for flags, code, value in attributes.other:
-        if flags & OPTIONAL_TRANSITIVE == OPTIONAL_TRANSITIVE:  # the others end here (RFC 4271 §5)
-            partial = flags & PARTIAL if code in ROWS else PARTIAL
+    flags = {code: ROWS[code].flags for code in values} | dict.fromkeys(others, OPTIONAL_TRANSITIVE)
+    flags |= {code: flags[code] | PARTIAL for code in attributes.partial if code in flags}
+    encoded = {code: _attribute(flags[code], code, value) for code, value in (values | others).items()}
+    for came, code, value in attributes.other:
+        if came & OPTIONAL_TRANSITIVE == OPTIONAL_TRANSITIVE:  # the others end here (RFC 4271 §5)
+            partial = came & PARTIAL if code in ROWS else PARTIAL
             encoded[code] = _attribute(OPTIONAL_TRANSITIVE | partial, code, value)
     return b"".join(encoded[code] for code in sorted(encoded))
 

@@ -124,6 +124,7 @@ class Reading:
         self._decoded = Attributes()  # what ExaBGP reads
         self._arrays: dict[int, bytes] = {}  # what we read
         self._other: list[tuple[int, int, bytes]] = []
+        self._partial: list[int] = []  # codes that came with the Partial bit, and are not in `_other`
 
     def read(self, next_hop: bytes | None, rest: bytes) -> PathAttributes:
         """Return what the attributes say; `next_hop` is that of MP_REACH_NLRI or b"", None where there is to be none.
@@ -177,6 +178,12 @@ class Reading:
             self._discard(why)
         elif why:
             raise TreatAsWithdraw(why)
+        elif row.flags == OPTIONAL_TRANSITIVE and row.field != "other":
+            self._note_partial(item)
+
+    def _note_partial(self, item: Item) -> None:
+        if item.flags & PARTIAL:
+            self._partial.append(item.code)
 
     def _read_four_octet(self, item: Item) -> None:
         """Read AS4_PATH or AS4_AGGREGATOR; not from one who must not send them (RFC 6793 §4.1 and §6)."""
@@ -200,6 +207,8 @@ class Reading:
                 del self._decoded[AS4_PATH]
         if why:
             self._discard(f"{name}: {why}")
+        else:
+            self._note_partial(item)
 
     def _malformation(self, row: AttributeRow, item: Item) -> str:
         """Keep what a known attribute says, or return what is wrong with it."""
@@ -254,6 +263,7 @@ class Reading:
             ),
             large_communities=_large_communities(arrays.get(LARGE_COMMUNITIES, b"")),
             other=tuple(self._other),
+            partial=tuple(sorted(self._partial)),
         )
 
     def _next_hop(self, packed: bytes) -> IPAddress:

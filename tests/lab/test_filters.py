@@ -1,4 +1,4 @@
-"""Filters change on a node with 100,000 routes: sessions stay, and only what differs is said and written."""
+"""Filters and what neighbours hear: of 100,000 routes that change only what differs, and of an attribute its flags."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.bench.feeder import attribute, update
 from tests.lab.cluster import PROTOCOL, Watch
 from tests.lab.nodes import Neighbour, Node, file_of, neighbour, pair, peer_of
 
@@ -124,4 +125,27 @@ def test_a_change_of_filters_says_and_writes_the_difference() -> None:
         assert counted == [ROUTES, ROUTES - 256]
         assert (as_it_was.announced, as_it_was.withdrawn, as_it_was.written) == (512, 0, 256)
         assert as_it_was.updates <= 8
+        node.stop()
+
+
+def test_a_neighbour_hears_that_communities_came_partial() -> None:
+    """The bit of two routes that differ in it alone, to which a filter adds a community (RFC 4271 §5)."""
+    usual = attribute(0x40, 1, b"\0") + attribute(0x40, 2, bytes.fromhex("02010000fdea"))
+    usual += attribute(0x40, 3, bytes((10, 0, 0, 2)))
+    with pair() as lab:
+        node = Node(lab)
+        node.configure(filters(out=TAG))
+        node.start()
+        source, sink = neighbour(lab), neighbour(lab, "10.0.0.3", asn=65003)
+        node.await_up("source", "sink")
+        for number, flags in enumerate((0xC0, 0xE0)):
+            nlri = bytes((32, 10, 0, 1, number))
+            source.send(update(b"", usual + attribute(flags, 8, bytes.fromhex("fdea0007")), nlri))
+
+        def heard(nlri: str) -> list[str]:
+            bodies = [str(event["body"]) for event in sink.events("update")]
+            return [body[body.index("0808fc000001fdea0007") - 2 :][:2] for body in bodies if body.endswith(nlri)]
+
+        node.until(lambda: heard("200a000100") == ["c0"], "the one that came whole")
+        node.until(lambda: heard("200a000101") == ["e0"], "the one that came partial")
         node.stop()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from bgpmesh.peering.message import EndOfRib, LongLived, RouteRefresh
 from bgpmesh.peering.peer import Peer
 from bgpmesh.rib import export
+from bgpmesh.rib.adjribin import MAX_PREFIXES
 from bgpmesh.rib.decision import Kept
 from bgpmesh.rib.drain import Drain
 from bgpmesh.rib.export import Batch
@@ -42,6 +43,9 @@ V = TypeVar("V")
 KNOWS_LONG_LIVED = {"c1", "n1", "e1"}  # and the others are not told of it
 
 # ── the model ────────────────────────────────────────────────────────────────
+
+
+MOST = 2  # prefixes that a peer may send, whatever it does: who asks about it is told how many count
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +82,11 @@ class World:
     hosts: set[HostRoute] = field(default_factory=set)
     is_deferring: bool = False
     ecmp: int = 2
-    peers: dict[PeerName, Peer] = field(default_factory=lambda: dict(PEERS))
+    peers: dict[PeerName, Peer] = field(
+        default_factory=lambda: {
+            name: replace(peer, max_prefixes=MOST, max_prefixes_warn=1) for name, peer in PEERS.items()
+        }
+    )
     filters: dict[str, Filter] = field(default_factory=lambda: dict(BUILT_IN))
     drain: Drain = Drain.NONE
 
@@ -530,6 +538,8 @@ class Pair:
                 count = sum(family_of(nlri) is family for nlri in told)
                 received = sum(family_of(nlri) is family for nlri in self.world.received[name])
                 assert (received, count) == rib.counts(name)[family][::2]
+                counted = received - min(MOST, sum(family_of(nlri) is family for nlri in self.world.stale[name]))
+                assert rib.near_limits(name).get((family, MAX_PREFIXES), (0, MOST)) == (counted, MOST)
             came = self.world.received[name].items()
             passed = [answer.taken_in(name, nlri, attributes) for nlri, attributes in came]
             accepted = sum(path is not None and not answer.is_looped(path) for path in passed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from typing import get_args
 from unittest.mock import patch
@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 from bgpmesh.peering.message import Capabilities, GracefulRestart, Negotiated, Open, PathIds
 from bgpmesh.peering.peer import Peer
 from bgpmesh.rib.export import Batch
-from bgpmesh.route.attributes import ATTRIBUTES, Asn, AsPath, Origin, PathAttributes, RouterId, SegmentKind
+from bgpmesh.route.attributes import (
+    ATTRIBUTES,
+    OPTIONAL_TRANSITIVE,
+    Asn,
+    AsPath,
+    Origin,
+    PathAttributes,
+    RouterId,
+    SegmentKind,
+)
 from bgpmesh.route.nlri import ROUTED, Family, IPAddress, Nlri
 from bgpmesh.route.path import PeerName, Role
 from bgpmesh.wire import codec as codec_module
@@ -294,7 +303,15 @@ def sets_of(family: Family, *, is_external: bool) -> st.SearchStrategy[PathAttri
     }
     if not is_external:
         strategies |= internal
-    return st.builds(PathAttributes, **strategies)
+    sets = st.builds(PathAttributes, **strategies)
+    return st.builds(_partial, sets, st.sets(st.sampled_from(sorted(BY_CODE))))
+
+
+BY_CODE = {row.code: row.field for row in ATTRIBUTES if row.flags == OPTIONAL_TRANSITIVE and row.field != "other"}
+
+
+def _partial(attributes: PathAttributes, codes: set[int]) -> PathAttributes:
+    return replace(attributes, partial=tuple(sorted(c for c in codes if getattr(attributes, BY_CODE[c]))))
 
 
 def keys_of(family: Family) -> st.SearchStrategy[list[Nlri]]:

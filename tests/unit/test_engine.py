@@ -782,6 +782,33 @@ def test_too_many_prefixes_close_the_session_for_a_while() -> None:
     assert world.at(60) == [Dial(N2)]
 
 
+@pytest.mark.parametrize("is_passive", [False, True])
+def test_who_sends_too_much_at_once_again_waits_longer_each_time(is_passive: bool) -> None:
+    """With `restart` 0 the wait is the one between calls, whoever calls: 1 s, twice that, and 6.4 s at the most."""
+    world = World(
+        Engine(configured(peer(2, max_prefixes=1, max_prefixes_restart=0, is_passive=is_passive)), (), lambda: 0.0)
+    )
+    world.boot({})
+    if not is_passive:
+        world.engine.handle(ConnectFailed(N2, "refused"), world.now)
+        world.at(1)
+    waits = []
+    for _ in range(5):
+        world.establish(N2, KEPT)
+        world.announce(N2, "10.1.0.0/24", "10.2.0.0/24")
+        waits.append(world.engine.next_wakeup() - world.now)
+        world.engine.handle(Connected(99, N2, HOP, HOP, is_inbound=True), world.now)
+        assert [Hangup(99)] == world.settle()
+        world.at(world.engine.next_wakeup() - 100.0)
+    expected = [1.0, 2.0, 4.0, 6.4, 6.4] if is_passive else [2.0, 4.0, 6.4, 6.4, 6.4]
+    assert waits == pytest.approx(expected)
+    assert world.engine.peers.sessions[N2].last_error.endswith("closed for 6 s")
+    world.establish(N2, KEPT)
+    world.at(world.now - 100.0 + 7)
+    world.announce(N2, "10.1.0.0/24", "10.2.0.0/24")
+    assert world.engine.peers.sessions[N2].last_error.endswith("closed for 1 s"), "it was up for a while"
+
+
 def test_a_limit_that_is_near_is_told_of_once_in_a_session() -> None:
     """From `warn` on, of each family; whoever looks sees it as long as it is so."""
     limits = {"max_prefixes": 4, "max_prefixes_warn": 3}

@@ -144,6 +144,17 @@ def test_what_crosses_an_external_session() -> None:
     assert expected.same_as(told)
 
 
+def test_sets_that_differ_in_the_partial_bit_alone_are_two() -> None:
+    """Peers hear of the change, and filters and reflection keep the bit (RFC 4271 §5)."""
+    world = reflecting()
+    plain = changed(via("192.0.2.9", 65001), communities=(7,))
+    for said in (plain, changed(plain, partial=(8,)), plain):
+        world.hear("c1", said, P)
+        assert [len(told) for _, told in world.take("e1")] == [1] or said is plain
+        for name in ("e1", "n1"):
+            assert changed(world.heard(name, P)).partial == said.partial
+
+
 def test_our_own_med_goes_out() -> None:
     """What we set on our own prefixes is ours to say."""
     world = World(external("e", "192.0.2.41"))

@@ -170,6 +170,27 @@ def test_identities_have_a_limit_of_their_own() -> None:
     assert (0, None) == (it.rib.identities(name), it.rib.is_over_limit(name))
 
 
+def test_stale_ones_that_are_believed_no_longer_are_stale_prefixes() -> None:
+    """A reload while their node is away: the limit of prefixes does not count them, nor does what is told of it."""
+    peer = replace(N2, max_prefixes=1, max_prefixes_warn=1, max_identities=1)
+    it = world(peer)
+    it.hear("n2", saying(), POD)
+    assert {(Family.IPV4, "max_identities"): (1, 1)} == it.rib.near_limits(peer.name)
+    it.rib.peer_down(peer.name, BOTH)
+    it.up(peer, BOTH)
+    it.rib.believe(None)
+    it.work()
+    assert (0, {}) == (it.rib.identities(peer.name), it.rib.near_limits(peer.name))
+    it.hear("n2", saying(), POD2)
+    assert {(Family.IPV4, "max_prefixes"): (1, 1)} == it.rib.near_limits(peer.name)
+    assert it.rib.is_over_limit(peer.name) is None
+    it.rib.believe(Claimants(OWNERS))
+    it.work()
+    assert {(Family.IPV4, "max_identities"): (1, 1)} == it.rib.near_limits(peer.name)
+    it.hear("n2", saying(), POD)
+    assert (Family.IPV4, "max_identities") == it.rib.is_over_limit(peer.name)
+
+
 def test_a_new_file_judges_what_was_heard_again() -> None:
     """Blocks that moved, identity turned on or off: as if it were heard only now."""
     it = world(N2, N3)

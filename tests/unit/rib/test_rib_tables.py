@@ -232,6 +232,30 @@ def test_a_peer_that_never_comes_to_an_end_holds_twice_its_limit_at_most() -> No
         assert world.rib.is_over_limit(NAME) == (None if number < 2 else (Family.IPV4, "max_prefixes"))
 
 
+def test_what_is_near_the_limit_counts_as_the_limit_does() -> None:
+    """What is about to be said again, or never, is not told of twice; a peer that comes to no end is."""
+    near = (Family.IPV4, "max_prefixes")
+    peer = replace(internal("a", 11), max_prefixes=4, max_prefixes_warn=3)
+    world = World(peer)
+    world.hear("a", via("192.0.2.9"), *(f"10.{n}.0.0/16" for n in range(1, 4)))
+    assert {near: (3, 4)} == world.rib.near_limits(NAME)
+    world.rib.peer_down(NAME, BOTH)
+    world.up(peer, BOTH)
+    assert {} == world.rib.near_limits(NAME)
+    world.hear("a", via("192.0.2.9"), "10.4.0.0/16", "10.5.0.0/16")
+    assert {} == world.rib.near_limits(NAME)
+    world.hear("a", via("192.0.2.9", 65001), "10.1.0.0/16")
+    world.hear("a", via("192.0.2.9"), "10.1.0.0/16")
+    assert {near: (3, 4)} == world.rib.near_limits(NAME)
+    world.lose("a", "10.2.0.0/16")
+    assert {near: (3, 4)} == world.rib.near_limits(NAME), "a stale one that is gone was not counted"
+    world.rib.sweep(NAME, BOTH)
+    assert {near: (3, 4)} == world.rib.near_limits(NAME)
+    world.rib.mark_stale(NAME, Family.IPV4)
+    world.hear("a", via("192.0.2.9"), *(f"10.{n}.128.0/17" for n in range(5)))
+    assert (near, {near: (5, 4)}) == (world.rib.is_over_limit(NAME), world.rib.near_limits(NAME))
+
+
 def test_a_new_identity_judges_loops_anew() -> None:
     """After `configure` what was a loop may be none, and the other way round."""
     world = World(A)
