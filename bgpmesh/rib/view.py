@@ -142,7 +142,7 @@ def rewrite(
     )
     made = replace(attributes, next_hop=next_hop, link_local=None, other=passed)
     if view.is_external:
-        as_path = attributes.as_path
+        as_path = attributes.as_path.outside()
         if view.asn_behind is not None:
             as_path = as_path.prepended(view.asn_behind)
         return replace(

@@ -30,6 +30,9 @@ class SegmentKind(enum.IntEnum):
     CONFED_SET = 4
 
 
+CONFEDERATION = frozenset({SegmentKind.CONFED_SEQUENCE, SegmentKind.CONFED_SET})
+
+
 @frozen
 class AsPath:
     """AS_PATH: segments of (kind, AS numbers), leftmost nearest."""
@@ -49,10 +52,21 @@ class AsPath:
 
     @property
     def first(self) -> Asn | None:
-        """The neighbouring AS: the leftmost of the first sequence, None for an empty path or a leading set."""
-        if self.segments and self.segments[0][0] is SegmentKind.SEQUENCE and self.segments[0][1]:
-            return self.segments[0][1][0]
+        """The neighbouring AS: the leftmost of the first sequence, None for an empty path or a leading set.
+
+        Confederation segments in front are the way within this AS, not the neighbour (RFC 5065 §5.3).
+        """
+        for kind, members in self.segments:
+            if kind is SegmentKind.SEQUENCE and members:
+                return members[0]
+            if kind not in CONFEDERATION:
+                break
         return None
+
+    def outside(self) -> AsPath:
+        """Return the path as others than the members of a confederation may see it; itself most often."""
+        left = tuple(segment for segment in self.segments if segment[0] not in CONFEDERATION)
+        return self if len(left) == len(self.segments) else AsPath(left)
 
     def count(self, asn: Asn) -> int:
         """Return how often `asn` stands in the path: the loop check (RFC 4271 §9.1.2)."""

@@ -73,7 +73,7 @@ class Routes:
     """
 
     attributes: PathAttributes | None  # None where nothing is announced
-    announced: list[Nlri]
+    announced: list[Nlri]  # of one width
     withdrawn: list[Nlri]
     read_at: float = 0.0  # monotonic seconds, as given to `feed`
     treated_as_withdraw: int = 0  # UPDATEs, 0 or 1
@@ -246,11 +246,10 @@ class _Gathering:
         self.withdrawn: list[Nlri] = []
 
     def announce(self, attributes: PathAttributes, keys: list[Nlri]) -> None:
-        """Add prefixes with these attributes."""
-        if attributes is not self.attributes:
-            if self.announced:
-                self.flush()
-            self.attributes = attributes
+        """Add prefixes with these attributes; of one width, though IPv4 may have the next hop of IPv6 (RFC 8950)."""
+        if self.announced and (attributes is not self.attributes or len(keys[0]) != len(self.announced[0])):
+            self.flush()
+        self.attributes = attributes
         self.announced += keys
 
     def withdraw(self, keys: list[Nlri]) -> None:

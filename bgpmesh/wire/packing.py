@@ -21,7 +21,6 @@ from bgpmesh.route.attributes import (
     Asn,
     AsPath,
     PathAttributes,
-    SegmentKind,
 )
 from bgpmesh.route.nlri import Family, Nlri
 from bgpmesh.wire.fastpath import (
@@ -58,7 +57,8 @@ def update_body(withdrawn: bytes, attributes: bytes, announced: bytes) -> bytes:
 
 def _attribute(flags: int, code: int, value: bytes) -> bytes:
     if len(value) > 255:
-        return struct.pack("!BBH", flags | EXTENDED_LENGTH, code, len(value)) + value
+        # Of more octets than can be said (AS_PATH doubles behind a two-octet neighbour) there is no UPDATE: no room.
+        return struct.pack("!BBH", flags | EXTENDED_LENGTH, code, min(len(value), 0xFFFF)) + value
     return bytes((flags, code, len(value))) + value
 
 
@@ -160,10 +160,8 @@ def _segments(path: AsPath, *, four_octet_asn: bool) -> bytes:
 
 def _for_old_speakers(attributes: PathAttributes) -> Iterator[tuple[int, bytes]]:
     """Yield AS4_PATH and AS4_AGGREGATOR where AS_TRANS stands for something (RFC 6793 §4.2.2)."""
-    kinds = {SegmentKind.SEQUENCE, SegmentKind.SET}
     if any(asn > 65535 for _, members in attributes.as_path.segments for asn in members):
-        path = AsPath(tuple(segment for segment in attributes.as_path.segments if segment[0] in kinds))
-        value = _segments(path, four_octet_asn=True)
+        value = _segments(attributes.as_path.outside(), four_octet_asn=True)
         if value:
             yield AS4_PATH, value
     if attributes.aggregator is not None and attributes.aggregator[0] > 65535:

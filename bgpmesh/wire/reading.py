@@ -25,6 +25,7 @@ from exabgp.bgp.message.update.attribute import Attribute, Attributes
 from bgpmesh.errors import PeerError
 from bgpmesh.peering.message import Code
 from bgpmesh.route.attributes import (
+    CONFEDERATION,
     OPTIONAL_NON_TRANSITIVE,
     OPTIONAL_TRANSITIVE,
     PARTIAL,
@@ -283,7 +284,7 @@ class Reading:
                 raise TreatAsWithdraw("as_path has an empty segment (RFC 7606 §7.2)")
             if 0 in members:
                 raise TreatAsWithdraw("as_path has AS 0 (RFC 7607 §2)")
-            if self._is_external and kind in {SegmentKind.CONFED_SEQUENCE, SegmentKind.CONFED_SET}:
+            if self._is_external and kind in CONFEDERATION:
                 raise TreatAsWithdraw("as_path has a confederation segment from outside (RFC 5065 §5)")
         return read
 

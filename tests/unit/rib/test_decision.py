@@ -9,7 +9,7 @@ import pytest
 
 from bgpmesh.rib.decision import Path, decide, select
 from bgpmesh.rib.nexthop import NextHop
-from bgpmesh.route.attributes import Origin, PathAttributes, RouterId
+from bgpmesh.route.attributes import Asn, AsPath, Origin, PathAttributes, RouterId, SegmentKind
 from bgpmesh.route.path import LOCAL, PeerName, Resolution, Role, Source, Via
 from tests.unit.rib.ribworld import address, sequence
 
@@ -65,6 +65,14 @@ def test_what_this_node_has_itself_always_wins() -> None:
     own = Path(LOCAL, PathAttributes(), PathAttributes())
     learnt = path("a", local_pref=1000)
     assert {learnt: "local"} == decide([learnt, own]).lost
+
+
+def test_the_neighbouring_as_stands_behind_a_confederation() -> None:
+    """MEDs of two ASes are not compared because the paths came through the same confederation."""
+    members = ((SegmentKind.CONFED_SEQUENCE, (Asn(64513),)),)
+    first = path("a", med=10, as_path=AsPath((*members, *sequence(65001).segments)), router_id=1)
+    second = path("b", med=5, as_path=AsPath((*members, *sequence(65002).segments)), router_id=9)
+    assert {second: "router-id"} == decide([first, second]).lost
 
 
 def test_med_counts_only_within_a_neighbouring_as() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from bgpmesh.rib import export
 from bgpmesh.rib.export import Batch
-from bgpmesh.route.attributes import PathAttributes, RouterId
+from bgpmesh.route.attributes import Asn, AsPath, PathAttributes, RouterId, SegmentKind
 from bgpmesh.route.nlri import Family, prefix_text
 from bgpmesh.route.path import Blackhole, PeerName, Role
 from tests.unit.rib.ribworld import (
@@ -153,6 +153,17 @@ def test_sets_that_differ_in_the_partial_bit_alone_are_two() -> None:
         assert [len(told) for _, told in world.take("e1")] == [1] or said is plain
         for name in ("e1", "n1"):
             assert changed(world.heard(name, P)).partial == said.partial
+
+
+def test_confederation_segments_stay_behind() -> None:
+    """A neighbour outside would have to take them for malformed (RFC 5065 §5); inside they go on."""
+    world = reflecting()
+    members = ((SegmentKind.CONFED_SEQUENCE, (Asn(64513),)), (SegmentKind.CONFED_SET, (Asn(64514),)))
+    inside = changed(via("192.0.2.9"), as_path=AsPath((*members, *sequence(65009).segments)))
+    world.hear("c1", inside, P)
+    assert [sequence(ASN, 65009), inside.as_path] == [
+        heard and heard.as_path for heard in (world.heard("e1", P), world.heard("c2", P))
+    ]
 
 
 def test_our_own_med_goes_out() -> None:

@@ -21,6 +21,7 @@ from bgpmesh.peering.message import (
     Negotiated,
     Notification,
     Open,
+    PathIds,
     Refresh,
     RouteRefresh,
 )
@@ -32,6 +33,7 @@ from bgpmesh.route.path import PeerName, Role
 from bgpmesh.wire import codec as codec_module
 from bgpmesh.wire import fastpath
 from bgpmesh.wire.codec import Codec, Garbage, Routes
+from bgpmesh.wire.fastpath import without_martians
 from tests.bench import feeder
 from tests.bench.feeder import message
 
@@ -226,6 +228,26 @@ def test_ipv4_by_ipv6_next_hops_on_the_wire() -> None:
     (gone,) = made.feed(update(feeder.attribute(0x80, 15, b"\0\1\1\x10\x0a\1")), 0.0)
     assert isinstance(gone, Routes)
     assert gone.withdrawn == nlris[:1]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_families_with_one_next_hop_are_told_apart(order: int) -> None:
+    """UPDATEs of one attribute set in a row, of IPv6 with path identifiers and of IPv4 without (RFC 7911, RFC 8950)."""
+    ways = (PathIds(Family.IPV6, receive=True, send=False), PathIds(Family.IPV6, receive=False, send=True))
+    ours, theirs = (replace(BY_IPV6, add_path=(way,)) for way in ways)
+    made = codec(ours=replace(OURS, capabilities=ours))
+    made.feed(octets(replace(THEIRS, capabilities=theirs)), 0.0)
+    sent = [
+        (Family.IPV6, Nlri(bytes(3) + b"\1" + parse_nlri("2001:db8:1::/48"))),
+        (Family.IPV6, Nlri(bytes(3) + b"\2" + parse_nlri("fe80::/64"))),
+        (Family.IPV4, parse_nlri("10.1.0.0/16")),
+        (Family.IPV4, parse_nlri("127.0.0.0/8")),
+    ]
+    attributes = PathAttributes(next_hop=IPV6_HOP, local_pref=100)
+    updates = [by_ipv6().encode_batch(Batch(family, attributes, [key]))[0] for family, key in sent[::order]]
+    heard = made.feed(b"".join(updates), 0.0)
+    routes = [without_martians(said) for said in heard if isinstance(said, Routes)]
+    assert [key for _, key in (sent[0], sent[2])][::order] == [key for said in routes for key in said.announced]
 
 
 LINK_LOCAL = ipaddress.ip_address("fe80::2")
@@ -678,6 +700,18 @@ def test_attributes_too_long_for_a_prefix_withdraw_it() -> None:
     """A route that cannot be told is withdrawn: the peer must not keep what it had."""
     large = PathAttributes(next_hop=ADDRESS, communities=tuple(range(1020)))
     (sent,) = established().encode_batch(Batch(Family.IPV4, large, [parse_nlri("10.0.0.0/8")]))
+    (said,) = established().feed(sent, 0.0)
+    assert isinstance(said, Routes)
+    assert [parse_nlri("10.0.0.0/8")] == said.withdrawn
+
+
+@pytest.mark.parametrize("four_octet_asn", [True, False])
+def test_a_path_that_has_grown_beyond_any_attribute_is_withdrawn(four_octet_asn: bool) -> None:
+    """AS_PATH of an extended message in two octets each does not fit in four, as AS_PATH or as AS4_PATH."""
+    path = AsPath(tuple((SegmentKind.SEQUENCE, (Asn(65001),) * 254 + (Asn(70000),)) for _ in range(65)))
+    theirs = replace(THEIRS, capabilities=replace(EXTENDED, four_octet_asn=four_octet_asn))
+    batch = Batch(Family.IPV4, PathAttributes(as_path=path, next_hop=ADDRESS), [parse_nlri("10.0.0.0/8")])
+    (sent,) = established(theirs=theirs).encode_batch(batch)
     (said,) = established().feed(sent, 0.0)
     assert isinstance(said, Routes)
     assert [parse_nlri("10.0.0.0/8")] == said.withdrawn
