@@ -12,6 +12,8 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from heapq import merge
+from operator import itemgetter
 
 from bgpmesh.rib.nexthop import NextHop
 from bgpmesh.route.attributes import PathAttributes, RouterId
@@ -104,24 +106,22 @@ def candidates(paths: Collection[Path]) -> Candidates | None:
 class Ranking:
     """Eligible paths of a prefix in their order: first the equal ones, then each the best once those before are gone.
 
-    All of them, as any may be what some peer may hear, but worked out only as far as somebody asks.
+    All of them, as any may be what some peer may hear; those behind the equal ones are ranked where somebody asks.
     """
 
-    __slots__ = ("_left", "_ranked")
+    __slots__ = ("_equal", "_is_ranked", "_others")
 
     def __init__(self, eligible: Iterable[Path], decision: Decision) -> None:
         equal = set(decision.equal)
-        self._ranked = _in_order(decision)
-        self._left = [path for path in eligible if path not in equal]
+        self._equal = _in_order(decision)
+        self._others = [path for path in eligible if path not in equal]
+        self._is_ranked = False
 
     def __iter__(self) -> Iterator[Path]:
-        at = 0
-        while at < len(self._ranked) or self._left:
-            if at == len(self._ranked):
-                self._ranked.append(decide(self._left).best)
-                self._left.remove(self._ranked[at])
-            yield self._ranked[at]
-            at += 1
+        yield from self._equal
+        if not self._is_ranked:
+            self._others, self._is_ranked = ranked(self._others), True
+        yield from self._others
 
 
 @dataclass(slots=True, eq=False)
@@ -134,16 +134,7 @@ class Selection:
     ranked: Iterable[Path] = ()  # all that may be passed on, in order; (): nobody takes more than the best
 
 
-Step = Callable[[Sequence[Path]], Sequence[Path]]
-
-
-def _lowest(key: Callable[[Path], int | str | tuple[int, int, str]]) -> Step:
-    def keep(paths: Sequence[Path]) -> list[Path]:
-        ranks = list(map(key, paths))
-        lowest = min(ranks)
-        return [path for path, rank in zip(paths, ranks, strict=True) if rank == lowest]
-
-    return keep
+Key = Callable[[Path], int | str | tuple[int, int, str]]
 
 
 def _lowest_med_per_neighbouring_as(paths: Sequence[Path]) -> list[Path]:
@@ -153,25 +144,37 @@ def _lowest_med_per_neighbouring_as(paths: Sequence[Path]) -> list[Path]:
     return [path for path in paths if path.med == lowest[path.neighbouring_as]]
 
 
-# The order of these tables *is* the decision process. What is still in after UP_TO_COST is equal for ECMP.
-UP_TO_COST: tuple[tuple[str, Step], ...] = (
-    ("local", _lowest(lambda p: not p.source.is_local)),
-    ("own-block", _lowest(lambda p: p.claims is None)),  # its node says who has it, and nobody else's word counts
-    ("stale", _lowest(lambda p: p.is_least_preferred)),  # RFC 9494 §4.3
-    ("local-pref", _lowest(lambda p: -p.local_pref)),
-    ("as-path-length", _lowest(lambda p: p.as_path_length)),
-    ("origin", _lowest(lambda p: p.attributes.origin)),
-    ("med", _lowest_med_per_neighbouring_as),
-    ("prefer-external", _lowest(lambda p: not p.source.is_external)),
-    ("igp-cost", _lowest(lambda p: 0 if p.next_hop is None else p.next_hop.cost)),
+def _lowest(key: Key | None, paths: Sequence[Path]) -> Sequence[Path]:
+    if key is None:
+        return _lowest_med_per_neighbouring_as(paths)
+    ranks = list(map(key, paths))
+    lowest = min(ranks)
+    return [path for path, rank in zip(paths, ranks, strict=True) if rank == lowest]
+
+
+# The order of these tables *is* the decision process: of each step the lowest stay. None: MED, which counts within
+# a neighbouring AS only. What is still in after UP_TO_COST is equal for ECMP.
+BEFORE_MED: tuple[tuple[str, Key], ...] = (
+    ("local", lambda p: not p.source.is_local),
+    ("own-block", lambda p: p.claims is None),  # its node says who has it, and nobody else's word counts
+    ("stale", lambda p: p.is_least_preferred),  # RFC 9494 §4.3
+    ("local-pref", lambda p: -p.local_pref),
+    ("as-path-length", lambda p: p.as_path_length),
+    ("origin", lambda p: p.attributes.origin),
 )
-TIE_BREAKS: tuple[tuple[str, Step], ...] = (
-    ("router-id", _lowest(lambda p: p.router_id)),
-    ("cluster-list-length", _lowest(lambda p: len(p.attributes.cluster_list))),
-    ("peer-address", _lowest(lambda p: address_rank(p.source.address))),
-    ("peer-name", _lowest(lambda p: p.peer or "")),  # two peers at one address, told apart by port
-    ("path-id", lambda paths: paths[:1]),
+BEHIND_MED: tuple[tuple[str, Key], ...] = (
+    ("prefer-external", lambda p: not p.source.is_external),
+    ("igp-cost", lambda p: 0 if p.next_hop is None else p.next_hop.cost),
 )
+UP_TO_COST: tuple[tuple[str, Key | None], ...] = (*BEFORE_MED, ("med", None), *BEHIND_MED)
+TIE_BREAKS: tuple[tuple[str, Key], ...] = (  # and then, of one peer, the first: "path-id"
+    ("router-id", lambda p: p.router_id),
+    ("cluster-list-length", lambda p: len(p.attributes.cluster_list)),
+    ("peer-address", lambda p: address_rank(p.source.address)),
+    ("peer-name", lambda p: p.peer or ""),  # two peers at one address, told apart by port
+)
+_BEFORE_MED = tuple(key for _, key in BEFORE_MED)
+_BEHIND_MED = tuple(key for _, key in (*BEHIND_MED, *TIE_BREAKS))
 
 
 @dataclass(slots=True)
@@ -191,16 +194,37 @@ def decide(paths: Sequence[Path]) -> Decision:
     left: Sequence[Path] = paths
     equal: Sequence[Path] = paths
     for table in (UP_TO_COST, TIE_BREAKS):
-        for name, keep in table:
+        for name, key in table:
             if len(left) < 2:
                 break
-            kept = keep(left)
+            kept = _lowest(key, left)
             if len(kept) < len(left):
                 lost.update((path, name) for path in left if path not in kept)
                 left, won_by = kept, name
         if table is UP_TO_COST:
             equal = left
+    if len(left) > 1:
+        lost.update((path, "path-id") for path in left[1:])
+        won_by = "path-id"
     return Decision(left[0], won_by, list(equal), lost)
+
+
+def ranked(paths: Sequence[Path]) -> list[Path]:
+    """Return eligible paths in order, each the best of what is left of them then, in n log n steps.
+
+    Within a neighbouring AS the lower MED goes first, and what is first in its AS is compared over ASes: so MED
+    decides between no others.
+    """
+    behind = {path: (*(key(path) for key in _BEHIND_MED), at) for at, path in enumerate(paths)}
+    alike: dict[tuple[object, ...], dict[int, list[Path]]] = {}
+    for path in paths:
+        of_as = alike.setdefault(tuple(key(path) for key in _BEFORE_MED), {})
+        of_as.setdefault(path.neighbouring_as, []).append(path)
+    found: list[Path] = []
+    for _, of_as in sorted(alike.items(), key=itemgetter(0)):
+        each_as = (sorted(some, key=lambda path: (path.med, behind[path])) for some in of_as.values())
+        found += merge(*each_as, key=behind.__getitem__)  # of these the lowest first, though none need be sorted so
+    return found
 
 
 def select(paths: Sequence[Path], ecmp: int, *, is_ranked: bool = False) -> Selection | None:

@@ -298,15 +298,19 @@ class Rib:
         self, rib_in: AdjRibIn, attributes: PathAttributes, keys: Sequence[Nlri], read_at: float, kept: Kept
     ) -> None:
         """Store what came with path identifiers; filters and claims are about prefixes."""
-        while keys:
-            named = cast("dict[Nlri, Nlri]", {key[PATH_ID_SIZE:]: key for key in keys})
-            for path, part in self._import.run(rib_in, attributes, list(named), read_at, kept):
-                rib_in.put(path, map(named.__getitem__, part))
+        named = cast("dict[Nlri, Nlri]", {key[PATH_ID_SIZE:]: key for key in keys})
+        several: dict[Nlri, list[Nlri]] = {}
+        if len(named) < len(keys):  # a prefix is there more than once
+            for key in keys:
+                several.setdefault(prefix_of(key), []).append(key)
+        for path, part in self._import.run(rib_in, attributes, list(named), read_at, kept):
+            of_part = chain.from_iterable(map(several.__getitem__, part)) if several else map(named.__getitem__, part)
+            rib_in.put(path, of_part)
+        if several:
+            rib_in.know_several(several)
+        else:
             rib_in.know_keys(named)
-            self._replace(rib_in, named)
-            if len(named) == len(keys):
-                return
-            keys = [key for key in keys if named[prefix_of(key)] != key]  # of a prefix that is there more than once
+        self._replace(rib_in, named)
 
     def _withdraw(self, rib_in: AdjRibIn, keys: Collection[Nlri]) -> None:
         gone, stirred = rib_in.withdraw(keys)

@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 
 from bgpmesh.peering.peer import AddPath, Peer
+from bgpmesh.rib.adjribin import AdjRibIn
 from bgpmesh.rib.drain import Drain
 from bgpmesh.rib.numbers import SPARE, Numbers
 from bgpmesh.rib.rule import Community, Filter, Rule
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
 from bgpmesh.route.community import GRACEFUL_SHUTDOWN, NO_ADVERTISE
-from bgpmesh.route.nlri import Family
+from bgpmesh.route.nlri import Family, Nlri
 from bgpmesh.route.path import Blackhole, PeerName, Role, Via
 from tests.flat import pairs
 from tests.unit.rib.ribworld import (
@@ -107,6 +108,23 @@ def test_order_does_not_matter(order: tuple[int, ...]) -> None:
     assert [c.path_id for c in world.shown(P)] == [1, 2, 3]
     world.lose_paths("rr", (1, P))
     assert [(c.path_id, c.is_best) for c in world.shown(P)] == [(2, True), (3, False)]
+
+
+def test_an_update_full_of_paths_of_one_prefix_is_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one for each: thousands of them would keep all other peers waiting for seconds."""
+    keys_of, looked = AdjRibIn.keys_of, list[Nlri]()
+
+    def look(table: AdjRibIn, nlri: Nlri) -> tuple[Nlri, ...]:
+        looked.append(nlri)
+        return keys_of(table, nlri)
+
+    monkeypatch.setattr(AdjRibIn, "keys_of", look)
+    world = World(RR)
+    paths = [(number, prefix) for number in range(300) for prefix in (P, Q)]
+    world.hear_paths("rr", of(22), *paths, (299, Q))
+    world.lose_paths("rr", *paths[:-3])
+    assert [key(P), key(Q)] * 2 == looked
+    assert [(299, P), (298, Q), (299, Q)] == [(c.path_id, prefix) for prefix in (P, Q) for c in world.shown(prefix)]
 
 
 def test_paths_of_a_peer_that_is_away_are_stale_one_by_one() -> None:

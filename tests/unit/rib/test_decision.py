@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import random
 import struct
 
 import pytest
 
-from bgpmesh.rib.decision import Path, decide, select
+from bgpmesh.rib.decision import Path, decide, ranked, select
 from bgpmesh.rib.nexthop import NextHop
 from bgpmesh.route.attributes import Asn, AsPath, Origin, PathAttributes, RouterId, SegmentKind
 from bgpmesh.route.path import LOCAL, PeerName, Resolution, Role, Source, Via
@@ -73,6 +74,28 @@ def test_the_neighbouring_as_stands_behind_a_confederation() -> None:
     first = path("a", med=10, as_path=AsPath((*members, *sequence(65001).segments)), router_id=1)
     second = path("b", med=5, as_path=AsPath((*members, *sequence(65002).segments)), router_id=9)
     assert {second: "router-id"} == decide([first, second]).lost
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_each_in_the_order_is_the_best_of_what_is_left(seed: int) -> None:
+    """What is worked out at once is what deciding again without the best, and again, comes to."""
+    draw = random.Random(seed)
+    left = [
+        path(
+            f"p{draw.randrange(3)}",
+            role=draw.choice((Role.EXTERNAL, Role.CLIENT)),
+            cost=draw.choice((5, 10)),
+            router_id=draw.choice((4, 5)),
+            med=draw.randrange(4),
+            as_path=sequence(draw.choice((65001, 65002, 65003)), *([65009] if draw.random() < 0.2 else [])),
+        )
+        for _ in range(12)
+    ]
+    found = ranked(left)
+    for each in found:
+        assert decide(left).best is each
+        left.remove(each)
+    assert left == []
 
 
 def test_med_counts_only_within_a_neighbouring_as() -> None:
