@@ -153,8 +153,8 @@ class Peers:
             if changed is not None and changed.has_same_session(session.peer):
                 before[name], session.peer = session.peer, changed
             else:
-                is_another = session.peer.of_range is not None and self.callers.has(session.peer.address)
-                self._remove(session, changed, now, is_gone=changed is None and not is_another)
+                address, is_of_file = session.peer.address, changed is None and session.peer.of_range is None
+                self._remove(session, changed, now, is_gone=is_of_file or not self.callers.has(address))
                 ended[name] = session
         self._rib.filter(new.filters, (*new.peers, *speakers.values()))
         for name, peer in before.items():
@@ -370,6 +370,7 @@ class Peers:
             name = each.peer.name
             self._apply(name, each.stop(now, Notification.cease(Cease.CONNECTION_REJECTED)), now)
             self.callers.came_to_nothing(around.name, name, "made room for a later caller: no session yet")
+            self.restart.discard(name)
             del self.sessions[name]
             self._forget(each)
         self._add(peer, None, now, is_awaited=False)
@@ -592,9 +593,9 @@ class Peers:
         """End every session of a node that stops, with a word."""
         self._close_at = NEVER
         self.paths.watch(())
+        self.restart.close()
         for name, session in self.sessions.items():
             self._agenda.open(name)
-            self.restart.discard(name)
             self._apply(name, session.stop(now, self._farewell()), now)
 
     def _farewell(self) -> Notification:

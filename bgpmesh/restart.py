@@ -173,6 +173,11 @@ class Restart:
         """Wait no longer for a peer that is not to be heard."""
         self._waits.pop(name, None)
 
+    def close(self) -> None:
+        """Wait for no peer any longer, as the node talks to none."""
+        self._waits.clear()
+        self._ranges = ()
+
     def connected(self, name: PeerName, now: float) -> None:
         """Note that a connection stands: its OPEN comes after it."""
         if (wait := self._waits.get(name)) is not None:

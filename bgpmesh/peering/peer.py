@@ -144,7 +144,7 @@ class Peer:
         """Whether what the one has announced still counts if it is the other."""
         return all(
             getattr(self, name) == getattr(other, name)
-            for name in ("address", "asn", "role", "local_asn", "in_cluster")
+            for name in ("address", "asn", "role", "bgp_role", "local_asn", "in_cluster")
         )
 
     @property

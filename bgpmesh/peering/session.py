@@ -24,7 +24,8 @@ Rules:
     §4.2 has them deleted).
  6. Where both sides say so (the N bit), a NOTIFICATION ends a session as a lost connection does, whoever sent it, and
     only a hard reset ends it for good (RFC 8538). What is meant for good, and said to such a peer, is said as one. A
-    session with other options takes over what is kept, and the clocks.
+    session with other options takes over what is kept, and the clocks. A peer that keeps paths over a lost connection
+    only (RFC 4724 §4.2) is not told of those options, as it is not of a restart: to know why would cost it the routes.
 """
 
 from __future__ import annotations
@@ -295,9 +296,15 @@ class Session:
 
     def hand_over(self, to: Peer, now: float, notification: Notification) -> list[Output]:
         """End for a session with other options, which succeeds this one: what rule 6 keeps is kept, if offered."""
+        reason = f"closed by us: {notification.describe()}"
         outputs: list[Output] = []
         for connection in list(self._connections.values()):
-            outputs += self._fault(connection, notification, f"closed by us: {notification.describe()}", now)
+            is_up = connection.state is State.ESTABLISHED
+            if is_up and restart_agreed(connection.negotiated) and not _survives_notification(connection):
+                outputs += self._drop(connection, None)
+                outputs += self._lost(connection, reason, now, is_graceful=True)
+            else:
+                outputs += self._fault(connection, notification, reason, now)
         self._is_started = False
         offered = _families_offered(to)
         if gone := frozenset(

@@ -1069,17 +1069,47 @@ def test_bfd_that_is_configured_anew_resets_no_session() -> None:
     assert not world.engine.peers.paths.reports
 
 
-def test_a_reload_resets_only_the_session_that_changed() -> None:
-    """A peer with other options gets a Cease and a new session; its neighbour hears nothing."""
+@pytest.mark.parametrize(
+    ("restart", "is_told"), [(None, True), (KEPT, False), (replace(KEPT, survives_notification=True), True)]
+)
+def test_a_reload_resets_only_the_session_that_changed(restart: GracefulRestart | None, is_told: bool) -> None:
+    """A peer with other options gets a new session and a Cease, but where that would cost routes it could keep.
+
+    Its neighbour hears nothing.
+    """
     world = World(Engine(configured(), (), lambda: 0.5))
     world.boot({})
-    world.establish(N2, KEPT)
+    world.establish(N2, restart)
     world.establish(N3, KEPT)
     kept = world.engine.peers.sessions[N3]
     world.engine.handle(configured(peer(2, hold_time=30), peer(3)), world.now)
-    cease = Notification.cease(Cease.OTHER_CONFIGURATION_CHANGE)
-    assert world.settle() == [Send(world.of[N2], cease), Hangup(world.of[N2])]
+    cease = Send(world.of[N2], Notification.cease(Cease.OTHER_CONFIGURATION_CHANGE))
+    assert world.settle() == [*([cease] if is_told else []), Hangup(world.of[N2])]
     assert world.engine.peers.sessions[N3] is kept
+
+
+def test_a_neighbour_that_moves_leaves_none_behind_at_its_old_address() -> None:
+    """Who is there is de-configured (RFC 4486), and keeps nothing for us to come back to (RFC 8538)."""
+    world = World(Engine(configured(), (), lambda: 0.5))
+    world.boot({})
+    world.establish(N2, KEPT)
+    world.establish(N3, replace(KEPT, survives_notification=True))
+    moved = [peer(n, address=ipaddress.IPv4Address(f"192.0.2.{n + 7}")) for n in (2, 3)]
+    world.engine.handle(configured(*moved), world.now)
+    said = [each.message for each in world.settle() if isinstance(each, Send)]
+    gone = Notification.cease(Cease.PEER_DECONFIGURED)
+    assert said == [gone, gone.as_hard_reset()]
+
+
+def test_two_neighbours_that_change_their_addresses_are_still_there() -> None:
+    """Each is to come back under the name of the other."""
+    world = World(Engine(configured(), (), lambda: 0.5))
+    world.boot({})
+    world.establish(N2, None)
+    addresses = [ipaddress.IPv4Address(f"192.0.2.{n}") for n in (3, 2)]
+    world.engine.handle(configured(*(peer(n, address=a) for n, a in zip((2, 3), addresses, strict=True))), world.now)
+    said = [each.message for each in world.settle() if isinstance(each, Send)]
+    assert said == [Notification.cease(Cease.OTHER_CONFIGURATION_CHANGE)]
 
 
 def test_a_peer_taken_out_takes_its_routes_along() -> None:
@@ -1501,16 +1531,17 @@ def test_who_is_back_without_what_it_was_kept_for_loses_its_routes_at_once(
     [
         ({"hold_time": 30}, True, True),
         ({"password": "new"}, True, True),
-        ({"hold_time": 30}, False, False),
+        ({"hold_time": 30}, False, True),
         ({"graceful_restart": 0}, True, False),
         ({"address": ipaddress.IPv4Address("192.0.2.9")}, True, False),
         ({"role": Role.CLIENT}, True, False),
+        ({"bgp_role": "customer"}, True, False),
     ],
 )
 def test_a_session_that_a_reload_begins_anew_keeps_routes(
     change: dict[str, object], is_surviving: bool, is_kept: bool
 ) -> None:
-    """Where the peer keeps ours too (N bit) and is the same speaker: no route is written, and filters count at once."""
+    """Where the peer keeps ours too and is the same speaker: no route is written, and filters count at once."""
     kept = replace(KEPT, survives_notification=is_surviving)
     world = World(Engine(configured(), (), lambda: 0.5))
     world.boot({})

@@ -263,7 +263,7 @@ def test_a_reload_is_about_the_speakers_of_its_range_alone(after: tuple[PeerRang
     others = leaves("203.0.113.0/24", name="others")
     stays = PeerName("others@203.0.113.5")
     world = world_of(leaves(), others)
-    number = establish(world)
+    number = establish(world, restart=None)
     establish(world, stays)
     told = tell(world, configured(peer(2), ranges=(*after, others)))
     assert told == ([] if cease is None else [Send(number, Notification.cease(cease)), Hangup(number)])
@@ -417,3 +417,42 @@ def test_where_the_list_is_lost_speakers_have_until_the_limit() -> None:
     assert world.engine.peers.restart.reasons() == {"leaves": "it is not known who of them was here"}
     world.at(10.0)
     assert world.engine.peers.is_in_sync
+
+
+def test_a_node_that_stops_while_it_waits_for_a_range_is_in_sync() -> None:
+    """Whoever was there, nobody calls a node out of service; back in service it waits as long as ever."""
+    world = World(Engine(configured(peer(2), ranges=(leaves(),)), None, lambda: 0.5))
+    world.boot(ADOPTED)
+    tell(world, DrainChanged(Drain.STOPPED))
+    world.at(1.0)
+    assert world.engine.peers.is_in_sync
+    tell(world, DrainChanged(Drain.UNDRAINING))
+    world.at(9.0)
+    tell(world, DrainChanged(Drain.STOPPED))
+    world.at(10.0)
+    tell(world, DrainChanged(Drain.UNDRAINING))
+    world.at(19.9)
+    world.written()
+    assert world.engine.peers.restart.is_returning
+    world.at(20.0)
+    assert not world.engine.peers.restart.is_returning
+
+
+def test_who_makes_room_is_not_waited_for() -> None:
+    """Who called a node out of service in the moment of its return, calls again, and says nothing."""
+    world = world_of(leaves(limit=1))
+    tell(world, DrainChanged(Drain.STOPPED))
+    world.at(1.0)
+    call(world)
+    tell(world, DrainChanged(Drain.UNDRAINING))
+    assert NAME in world.engine.peers.restart.names
+    silent = call(world)
+    told = world.settle()
+    assert isinstance(told[0], Send)
+    number = call(world, SECOND)
+    told = world.settle()
+    assert told[:2] == [Send(silent, Notification.cease(Cease.CONNECTION_REJECTED)), Hangup(silent)]
+    assert isinstance(told[2], Send)
+    assert told[2].connection == number
+    world.at(11.0)
+    assert not world.engine.peers.restart.is_returning

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from bgpmesh.peering.message import Capabilities, Cease, GracefulRestart, Keepalive, LongLived, Notification
-from bgpmesh.peering.session import Established, Output, Send, Session, StaleExpired, StaleOutlived, WentDown
+from bgpmesh.peering.session import Established, Hangup, Output, Send, Session, StaleExpired, StaleOutlived, WentDown
 from bgpmesh.peering.stale import STALE_PATHS_S
 from bgpmesh.route.nlri import Family
 from tests.unit.peering.test_session import BOTH, PEER, RESTART, agreed, establish, make, notified
@@ -136,6 +136,23 @@ def test_a_hard_reset_ends_everything() -> None:
 def test_a_hard_reset_in_words(message: Notification, words: str) -> None:
     """Whatever bytes it carries."""
     assert words == message.describe()
+
+
+@pytest.mark.parametrize(("restart", "said"), [(None, True), (RESTART, False), (SURVIVING, True)])
+def test_a_session_that_hands_over_says_so_where_that_costs_nothing(
+    restart: GracefulRestart | None, said: bool
+) -> None:
+    """A peer that keeps paths over a lost connection only is left without a word, and the next session has them."""
+    session = make()
+    establish(session, restart=restart)
+    cease = Notification.cease(Cease.OTHER_CONFIGURATION_CHANGE)
+    outputs = session.hand_over(replace(PEER, hold_time=30), 1, cease)
+    assert outputs[: 2 if said else 1] == [*([Send(1, cease)] if said else []), Hangup(1)]
+    assert (frozenset() if restart is None else BOTH, False) == retained(outputs)
+    after = make(replace(PEER, hold_time=30))
+    after.succeed(session)
+    (up,) = (o for o in establish(after, connection=2, now=2, restart=restart) if isinstance(o, Established))
+    assert (up.keep, after.down_reason) == (retained(outputs)[0], f"closed by us: {cease.describe()}")
 
 
 # ── a second life ────────────────────────────────────────────────────────────
