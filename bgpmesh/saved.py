@@ -72,10 +72,11 @@ class Saved:
         if now < self._save_at:
             return
         held, hops, local = engine.peers.held, engine.rib.next_hops, engine.local
-        if held != self.peers or "peers" in failed:
+        life = engine.life
+        # Until it is known how this life begins, a list that is missing stays so: an empty one would have it sweep.
+        if life is not None and (held != self.peers or "peers" in failed):
             self.peers = held
             self._note("peers", state.save_peers(held), now)
-        life = engine.life
         if life is not None and (life != self._life or "last_life" in failed):
             self._life = life
             self._note("last_life", state.save_last_life(self._network, life), now)

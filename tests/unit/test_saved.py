@@ -41,6 +41,7 @@ def test_what_has_changed_is_written_and_found_at_the_next_start(state: State) -
     """A first boot knows nothing, which is no problem."""
     saved, engine, keeper = start(state)
     assert (saved.peers, saved.has_endpoints, saved.problems) == (None, False, {})
+    engine.handle(FibRead({}, {}), 1.0)
     engine.peers.held = frozenset((N2,))
     engine.handle(EndpointAdded(WEB), 1.0)
     saved.save(engine, keeper, 1.0)
@@ -57,6 +58,17 @@ def test_what_has_not_changed_is_not_written_again(state: State, tmp_path: Path)
         file.unlink()
     saved.save(engine, keeper, 2.0)
     assert list((tmp_path / "state").glob("*.json")) == []
+
+
+def test_a_start_that_is_broken_off_leaves_an_unknown_list_unknown(state: State) -> None:
+    """Nobody on it would let the next start sweep at once; once the kernel is read everybody is."""
+    saved, engine, keeper = start(state)
+    saved.save(engine, keeper, 1.0)
+    assert state.peers().value is None
+    saved, engine, keeper = start(state)
+    engine.handle(FibRead(ADOPTED, {}), 2.0)
+    saved.save(engine, keeper, 2.0)
+    assert state.peers().value == ("n2", "n3")
 
 
 def test_a_life_is_written_once_it_has_begun_and_whenever_it_is_another(state: State) -> None:
@@ -92,10 +104,11 @@ def test_what_the_disk_refuses_is_a_problem_and_tried_again(
     """Not before a second is over; told once, and once more when it is written."""
     saved, engine, keeper = start(state)
     shutil.move(tmp_path / "state", tmp_path / "away")
+    engine.handle(FibRead({}, {}), 9.0)
     engine.handle(EndpointAdded(WEB), 10.0)
     with caplog.at_level(logging.INFO, "bgpmesh"):
         saved.save(engine, keeper, 10.0)
-        assert saved.problems.keys() == {"peers", "endpoints", "config"}
+        assert saved.problems.keys() == {"peers", "last_life", "endpoints", "config"}
         assert saved.next_try(10.0) == 11.0
         shutil.move(tmp_path / "away", tmp_path / "state")
         saved.save(engine, keeper, 10.9)
