@@ -12,14 +12,13 @@ workloads, unless they are to be cut off too. What workloads here send each othe
 be measured too small; never is a node drained sooner than three seconds after its peers heard of it.
 
 What may happen and must harm nobody: the command ends (the drain goes on, and `undrain` takes it back), the daemon ends
-(the step is on disk; a wait begins anew, with the usual limits), counters cannot be read (then the limit decides).
+(the step is on disk; a wait goes on with what is left of its limit), counters cannot be read (then the limit decides).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 
 from bgpmesh.control.server import RequestError, Stream
 from bgpmesh.engine import Engine
@@ -84,7 +83,6 @@ class Drainer:
         self._engine = engine
         self._pump = pump
         self._counters = counters
-        self._options = DrainOptions()
         self._is_asked = asyncio.Event()
         self._followers: set[Follower] = set()
 
@@ -96,11 +94,11 @@ class Drainer:
             raise RequestError("bad-request", f"{MOST_FOLLOWERS} follow already")
         follower = Follower(self._followers.discard)
         self._followers.add(follower)
-        self._options = options
         if self._state is Drain.DRAINED and options.stop:
             self._to(DrainChanged(Drain.STOPPED, text=options.text))
         elif self._state not in (Drain.DRAINED, Drain.STOPPED):
-            self._to(DrainChanged(Drain.DRAINING, options.stop, options.text))
+            wait = (options.limit, options.below, self._pump.now())
+            self._to(DrainChanged(Drain.DRAINING, options.stop, options.text, *wait))
             self._is_asked.set()
         if self._state in (Drain.DRAINED, Drain.STOPPED):
             follower.tell(self._outcome("it was before"))
@@ -119,20 +117,20 @@ class Drainer:
     async def run(self) -> None:
         """Lead each drain to its end; one that the daemon's end broke off is taken up."""
         if self._state is Drain.DRAINING:
-            left = self._engine.peers.drain
-            self._options = replace(self._options, stop=left.is_to_stop, text=left.text)
             self._is_asked.set()
         while True:
             await self._is_asked.wait()
             self._is_asked.clear()
-            await self._drain(self._options)
+            await self._drain(self._engine.peers.drain)
 
-    async def _drain(self, options: DrainOptions) -> None:
+    async def _drain(self, asked: DrainChanged) -> None:
         begun_at, quiet = self._pump.now(), 0
+        if asked.begun_at is not None and asked.begun_at < begun_at:  # else the host was booted since
+            begun_at = asked.begun_at
         before: tuple[float, int] | None = None
         while True:
             await asyncio.sleep(SAMPLE_S)
-            measured, problem = await self._measure(is_to_stop=options.stop)
+            measured, problem = await self._measure(is_to_stop=asked.is_to_stop)
             if self._is_asked.is_set():
                 return
             if self._state is not Drain.DRAINING:
@@ -142,24 +140,26 @@ class Drainer:
             if measured is not None and before is not None:
                 rate = max(0, measured - before[1]) / (now - before[0])
             before = None if measured is None else (now, measured)
-            quiet = quiet + 1 if rate is not None and rate <= options.below else 0
+            quiet = quiet + 1 if rate is not None and rate <= asked.below else 0
             waited_s = now - begun_at
-            progress: Progress = {"state": self._state.value, "waited_s": round(waited_s, 1), "limit_s": options.limit}
-            progress |= {"rate": None if rate is None else round(rate), "below": options.below, "problem": problem}
+            progress: Progress = {"state": self._state.value, "waited_s": round(waited_s, 1), "limit_s": asked.limit}
+            progress |= {"rate": None if rate is None else round(rate), "below": asked.below, "problem": problem}
             self._tell(progress)
+            if not self._engine.peers.is_in_sync:
+                continue  # after a restart peers hear of it again first: they keep what they heard before, and send on
             if quiet >= QUIET_SAMPLES:
-                reason = f"below {options.below:g} B/s for {QUIET_SAMPLES} s"
-            elif waited_s >= options.limit:
+                reason = f"below {asked.below:g} B/s for {QUIET_SAMPLES} s"
+            elif waited_s >= asked.limit:
                 left = "traffic is not known" if rate is None else f"there are {rate:.0f} B/s still"
-                reason = f"{options.limit:g} s are over, and {left}"
+                reason = f"{asked.limit:g} s are over, and {left}"
             else:
                 continue
-            await self._finish(options, reason)
+            await self._finish(asked, reason)
             return
 
-    async def _finish(self, options: DrainOptions, reason: str) -> None:
-        stop = options.stop or not self._engine.local.endpoints
-        self._to(DrainChanged(Drain.STOPPED if stop else Drain.DRAINED, text=options.text))
+    async def _finish(self, asked: DrainChanged, reason: str) -> None:
+        stop = asked.is_to_stop or not self._engine.local.endpoints
+        self._to(DrainChanged(Drain.STOPPED if stop else Drain.DRAINED, text=asked.text))
         peers = self._engine.peers
         await self._pump.until(lambda: peers.is_closed or peers.drain.drain is not Drain.STOPPED, SETTLE_S)
         self._tell(self._outcome(reason))

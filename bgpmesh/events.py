@@ -311,6 +311,9 @@ class DrainChanged:
     drain: Drain
     is_to_stop: bool = False  # what is draining ends with all sessions closed, whatever that cuts
     text: str = "drained"  # what peers are told then (RFC 9003), up to 255 octets
+    limit: float = 60.0  # seconds that what is draining waits for traffic to go
+    below: float = 10_000.0  # octets a second that are no traffic
+    begun_at: float | None = None  # monotonic second at which the wait began; None: it has not
 
 
 @frozen

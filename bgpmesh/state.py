@@ -33,6 +33,7 @@ import ipaddress
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
@@ -220,9 +221,9 @@ class State:
 
     def save_drain(self, drain: DrainChanged) -> str:
         """Keep how far this node has left service."""
-        return self._save(
-            "drain", {"state": drain.drain.value, "stop": drain.is_to_stop, "text": drain.text}, is_forced=True
-        )
+        document = {"state": drain.drain.value, "stop": drain.is_to_stop, "text": drain.text}
+        wait = {"limit": drain.limit, "below": drain.below, "begun_at": drain.begun_at}
+        return self._save("drain", document | wait, is_forced=True)
 
     def drain(self) -> Loaded[DrainChanged]:
         """Return what `save_drain` kept."""
@@ -336,6 +337,10 @@ def _number(value: object) -> int:
     return value
 
 
+def _real(value: object) -> float:
+    return value if isinstance(value, float) else _number(value)
+
+
 def _marks(value: object) -> Marks | None:
     if value is None:
         return None
@@ -399,7 +404,11 @@ def _endpoint(value: object) -> Endpoint:
 
 
 def _drain(value: object) -> DrainChanged:
-    return DrainChanged(Drain(_field(value, "state")), _member(value, "stop") is True, _field(value, "text"))
+    step = DrainChanged(Drain(_field(value, "state")), _member(value, "stop") is True, _field(value, "text"))
+    if not isinstance(value, dict) or value.get("begun_at") is None:  # it does not wait, or an older daemon wrote it
+        return step
+    limit, below, begun_at = (_real(_member(value, name)) for name in ("limit", "below", "begun_at"))
+    return replace(step, limit=limit, below=below, begun_at=begun_at)
 
 
 def _floating_ips(value: object) -> tuple[FloatingIp, ...]:

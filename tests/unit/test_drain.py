@@ -16,7 +16,7 @@ from bgpmesh import config, drain, peers
 from bgpmesh.config import Config
 from bgpmesh.control import tables, views
 from bgpmesh.control.server import Request
-from bgpmesh.drain import Drainer, DrainOptions
+from bgpmesh.drain import Drainer, DrainOptions, Follower
 from bgpmesh.drops import Drops
 from bgpmesh.engine import Engine
 from bgpmesh.errors import ConfigError, KernelError
@@ -399,6 +399,44 @@ def test_a_drain_that_the_end_of_the_daemon_broke_off_is_taken_up(monkeypatch: p
         another.cancel()
 
     run(Kernel(MANY), scenario, monkeypatch, workload=True)
+
+
+@pytest.mark.parametrize(("elapsed_s", "waited_s"), [(600.0, 600.0), (-600.0, 0.0)])
+def test_a_drain_that_is_taken_up_goes_on_with_what_is_left_of_its_limit(
+    monkeypatch: pytest.MonkeyPatch, elapsed_s: float, waited_s: float
+) -> None:
+    """And with its rate; where the host was booted since, so that its clock began anew, with all of it."""
+    limit_s = 1000.0
+
+    async def scenario(running: Running) -> None:
+        engine, pump = running.world.engine, running.drainer._pump  # of the life before
+        begun_at = pump.now() - elapsed_s
+        engine.handle(DrainChanged(Drain.DRAINING, limit=limit_s, below=0.5, begun_at=begun_at), pump.now())
+        another, follower = Drainer(engine, pump, Kernel(MANY)), Follower(lambda _: None)
+        another._followers.add(follower)
+        driving = asyncio.ensure_future(another.run())
+        told = await anext(follower)
+        assert (told["limit_s"], told["below"]) == (limit_s, 0.5)
+        assert waited_s <= cast("float", told["waited_s"]) < waited_s + DEADLINE_S
+        driving.cancel()
+
+    run(Kernel(MANY), scenario, monkeypatch)
+
+
+def test_a_drain_that_is_taken_up_waits_until_peers_are_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is not would keep what this node announced, and send here, where nothing is forwarded any more."""
+
+    async def scenario(running: Running) -> None:
+        restart = running.world.engine.peers.restart
+        restart.is_in_sync = False
+        following = running.drainer.begin(DrainOptions(limit=0.0)).following
+        for _ in range(5):
+            assert cast("dict[str, object]", await anext(following))["state"] == "draining"
+        restart.is_in_sync = True
+        while cast("dict[str, object]", await anext(following))["state"] != "stopped":
+            pass
+
+    run(Kernel(0), scenario, monkeypatch)
 
 
 # ── what is asked for ────────────────────────────────────────────────────────

@@ -39,7 +39,7 @@ CONFIG = KeptConfig('[cluster]\nasn = 64512 # "é"\n', "/etc/bgpmesh/bgpmesh.tom
 
 FOUND = {f"eth{n}": (ipaddress.ip_address(f"fe80::1%eth{n}"), ipaddress.ip_address(f"fe80::2%eth{n}")) for n in (1, 2)}
 LIFE = LastLife(is_bare=True, announced={"p": 2})
-DRAIN = DrainChanged(Drain.DRAINING, is_to_stop=True, text="moving racks")
+DRAIN = DrainChanged(Drain.DRAINING, is_to_stop=True, text="moving racks", limit=600, below=0.5, begun_at=70.25)
 OBJECTS = {"a.json": {"documents": [{"kind": "Tier"}], "problems": []}}
 
 
@@ -168,6 +168,17 @@ def test_workloads_that_an_older_daemon_kept_are_read(state: State, tmp_path: Pa
     del document["endpoints"][0]["netns_inode"]
     file.write_text(json.dumps(document), encoding="utf-8")
     assert state.endpoints() == Loaded((replace(WEB, netns_inode=None),))
+
+
+def test_a_drain_that_an_older_daemon_kept_is_read(state: State, tmp_path: Path) -> None:
+    """It waits with the usual limits, from when it is taken up on; what is no number is garbled."""
+    kept: dict[str, object] = {"state": "draining", "stop": True, "text": "racks"}
+    for more, value in (
+        ({}, DrainChanged(Drain.DRAINING, is_to_stop=True, text="racks")),
+        ({"begun_at": 1.5, "limit": "5", "below": 1}, None),
+    ):
+        (tmp_path / "drain.json").write_text(json.dumps({"drain": kept | more}), encoding="utf-8")
+        assert state.drain().value == value
 
 
 def test_an_empty_list_is_not_the_same_as_none(state: State) -> None:
