@@ -191,6 +191,10 @@ class Bird:
         lines = self._ask("show route protocol session1").splitlines()
         return {line.split()[0] for line in lines if line[:1].isalnum() and "/" in line.split()[0]}
 
+    def table(self) -> str:
+        """Return what it has from its neighbour as it writes it: with the time at which each route came."""
+        return self._ask("show route protocol session1")
+
     def heard(self, prefix: str) -> Heard | None:
         """Read it from `show route all`."""
         lines = self._ask(f"show route {prefix} protocol session1 all").splitlines()

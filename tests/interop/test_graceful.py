@@ -83,6 +83,25 @@ def test_we_are_outlived_by_a_neighbour(kind: Kind) -> None:
         assert ours(watch.end()) == []
 
 
+# ── a reload that resets the session ─────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", BIRD)
+def test_a_reload_that_resets_the_session_of_a_neighbour_without_rfc_8538(kind: Kind) -> None:
+    """It has our routes as they came at first: for a NOTIFICATION it would have dropped them."""
+    with pair(kind) as both:
+        both.await_established()
+        both.await_routes(OURS, THEIRS)
+        assert isinstance(both.speaker, Bird)
+        before = both.speaker.table()
+        both.reload(configuration(kind[1], options="hold_time = 12"))
+        until(lambda: bool(went_down(both)), "the session to end")
+        both.await_established()
+        until(lambda: not both.stale(), "its paths to be fresh")
+        both.await_routes(OURS, THEIRS)
+        assert both.speaker.table() == before
+
+
 # ── NOTIFICATION (RFC 8538) ──────────────────────────────────────────────────
 
 
