@@ -885,6 +885,7 @@ router-id {own.address}
 listen on {own.address}
 fib-update no
 holdtime 9
+connect-retry 2
 socket "{self._folder}/control"
 {networks}
 {sessions}

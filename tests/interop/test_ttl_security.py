@@ -11,14 +11,13 @@ import pytest
 
 from containerlab.lab import until
 from tests.interop.pair import THEIR_ASN, THEIRS, configuration, pair
-from tests.interop.speakers import SPEAKERS, AnySpeaker, Bird, Frr, each_of
+from tests.interop.speakers import SPEAKERS, AnySpeaker, each_of
 
 PLACES = [
     pytest.param(where, *each.values, id=f"{where.split()[0]}-{each.id}", marks=each.marks)
     for where, speakers in (
         ('address = "10.0.0.2"', SPEAKERS),
-        # Never called, it is held to it once it has called; OpenBGPD calls too seldom for a test.
-        ('range = "10.0.0.2/31"', (Bird, Frr)),
+        ('range = "10.0.0.2/31"', SPEAKERS),  # never called, it is held to it once it has called
     )
     for each in each_of(*speakers)
 ]
