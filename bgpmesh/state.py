@@ -253,11 +253,22 @@ class State:
                 if is_forced:
                     os.fsync(file.fileno())
             fresh.replace(target)
+            if is_forced:
+                self._force_names()
         except OSError as error:
             with contextlib.suppress(OSError):
                 fresh.unlink()
             return f"{target} cannot be written: {error.strerror}"
         return ""
+
+    def _force_names(self) -> None:
+        """Have the disk know which file has which name (fsync(2): that of a file says nothing of its name)."""
+        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with contextlib.suppress(OSError):  # some file systems cannot
+                os.fsync(fd)
+        finally:
+            os.close(fd)
 
     def _load(self, name: str, parse: Callable[[object], T | None]) -> Loaded[T]:
         path = self._directory / f"{name}.json"

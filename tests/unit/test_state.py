@@ -151,6 +151,22 @@ def test_a_full_disk_keeps_no_list_that_lacks_a_peer(
     assert {each.name for each in tmp_path.iterdir()} == {"peers.json"}
 
 
+def test_what_is_obeyed_after_a_power_cut_is_on_disk_under_its_name(
+    state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text before it has its name, the name before anybody is told; other documents cost neither."""
+    forced: list[tuple[str, bool]] = []
+
+    def fsync(fd: int) -> None:
+        forced.append((Path(f"/proc/self/fd/{fd}").readlink().name, (tmp_path / "drain.json").exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert state.save_drain(DRAIN) == ""
+    assert forced == [("drain.json.new", False), (tmp_path.name, True)]
+    assert state.save_peers(["n2"]) == ""
+    assert len(forced) == 2
+
+
 def test_what_was_never_kept_is_no_problem(state: State) -> None:
     """A first boot."""
     assert state.peers() == Loaded(None, "")
