@@ -107,8 +107,10 @@ class Pump:
             async with asyncio.timeout(seconds):
                 await waiter.done
         except TimeoutError:
-            self._waiters.remove(waiter)
-            return False
+            return waiter.done.done() and not waiter.done.cancelled()  # in the same round of the loop
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
         return True
 
     def end(self, bug: Exception | None = None) -> None:

@@ -186,6 +186,25 @@ def test_who_waits_in_vain_is_told_so_and_forgotten() -> None:
     run(scenario)
 
 
+def test_what_comes_true_in_the_moment_in_which_the_time_is_up_has_come_true() -> None:
+    """A turn that ends the waiting, and the end of the time right behind it: who waits hears of both at once."""
+
+    async def scenario(pump: Pump, _: Told) -> None:
+        loop, is_over = asyncio.get_running_loop(), asyncio.Event()
+        waiting = asyncio.ensure_future(pump.until(is_over.is_set, 0.02))
+        await asyncio.sleep(0)
+
+        def late() -> None:
+            is_over.set()
+            time.sleep(0.05)  # the machine is busy: turn and timeout are due in one round of the loop
+            loop.call_soon(pump.turn)
+
+        loop.call_soon(late)
+        assert await waiting
+
+    run(scenario)
+
+
 def test_a_full_inbox_keeps_the_wire_from_reading() -> None:
     """Until it has been handled."""
 
