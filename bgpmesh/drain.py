@@ -124,9 +124,8 @@ class Drainer:
             await self._drain(self._engine.peers.drain)
 
     async def _drain(self, asked: DrainChanged) -> None:
-        begun_at, quiet = self._pump.now(), 0
-        if asked.begun_at is not None and asked.begun_at < begun_at:  # else the host was booted since
-            begun_at = asked.begun_at
+        taken_at, quiet = self._pump.now(), 0
+        begun_at = taken_at if asked.begun_at is None else min(asked.begun_at, taken_at)  # less: the host was booted
         before: tuple[float, int] | None = None
         while True:
             await asyncio.sleep(SAMPLE_S)
@@ -145,7 +144,7 @@ class Drainer:
             progress: Progress = {"state": self._state.value, "waited_s": round(waited_s, 1), "limit_s": asked.limit}
             progress |= {"rate": None if rate is None else round(rate), "below": asked.below, "problem": problem}
             self._tell(progress)
-            if not self._engine.peers.is_in_sync:
+            if not self._engine.peers.is_in_sync and now < taken_at + SETTLE_S:
                 continue  # after a restart peers hear of it again first: they keep what they heard before, and send on
             if quiet >= QUIET_SAMPLES:
                 reason = f"below {asked.below:g} B/s for {QUIET_SAMPLES} s"
