@@ -199,7 +199,8 @@ def decide(paths: Sequence[Path]) -> Decision:
                 break
             kept = _lowest(key, left)
             if len(kept) < len(left):
-                lost.update((path, name) for path in left if path not in kept)
+                stays = set(kept)
+                lost.update((path, name) for path in left if path not in stays)
                 left, won_by = kept, name
         if table is UP_TO_COST:
             equal = left
@@ -215,6 +216,8 @@ def ranked(paths: Sequence[Path]) -> list[Path]:
     Within a neighbouring AS the lower MED goes first, and what is first in its AS is compared over ASes: so MED
     decides between no others.
     """
+    if len(paths) < 2:
+        return list(paths)
     behind = {path: (*(key(path) for key in _BEHIND_MED), at) for at, path in enumerate(paths)}
     alike: dict[tuple[object, ...], dict[int, list[Path]]] = {}
     for path in paths:
