@@ -175,6 +175,8 @@ class Resolver:
             return "it is not a unicast address", None
         if address in self.own_addresses:
             return "it is an address of this host", None
+        if is_link_local(address) and not link_of(address):
+            return "a link-local address says no link", None
         if not self.is_kernel_enabled:
             host = self.hosts.best.get(next_hop.prefixes[0])
             is_ours = host is not None and host.kind is HostRouteKind.LOCAL
@@ -187,8 +189,6 @@ class Resolver:
 
     def _on_link(self, next_hop: NextHop) -> Resolution | str:
         name = link_of(next_hop.address)
-        if not name:
-            return "a link-local address says no link"
         number = next(iter(self.hosts.links_of((name,))), None)
         kinds = {kind for prefix in next_hop.prefixes for kind in self.hosts.kinds_on(prefix, number)}
         if HostRouteKind.LOCAL in kinds:

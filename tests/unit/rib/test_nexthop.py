@@ -6,9 +6,9 @@ import itertools
 
 import pytest
 
-from bgpmesh.route.path import Blackhole, HostRouteKind, OnLink, PeerName, Via
+from bgpmesh.route.path import Blackhole, HostRouteKind, OnLink, PeerName, Role, Via
 from tests.flat import pairs
-from tests.unit.rib.ribworld import BOTH, DEFAULT, NONE, World, address, external, host, internal, key, via
+from tests.unit.rib.ribworld import BOTH, CLUSTER_ID, DEFAULT, NONE, World, address, external, host, internal, key, via
 
 A, B = internal("a", 11), internal("b", 12)
 
@@ -232,6 +232,21 @@ def test_without_a_kernel_every_unicast_next_hop_of_others_is_there() -> None:
     assert world.best("10.1.0.0/16") == "a"
     assert world.best("10.2.0.0/16") is None
     assert world.rib.kernel_reason(key("10.1.0.0/16")) == "none"
+
+
+def test_without_a_kernel_a_link_local_address_of_no_link_is_nobody() -> None:
+    """A reflector off the path would put itself in its place, and nothing is forwarded there."""
+    world = World(
+        internal("c", 21, Role.CLIENT, CLUSTER_ID),
+        internal("b", 12, Role.NON_CLIENT, CLUSTER_ID),
+        cluster_id=CLUSTER_ID,
+        kernel=False,
+    )
+    world.hear("c", via("fe80::9"), "2001:db8:5::/48")
+    assert {"c": "next hop fe80::9 cannot be reached: a link-local address says no link"} == world.reasons(
+        "2001:db8:5::/48"
+    )
+    assert [] == world.take("b")
 
 
 def test_next_hops_are_wanted_only_while_a_route_uses_them() -> None:
