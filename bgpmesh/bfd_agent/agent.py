@@ -355,6 +355,7 @@ class Agent:
 
     def _do_chores(self, now: float) -> None:
         """Try again what could not be had, and see whether anybody needs us."""
+        self._poll.modify(self._listener.fileno(), select.EPOLLIN)
         self._open()
         discarded = sum(self._discarded.values())
         if discarded != self._told_discarded:
@@ -385,7 +386,10 @@ class Agent:
     def _accept(self) -> None:
         try:
             sock, _ = self._listener.accept()
-        except OSError:
+        except BlockingIOError:
+            return
+        except OSError:  # out of descriptors: who knocks is let in with the chores, if there are any then
+            self._poll.modify(self._listener.fileno(), 0)
             return
         sock.setblocking(False)
         client = self._clients[sock.fileno()] = Client(sock)

@@ -192,14 +192,11 @@ class Program:
     async def _live(self) -> str:
         """Start it and hear it until it ends; return how it did, in words. It is not cancelled, but stopped."""
         self._line, self._is_answered = 0, True
-        ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                warden = await self._start(theirs.fileno())
-            except OSError as error:
-                ours.close()
-                self._helpers.report(ProcessEnded(self.options.name))
-                return f"cannot be started: {error.strerror}"
+        try:
+            warden, ours = await self._begun()
+        except OSError as error:
+            self._helpers.report(ProcessEnded(self.options.name))
+            return f"cannot be started: {error.strerror}"
         reader, self._line_of_life = await asyncio.open_connection(sock=ours)
         if self._is_stopping:
             self._line_of_life.write_eof()
@@ -235,6 +232,16 @@ class Program:
             hearing.result()
         await asyncio.wait({hearing, ending})
         return "it closed its standard output" if is_late else ending.result().decode().strip() or KILLED
+
+    async def _begun(self) -> tuple[asyncio.subprocess.Process, socket.socket]:
+        """Return its warden and our end of the line to it; raises OSError."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                return await self._start(theirs.fileno()), ours
+            except OSError:
+                ours.close()
+                raise
 
     async def _start(self, descriptor: int) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(

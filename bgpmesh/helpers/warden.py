@@ -72,11 +72,18 @@ def _wait(daemon: socket.socket, program: subprocess.Popen[bytes]) -> None:
     poll.register(daemon, select.POLLIN | select.POLLHUP)
     poll.register(ended, select.POLLIN)
     while ended not in (ready := dict(poll.poll())):
-        if daemon.fileno() in ready and not daemon.recv(64):
+        if daemon.fileno() in ready and _is_gone(daemon):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(program.pid, signal.SIGTERM)
             select.select([ended], [], [], GRACE_S)
             return
+
+
+def _is_gone(daemon: socket.socket) -> bool:
+    try:
+        return not daemon.recv(64)
+    except ConnectionResetError:  # it went before it had read what we said
+        return True
 
 
 def _end_all() -> None:

@@ -170,7 +170,7 @@ class Mirror:
             kind = _KINDS.get(shape.kind)
             if kind is None and shape.kind != routes.RTN_UNICAST:
                 continue  # broadcast, multicast, anycast, throw
-            hops = shape.hops
+            hops = tuple(hop for hop in shape.hops if hop not in shape.down)
             if shape.nexthop_id:
                 members = [self.nexthops.get(member) for member in self.members(shape.nexthop_id)[0]]
                 hops = tuple(member.hop for member in members if member and member.hop and not member.is_down)
@@ -226,10 +226,7 @@ class Mirror:
             return
         had = self.foreign.get(slot, ())
         if not is_new:
-            left = tuple(other for other in had if other != shape)
-            self._change_foreign(slot, left if len(left) < len(had) else (), news)
-            if is_our_place and not left:
-                news.awaited.add(key)
+            self._hear_foreign_gone(slot, had, shape, news)
             return
         if is_our_place and replaces and key in self.ours:
             # Who is there took our place: whatever the routes there lead to, they go.
@@ -240,6 +237,15 @@ class Mirror:
         # IPv6 tells of a route that joined others with all of their ways.
         is_whole = replaces or len(shape.hops) > 1
         self._change_foreign(slot, (shape,) if is_whole else (*(o for o in had if o != shape), shape), news)
+
+    def _hear_foreign_gone(self, slot: Slot, had: tuple[Shape, ...], shape: Shape, news: News) -> None:
+        left = tuple(other for other in had if other != shape)
+        if had and len(left) == len(had):
+            self.is_in_doubt = True  # IPv6 tells of one way of several as of a route of its own
+            return
+        self._change_foreign(slot, left, news)
+        if self.is_our_place(slot) and not left:
+            news.awaited.add(slot.key)
 
     def _change_foreign(self, slot: Slot, shapes: tuple[Shape, ...], news: News) -> None:
         added, removed = self.set_foreign(slot, shapes)
@@ -288,7 +294,7 @@ class Mirror:
         return (
             any(hop.link in self._fallen for shape in shapes for hop in shape.hops)
             or any(nexthop.hop and nexthop.hop.link in self._fallen for nexthop in self.nexthops.values())
-            or any(hop.link in self._risen for shape in shapes if shape.is_down for hop in shape.hops)
+            or any(hop.link in self._risen for s in shapes for hop in (s.hops if s.is_down else s.down))
             or any(n.hop and n.hop.link in self._risen for n in self.nexthops.values() if n.is_down)
         )
 

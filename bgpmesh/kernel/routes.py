@@ -87,6 +87,7 @@ class Shape:
     hops: tuple[Hop, ...] = ()
     tos: int = 0
     is_down: bool = field(default=False, compare=False)  # the kernel's word on the link, not part of the route
+    down: tuple[Hop, ...] = field(default=(), compare=False)  # the same, of single ways of several
 
 
 @frozen
@@ -269,11 +270,11 @@ class RouteReader:
 
     def __init__(self) -> None:
         self._known: dict[bytes, Shape] = {}
-        self._shapes: dict[tuple[Shape, bool], Shape] = {}
+        self._shapes: dict[tuple[Shape, bool, tuple[Hop, ...]], Shape] = {}
 
     def intern(self, shape: Shape) -> Shape:
         """Return the one object that stands for this shape: comparing 100,000 of them is then comparing identities."""
-        return self._shapes.setdefault((shape, shape.is_down), shape)
+        return self._shapes.setdefault((shape, shape.is_down, shape.down), shape)
 
     def read(self, data: bytes) -> Iterator[tuple[int, int, Nlri, Shape]]:
         """Yield (type, flags, prefix, shape) of each IPv4 and IPv6 route message; others are skipped."""
@@ -324,9 +325,13 @@ def _parse_route(data: bytes, offset: int, end: int) -> tuple[Nlri, Shape] | Non
     is_discard = kind in (RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT)
     identifier = _word(found, RTA_NH_ID)
     hops: list[Hop] = []
+    down: list[Hop] = []
     if not identifier and not is_discard:
         if RTA_MULTIPATH in found:
-            hops = list(_hops(found[RTA_MULTIPATH]))
+            for hop, is_down in _hops(found[RTA_MULTIPATH]):
+                hops.append(hop)
+                if is_down:
+                    down.append(hop)
         elif RTA_OIF in found or RTA_GATEWAY in found:
             hops = [Hop(_word(found, RTA_OIF), _gateway(found))]
     shape = Shape(
@@ -338,17 +343,20 @@ def _parse_route(data: bytes, offset: int, end: int) -> tuple[Nlri, Shape] | Non
         tuple(sorted(hops)),
         tos,
         bool(flags & (RTNH_F_DEAD | RTNH_F_LINKDOWN)),
+        tuple(down),
     )
     return Nlri(bytes((length,)) + destination), shape
 
 
-def _hops(data: bytes) -> Iterator[Hop]:
+def _hops(data: bytes) -> Iterator[tuple[Hop, bool]]:
+    """Yield each way of several, and whether its link is down."""
     at = 0
     while at + _HOP.size <= len(data):
-        length, _, _, link = _HOP.unpack_from(data, at)
+        length, flags, _, link = _HOP.unpack_from(data, at)
         if length < _HOP.size:
             return
-        yield Hop(link, _gateway(attributes(data, at + _HOP.size, min(at + length, len(data)))))
+        hop = Hop(link, _gateway(attributes(data, at + _HOP.size, min(at + length, len(data)))))
+        yield hop, bool(flags & (RTNH_F_DEAD | RTNH_F_LINKDOWN))
         at += (length + 3) & ~3
 
 

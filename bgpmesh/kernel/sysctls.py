@@ -103,7 +103,7 @@ def wrong(root: Path = PROC_SYS) -> list[tuple[str, str, bool]]:
     for setting in (*_HOST, *(_HOST_IPV6 if kernel_has_ipv6(root) else ())):
         path, value = root / setting.path, _read(root / setting.path)
         if value is not None and value != str(setting.value):
-            can_be_set = os.access(path, os.W_OK) and not os.statvfs(path).f_flag & os.ST_RDONLY
+            can_be_set = os.access(path, os.W_OK) and not _is_read_only(path)
             said = f"{setting.name} is {value}: {setting.consequence}"
             found.append((f"{setting.name}={setting.value}", said, can_be_set))
     return found
@@ -179,10 +179,17 @@ def put(setting: Setting, root: Path = PROC_SYS) -> str:
         path.write_text(f"{setting.value}\n", encoding="ascii")
     except OSError as error:
         # A read-only mount shows as EROFS, or as EACCES where the file's mode is asked first.
-        is_read_only = bool(os.statvfs(path).f_flag & os.ST_RDONLY)
-        why = f"{root} is read-only" if is_read_only else f"cannot be written ({os.strerror(error.errno or 0)})"
+        why = f"{root} is read-only" if _is_read_only(path) else f"cannot be written ({os.strerror(error.errno or 0)})"
         return f"{setting.name} is {found} and {why}: {setting.consequence}"
     return ""
+
+
+def _is_read_only(path: Path) -> bool:
+    """Tell whether a file is on a read-only mount; one that has vanished, with its link, is not."""
+    try:
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
 
 
 def _read(path: Path) -> str | None:
@@ -196,8 +203,8 @@ def _read(path: Path) -> str | None:
 def _links_on_advertisements(routes6: Path) -> list[str]:
     """Return the links with a route that a router advertised (linux/ipv6_route.h: flags, then the device)."""
     try:
-        lines = routes6.read_text(encoding="ascii").splitlines()
+        lines = routes6.read_bytes().splitlines()  # a link's name may be any octets but white space
     except OSError:
         return []
     fields = [line.split() for line in lines]
-    return sorted({f[9] for f in fields if len(f) == 10 and int(f[8], 16) & _RTF_ADDRCONF})
+    return sorted({os.fsdecode(f[9]) for f in fields if len(f) == 10 and int(f[8], 16) & _RTF_ADDRCONF})

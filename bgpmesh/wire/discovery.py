@@ -196,13 +196,14 @@ def _socket() -> socket.socket:
 def _own_addresses() -> dict[str, list[IPAddress]]:
     """Return the link-local addresses of each link that may be used by now; none where the kernel has no IPv6."""
     try:
-        lines = ADDRESSES.read_text(encoding="ascii").splitlines()
+        lines = ADDRESSES.read_bytes().splitlines()  # a link's name may be any octets but white space
     except OSError:
         return {}
     found: dict[str, list[IPAddress]] = {}
-    for packed, _, _, scope, flags, name in map(str.split, lines):
+    for packed, _, _, scope, flags, link in map(bytes.split, lines):
         if int(scope, 16) == _LINK_SCOPE and not int(flags, 16) & (_TENTATIVE | _DAD_FAILED):
-            address = ipaddress.ip_address(bytes.fromhex(packed))
+            name = os.fsdecode(link)
+            address = ipaddress.ip_address(bytes.fromhex(packed.decode()))
             found.setdefault(name, []).append(ipaddress.ip_address(f"{address}%{name}"))
     return {name: sorted(addresses, key=int) for name, addresses in found.items()}
 

@@ -214,3 +214,19 @@ async def called(told: list[Event]) -> Connected:
                 with contextlib.suppress(OSError):
                     await asyncio.get_running_loop().sock_connect(sock, ("fe80::a", 179, 0, link))
                 await asyncio.sleep(0.05)
+
+
+def test_a_link_whose_name_is_no_text_disturbs_nobody(wire: Callable[[Scenario], None]) -> None:
+    """A name is any octets but white space; those that Python takes for such are none for the kernel."""
+
+    async def scenario(ends: Ends) -> None:
+        names = ("n\xe9", "x\x1cy")
+        run("ip", "link", "add", names[0], "type", "veth", "peer", "name", names[1])
+        for number, name in enumerate(names, 1):
+            run("ip", "link", "set", name, "addrgenmode", "none")
+            run("ip", "addr", "add", f"fe80::{number}/64", "dev", name, "nodad")
+            run("ip", "link", "set", name, "up")
+        ends.edge.configure(["a", "b", *names])
+        await ends.until(lambda: ends.found().keys() == {"a", "b", *names} and ends.edge.problems == [], "all ends")
+
+    wire(scenario)

@@ -623,3 +623,52 @@ def test_ours_is_still_changed_where_somebody_appends_a_route(
             assert (core.failures, shown[0]) == ({}, ("77", object_id(second)))
 
     node(scenario)
+
+
+@pytest.mark.parametrize(("prefix", "near", "far"), [("10.9.0.0/16", X, "198.51.100.9"), ("fd09::/64", X6, "fd99::9")])
+def test_of_a_route_with_several_ways_those_of_links_that_are_down_lead_nowhere(
+    node: Callable[[Scenario], None], prefix: str, near: IPAddress, far: str
+) -> None:
+    """Only the way that is left is one that next hops resolve by; the other is one again when its link is up."""
+
+    async def scenario() -> None:
+        ip("link", "add", "up1", "type", "veth", "peer", "name", "far1")
+        ip("link", "set", "far1", "up")
+        ip("link", "set", "up1", "up")
+        ip("addr", "add", "198.51.100.1/24", "dev", "up1")
+        ip("addr", "add", "fd99::1/64", "dev", "up1", "nodad")
+        ways = ("nexthop", "via", far, "dev", "up1", "nexthop", "via", str(near), "dev", "up0")
+        ip("route", "add", prefix, *ways)
+        core = Core(lambda: asyncio.get_running_loop().time())
+
+        def gateways() -> set[str]:
+            return {str(host.gateway) for host in core.host_routes if host.prefix == parse_nlri(prefix)}
+
+        async with core.running():
+            await core.until(lambda: gateways() == {far, str(near)})
+            ip("link", "set", "far1", "down")  # it has no carrier then, and keeps its addresses
+            await core.until(lambda: gateways() == {str(near)})
+            ip("link", "set", "far1", "up")
+            await core.until(lambda: gateways() == {far, str(near)})
+
+    node(scenario)
+
+
+def test_one_of_several_ways_that_somebody_deletes_leaves_the_others(node: Callable[[Scenario], None]) -> None:
+    """IPv6 tells of that one alone."""
+
+    async def scenario() -> None:
+        ways = ("nexthop", "via", str(X6), "dev", "up0", "nexthop", "via", str(Y6), "dev", "up0")
+        ip("route", "add", "fd09::/64", *ways)
+        core = Core(lambda: asyncio.get_running_loop().time())
+
+        def gateways() -> set[object]:
+            return {host.gateway for host in core.host_routes if host.prefix == parse_nlri("fd09::/64")}
+
+        async with core.running():
+            await core.until(lambda: gateways() == {X6, Y6})
+            ip("route", "del", "fd09::/64", "via", str(X6), "dev", "up0")
+            await core.until(lambda: X6 not in gateways())
+            assert gateways() == {Y6}
+
+    node(scenario)

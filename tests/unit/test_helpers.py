@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +22,7 @@ from bgpmesh.helpers import edge
 from bgpmesh.helpers.edge import Command, Helpers, ProcessOptions
 from bgpmesh.route.nlri import Nlri, parse_nlri, prefix_text
 from bgpmesh.wire.announcements import parse
-from tests.waiting import until
+from tests.waiting import DEADLINE_S, until
 
 
 class World:
@@ -369,3 +372,41 @@ def test_no_program_outlives_a_daemon_that_is_killed(tmp_path: Path) -> None:
     finally:
         daemon.kill()
         daemon.wait()
+
+
+def test_a_daemon_out_of_descriptors_starts_it_later(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And goes on meanwhile."""
+    monkeypatch.setattr(edge, "AGAIN_S", (0.01, 0.01))
+    file, pairs = tmp_path / "pid", [OSError(errno.EMFILE, os.strerror(errno.EMFILE))]
+    real = socket.socketpair
+
+    def socketpair() -> tuple[socket.socket, socket.socket]:
+        if pairs:
+            raise pairs.pop()
+        return real()
+
+    async def body(world: World) -> None:
+        monkeypatch.setattr(socket, "socketpair", socketpair)
+        await until(has_written(file), lambda: world.logged)
+        assert world.has_logged(f"cannot be started: {os.strerror(errno.EMFILE)}")
+
+    running(monkeypatch, body, shell(f"echo $$ > {file}; exec sleep 1000"))
+
+
+def test_what_it_started_ends_with_a_daemon_that_has_not_read_the_warden(tmp_path: Path) -> None:
+    """The socket between them says then that it was reset, not that it has ended."""
+    file, program = tmp_path / "pid", ("/bin/sh", "-c", "sleep 1000 & echo $! > $0; wait", str(tmp_path / "pid"))
+    ours, theirs = socket.socketpair()
+    with theirs:
+        command = [sys.executable, "-I", "-S", edge.WARDEN, str(theirs.fileno()), *program]
+        warden = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
+    deadline = time.monotonic() + DEADLINE_S
+    while not has_written(file)() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    ours.close()
+    warden.wait(DEADLINE_S)
+    child = pid_in(file)
+    is_left = alive(child)
+    if is_left:
+        os.kill(child, signal.SIGKILL)
+    assert not is_left

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -127,3 +128,23 @@ def test_what_is_wrong_with_the_host_is_told_once_and_when_it_is_over(
             assert host.problems == problems
     told = ["host.unprepared reason=a", "host.unprepared reason=b", 'host.prepared reason="no longer: a"']
     assert caplog.messages == told
+
+
+def test_a_link_whose_name_is_no_text_keeps_heeding_advertisements(root: Path, tmp_path: Path) -> None:
+    """A name is any octets but white space."""
+    link = os.fsdecode(b"n\xff")
+    routes6 = tmp_path / "ipv6_route"
+    routes6.write_bytes(os.fsencode(ADVERTISED.format(link)))
+    fill(root, RIGHT | {"net/ipv6/conf/all/forwarding": "0", f"net/ipv6/conf/{link}/accept_ra": "1"})
+    assert prepare_host(root=root, routes6=routes6) == []
+    assert value(root, f"net/ipv6/conf/{link}/accept_ra") == "2"
+
+
+def test_a_sysctl_that_vanishes_with_its_link_is_a_problem_in_words(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was there when it was read."""
+    monkeypatch.setattr(sysctls, "_read", lambda _: "0")
+    problem = sysctls.put(sysctls.Setting("net/ipv4/conf/gone0/forwarding", 1, "nothing passes"), root)
+    why = os.strerror(errno.ENOENT)
+    assert problem == f"net.ipv4.conf.gone0.forwarding is 0 and cannot be written ({why}): nothing passes"
