@@ -147,10 +147,19 @@ def ours(told: list[str]) -> list[str]:
 
 
 @contextmanager
-def pair(kind: Kind, text: str = "", theirs: Callable[[Setup], Setup] = lambda setup: setup) -> Iterator[Pair]:
-    """Bring a pair up: both sides started, nothing awaited; `text` is our configuration, `theirs` changes its setup."""
+def pair(
+    kind: Kind,
+    text: str = "",
+    theirs: Callable[[Setup], Setup] = lambda setup: setup,
+    before: Callable[[Lab], None] = lambda _: None,
+) -> Iterator[Pair]:
+    """Bring a pair up: both sides started, nothing awaited.
+
+    `text` is our configuration, `theirs` changes its setup, and `before` is called with the lab before anything starts.
+    """
     speaker, asn = kind
     with lab_of("pair") as lab:
+        before(lab)
         setup = Setup(asn, "10.0.0.2", "2001:db8::2", "10.0.0.1", ASN, announce=tuple(sorted(THEIRS)))
         both = Pair(lab, speaker(lab, "peer", theirs(setup)))
         both.configure(text or configuration(asn))

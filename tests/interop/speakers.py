@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
 from typing import Protocol
@@ -23,7 +23,7 @@ from typing import Protocol
 import pytest
 from _pytest.mark import ParameterSet
 
-from containerlab.lab import Lab, Process, missing
+from containerlab.lab import Lab, Process, missing, until
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Setup:
     marks_count: int = 0  # so many communities on all of it, 64512:0 and so on; BIRD and FRR only
     is_extended: bool = False  # BIRD: it takes messages of up to 65,535 octets, as FRR does unasked
     has_ttl_security: bool = False  # its packets say 255, and others it does not take (RFC 5082)
-    # FRR: `neighbor` is the link at whose other end it is. BIRD: it says on eth1 that it is a router.
+    # FRR, GoBGP: `neighbor` is the link at whose other end it is. BIRD: it says on eth1 that it is a router.
     is_unnumbered: bool = False
     role: str = ""  # its own (RFC 9234); BIRD and FRR only
     client: str = ""  # iBGP: reflect to it, and take and send several paths (RFC 7911)
@@ -76,6 +76,11 @@ class Setup:
     def local(self) -> str:
         """The own end of the session."""
         return self.address6 if ":" in self.neighbor else self.address
+
+    @property
+    def local_on_link(self) -> str:
+        """The same with its link, where it has one."""
+        return self.local + "".join(self.neighbor.partition("%")[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -639,6 +644,9 @@ class GoBgp:
         path = f"/run/gobgp-{self.node}.toml"
         self.lab.write(self.node, path, self._file())
         restarted = ["-r"] if self._process and self.setup.graceful_restart else []
+        if self.setup.is_unnumbered:  # it looks once who is there, and ends where the kernel has not heard of anybody
+            listing = ["ip", "-6", "neighbor", "show", "dev", self.setup.neighbor]
+            until(lambda: "fe80:" in self.lab.exec(self.node, listing).stdout, "the kernel to know who is on the link")
         self._process = self.lab.start(
             self.node, ["gobgpd", "-f", path, "-p", "--api-hosts=127.0.0.1:50051", "--pprof-disable", *restarted]
         )
@@ -663,8 +671,13 @@ class GoBgp:
             prefix
             for family in ("ipv4", "ipv6")
             for prefix, paths in self._table(family).items()
-            if any(path.get("neighbor-ip") == self.setup.neighbor for path in paths)
+            if any(self._is_theirs(path) for path in paths)
         }
+
+    def _is_theirs(self, path: Mapping[str, object]) -> bool:
+        """Tell whether the neighbour has said this, on a link whoever is there."""
+        said_by = str(path.get("neighbor-ip"))
+        return said_by.startswith("fe80:") if self.setup.is_unnumbered else said_by == self.setup.neighbor
 
     def held(self) -> set[str]:
         """Return the same, also while the neighbour is away."""
@@ -718,7 +731,8 @@ class GoBgp:
 
     def _route(self, action: str, prefix: str) -> None:
         family, next_hop = ("ipv6", self.setup.address6) if ":" in prefix else ("ipv4", self.setup.address)
-        hop = ["nexthop", next_hop] if action == "add" else []
+        # Without one it says its end of the link.
+        hop = ["nexthop", next_hop] if action == "add" and not self.setup.is_unnumbered else []
         answer = self._ask("global", "rib", action, prefix, *hop, "-a", family)
         assert not answer.strip(), answer
 
@@ -764,7 +778,7 @@ class GoBgp:
   as = {own.asn}
   router-id = "{own.address}"
   port = 179
-  local-address-list = ["{own.address}"]
+  local-address-list = ["{"::" if own.is_unnumbered else own.address}"]
 {ends}
 """
 
@@ -774,12 +788,12 @@ class GoBgp:
         return f"""
 [[neighbors]]
   [neighbors.config]
-    neighbor-address = "{neighbor}"
+    neighbor-{"interface" if own.is_unnumbered else "address"} = "{neighbor}"
     peer-as = {own.neighbor_asn}
     admin-down = {"true" if neighbor == own.neighbor else "false"}
     {f'auth-password = "{own.password}"' if own.password else ""}
   [neighbors.transport.config]
-    local-address = "{own.address}"
+    {"" if own.is_unnumbered else f'local-address = "{own.address}"'}
     passive-mode = {"true" if own.is_passive else "false"}
   [neighbors.timers.config]
     connect-retry = 2
@@ -882,7 +896,7 @@ class OpenBgpd:
         return f"""
 AS {own.asn}
 router-id {own.address}
-listen on {own.address}
+listen on {own.local_on_link}
 fib-update no
 holdtime 9
 connect-retry 2
@@ -898,7 +912,7 @@ allow to any
         return f"""
 neighbor {neighbor} {{
     remote-as {own.neighbor_asn}
-    local-address {own.address}
+    local-address {own.local_on_link}
     announce IPv4 unicast
     announce IPv6 unicast
     announce refresh yes

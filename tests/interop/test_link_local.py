@@ -1,6 +1,6 @@
 """Sessions between link-local addresses (RFC 4007): both families go by next hops that are of the link alone.
 
-n1: bgpmesh, AS 65001   fe80::1%eth1  --------  fe80::2%eth1   peer: BIRD
+n1: bgpmesh, AS 65001   fe80::1%eth1  --------  fe80::2%eth1   peer: BIRD or OpenBGPD
 
 Or nobody says which addresses: who is at the other end of the link is found by router advertisements (RFC 4861).
 """
@@ -14,9 +14,9 @@ from signal import SIGKILL
 
 import pytest
 
-from containerlab.lab import until
+from containerlab.lab import Lab, until
 from tests.interop.pair import ASN, CONFIG, OURS, THEIR_ASN, THEIRS, Kind, Pair, configuration, kinds, pair
-from tests.interop.speakers import Bird, Frr, Setup
+from tests.interop.speakers import Bird, Frr, GoBgp, OpenBgpd, Setup, why_not
 from tests.lab.cluster import PROTOCOL, Watch, lab_of, next_hops_of
 
 PLACE = """
@@ -24,6 +24,11 @@ address = "fe80::2%eth1"
 source = "fe80::1%eth1"
 """
 UNNUMBERED = 'interface = "eth1"'
+ADVERTISING = """
+router id 10.0.0.2;
+protocol device { }
+protocol radv { interface "eth1" { max ra interval 4; default lifetime 0; }; }
+"""
 OPTIONS = """
 password = "of the link"
 ttl_security = true
@@ -49,10 +54,27 @@ def linked(kind: Kind, where: str = PLACE) -> Iterator[Pair]:
 
     options = OPTIONS if kind[1] == THEIR_ASN else OPTIONS.replace("ttl_security", "passive")
     with pair(kind, configuration(kind[1], options=options, where=where), theirs) as both:
-        for node, address in (("n1", "fe80::1/64"), ("peer", "fe80::2/64")):
-            both.lab.exec(node, ["ip", "-6", "address", "flush", "dev", "eth1", "scope", "link"])
-            both.lab.exec(node, ["ip", "address", "add", address, "dev", "eth1", "nodad"])
+        name_ends(both.lab)
         yield both
+
+
+def name_ends(lab: Lab) -> None:
+    """Give both ends addresses that can be said in a file, in place of those that the kernel has made."""
+    for node, address in (("n1", "fe80::1/64"), ("peer", "fe80::2/64")):
+        lab.exec(node, ["ip", "-6", "address", "flush", "dev", "eth1", "scope", "link"])
+        lab.exec(node, ["ip", "address", "add", address, "dev", "eth1", "nodad"])
+
+
+def written_by_a_restart(both: Pair) -> list[str]:
+    """Kill our daemon, start it, and return what became of our kernel's routes until it was in sync."""
+    watch = Watch(both.lab, "n1")
+    both.ours.stop(SIGKILL)
+    until(lambda: not both.speaker.is_established(), f"{both.speaker.name} to notice")
+    until(both.speaker.is_settled, f"{both.speaker.name} to be past its own beginnings")
+    both.start()
+    both.await_established()
+    until(lambda: dict(both.ask("status") or {}).get("in_sync"), "the restart to be over")  # type: ignore[call-overload]
+    return watch.end()
 
 
 @pytest.mark.parametrize("kind", kinds(Bird))
@@ -68,12 +90,7 @@ def test_both_families_go_by_the_link(kind: Kind) -> None:
             heard = both.speaker._ask(f"show route {prefix} all")
             assert "via fe80::1 on eth1" in heard
         until(lambda: both.peer()["bfd"] == "up", "BFD to see the path")
-        watch = Watch(both.lab, "n1")
-        both.ours.stop(SIGKILL)
-        both.start()
-        both.await_established()
-        until(lambda: dict(both.ask("status") or {}).get("in_sync"), "the restart to be over")  # type: ignore[call-overload]
-        assert watch.end() == []
+        assert written_by_a_restart(both) == []
         both.await_routes(OURS, THEIRS)
 
 
@@ -85,27 +102,65 @@ def link_local_of(both: Pair, node: str) -> str:
     return address.partition("/")[0]
 
 
-@pytest.mark.parametrize("kind", kinds(Frr))
+def say_router(both: Pair) -> None:
+    """Have the neighbour's host say in router advertisements that it is there."""
+    if why_not(Bird):
+        pytest.skip(f"nobody to say so: {why_not(Bird)}")
+    both.lab.write("peer", "/run/radv.conf", ADVERTISING)
+    both.lab.start("peer", ["bird", "-f", "-c", "/run/radv.conf", "-s", "/run/radv.ctl"])
+
+
+@pytest.mark.parametrize("kind", kinds(Frr, GoBgp))
 def test_an_unnumbered_neighbour_is_found(kind: Kind) -> None:
-    """FRR's `neighbor eth1 interface`: no address is said on either side; a restart writes no route."""
+    """FRR's `neighbor eth1 interface`, GoBGP's `neighbor-interface`: no address on either side; restarts write nothing.
+
+    GoBGP finds us by our advertisements. It sends none, and asks its users to run a program beside it that does. Nor
+    has it BFD.
+    """
+    has_bfd = kind[0] is Frr
 
     def theirs(setup: Setup) -> Setup:
-        return replace(setup, neighbor="eth1", is_unnumbered=True, bfd_ms=1000)
+        return replace(setup, neighbor="eth1", is_unnumbered=True, bfd_ms=1000 if has_bfd else 0)
 
-    text = configuration(kind[1], where=UNNUMBERED, options="bfd = { interval_ms = 1000 }")
-    with pair(kind, text, theirs) as both:
+    options = "bfd = { interval_ms = 1000 }" if has_bfd else ""
+    with pair(kind, configuration(kind[1], where=UNNUMBERED, options=options), theirs) as both:
+        if kind[0] is GoBgp:
+            say_router(both)
         both.await_established()
         both.await_routes(OURS, THEIRS)
         for prefix in THEIRS:
             assert next_hops_of(both.lab, "n1", prefix) == {link_local_of(both, "peer")}
-        until(lambda: both.peer()["bfd"] == "up", "BFD to see the path")
-        watch = Watch(both.lab, "n1")
-        both.ours.stop(SIGKILL)
-        both.start()
-        both.await_established()
-        until(lambda: dict(both.ask("status") or {}).get("in_sync"), "the restart to be over")  # type: ignore[call-overload]
-        assert watch.end() == []
+        if has_bfd:
+            until(lambda: both.peer()["bfd"] == "up", "BFD to see the path")
+        assert written_by_a_restart(both) == []
         both.await_routes(OURS, THEIRS)
+
+
+def ipv6_of(prefixes: set[str]) -> set[str]:
+    """Return those of IPv6."""
+    return {prefix for prefix in prefixes if ":" in prefix}
+
+
+@pytest.mark.parametrize("kind", kinds(OpenBgpd))
+def test_ipv6_goes_by_the_link_also_without_ipv6_next_hops(kind: Kind) -> None:
+    """OpenBGPD, by address: it has nothing like `interface`. Where it has no RFC 8950 it hears no IPv4 of ours.
+
+    What 7.7 says of IPv4 has next hop 127.0.0.1, as on Linux it takes the first address of the host for its own; that
+    is in no kernel.
+    """
+
+    def theirs(setup: Setup) -> Setup:
+        return replace(setup, address6="fe80::2", neighbor="fe80::1%eth1")
+
+    with pair(kind, configuration(kind[1], where=PLACE), theirs, name_ends) as both:
+        both.await_established()
+        heard = OURS if "extended-next-hop" in str(both.ask("peers", "other")) else ipv6_of(OURS)
+        until(lambda: both.speaker.received() == heard, f"it to have {sorted(heard)}")
+        until(lambda: ipv6_of(both.kernel()) == ipv6_of(THEIRS), "its IPv6 prefixes in our kernel")
+        for prefix in ipv6_of(THEIRS):
+            assert next_hops_of(both.lab, "n1", prefix) == {"fe80::2"}
+        assert written_by_a_restart(both) == []
+        until(lambda: both.speaker.received() == heard, f"it to have {sorted(heard)} again")
 
 
 @pytest.mark.parametrize("kind", kinds(Bird, asns=(THEIR_ASN,)))
