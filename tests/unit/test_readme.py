@@ -1,4 +1,4 @@
-"""What README.md tells people to write and to type is taken by the program."""
+"""What README.md and config/README.md tell people to write and to type is taken; their links lead somewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 
 from bgpmesh import cli, config, objects
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+REPOSITORY = Path(__file__).parents[2]
+TEXTS = {name: (REPOSITORY / name).read_text(encoding="utf-8") for name in ("README.md", "config/README.md")}
 # What a file has that an example of a single feature goes into, as far as the example does not say it itself.
 NEIGHBOUR = "[peer.tor1]"
 AROUND = {
@@ -23,7 +24,11 @@ AROUND = {
 
 def blocks(kind: str) -> list[str]:
     """Return the fenced blocks of a kind; "" is what has none."""
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    fenced = [
+        found
+        for text in TEXTS.values()
+        for found in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    ]
     return [text for of, text in fenced if of == kind]
 
 
@@ -36,7 +41,7 @@ def commands() -> list[str]:
 
 def test_there_is_something_to_look_at() -> None:
     """A README written otherwise must not pass for nothing."""
-    assert len(blocks("toml")) >= 8
+    assert len(blocks("toml")) >= 12
     assert len(commands()) >= 20
 
 
@@ -59,3 +64,25 @@ def test_a_command_is_taken(line: str) -> None:
     """As far as its words go; what they name need not be there."""
     words = shlex.split(line)[1:]
     cli._parser(words).parse_args(words)
+
+
+def links() -> list[tuple[str, str]]:
+    """Return each link into the repository, with the text that it stands in."""
+    found = [(name, to) for name, text in TEXTS.items() for to in re.findall(r"\]\(([^)]+)\)", text)]
+    return [(name, to) for name, to in found if "://" not in to]
+
+
+def anchors(text: str) -> set[str]:
+    """Return the names that headings can be linked by."""
+    heads = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize(("name", "to"), links())
+def test_a_link_leads_to_a_file_and_a_heading(name: str, to: str) -> None:
+    """So that a section which is renamed is still found."""
+    path, _, anchor = to.partition("#")
+    target = (REPOSITORY / name).parent / path if path else REPOSITORY / name
+    assert target.exists()
+    if anchor:
+        assert anchor in anchors(target.read_text(encoding="utf-8"))
