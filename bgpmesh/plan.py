@@ -175,7 +175,7 @@ def _plain(value: object) -> object:
             return value.label
         case Role():
             return value.value
-        case (Family(), address):
+        case (Family(), address) if not isinstance(address, Family):  # of next hops; two families are just that
             return str(address)
         case tuple():
             return [_plain(each) for each in value]

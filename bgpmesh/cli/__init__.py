@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from bgpmesh import __version__
-from bgpmesh.cli.asking import DONE, outcome
+from bgpmesh.cli.asking import BAD, DONE, outcome
 from bgpmesh.cli.commands import COMMANDS
 from bgpmesh.control import client
 
@@ -31,7 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         try:
             words = sys.argv[1:] if argv is None else argv
-            code = outcome(_parser(words).parse_args(words))
+            parser = _parser(words)
+            if not words:  # somebody who does not know what there is
+                parser.print_help(sys.stderr)
+                return BAD
+            code = outcome(parser.parse_args(words))
         finally:
             if sys.stdout is not None:  # closed by whoever started us
                 sys.stdout.flush()  # also on the way out that --help takes: at exit it is too late to catch anything

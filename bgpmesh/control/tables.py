@@ -656,9 +656,8 @@ def undrained(result: object) -> str:
 def pools(result: object) -> str:
     """Return the node's blocks, and who has which address."""
     blocks = ([row.get(key) for key in ("cidr", "pool", "used", "free")] for row in each_of(field(result, "blocks")))
-    used = ([row.get(key) for key in ("address", "workload", "block")] for row in each_of(field(result, "addresses")))
-    parts = [table(("BLOCK", "POOL", "USED", "FREE"), blocks), "", table(("ADDRESS", "WORKLOAD", "BLOCK"), used)]
-    return "\n".join(parts)
+    used = listing(field(result, "addresses"), ("address", "workload", "block"), "no address is in use")
+    return "\n".join([table(("BLOCK", "POOL", "USED", "FREE"), blocks), "", used])
 
 
 def leaks(result: object) -> str:

@@ -505,8 +505,9 @@ def _nearest(passage: _Passage, packet: Packet, tier: str | None) -> str:
         for line in body.lines[packet.family]
         if line.action is Action.ALLOW
     ]
-    what = "no profile" if tier is None else f"no rule of tier {tier}"
     if not missing:
+        names = ", ".join(dict.fromkeys(bodies[chain].policy for chain in chains))
+        what = "no profile" if tier is None else f"no rule of tier {tier} ({names})"
         return f"{what} allows anything here"
     terms, policy, rule = min(missing, key=lambda row: len(row[0]))
     return f"rule {rule} of {policy} would allow it but for {' and '.join(dict.fromkeys(map(_name, terms)))}"

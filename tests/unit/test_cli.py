@@ -417,6 +417,11 @@ def test_bad_use_is_exit_2(argv: list[str], run: Run) -> None:
     assert run(*argv)[0] == 2
 
 
+def test_without_a_command_the_help_says_what_there_is(run: Run) -> None:
+    """As errors, since nothing was done."""
+    assert run() == (2, "", run("--help")[1])
+
+
 def test_an_unknown_log_level_is_bad_use(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Told as everything else that an operator writes."""
     monkeypatch.setenv("BGPMESH_LOG", "loud")

@@ -128,6 +128,15 @@ def test_a_limit_below_what_is_there_closes_the_session(held: int, what: str) ->
     assert sessions(planned(BEFORE, after, Held({PeerName("tor3"): (held, 2)})))[what] == ["tor3"]
 
 
+def test_families_that_go_are_named_as_in_the_file() -> None:
+    """Each of them, also where there were two."""
+    before = BEFORE.replace('address = "192.0.2.1"', 'address = "192.0.2.1"\naddress6 = "2001:db8::1"')
+    found = planned(before, before.replace('"192.0.2.252"', '"192.0.2.252"\nfamilies = ["ipv4"]'), HELD)
+    (row,) = cast("dict[str, list[JsonObject]]", found["sessions"])["reset"]
+    assert {"field": "families", "from": ["ipv4", "ipv6"], "to": ["ipv4"]} in cast("list[JsonObject]", row["changes"])
+    assert "families ipv4, ipv6 -> ipv4" in tables.plan(found)
+
+
 def test_a_range_is_what_becomes_of_its_speakers() -> None:
     """One that comes or goes is told of as such; of one that changes the speakers are reset, change or go on."""
     leaves = """

@@ -261,6 +261,13 @@ def test_durations_are_read_at_a_glance(seconds: object, expected: str) -> None:
     assert tables.duration(seconds) == expected
 
 
+def test_a_node_without_workloads_says_so() -> None:
+    """Not a head with nothing below it."""
+    blocks = [{"cidr": "10.244.1.0/26", "pool": "default", "used": 0, "free": 64}]
+    said = tables.pools({"blocks": blocks, "addresses": []})
+    assert said.splitlines()[1:] == ["10.244.1.0/26  default     0    64", "", "no address is in use"]
+
+
 def test_tables_obey_nobody() -> None:
     """Control characters that a peer said do not reach the terminal."""
     assert "\x1b" not in tables.peers([{"name": "n2", "last_error": "\x1b[2Jgone"}])

@@ -177,6 +177,15 @@ def test_why_not_names_the_smallest_change(source: str, destination: str, port: 
     assert expected == why_not(Compiler().compile(MODEL), packet(source, destination, port))
 
 
+def test_why_not_names_the_policies_that_only_close() -> None:
+    """They have no rule that a step could name."""
+    closed = replace(DB_POLICY, name="closed", ingress=())
+    compiled = Compiler().compile(replace(MODEL, policies=(closed,)))
+    assert why_not(compiled, packet("10.0.1.1", "10.0.1.2")) == (
+        "ingress of shop/db: no rule of tier default (shop/closed) allows anything here",
+    )
+
+
 def test_why_not_names_the_rule_that_denies_and_every_direction_that_does() -> None:
     """Mending one of two would not help."""
     out = Policy("out", None, types=frozenset({Direction.EGRESS}), egress=(Rule(Action.DENY),))
