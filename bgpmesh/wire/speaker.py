@@ -73,6 +73,7 @@ CONNECT_S = 5.0  # a call that is not answered; the kernel repeats its SYN after
 HANGUP_S = 1.0  # for what was sent to leave, and for the peer to close
 UPKEEP_S = 1.0  # listeners that could not be bound are tried again
 DROPPED_S = 3.0  # between looks at the counters of what is dropped: one look sees one or two tries of a caller
+OPENED_S = 30.0  # whose OPEN was refused within this time is kept away by no signature and no TTL
 STALL_S = 10.0  # until it is told that a socket takes nothing, and then each time again
 BUSY_S = 0.002  # until we look again whether the engine has caught up
 
@@ -208,6 +209,7 @@ class Speaker:
         self._paused: set[Connection] = set()  # not read from while the engine is busy
         self._hungry: OrderedDict[int, Connection] = OrderedDict()  # to be asked for routes, in this order
         self._is_pulling = False
+        self._opened: dict[PeerName, float] = {}  # second of the last OPEN that no session came of, for a while
         self._dropped: Counter[str] = Counter()
         self._stalled_next = 0.0  # second at which to look again who takes nothing
         self._dropped_next = 0.0  # second at which to look at the counters again
@@ -304,6 +306,7 @@ class Speaker:
             case StartRoutes():
                 connection.wants_routes = True
                 self._fed[connection.peer.name] = connection
+                self._opened.pop(connection.peer.name, None)
                 self._ask(connection)
             case Hangup():
                 self._hang_up(connection)
@@ -373,10 +376,13 @@ class Speaker:
             return
         counters = dropped_counters()
         rose, self._dropped, self._dropped_next = counters - self._dropped, counters, now + DROPPED_S
+        self._opened = {name: at for name, at in self._opened.items() if now - at < OPENED_S}
         if not rose:
             return
-        # A connection may stand and carry nothing: a SYN-ACK has TTL 255 where what follows has not.
-        missing = [peer for name, peer in self._peers.items() if name not in self._fed and name not in self._calls]
+        # A connection may stand and carry nothing: a SYN-ACK has TTL 255 where what follows has not. Who has said OPEN,
+        # and was refused, has another trouble; the counters are those of somebody else then.
+        there = self._fed.keys() | self._calls.keys() | self._opened.keys()
+        missing = [peer for name, peer in self._peers.items() if name not in there]
         missing += [each.template for listener in self._listeners.values() for each in listener.ranges]
         for peer in missing:
             if suspected := suspicion(peer, rose):
@@ -519,6 +525,7 @@ class Speaker:
                     self._report(MessageReceived(number, decoded))
                 case Negotiated():
                     self._count(connection, "in", "open", 1)
+                    self._opened[connection.peer.name] = asyncio.get_running_loop().time()
                     self._report(OpenReceived(number, decoded))
                 case Garbage(notification, text):
                     self._report(GarbageReceived(number, notification, text))

@@ -380,6 +380,32 @@ def test_md5_mismatch_is_suspected_on_both_sides(monkeypatch: pytest.MonkeyPatch
     play(scenario())
 
 
+def test_who_has_said_open_is_not_suspected_for_what_others_send(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel counts for all: a peer whose AS was refused must not be told to mend its password."""
+    monkeypatch.setattr(speaker, "UPKEEP_S", 0.01)
+    monkeypatch.setattr(speaker, "DROPPED_S", 0.01)
+    dropped = Counter({"TCPMD5Unexpected": 0})
+    monkeypatch.setattr(speaker, "dropped_counters", dropped.copy)
+
+    async def scenario() -> None:
+        one, two = pair()
+        third = replace(one.peer, name=PeerName("third"), address=ipaddress.ip_address("127.0.0.9"))
+        async with running(one, two):
+            one.speaker.configure((one.peer, third))
+            await connect(two, one)
+            await open_both(one, two)
+            one.speaker.execute(Hangup(one.connection))
+            await until(lambda: not one.speaker.connections)
+            dropped["TCPMD5Unexpected"] += 1
+            await one.first(ConnectFailed)
+            assert {event.peer for event in one.seen(ConnectFailed)} == {"third"}
+            monkeypatch.setattr(speaker, "OPENED_S", 0.0)
+            dropped["TCPMD5Unexpected"] += 1
+            await until(lambda: NAME in {event.peer for event in one.seen(ConnectFailed)})
+
+    play(scenario())
+
+
 RANGES = [(A, B, "127.0.0.0/30"), (V6, V6, "::/64")]
 
 
