@@ -288,7 +288,7 @@ def _change(
         if "text" not in arguments:
             arguments.text = sys.stdin.read() if arguments.file == "-" else objects.text_of(Path(arguments.file))
         documents = objects.parse(arguments.text, name)
-    except (objects.UnreadableError, ValueError) as error:
+        plain = json.loads(json.dumps(documents, default=str))  # YAML and TOML know dates
+    except (objects.UnreadableError, ValueError, TypeError, RecursionError) as error:  # YAML has what JSON has not
         return fail(arguments, f"{arguments.file}: {error}", BAD)
-    plain = json.loads(json.dumps(documents, default=str))  # YAML and TOML know dates
     return _ask(arguments, command, {"documents": plain, **args}, show, judge=judge)

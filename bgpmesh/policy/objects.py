@@ -26,7 +26,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from itertools import chain
+from typing import NamedTuple, TypeGuard
 
 from bgpmesh.frozen import frozen
 from bgpmesh.policy import calico, kubernetes
@@ -57,6 +58,8 @@ _SHORT = {  # as kubectl and calicoctl have them
     "gns": "globalnetworkset",
     "hep": "hostendpoint",
 }
+DEEPEST = 100  # tables and lists of an object within each other
+MOST_VALUES = 4 << 20  # in all of them; aliases of YAML make as many of a few lines as they like
 DEFAULT_NAMESPACE = "default"  # of an object whose kind has namespaces and which names none
 
 # What an API server writes into metadata, and says nothing about who may talk to whom.
@@ -230,6 +233,8 @@ def _read_one(where: str, document: object, found: Read) -> None:
         if key in found.objects:
             top.refuse("metadata.name", f"is {shown(key.written)}: there is another {title} before it")
         value = kind.read(head, top.table("spec") or Fields({}, "spec", findings))
+        if reason := _not_to_be_kept(document):
+            top.refuse("", reason)
         findings.close()
         if not findings.faults:
             found.objects[key] = value
@@ -241,6 +246,31 @@ def _read_one(where: str, document: object, found: Read) -> None:
         found.bad.setdefault(key, []).extend(remarks)
     elif remarks and (key is None or not key.name):
         found.is_certain = False
+
+
+def _not_to_be_kept(document: object) -> str:
+    """Return why a document cannot be written as JSON, as it is kept and shown, "" where it can.
+
+    YAML has keys that are dates, what contains itself, and lists of lists of a thousand of the same.
+    """
+    level, count = [document], 0
+    for _ in range(DEEPEST):
+        tables = [each for each in level if isinstance(each, Mapping)]
+        odd = next((key for each in tables for key in each if not isinstance(key, str | int | float | None)), "")
+        if odd != "":
+            return f"has the key {printable(str(odd))}, which is not a text: put it in quotation marks"
+        inner = [each.values() if isinstance(each, Mapping) else each for each in level if _has_more(each)]
+        count += sum(map(len, inner))
+        if count > MOST_VALUES:
+            return f"has more than {MOST_VALUES} values"
+        level = list(chain.from_iterable(inner))
+        if not level:
+            return ""
+    return f"is nested more than {DEEPEST} deep"
+
+
+def _has_more(value: object) -> TypeGuard[Mapping[object, object] | list[object] | tuple[object, ...]]:
+    return isinstance(value, Mapping | list | tuple)
 
 
 def _title(document: Mapping[object, object], kind: _Kind | None, where: str) -> str:

@@ -317,6 +317,17 @@ def test_apply_tells_a_configuration_from_objects(run: Run, monkeypatch: pytest.
     assert asked[0]["args"]["confirm"] == 30  # type: ignore[index]
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"), [("2024-01-01: x\n", "keys must be str"), ("&a [*a]\n", "Circular reference")]
+)
+def test_yaml_that_no_json_can_carry_is_refused(run: Run, text: str, reason: str) -> None:
+    """A key that is a date, and what contains itself."""
+    pytest.importorskip("yaml")
+    Path("o.yaml").write_text(text)
+    code, _, err = run("apply", "-f", "o.yaml", "--socket", "s")
+    assert (code, err.startswith(f"bgpmesh: o.yaml: {reason}")) == (2, True)
+
+
 @pytest.mark.parametrize("text", ["[cluster]\nasn = 1\n", '{"kind": "Namespace"}'])
 def test_what_is_applied_may_be_a_pipe(run: Run, text: str) -> None:
     """As `<(...)` of a shell is: it can be read once."""

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bgpmesh.policy import objects
 from bgpmesh.policy.objects import Key, Read, read
 from bgpmesh.policy.rule import Policy
 
@@ -404,3 +405,50 @@ def test_whatever_a_parser_returns_is_answered(documents: list[object]) -> None:
     single = [each for each in documents if isinstance(each, dict) and "metadata" in each and "object" not in each]
     assert len(single) <= len(found.objects) + len(found.refused)
     assert read(found.documents.values()).objects == found.objects
+
+
+def within(depth: int) -> object:
+    """Return lists within each other."""
+    value: object = "x"
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def repeated(depth: int) -> object:
+    """Return what aliases of YAML make of a few lines."""
+    value: object = ["x", "x"]
+    for _ in range(depth):
+        value = [value, value]
+    return value
+
+
+ROUND: list[object] = []
+ROUND.append({"again": ROUND})
+
+
+@pytest.mark.parametrize(
+    ("annotations", "reason"),
+    [
+        ({dt.date(2024, 1, 1): "x"}, "has the key 2024-01-01, which is not a text: put it in quotation marks"),
+        ({"a": [{b"x": 1}]}, "has the key b'x', which is not a text: put it in quotation marks"),
+        ({"a": ROUND}, "is nested more than 100 deep"),
+        ({"a": within(5_000)}, "is nested more than 100 deep"),
+        ({"a": repeated(60)}, "has more than 2000 values"),
+    ],
+    ids=["date", "octets", "round", "deep", "repeated"],
+)
+def test_what_cannot_be_kept_is_refused_whatever_part_it_is_in(
+    annotations: Json, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody reads annotations here, but they are written to the disk and shown."""
+    monkeypatch.setattr(objects, "MOST_VALUES", 2_000)
+    found = read([document(annotations=annotations)])
+    assert titles(found) == []
+    assert [remark.reason for remark in found.refused] == [reason]
+
+
+def test_what_json_can_carry_is_kept() -> None:
+    """Numbers and nothing as keys too, dates as values, and a hundred tables and lists within each other."""
+    metadata = {1: 2.5, None: dt.date(2024, 1, 1), "deep": within(96), "often": ["x"] * 100_000}
+    assert len(read([document(annotations=metadata)]).objects) == 1
