@@ -65,6 +65,8 @@ def _yaml(text: str) -> list[object]:
         return list(yaml.load_all(text, loader))
     except yaml.YAMLError as error:
         raise UnreadableError(f"is not YAML: {' '.join(str(error).split())}") from error
+    except (LookupError, AttributeError, TypeError) as error:  # what PyYAML makes of `!!bool x`
+        raise UnreadableError("is not YAML: a value is not of the type that its tag says") from error
 
 
 def read(path: Path) -> list[object]:

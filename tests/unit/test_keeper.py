@@ -171,6 +171,21 @@ def test_a_file_that_is_being_written_is_not_taken(world: World, monkeypatch: py
     assert world.told == [{"one", "two"}, {"one", "two", "four"}]
 
 
+@pytest.mark.parametrize("odd", ["!!bool x", "!!int ''", "!!timestamp x", "{2024-01-01: x}", "&a [*a]"])
+def test_odd_yaml_ends_nobody(world: World, odd: str) -> None:
+    """Its file is a problem, the others count, and what is in force is kept on the disk."""
+    pytest.importorskip("yaml")
+    document = json.loads(text("odd"))
+    document["items"][0]["metadata"]["annotations"] = "ODD"
+    (world.directory / "b.yaml").write_text(json.dumps(document).replace('"ODD"', odd))
+    (world.directory / "a.json").write_text(text("one"))
+    assert world.keeper.restore(world.directory)
+    assert world.told == [{"one"}]
+    (problem,) = world.keeper.problems()
+    assert "odd" in problem or "b.yaml" in problem
+    assert world.keeper.save() == ""
+
+
 def rename(old: Path, new: Path) -> None:
     old.rename(new)
 
