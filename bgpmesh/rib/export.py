@@ -42,7 +42,7 @@ from bgpmesh.route.path import PeerName
 BATCH_PREFIXES = 4_000  # one batch is one turn's worth for a socket
 FLUSH_PREFIXES = 20_000  # changes packed at once
 LOG_SLACK = 200_000  # prefixes that the log may hold beyond as many as the group was told (some 16 bytes each)
-SPARE_ADVERTS = 20_000  # exported attribute sets kept beyond those in use, before they are swept
+SPARE_ADVERTS = 20_000  # exported attribute sets kept beyond twice as many as were in use, before they are swept
 
 B = TypeVar("B", bound=tuple[object, ...])  # of what changes alike: the width of the keys, what it is now (None: gone)
 V = TypeVar("V")
@@ -190,6 +190,7 @@ class Group:
         self._log_prefixes = 0
         self._dump: list[Entry] | None = None  # of `sent` as it is; shared by all who join now
         self._adverts: dict[tuple[PathAttributes, PeerName | None], Advert] = {}
+        self._adverts_live = 0  # after the last sweep
         self._sets: dict[object, PathAttributes] = {}
         self._exported: dict[_Exported, Advert | None] = {}
 
@@ -357,7 +358,7 @@ class Group:
 
     def _advert(self, made: PathAttributes, origin: PeerName | None) -> Advert:
         """Return the one object for this value and origin, so that equal is identical."""
-        if len(self._adverts) > 2 * sum(map(len, self.uses.values())) + SPARE_ADVERTS:
+        if len(self._adverts) > 2 * self._adverts_live + SPARE_ADVERTS:  # also while nobody reads, and all are pending
             self._forget_unused()
         attributes = self._sets.setdefault(_value_of(made), made)
         key = (attributes, origin)
@@ -369,6 +370,7 @@ class Group:
         used = {advert for uses in self.uses.values() for advert in uses}
         used.update(advert for advert in self._pending.values() if advert is not None)
         self._adverts = {key: advert for key, advert in self._adverts.items() if advert in used}
+        self._adverts_live = len(self._adverts)
         self._sets = {_value_of(advert.attributes): advert.attributes for advert in self._adverts.values()}
         self._exported.clear()
 

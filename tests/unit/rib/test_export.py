@@ -335,6 +335,24 @@ def test_a_slow_peer_costs_prefixes_not_churn(monkeypatch: pytest.MonkeyPatch) -
     assert told.med == 199
 
 
+def test_sets_that_wait_for_a_slow_peer_are_looked_over_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nobody reads all are needed: a look over them for each new one would take minutes of a large table."""
+    monkeypatch.setattr(export, "SPARE_ADVERTS", 5)
+    forget, looks = export.Group._forget_unused, list[int]()
+
+    def look(group: export.Group) -> None:
+        looks.append(len(group._adverts))
+        forget(group)
+
+    monkeypatch.setattr(export.Group, "_forget_unused", look)
+    world = World(external("e", "192.0.2.41"), internal("slow", 12))
+    for number in range(200):
+        world.hear("e", changed(via("192.0.2.41", 65001), communities=(number,)), f"10.{number}.0.0/16")
+    world.work()
+    assert 0 < len(looks) < 20
+    assert len(world.take("slow")) == 200
+
+
 def test_a_family_that_was_not_agreed_on_is_not_sent() -> None:
     """A session of IPv4 only hears IPv4 only, and its End-of-RIB too."""
     world = World(replace(internal("a", 11), families=(Family.IPV4,)))
