@@ -145,6 +145,13 @@ def _families(prefixes: list[str]) -> tuple[list[str], list[str]]:
     return [p for p in prefixes if ":" not in p], [p for p in prefixes if ":" in p]
 
 
+def link_local_of(lab: Lab, node: str) -> str:
+    """Return the address that the kernel has made for a node's end of the link."""
+    told = lab.exec(node, ["ip", "-6", "-br", "address", "show", "dev", "eth1", "scope", "link"]).stdout
+    (address,) = told.split()[2:]
+    return address.partition("/")[0]
+
+
 def _texts_at(value: object, key: str) -> Iterator[str]:
     """Yield every text under `key`, anywhere in a JSON document."""
     if isinstance(value, dict):
@@ -731,8 +738,9 @@ class GoBgp:
 
     def _route(self, action: str, prefix: str) -> None:
         family, next_hop = ("ipv6", self.setup.address6) if ":" in prefix else ("ipv4", self.setup.address)
-        # Without one it says its end of the link.
-        hop = ["nexthop", next_hop] if action == "add" and not self.setup.is_unnumbered else []
+        if self.setup.is_unnumbered:  # what 3.36 puts in by itself is ::
+            next_hop = link_local_of(self.lab, self.node)
+        hop = ["nexthop", next_hop] if action == "add" else []
         answer = self._ask("global", "rib", action, prefix, *hop, "-a", family)
         assert not answer.strip(), answer
 

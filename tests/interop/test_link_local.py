@@ -16,7 +16,7 @@ import pytest
 
 from containerlab.lab import Lab, until
 from tests.interop.pair import ASN, CONFIG, OURS, THEIR_ASN, THEIRS, Kind, Pair, configuration, kinds, pair
-from tests.interop.speakers import Bird, Frr, GoBgp, OpenBgpd, Setup, why_not
+from tests.interop.speakers import Bird, Frr, GoBgp, OpenBgpd, Setup, link_local_of, why_not
 from tests.lab.cluster import PROTOCOL, Watch, lab_of, next_hops_of
 
 PLACE = """
@@ -94,14 +94,6 @@ def test_both_families_go_by_the_link(kind: Kind) -> None:
         both.await_routes(OURS, THEIRS)
 
 
-def link_local_of(both: Pair, node: str) -> str:
-    """Return the address that the kernel has made for a node's end."""
-    (address,) = both.lab.exec(
-        node, ["ip", "-6", "-br", "address", "show", "dev", "eth1", "scope", "link"]
-    ).stdout.split()[2:]
-    return address.partition("/")[0]
-
-
 def say_router(both: Pair) -> None:
     """Have the neighbour's host say in router advertisements that it is there."""
     if why_not(Bird):
@@ -129,7 +121,7 @@ def test_an_unnumbered_neighbour_is_found(kind: Kind) -> None:
         both.await_established()
         both.await_routes(OURS, THEIRS)
         for prefix in THEIRS:
-            assert next_hops_of(both.lab, "n1", prefix) == {link_local_of(both, "peer")}
+            assert next_hops_of(both.lab, "n1", prefix) == {link_local_of(both.lab, "peer")}
         if has_bfd:
             until(lambda: both.peer()["bfd"] == "up", "BFD to see the path")
         assert written_by_a_restart(both) == []
