@@ -31,6 +31,7 @@ _KINDS = {
     routes.RTN_PROHIBIT: HostRouteKind.DISCARD,
 }
 _NO_OBJECTS = (errno.EOPNOTSUPP, errno.EINVAL)
+_V4_WIDTH = 5  # octets of an IPv4 prefix with its length
 DUMP_TRIES = 10  # a table that never holds still is then reported as it is: unreadable, and read later
 
 _address = functools.lru_cache(1024)(ipaddress.ip_address)  # a table has many routes and few gateways
@@ -228,15 +229,17 @@ class Mirror:
         if not is_new:
             self._hear_foreign_gone(slot, had, shape, news)
             return
-        if is_our_place and replaces and key in self.ours:
+        is_before_ours = replaces or (len(key) == _V4_WIDTH and not flags & netlink.NLM_F_APPEND)
+        if is_our_place and is_before_ours and key in self.ours:
             # Who is there took our place: whatever the routes there lead to, they go.
             del self.ours[key]
             news.removed.update(self._host_routes_of(slot, had))
             self.displaced.add(key)
             news.observed[key] = None
-        # IPv6 tells of a route that joined others with all of their ways.
-        is_whole = replaces or len(shape.hops) > 1
-        self._change_foreign(slot, (shape,) if is_whole else (*(o for o in had if o != shape), shape), news)
+        if replaces and len(had) > 1:
+            self.is_in_doubt = True  # one of them is gone, and nobody says which
+        others = () if replaces else tuple(o for o in had if o != shape and not _has_joined(o, key, shape))
+        self._change_foreign(slot, (*others, shape), news)
 
     def _hear_foreign_gone(self, slot: Slot, had: tuple[Shape, ...], shape: Shape, news: News) -> None:
         left = tuple(other for other in had if other != shape)
@@ -354,7 +357,9 @@ class Mirror:
             for data in door.dump(routes.dump_routes(door.reserve(1), family, table)):
                 for _, _, key, shape in reader.read(data):
                     if shape.protocol == protocol and (shape.table, shape.metric, shape.tos) == ours_at:
-                        ours.setdefault(key, shape)  # of several the first is the one in use
+                        # Of several the first is the one in use; of IPv6 routes ours, since it was there first.
+                        if len(key) != _V4_WIDTH or Slot(key, *ours_at) not in self.foreign:
+                            ours.setdefault(key, shape)
                         continue
                     slot = Slot(key, shape.table, shape.metric, shape.tos)
                     if shape.protocol == protocol and shape.table == self._options.table:
@@ -363,3 +368,8 @@ class Mirror:
                         self.foreign[slot] = (*self.foreign.get(slot, ()), shape)
         except FileNotFoundError:
             return  # nobody has used that table yet
+
+
+def _has_joined(other: Shape, key: Nlri, shape: Shape) -> bool:
+    """Tell whether a route is part of another by now: IPv6 tells of one that joined others with all of their ways."""
+    return len(key) != _V4_WIDTH and bool(other.hops) and set(other.hops) <= set(shape.hops)

@@ -235,8 +235,12 @@ class Table:
             return done, failed
         again = self._settle_pieces(pieces, refused, done, failed)
         if again and not is_again:
-            # Somebody has a route there that we did not know of: look whose, then decide.
+            # Somebody has a route there that we did not know of: look whose, then decide. Where ours was to be
+            # replaced it stands behind that one: it is in the way, and goes.
+            behind = {key for piece in pieces if piece.flags == _SET for key in piece.keys}
             try:
+                stuck = [key for _, keys in again for key in keys if key in behind]
+                transact(self._door, [Piece(stuck, None)], self._anything)
                 self.read_back()
             except OSError as error:
                 failed.update((key, str(error.strerror)) for _, keys in again for key in keys)
@@ -300,7 +304,7 @@ class Table:
                     answer = refused.get(key)
                     if answer is None or (shape is None and answer.errno == errno.ESRCH):
                         good.append(key)
-                    elif flags == _NEW and answer.errno == errno.EEXIST:
+                    elif flags and answer.errno == errno.EEXIST:
                         held.append(key)
                     else:
                         failed[key] = self._refusal(key, target, answer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import json
 from collections.abc import Callable, Coroutine
@@ -11,9 +12,11 @@ from typing import cast
 import pytest
 
 from bgpmesh.events import FibObserved, FibRead
+from bgpmesh.kernel import fib
 from bgpmesh.kernel.fib import KernelOptions, uninstall
+from bgpmesh.kernel.mirror import Mirror
 from bgpmesh.kernel.netlink import NetlinkDoor, Refused
-from bgpmesh.kernel.routes import group_id, object_id
+from bgpmesh.kernel.routes import RouteReader, group_id, object_id
 from bgpmesh.kernel.sysctls import prepare_host
 from bgpmesh.kernel.table import FOREIGN_ROUTE
 from bgpmesh.route.nlri import IPAddress, Nlri, parse_nlri
@@ -281,6 +284,30 @@ def test_a_route_of_ours_that_somebody_replaces_is_set_right(
             await core.until(lambda: core.drift == 1 and not core.fib)
             there = [(row["protocol"], row.get("nhid")) for row in routes(prefix)]
             assert there == [("77", object_id(next_hop))]
+            assert core.failures == {}
+
+    node(scenario)
+
+
+@pytest.mark.parametrize("protocol", ["static", "77"])
+@pytest.mark.parametrize("is_heard", [True, False])
+def test_a_route_that_somebody_puts_before_ours_is_set_right(
+    node: Callable[[Scenario], None], protocol: str, monkeypatch: pytest.MonkeyPatch, *, is_heard: bool
+) -> None:
+    """Ours is there still, and nothing goes by it; the kernel replaces no route by one that stands behind it."""
+    if not is_heard:
+        monkeypatch.setattr(fib, "READ_BACK_S", 0.2)
+        monkeypatch.setattr(NetlinkDoor, "hear", lambda _: [])
+
+    async def scenario() -> None:
+        core = core_with_next_hops(X)
+        core.want({"10.1.0.0/16": Via((X,))})
+        async with core.running() as edge:
+            await core.at_rest(edge)
+            ip("route", "prepend", "10.1.0.0/16", "via", "192.0.2.9", "metric", "32", "proto", protocol)
+            await core.until(lambda: core.drift > 0 and not core.fib)
+            there = [(row["protocol"], row.get("nhid")) for row in routes("10.1.0.0/16")]
+            assert there == [("77", object_id(X))]
             assert core.failures == {}
 
     node(scenario)
@@ -670,5 +697,34 @@ def test_one_of_several_ways_that_somebody_deletes_leaves_the_others(node: Calla
             ip("route", "del", "fd09::/64", "via", str(X6), "dev", "up0")
             await core.until(lambda: X6 not in gateways())
             assert gateways() == {Y6}
+
+    node(scenario)
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (["10.9.0.0/16 via 192.0.2.8", "10.9.0.0/16 via 192.0.2.9"], "replace 10.9.0.0/16 metric 100 via 192.0.2.7"),
+        (["fd09::/64 dev up0"], "append fd09::/64 metric 100 nexthop via 2001:db8::8 nexthop via 2001:db8::9"),
+        (["fd09::/64 dev up0", "fd09::/64 via 2001:db8::8"], "append fd09::/64 metric 100 via 2001:db8::9"),
+    ],
+)
+def test_of_several_routes_of_others_each_is_known(
+    node: Callable[[Scenario], None], first: list[str], then: str
+) -> None:
+    """Which of them another one replaces, or is joined by, is not told; nothing is forgotten all the same."""
+
+    async def scenario() -> None:
+        for words in first:
+            ip("route", "append", *words.split(), "metric", "100")
+        core = Core(lambda: asyncio.get_running_loop().time())
+        async with core.running():
+            before = set(core.host_routes)
+            ip("route", *then.split())
+            await core.until(lambda: core.host_routes != before)
+            with contextlib.closing(NetlinkDoor()) as door:
+                found = Mirror.read(door, RouteReader(), KernelOptions())
+            there, _ = found.host_routes_since(Mirror(KernelOptions()))
+            await core.until(lambda: core.host_routes == there)
 
     node(scenario)
