@@ -63,7 +63,11 @@ class VethWriter:
 
     def __init__(self) -> None:
         self._own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        self._host = IPRoute()
+        try:
+            self._host = IPRoute()
+        except BaseException:
+            os.close(self._own)
+            raise
 
     def close(self) -> None:
         """Let go of the socket and the host's namespace."""
