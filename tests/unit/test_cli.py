@@ -100,8 +100,11 @@ Run = Callable[..., Ran]
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Return a function that runs the command and returns (exit code, output, errors)."""
+def run(capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """Return a function that runs the command and returns (exit code, output, errors).
+
+    `bgpmesh run` keeps signals and the garbage collector off, which later tests and their programs would inherit.
+    """
 
     def ran(*argv: str) -> Ran:
         try:
@@ -111,7 +114,10 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
-    return ran
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    yield ran
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    gc.enable()
 
 
 # ── check ────────────────────────────────────────────────────────────────────
