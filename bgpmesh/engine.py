@@ -304,8 +304,11 @@ class Engine:
         self.rib.next_hops.observe_all(event.next_hops)
         self.rib.fib.observe_all(event.routes)
         self.local.routes_read()
-        if event.repaired:
-            self.notes.drifted(event.repaired, "found otherwise by a read-back", routes_count=event.repaired)
+        if repaired := len(event.lost) + event.moved:
+            prefix = prefix_text(event.lost[0]) if event.lost else None
+            others, next_hops = max(len(event.lost) - 1, 0) or None, event.moved or None
+            reason = "found otherwise by a read-back"
+            self.notes.drifted(repaired, reason, prefix=prefix, others_count=others, next_hops_count=next_hops)
         if not self.peers.restart.is_booted:
             self.peers.boot(now, has_routes=bool(event.routes))
 

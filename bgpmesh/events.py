@@ -144,7 +144,8 @@ class FibRead:
 
     routes: Mapping[Nlri, Target]
     next_hops: Mapping[IPAddress, Resolution]
-    repaired: int = 0  # routes found other than we had left them
+    lost: Sequence[Nlri] = ()  # routes found other than we had left them
+    moved: int = 0  # nexthop objects found so
 
 
 @frozen

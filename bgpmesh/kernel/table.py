@@ -94,10 +94,8 @@ class Table:
         if added or removed or not self._is_read:
             self._report(HostRoutesChanged(tuple(added), tuple(removed)))
         if lost or not self._is_read or found.ours != was.ours or found.objects() != was.objects():
-            moved = [
-                number for number, object_ in was.objects().items() if found.nexthops.get(number, object_) != object_
-            ]
-            self._report(FibRead(self._targets_of(found.ours), self._next_hops.resolutions(), len(lost) + len(moved)))
+            moved = sum(found.nexthops.get(number, object_) != object_ for number, object_ in was.objects().items())
+            self._report(FibRead(self._targets_of(found.ours), self._next_hops.resolutions(), lost, moved))
         self._is_read = True
         stirred = {link.name for index, link in found.links.items() if was.links.get(index) != link}
         self._wake({*(was.blocked - found.blocked), *stirred})

@@ -750,18 +750,18 @@ def test_a_link_that_is_refused_is_told_of_by_its_name_and_again_once_it_stands(
 
 
 def test_drift_is_told_of_by_what_it_is() -> None:
-    """The first prefix and how many others, an interface, or a number of routes; each is counted."""
+    """The first prefix and how many others, an interface, or a number of next hops; each is counted."""
     world = World(Engine(configured(), (), lambda: 0.5))
     world.boot({})
     world.engine.handle(EndpointAdded(WEB), world.now)
     protect(world.engine, world.now)
     world.engine.handle(FibObserved({OWN: None, FAR: Via((HOP,))}), world.now)
     world.engine.handle(LinkObserved(WEB.interface, None), world.now)
-    world.engine.handle(FibRead({}, {}, repaired=3), world.now)
+    world.engine.handle(FibRead({}, {}, lost=[OWN], moved=2), world.now)
     assert [{k: v for k, v in keys.items() if k != "reason"} for keys in world.told_of("drift.found")] == [
         {"prefix": "10.244.1.0/26", "others_count": 1},
         {"interface": WEB.interface},
-        {"routes_count": 3},
+        {"prefix": "10.244.1.0/26", "others_count": None, "next_hops_count": 2},
     ]
     assert world.engine.notes.drift_repaired == 6
 

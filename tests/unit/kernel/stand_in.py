@@ -48,10 +48,10 @@ class Core:
                 self.failures.update((key, reason) for key, reason in unreached.items())
                 for address, reason in unreached.items():
                     self.next_hops.refuse(address, reason, self._now())
-            case FibRead(routes, next_hops, repaired):
+            case FibRead(routes, next_hops, lost, moved):
                 self.fib.observe_all(routes)
                 self.next_hops.observe_all(next_hops)
-                self.drift += repaired
+                self.drift += len(lost) + moved
             case FibObserved(observed):
                 for key, target in observed.items():
                     self.fib.observe(key, target)

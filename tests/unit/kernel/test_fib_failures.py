@@ -533,7 +533,7 @@ def test_the_edge_retries_by_itself(kernel: FakeKernel) -> None:
             want_some(core)
             await core.at_rest(edge)
         assert kernel.shown() == EVERYTHING
-        assert all(not event.repaired for event in core.events if isinstance(event, FibRead))
+        assert all(not event.lost and not event.moved for event in core.events if isinstance(event, FibRead))
 
     asyncio.run(scenario())
 
