@@ -19,7 +19,7 @@ from bgpmesh.config import Config
 from bgpmesh.control import client
 from bgpmesh.errors import ConfigError
 from bgpmesh.kernel import sysctls
-from bgpmesh.peering.mesh import NodeOptions
+from bgpmesh.peering.options import NodeOptions
 from bgpmesh.route.nlri import IPAddress
 
 SPACE = 16 * 1024 * 1024  # octets that should be free where the state is kept

@@ -1,7 +1,7 @@
 """TOML -> one frozen Config; every error at once, each with file, key, value and reason.
 
 The knobs are the fields of the options classes in the packages that use them; their metadata (help,
-unit, range, choices: see `peering.mesh`) is all that is needed to read a value, to refuse it in words, and
+unit, range, choices: see `peering.options`) is all that is needed to read a value, to refuse it in words, and
 to write the example file. Adding a knob is adding a field there, and nothing here.
 
     file.py      the whole file: `load`, `parse`, and what it means for one node: `effective`, `warnings`

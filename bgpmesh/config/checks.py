@@ -9,9 +9,6 @@ from collections.abc import Sequence
 from bgpmesh.config.tables import Reader
 from bgpmesh.helpers.edge import ProcessOptions
 from bgpmesh.peering.mesh import (
-    ClusterOptions,
-    NodeOptions,
-    PeerOptions,
     has_session,
     local_asn_of,
     own_address,
@@ -20,6 +17,7 @@ from bgpmesh.peering.mesh import (
     router_id_of,
     shared_addresses,
 )
+from bgpmesh.peering.options import ClusterOptions, NodeOptions, PeerOptions
 from bgpmesh.peering.peer import Peer
 from bgpmesh.policy import selector
 from bgpmesh.route.nlri import IPAddress, IPNetwork, family_of_address, is_martian, link_of, nlri_of

@@ -33,9 +33,6 @@ from bgpmesh.events import Configured
 from bgpmesh.helpers.edge import ProcessOptions
 from bgpmesh.kernel.fib import KernelOptions
 from bgpmesh.peering.mesh import (
-    ClusterOptions,
-    NodeOptions,
-    PeerOptions,
     asn_of,
     cluster_id_of,
     own_address,
@@ -46,6 +43,7 @@ from bgpmesh.peering.mesh import (
     warnings_of,
     watched_of,
 )
+from bgpmesh.peering.options import ClusterOptions, NodeOptions, PeerOptions
 from bgpmesh.policy.iptables import Options as Rendering
 from bgpmesh.policy.protection import Surroundings
 from bgpmesh.policy.rule import FAILSAFE_INBOUND, FAILSAFE_OUTBOUND, TCP, Failsafe

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from bgpmesh.config.tables import Reader
 from bgpmesh.config.values import guess, key_of, knobs, shown
-from bgpmesh.peering.mesh import PeerOptions
+from bgpmesh.peering.options import PeerOptions
 from bgpmesh.rib.rule import BUILT_IN, LOCAL, Filter, NextHopTerm, PrefixRange, Prepend, Rule, changes_of, families_of
 from bgpmesh.route.attributes import Asn
 from bgpmesh.route.nlri import ROUTED, Family, family_of_address

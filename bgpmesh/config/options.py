@@ -12,7 +12,7 @@ from bgpmesh.errors import ConfigError, Problem
 from bgpmesh.frozen import frozen
 from bgpmesh.helpers.edge import ProcessOptions
 from bgpmesh.kernel.fib import KernelOptions
-from bgpmesh.peering.mesh import ClusterOptions, Labels, NodeOptions, PeerOptions
+from bgpmesh.peering.options import ClusterOptions, Labels, NodeOptions, PeerOptions
 from bgpmesh.policy.rule import Failsafe
 from bgpmesh.rib.rule import Filter
 from bgpmesh.workload.floating import FloatingIp

@@ -23,7 +23,7 @@ from bgpmesh.config.values import (
     shown,
 )
 from bgpmesh.errors import Problem
-from bgpmesh.peering.mesh import ClusterOptions, Password, PeerOptions
+from bgpmesh.peering.options import ClusterOptions, Password, PeerOptions
 from bgpmesh.route.nlri import IPAddress
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")

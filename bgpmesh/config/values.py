@@ -11,7 +11,7 @@ from dataclasses import Field, fields
 from typing import ClassVar, Protocol
 
 from bgpmesh.control.http import split_listen
-from bgpmesh.peering.mesh import ASN_RANGE, Bfd, Limit, Password
+from bgpmesh.peering.options import ASN_RANGE, Bfd, Limit, Password
 from bgpmesh.peering.peer import AddPath, FlowLimit, most_but_a_fifth
 from bgpmesh.policy.rule import SCTP, TCP, UDP, Failsafe
 from bgpmesh.rib.aspath import Expression

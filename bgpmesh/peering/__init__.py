@@ -5,6 +5,7 @@ What is here:
 * `peer`     Peer: identity, role and options of one neighbour as this node sees it; frozen, so two
              equal Peers need no new session.
 * `ranges`   neighbours that are known by where they call from -> the Peer that one of them is.
+* `options`  what an operator writes of cluster, nodes and neighbours, with what the reader of the file needs to know.
 * `mesh`     the nodes of a cluster file -> the Peers one of them should have.
 * `message`  BGP messages as values, and what two OPENs agreed on. An UPDATE is not among them: it is a
              batch of routes and goes past the session to the RIB.

@@ -9,7 +9,7 @@ import pytest
 
 from bgpmesh import config
 from bgpmesh.errors import ConfigError, Problem
-from bgpmesh.peering.mesh import Limit
+from bgpmesh.peering.options import Limit
 from bgpmesh.peering.peer import AddPath, FlowLimit
 from bgpmesh.route.nlri import Family
 from bgpmesh.workload.pool import Masquerade

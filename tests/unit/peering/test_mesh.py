@@ -8,19 +8,8 @@ from dataclasses import replace
 import pytest
 
 from bgpmesh.peering.bfd import Watched
-from bgpmesh.peering.mesh import (
-    Bfd,
-    ClusterOptions,
-    Hops,
-    Limit,
-    NodeOptions,
-    Password,
-    PeerOptions,
-    Ttl,
-    peers_of,
-    warnings_of,
-    watched_of,
-)
+from bgpmesh.peering.mesh import peers_of, warnings_of, watched_of
+from bgpmesh.peering.options import Bfd, ClusterOptions, Hops, Limit, NodeOptions, Password, PeerOptions, Ttl
 from bgpmesh.peering.peer import AddPath, Peer
 from bgpmesh.route.attributes import Asn, RouterId
 from bgpmesh.route.nlri import ROUTED, Family, IPAddress
