@@ -28,35 +28,33 @@ class Callers:
 
     def __init__(self, notes: Notes) -> None:
         self._notes = notes
-        self._ranges: tuple[PeerRange, ...] = ()
-        self._by_address = Ranges()
+        self._ranges = Ranges()
         self._refusals: defaultdict[PeerName, Refusals] = defaultdict(Refusals)
         self._met: dict[PeerName, None] = {}
 
     def configure(self, new: Configured) -> None:
         """Take the ranges, and the addresses that belong to none."""
-        self._ranges = new.ranges
-        self._by_address = Ranges(new.ranges, (peer.address for peer in new.peers))
+        self._ranges = Ranges(new.ranges, (peer.address for peer in new.peers))
         for name in self._refusals.keys() - set(self.names):
             del self._refusals[name]
 
     @property
     def names(self) -> tuple[PeerName, ...]:
         """The ranges, by name."""
-        return tuple(each.name for each in self._ranges)
+        return tuple(each.name for each in self._ranges.all)
 
     @property
     def templates(self) -> list[Peer]:
         """What the speakers of each range are like."""
-        return [each.template for each in self._ranges]
+        return [each.template for each in self._ranges.all]
 
     def has(self, address: IPAddress) -> bool:
         """Tell whether who calls from there is somebody, a peer of the file or a speaker."""
-        return self._by_address.has(address)
+        return self._ranges.has(address)
 
     def find(self, name: PeerName) -> tuple[PeerRange, Peer] | None:
         """Return the range of `NAME@ADDRESS`, and it as a peer; None: there is no such speaker now."""
-        found = self._by_address.find(name)
+        found = self._ranges.find(name)
         return None if found is None else (found[0], found[0].speaker(found[1]))
 
     def among(self, names: Collection[PeerName]) -> dict[PeerName, Peer]:
@@ -66,9 +64,9 @@ class Callers:
 
     def watched(self, names: Collection[PeerName]) -> tuple[Watched, ...]:
         """Return how BFD watches the paths to those of the names that are speakers."""
-        if all(each.watched is None for each in self._ranges):
+        if all(each.watched is None for each in self._ranges.all):
             return ()
-        found = (self._by_address.find(name) for name in sorted(names))
+        found = (self._ranges.find(name) for name in sorted(names))
         watched = (around.watching(address) for around, address in filter(None, found))
         return tuple(each for each in watched if each is not None)
 

@@ -51,10 +51,11 @@ class PeerRange:
 
 
 class Ranges:
-    """The ranges of one node; `known` are the addresses of its other peers."""
+    """The ranges of one node, `all` of them as they were given; `known` are the addresses of its other peers."""
 
     def __init__(self, ranges: Iterable[PeerRange] = (), known: Iterable[IPAddress] = ()) -> None:
-        self._ranges = sorted(ranges, key=lambda each: -each.network.prefixlen)
+        self.all = tuple(ranges)
+        self._longest_first = sorted(self.all, key=lambda each: -each.network.prefixlen)
         self._known = frozenset(known)
 
     def has(self, address: IPAddress) -> bool:
@@ -65,7 +66,7 @@ class Ranges:
         """Return the range whose speaker has this address, None where it is nobody's or another peer's."""
         if address in self._known:
             return None
-        return next((each for each in self._ranges if address in each.network), None)
+        return next((each for each in self._longest_first if address in each.network), None)
 
     def find(self, name: PeerName) -> tuple[PeerRange, IPAddress] | None:
         """Return the range and address of `NAME@ADDRESS`, None where there is no such speaker now."""

@@ -4,7 +4,8 @@ What it hides: every byte of BGP, every type of ExaBGP, every socket. Outside, B
 (`peering.message`), routes (`events.RoutesReceived`), flow specifications (`events.FlowsReceived`) and batches
 (`rib.export.Batch`).
 
-    speaker     listens, calls, reads and writes; no opinion on what is said
+    speaker     calls, reads and writes; no opinion on what is said
+      listeners   who calls us, and where
       codec     one for each connection: ExaBGP as protocol engine, called as `foreign` has it
         opening     OPENs, and what two of them agree on
         fastpath    the UPDATEs that need no opinion, in bulk

@@ -1,4 +1,4 @@
-"""The sockets: listen, call, read, write; nothing here knows what a message means.
+"""The connections: call, read, write; nothing here knows what a message means.
 
 Complications that shaped this:
 
@@ -14,7 +14,8 @@ Complications that shaped this:
     has read all there is. The other way round, closing with unread bytes would send a reset that
     destroys our NOTIFICATION on its way: we shut down the sending side and wait for the peer to close.
 
-RFC 4271 §8.2.1. What is set on a socket, and the words for what goes wrong with one, are in `sockets`.
+RFC 4271 §8.2.1. Who calls comes through `listeners`. What is set on a socket, and the words for what goes wrong with
+one, are in `sockets`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from bgpmesh import log
 from bgpmesh.events import (
     Command,
     Connected,
@@ -48,24 +48,17 @@ from bgpmesh.peering.peer import Peer
 from bgpmesh.peering.ranges import PeerRange, Ranges
 from bgpmesh.peering.session import Dial, Hangup, Send
 from bgpmesh.rib.export import Batch, Told
-from bgpmesh.route.nlri import IPAddress
 from bgpmesh.route.path import PeerName
 from bgpmesh.wire.codec import Codec, Decoded, Flows, Garbage
 from bgpmesh.wire.fastpath import without_martians
+from bgpmesh.wire.listeners import Listeners
 from bgpmesh.wire.sockets import (
-    Keys,
     SocketError,
     address_of,
     calling_socket,
     dropped_counters,
-    is_left_behind,
-    listening_socket,
-    prepare,
-    set_hops,
-    set_keys,
     suspicion,
     unheard,
-    unheld,
     words,
 )
 
@@ -144,41 +137,11 @@ class _Call:
     counters: Counter[str]  # of what is dropped, a moment before it began
 
 
-@dataclass(slots=True, eq=False)
-class _Listener:
-    """What should listen on one address and port, and does once `sock` is there."""
-
-    address: IPAddress
-    port: int
-    peers: dict[IPAddress, Peer] = field(default_factory=dict)  # by remote address
-    ranges: list[PeerRange] = field(default_factory=list)
-    sock: socket.socket | None = None
-    keys: Keys = field(default_factory=dict)  # MD5 keys the kernel has
-    fence: int = 0  # the `hops` it has
-
-    @property
-    def hops(self) -> int:
-        """How far away callers are at most; 0: one of them may be anywhere."""
-        hops = [peer.ttl_security for peer in (*self.peers.values(), *(each.template for each in self.ranges))]
-        return max(hops) if hops and all(hops) else 0
-
-    @property
-    def wanted_keys(self) -> Keys:
-        """The MD5 keys that the kernel should have."""
-        of_peers = {address: peer.password for address, peer in self.peers.items() if peer.password}
-        return of_peers | {each.network: each.template.password for each in self.ranges if each.template.password}
-
-    @property
-    def place(self) -> str:
-        """Address and port as people write them."""
-        return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"
-
-
 class Speaker:
     """All BGP sockets of the node. Called from inside the running loop; reports from it, never re-entrantly.
 
-    Read by views: `connections`, `messages` (by peer or range, direction in/out and type), `strangers` (connections
-    from unknown addresses, closed at once) and `problems` (what cannot be listened on, with the reason).
+    Read by views: `connections`, `messages` (by peer or range, direction in/out and type) and `problems` (what cannot
+    be listened on, with the reason).
     """
 
     def __init__(
@@ -192,8 +155,6 @@ class Speaker:
         """`take(peer, limit)` gives the next routes for a peer; `is_busy` stops reading for a while."""
         self.connections: dict[int, Connection] = {}
         self.messages: Counter[tuple[PeerName, str, str]] = Counter()
-        self.strangers = 0
-        self.problems: dict[str, str] = {}
         self._report = report
         self._take = take
         self._is_busy = is_busy
@@ -201,10 +162,10 @@ class Speaker:
         self._numbers = itertools.count(1)
         self._peers: dict[PeerName, Peer] = {}
         self._ranges = Ranges()
-        self._listeners: dict[tuple[IPAddress, int], _Listener] = {}
+        self._listeners = Listeners(lambda sock, peer: self._adopt(sock, peer, is_inbound=True))
+        self.problems = self._listeners.problems
         self._calls: dict[PeerName, _Call] = {}
         self._hanging_up: set[Connection] = set()
-        self._is_accepting = False
         self._fed: dict[PeerName, Connection] = {}  # established
         self._paused: set[Connection] = set()  # not read from while the engine is busy
         self._hungry: OrderedDict[int, Connection] = OrderedDict()  # to be asked for routes, in this order
@@ -228,8 +189,7 @@ class Speaker:
                 self._end_call(call).close()
             for connection in [*self.connections.values(), *self._hanging_up]:
                 self._close(connection)
-            for listener in self._listeners.values():
-                self._shut(listener)
+            self._listeners.close()
 
     async def finish(self) -> None:
         """Wait until every `Hangup` is done, a second at most: for an orderly stop, before `run` is cancelled."""
@@ -244,7 +204,7 @@ class Speaker:
         """
         self._peers = {peer.name: peer for peer in peers}
         self._ranges = Ranges(ranges, (peer.address for peer in peers))
-        self._place(peers, ranges)
+        self._listeners.configure(peers, self._ranges)
         for name, call in list(self._calls.items()):
             if name not in self._peers:
                 self._end_call(call).close()
@@ -252,7 +212,6 @@ class Speaker:
                 self._dial(name)  # again, the new way: somebody waits for the answer
         for connection in list(self.connections.values()):
             self._configure(connection)
-        self._open_listeners()
 
     def _configure(self, connection: Connection) -> None:
         """Go on with a peer as it is now, or end what it is no longer."""
@@ -264,30 +223,9 @@ class Speaker:
             connection.peer = now
             connection.codec.configure(now)
 
-    def _place(self, peers: tuple[Peer, ...], ranges: tuple[PeerRange, ...]) -> None:
-        """Have a listener wherever one of them calls, and no other."""
-        wanted: dict[tuple[IPAddress, int], _Listener] = {}
-        for of, peer in (*((None, peer) for peer in peers), *((each, each.template) for each in ranges)):
-            address = peer.listen_address or peer.local_address
-            if address is None:
-                continue
-            listener = wanted.setdefault((address, peer.listen_port), _Listener(address, peer.listen_port))
-            if of is None:
-                listener.peers[peer.address] = peer
-            else:
-                listener.ranges.append(of)
-        for place in self._listeners.keys() - wanted.keys():
-            self._shut(self._listeners.pop(place))
-        for place, made in wanted.items():
-            listener = self._listeners.setdefault(place, made)
-            listener.peers, listener.ranges = made.peers, made.ranges
-
     def accept(self) -> None:
-        """Take in who calls. Until then callers wait with the kernel: refused, they would try again only later."""
-        self._is_accepting = True
-        for listener in self._listeners.values():
-            if listener.sock is not None:
-                asyncio.get_running_loop().add_reader(listener.sock, self._accept, listener, listener.sock)
+        """Take in who calls. Until then callers wait with the kernel."""
+        self._listeners.accept()
 
     def execute(self, command: Command) -> None:
         """Do what the engine says. What it says about a connection that is gone is ignored."""
@@ -361,11 +299,9 @@ class Speaker:
         del self._calls[call.peer.name]
         return call.sock
 
-    # ── listening ────────────────────────────────────────────────────────────
-
     def _upkeep(self) -> None:
         """Open what could not be opened, and tell who takes nothing, and whom MD5 or GTSM may be keeping away."""
-        self._open_listeners()
+        self._listeners.open()
         now = asyncio.get_running_loop().time()
         if now >= self._stalled_next:
             self._stalled_next = now + STALL_S
@@ -383,78 +319,10 @@ class Speaker:
         # and was refused, has another trouble; the counters are those of somebody else then.
         there = self._fed.keys() | self._calls.keys() | self._opened.keys()
         missing = [peer for name, peer in self._peers.items() if name not in there]
-        missing += [each.template for listener in self._listeners.values() for each in listener.ranges]
+        missing += [each.template for each in self._ranges.all]
         for peer in missing:
             if suspected := suspicion(peer, rose):
                 self._report(ConnectFailed(peer.name, suspected))
-
-    def _open_listeners(self) -> None:
-        """Bind and listen where that is missing, and set the MD5 keys where they differ."""
-        loop = asyncio.get_running_loop()
-        for listener in self._listeners.values():
-            keys = listener.wanted_keys
-            if listener.sock is not None and is_left_behind(listener.sock, listener.address):
-                self._shut(listener)
-            try:
-                if listener.sock is None:
-                    listener.sock = listening_socket(listener.address, listener.port, keys, listener.hops)
-                    if self._is_accepting:
-                        loop.add_reader(listener.sock, self._accept, listener, listener.sock)
-                else:
-                    set_keys(listener.sock, listener.keys, keys)
-                    if listener.fence != listener.hops:
-                        set_hops(listener.sock, listener.address, listener.hops)
-            except SocketError as error:
-                self._note_problem(listener, unheld(error, listener.address))
-                continue
-            listener.keys, listener.fence = keys, listener.hops
-            if self.problems.pop(listener.place, None):
-                log.info("listener.recovered", address=listener.place)
-
-    def _note_problem(self, listener: _Listener, reason: str) -> None:
-        problem = f"cannot listen on {listener.place}: {reason}"
-        if self.problems.get(listener.place) != problem:
-            log.warning("listener.failed", address=listener.place, reason=reason)
-        self.problems[listener.place] = problem
-
-    def _shut(self, listener: _Listener) -> None:
-        self.problems.pop(listener.place, None)
-        if listener.sock is not None:
-            asyncio.get_running_loop().remove_reader(listener.sock)
-            listener.sock.close()
-            listener.sock = None
-
-    def _accept(self, listener: _Listener, sock: socket.socket) -> None:
-        """Take one waiting connection; the loop calls again if there are more."""
-        try:
-            accepted, remote = sock.accept()
-        except OSError as error:
-            if error.errno not in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
-                return  # the caller has gone again (accept(2))
-            # Closed it does not spin, and the upkeep opens it again.
-            self._shut(listener)
-            self._note_problem(listener, words(error))
-            return
-        try:
-            address = address_of(remote)
-        except OSError:  # its link is gone
-            accepted.close()
-            return
-        peer, around = listener.peers.get(address), self._ranges.around(address)
-        if peer is None and around in listener.ranges:
-            peer = around.speaker(address)
-        if peer is None:
-            self.strangers += 1
-            accepted.close()
-            return
-        accepted.setblocking(False)
-        try:
-            prepare(accepted, peer)
-        except SocketError as error:
-            log.warning("connection.refused", peer=peer.name, reason=words(error))
-            accepted.close()
-            return
-        self._adopt(accepted, peer, is_inbound=True)
 
     # ── connections ──────────────────────────────────────────────────────────
 
