@@ -47,6 +47,7 @@ from bgpmesh.config import Config
 from bgpmesh.control import views
 from bgpmesh.control.arguments import documents_of
 from bgpmesh.control.http import HttpServer
+from bgpmesh.control.peers import why_down
 from bgpmesh.control.server import ControlServer, Request
 from bgpmesh.drain import Drainer
 from bgpmesh.drops import Drops
@@ -451,7 +452,7 @@ class Daemon:
             return reasons
         down = [name for name, session in peers.sessions.items() if session.established_at is None]
         if down and len(down) == len(peers.sessions):
-            reasons += [f"no session is up: {views.why_down(peers.sessions[name])}" for name in sorted(down)[:3]]
+            reasons += [f"no session is up: {why_down(peers.sessions[name])}" for name in sorted(down)[:3]]
         return reasons
 
 

@@ -41,6 +41,7 @@ from bgpmesh.route.nlri import (
     IPAddress,
     Nlri,
     by_width,
+    nlri_order,
     path_id_of,
     prefix_of,
 )
@@ -483,7 +484,7 @@ class Rib:
 
     def prefixes(self) -> list[Nlri]:
         """Return every prefix that anybody announces, selected or not, in the order of their keys."""
-        return sorted(self._table.candidates, key=lambda nlri: (len(nlri), nlri[1:], nlri[0]))
+        return sorted(self._table.candidates, key=nlri_order)
 
     def best(self, nlri: Nlri) -> Selection | None:
         """Return what is selected for a prefix."""

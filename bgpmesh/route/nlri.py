@@ -137,6 +137,11 @@ def host_nlri(address: IPAddress) -> Nlri:
     return Nlri(bytes((address.max_prefixlen,)) + address.packed)
 
 
+def nlri_order(nlri: Nlri) -> tuple[int, bytes, int]:
+    """Return what people expect prefixes ordered by: family, address, length."""
+    return (len(nlri), nlri[1:], nlri[0])
+
+
 def is_martian(nlri: Nlri) -> bool:
     """Tell whether nobody routes to a prefix: who hears of it takes no notice (RFC 4271 §6.3).
 

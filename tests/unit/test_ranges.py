@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from bgpmesh.control import views
+from bgpmesh.control.peers import ranges
 from bgpmesh.engine import Engine
 from bgpmesh.events import (
     Connected,
@@ -142,7 +142,7 @@ def test_of_more_speakers_than_there_may_be_the_last_is_turned_away() -> None:
     assert set(world.engine.peers.sessions) == {"n2", NAME}
     reason = "range_limit = 1 speakers are here already"
     assert world.told_of("peer.failed") == [{"peer": SECOND, "reason": reason}]
-    (row,) = views_ranges(world)
+    (row,) = ranges(world.engine)
     assert (row["speakers"], row["last_error"]) == (1, f"{SECOND}: {reason}")
 
 
@@ -212,11 +212,6 @@ def is_turned_away(world: World) -> bool:
     return world.settle() == [Send(number, Notification.cease(Cease.CONNECTION_REJECTED)), Hangup(number)]
 
 
-def views_ranges(world: World) -> list[dict[str, object]]:
-    """Return what `status` says of ranges."""
-    return [views._range(world.engine, each) for each in world.engine.configured.ranges]
-
-
 def test_a_speaker_of_another_as_is_named_once_and_forgotten() -> None:
     """Its OPEN is refused with the reason; it has no session afterwards, and that it tries again is no news."""
     world = world_of(leaves())
@@ -225,9 +220,9 @@ def test_a_speaker_of_another_as_is_named_once_and_forgotten() -> None:
     assert list(world.engine.peers.sessions) == ["n2"]
     words = "AS mismatch: the peer says 65001, configured is 64512"
     assert world.told_of("peer.failed") == [{"peer": NAME, "reason": words}]
-    assert views_ranges(world)[0]["last_error"] == f"{NAME}: {words}"
+    assert ranges(world.engine)[0]["last_error"] == f"{NAME}: {words}"
     establish(world)
-    assert views_ranges(world)[0]["last_error"] == "", "it is in order now"
+    assert ranges(world.engine)[0]["last_error"] == "", "it is in order now"
 
 
 def test_md5_failures_are_put_down_to_the_range() -> None:
@@ -237,7 +232,7 @@ def test_md5_failures_are_put_down_to_the_range() -> None:
         reason = f"MD5 mismatch suspected: TCPMD5Failure rose by {number}"
         tell(world, ConnectFailed(PeerName("leaves"), reason))
     assert len(world.told_of("peer.failed")) == 1
-    assert views_ranges(world)[0]["last_error"] == f"leaves: {reason}"
+    assert ranges(world.engine)[0]["last_error"] == f"leaves: {reason}"
 
 
 def test_who_is_in_no_range_is_hung_up_on() -> None:
