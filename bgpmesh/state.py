@@ -16,7 +16,7 @@
 
 Rules:
  1. A document that is not there is no problem (a first boot); one that cannot be read or is not what we
-    write is a problem in words and no value, never an exception: the daemon starts.
+    wrote (its checksum tells) is a problem in words and no value, never an exception: the daemon starts.
  2. Unknown fields are ignored, so that an older daemon reads what a newer one wrote.
  3. `config`, `objects`, `floating_ips` and `drain` are forced to the disk, because they are obeyed after a power cut.
     The others are not: what they speak of (sessions, kernel objects, namespaces) is gone then too, and `peers` is
@@ -32,6 +32,7 @@ import fcntl
 import ipaddress
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -150,7 +151,7 @@ class State:
         problem = self._save("peers", kept)
         if problem:
             with contextlib.suppress(OSError), (self._directory / "peers.json").open("r+b") as file:
-                file.write(json.dumps({"peers": kept}).encode())
+                file.write(_document("peers", kept).encode())
                 file.truncate()
                 problem = ""
         return problem
@@ -248,7 +249,7 @@ class State:
         try:
             fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with open(fd, "w", encoding="utf-8") as file:  # noqa: PTH123  the mode is given at creation
-                file.write(json.dumps({name: value}, default=str) + "\n")  # `dump` and `indent` are not written in C
+                file.write(_document(name, value))
                 file.flush()
                 if is_forced:
                     os.fsync(file.fileno())
@@ -273,8 +274,7 @@ class State:
     def _load(self, name: str, parse: Callable[[object], T | None]) -> Loaded[T]:
         path = self._directory / f"{name}.json"
         try:
-            document: object = json.loads(path.read_text(encoding="utf-8"))
-            return Loaded(parse(_member(document, name)))
+            return Loaded(parse(_read(path.read_text(encoding="utf-8"), name)))
         except FileNotFoundError:
             return Loaded(None)
         except OSError as error:
@@ -283,7 +283,21 @@ class State:
             return Loaded(None, f"{path} is garbled: {error}")
 
 
+def _document(name: str, value: object) -> str:
+    text = json.dumps(value, default=str)  # `dump` and `indent` are not written in C
+    return f'{{"{name}": {text}, "crc32": {zlib.crc32(text.encode())}}}\n'
+
+
 # ── strict reading: each returns its kind of value or raises ValueError in words ──
+
+
+def _read(text: str, name: str) -> object:
+    document: object = json.loads(text)
+    value = _member(document, name)
+    checksum = zlib.crc32(json.dumps(value).encode())
+    if isinstance(document, dict) and document.get("crc32", checksum) != checksum:  # an older daemon wrote none
+        raise ValueError("it is not as it was written")
+    return value
 
 
 def _member(value: object, name: str) -> object:

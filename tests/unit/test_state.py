@@ -8,8 +8,10 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,6 +43,14 @@ FOUND = {f"eth{n}": (ipaddress.ip_address(f"fe80::1%eth{n}"), ipaddress.ip_addre
 LIFE = LastLife(is_bare=True, announced={"p": 2})
 DRAIN = DrainChanged(Drain.DRAINING, is_to_stop=True, text="moving racks", limit=600, below=0.5, begun_at=70.25)
 OBJECTS = {"a.json": {"documents": [{"kind": "Tier"}], "problems": []}}
+
+
+def changed(file: Path, change: Callable[[Any], object]) -> None:
+    """Have somebody else write a document, who knows of no checksum."""
+    document = json.loads(file.read_text(encoding="utf-8"))
+    del document["crc32"]
+    change(document)
+    file.write_text(json.dumps(document), encoding="utf-8")
 
 
 @pytest.fixture
@@ -179,10 +189,7 @@ def test_what_was_never_kept_is_no_problem(state: State) -> None:
 def test_workloads_that_an_older_daemon_kept_are_read(state: State, tmp_path: Path) -> None:
     """It did not say which namespace each is in."""
     state.save_endpoints([WEB])
-    file = tmp_path / "endpoints.json"
-    document = json.loads(file.read_text(encoding="utf-8"))
-    del document["endpoints"][0]["netns_inode"]
-    file.write_text(json.dumps(document), encoding="utf-8")
+    changed(tmp_path / "endpoints.json", lambda document: document["endpoints"][0].pop("netns_inode"))
     assert state.endpoints() == Loaded((replace(WEB, netns_inode=None),))
 
 
@@ -242,10 +249,7 @@ def test_a_garbled_document_is_a_problem_in_words(state: State, tmp_path: Path, 
 def test_one_wrong_field_refuses_the_whole_document(state: State, tmp_path: Path, field: str, value: object) -> None:
     """Half a list of workloads would take the others' links away."""
     state.save_endpoints([WEB])
-    path = tmp_path / "endpoints.json"
-    document = json.loads(path.read_text(encoding="utf-8"))
-    document["endpoints"][0][field] = value
-    path.write_text(json.dumps(document), encoding="utf-8")
+    changed(tmp_path / "endpoints.json", lambda document: document["endpoints"][0].update({field: value}))
     assert state.endpoints().value is None
 
 
@@ -268,11 +272,25 @@ def test_workloads_that_cannot_both_be_are_garbled(
 def test_unknown_fields_are_ignored(state: State, tmp_path: Path) -> None:
     """An older daemon reads what a newer one wrote."""
     state.save_endpoints([WEB])
-    path = tmp_path / "endpoints.json"
-    document = json.loads(path.read_text(encoding="utf-8"))
-    document["endpoints"][0]["mtu"] = 9000
-    path.write_text(json.dumps(document | {"version": 2}), encoding="utf-8")
+    changed(
+        tmp_path / "endpoints.json", lambda document: (document["endpoints"][0].update(mtu=9000), document.update(v=2))
+    )
     assert state.endpoints() == Loaded((WEB,))
+
+
+def test_no_octet_that_a_disk_has_lost_is_obeyed(state: State, tmp_path: Path) -> None:
+    """One bit of each: another AS number would be in force, or routes of another protocol deleted as ours."""
+    state.save_config(CONFIG)
+    state.save_kernel(Marks(77, 254))
+    state.save_peers(["n2", "tor@192.0.2.7"])
+    for file, read in (("config", state.config), ("kernel", state.kernel), ("peers", state.peers)):
+        path = tmp_path / f"{file}.json"
+        good, kept = path.read_bytes(), read()
+        assert kept.problem == ""
+        for place in range(len(good)):
+            path.write_bytes(good[:place] + bytes((good[place] ^ 1,)) + good[place + 1 :])
+            found = read()
+            assert found == kept or "garbled" in found.problem
 
 
 def test_a_document_that_cannot_be_read_or_written_is_named(state: State, tmp_path: Path) -> None:
