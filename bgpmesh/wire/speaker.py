@@ -285,7 +285,7 @@ class Speaker:
 
     def _call_timed_out(self, name: PeerName) -> None:
         call = self._calls[name]
-        suspected = suspicion(call.peer, dropped_counters() - call.counters)
+        suspected = suspicion(call.peer, self._dropped_now() - call.counters)
         self._call_failed(call, suspected or unheard(TimeoutError(errno.ETIMEDOUT, ""), call.peer))
 
     def _call_failed(self, call: _Call, reason: str) -> None:
@@ -310,7 +310,7 @@ class Speaker:
                     self._report(SendingStalled(connection.number, connection.stalled_at))
         if now < self._dropped_next:
             return
-        counters = dropped_counters()
+        counters = self._dropped_now()
         rose, self._dropped, self._dropped_next = counters - self._dropped, counters, now + DROPPED_S
         self._opened = {name: at for name, at in self._opened.items() if now - at < OPENED_S}
         if not rose:
@@ -323,6 +323,13 @@ class Speaker:
         for peer in missing:
             if suspected := suspicion(peer, rose):
                 self._report(ConnectFailed(peer.name, suspected))
+
+    def _dropped_now(self) -> Counter[str]:
+        """Return the counters of what is dropped; as they were while no file can be opened (EMFILE)."""
+        try:
+            return dropped_counters()
+        except OSError:
+            return self._dropped
 
     # ── connections ──────────────────────────────────────────────────────────
 

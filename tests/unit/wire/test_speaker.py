@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
+import os
 import socket
 import struct
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -278,16 +280,11 @@ def test_refused() -> None:
 
 
 def test_timed_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A peer that never answers: its queue of connections is full, so the kernel drops our SYN."""
+    """A peer that never answers."""
     monkeypatch.setattr(speaker, "CONNECT_S", 0.5)
 
     async def scenario() -> None:
-        with contextlib.ExitStack() as stack:
-            full = stack.enter_context(socket.create_server((str(B), 0), backlog=0))
-            for _ in range(3):
-                filler = stack.enter_context(socket.socket())
-                filler.setblocking(False)
-                filler.connect_ex(full.getsockname())
+        with full_queue() as full:
             node = Node(A, free_port(), B, full.getsockname()[1])
             async with running(node):
                 node.speaker.execute(Dial(NAME))
@@ -295,6 +292,43 @@ def test_timed_out(monkeypatch: pytest.MonkeyPatch) -> None:
                 assert ConnectFailed(NAME, reason) == await node.first(ConnectFailed)
 
     play(scenario())
+
+
+def test_a_speaker_without_descriptors_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the kernel drops cannot be looked up then: listeners are kept up, and a call that is not answered ends."""
+    monkeypatch.setattr(speaker, "UPKEEP_S", 0.01)
+    monkeypatch.setattr(speaker, "DROPPED_S", 0.01)
+    monkeypatch.setattr(speaker, "CONNECT_S", 0.1)
+    looked: list[float] = []
+
+    def none_left() -> Counter[str]:
+        looked.append(asyncio.get_running_loop().time())
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def scenario() -> None:
+        with full_queue() as full:
+            node = Node(A, free_port(), B, full.getsockname()[1])
+            async with running(node):
+                await asyncio.sleep(0)
+                monkeypatch.setattr(speaker, "dropped_counters", none_left)
+                node.speaker.execute(Dial(NAME))
+                assert (await node.first(ConnectFailed)).reason.startswith("timed out: ")
+                since = len(looked)
+                await until(lambda: len(looked) > since + 1)
+
+    play(scenario())
+
+
+@contextlib.contextmanager
+def full_queue() -> Iterator[socket.socket]:
+    """Listen on B and answer nobody: the queue of connections is full, so the kernel drops the SYN of who calls."""
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.create_server((str(B), 0), backlog=0))
+        for _ in range(3):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        yield full
 
 
 def test_the_local_address_is_missing() -> None:
