@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from bgpmesh import log
 from bgpmesh.peering.peer import Peer
 from bgpmesh.peering.ranges import PeerRange, Ranges
-from bgpmesh.route.nlri import IPAddress
+from bgpmesh.route.nlri import IPAddress, IPNetwork
 from bgpmesh.wire.sockets import (
     Keys,
     SocketError,
@@ -42,7 +42,7 @@ class _Listener:
     peers: dict[IPAddress, Peer] = field(default_factory=dict)  # by remote address
     ranges: list[PeerRange] = field(default_factory=list)
     sock: socket.socket | None = None
-    keys: Keys = field(default_factory=dict)  # MD5 keys the kernel has
+    keys: dict[IPAddress | IPNetwork, str] = field(default_factory=dict)  # MD5 keys the kernel has
     fence: int = 0  # the `hops` it has
 
     @property
@@ -105,6 +105,7 @@ class Listeners:
             try:
                 if listener.sock is None:
                     listener.sock = listening_socket(listener.address, listener.port, keys, listener.hops)
+                    listener.keys = dict(keys)
                     if self._is_accepting:
                         self._watch(listener, listener.sock)
                 else:
@@ -114,7 +115,7 @@ class Listeners:
             except SocketError as error:
                 self._note_problem(listener, unheld(error, listener.address))
                 continue
-            listener.keys, listener.fence = keys, listener.hops
+            listener.fence = listener.hops
             if self.problems.pop(listener.place, None):
                 log.info("listener.recovered", address=listener.place)
 

@@ -1,4 +1,4 @@
-"""What is set on a BGP socket, and the words for what goes wrong with one. ExaBGP's helpers set MD5 and GTSM.
+"""What is set on a BGP socket, and the words for what goes wrong with one. ExaBGP's helpers set GTSM.
 
 * **TTL on the listener.** Its SYN-ACK must pass the GTSM check of any peer, so it leaves with 255; an
   accepted socket then gets what its peer is configured for (RFC 5082 §3).
@@ -19,8 +19,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from exabgp.protocol.family import AFI
-from exabgp.reactor.network.error import MD5Error, TTLError
-from exabgp.reactor.network.tcp import md5, set_minimum_ttl, set_sending_ttl
+from exabgp.reactor.network.error import TTLError
+from exabgp.reactor.network.tcp import set_minimum_ttl, set_sending_ttl
 
 from bgpmesh.peering.peer import Peer
 from bgpmesh.route.nlri import IPAddress, IPNetwork, link_of
@@ -43,7 +43,7 @@ _MD5_WORDS = {
 
 Keys = Mapping[IPAddress | IPNetwork, str]  # MD5 keys, by who has them; of several that fit the longest prefix counts
 
-SocketError = (OSError, MD5Error, TTLError, ValueError)  # what any of these functions may raise
+SocketError = (OSError, TTLError, ValueError)  # what any of these functions may raise
 
 _WORDS = {
     errno.ECONNREFUSED: "connection refused",
@@ -52,6 +52,7 @@ _WORDS = {
     errno.ETIMEDOUT: "timed out",
     errno.EHOSTUNREACH: "no route to host",
     errno.ENETUNREACH: "network unreachable",
+    errno.ENOPROTOOPT: "this kernel has no TCP MD5 (CONFIG_TCP_MD5SIG)",
 }
 
 
@@ -116,27 +117,27 @@ def set_hops(sock: socket.socket, address: IPAddress, hops: int) -> None:
     set_minimum_ttl(sock, _afi(address), str(address), 256 - hops if hops else 1)  # 0 would change nothing
 
 
-def set_keys(sock: socket.socket, present: Keys, wanted: Keys) -> None:
-    """Make the MD5 keys on a socket those that are wanted."""
+def set_keys(sock: socket.socket, present: dict[IPAddress | IPNetwork, str], wanted: Keys) -> None:
+    """Make the MD5 keys on a socket those that are wanted; `present` are those that it has, also where that fails."""
     for of in present.keys() - wanted.keys():
         _set_key(sock, of, "")
+        del present[of]
     for of, password in wanted.items():
         if present.get(of) != password:
             _set_key(sock, of, password)
+            present[of] = password
 
 
 def _set_key(sock: socket.socket, of: IPAddress | IPNetwork, password: str) -> None:
     """Set the MD5 key of an address or of a prefix; "" takes it away (struct tcp_md5sig of linux/tcp.h)."""
-    if isinstance(of, ipaddress.IPv4Address | ipaddress.IPv6Address):
-        md5(sock, str(of).partition("%")[0], 0, password, False)
-        return
-    first, key = of.network_address.packed, password.encode("ascii")
+    network = ipaddress.ip_network(str(of).partition("%")[0])
+    first, key = network.network_address.packed, password.encode("ascii")
     place = (
         struct.pack("=HH4s", socket.AF_INET, 0, first)
-        if of.version == 4
+        if network.version == 4
         else struct.pack("=HHI16s", socket.AF_INET6, 0, 0, first)
     )
-    rest = struct.pack(f"=BBHi{LONGEST_KEY}s", MD5_FLAG_PREFIX, of.prefixlen, len(key), 0, key)
+    rest = struct.pack(f"=BBHi{LONGEST_KEY}s", MD5_FLAG_PREFIX, network.prefixlen, len(key), 0, key)
     sock.setsockopt(socket.IPPROTO_TCP, TCP_MD5SIG_EXT, place.ljust(128, b"\0") + rest)
 
 
@@ -192,6 +193,7 @@ def unheld(error: Exception, address: IPAddress) -> str:
     meanings = {
         errno.EADDRINUSE: "by another BGP speaker of this host?",
         errno.EACCES: "a port below 1024 takes CAP_NET_BIND_SERVICE",
+        errno.ENOMEM: "the MD5 keys of all peers take more than net.core.optmem_max",
     }
     return f"{said}: {meanings[code]}" if code in meanings else said
 

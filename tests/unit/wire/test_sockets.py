@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import socket
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from bgpmesh.events import OpenReceived
 from bgpmesh.peering.session import Send
 from bgpmesh.route.attributes import RouterId
-from bgpmesh.route.nlri import IPAddress
+from bgpmesh.route.nlri import IPAddress, IPNetwork
 from bgpmesh.route.path import Role
 from bgpmesh.wire import sockets
 from tests.unit.wire.test_speaker import (
@@ -119,3 +121,27 @@ def test_what_the_kernel_drops_is_put_down_to_a_peer_that_it_fits(
     """Each counter says something of peers with, or without, a password or TTL security only."""
     peer = replace(Node(A, 179, B, 179).peer, **options)  # type: ignore[arg-type]
     assert re.fullmatch(expected + ".*" * bool(expected), sockets.suspicion(peer, Counter({counter: 3})))
+
+
+ROOM = int(Path("/proc/sys/net/core/optmem_max").read_text(encoding="ascii"))
+MANY: list[IPAddress] = [ipaddress.IPv4Address("10.0.0.1") + n for n in range(ROOM // 100)]
+SOME = ipaddress.ip_network("10.0.0.0/8")
+
+
+def test_more_keys_than_a_socket_holds_are_told_as_that() -> None:
+    """They count against a limit of the kernel: the words name it, and blame neither memory nor MD5."""
+    with pytest.raises(sockets.SocketError) as caught:
+        sockets.listening_socket(A, 0, dict.fromkeys(MANY, "secret")).close()
+    said = "cannot allocate memory: the MD5 keys of all peers take more than net.core.optmem_max"
+    assert sockets.unheld(caught.value, A) == said
+
+
+def test_keys_are_known_as_they_are_where_some_could_not_be_set() -> None:
+    """What has gone is not taken away again, and what has come goes with its peer."""
+    with sockets.listening_socket(A, 0, {SOME: "secret"}) as listening:
+        present: dict[IPAddress | IPNetwork, str] = {SOME: "secret"}
+        with pytest.raises(sockets.SocketError):
+            sockets.set_keys(listening, present, dict.fromkeys(MANY, "secret"))
+        assert list(present) == MANY[: len(present)]
+        sockets.set_keys(listening, present, {SOME: "other"})
+        assert present == {SOME: "other"}
