@@ -11,9 +11,10 @@ from collections.abc import Collection, Iterable
 from bgpmesh.events import Configured, Level
 from bgpmesh.notes import Notes
 from bgpmesh.peering.bfd import Watched
+from bgpmesh.peering.connection import State
 from bgpmesh.peering.peer import Peer
 from bgpmesh.peering.ranges import PeerRange, Ranges, Refusals
-from bgpmesh.peering.session import Session, State
+from bgpmesh.peering.session import Session
 from bgpmesh.route.nlri import IPAddress
 from bgpmesh.route.path import PeerName
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from bgpmesh import __version__
 from bgpmesh.engine import Engine
 from bgpmesh.peering import bfd
-from bgpmesh.peering.session import State
+from bgpmesh.peering.connection import State
 from bgpmesh.policy.attribution import Counters
 from bgpmesh.policy.flowspec import STATES
 from bgpmesh.rib.drain import Drain

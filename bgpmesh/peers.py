@@ -49,6 +49,7 @@ from bgpmesh.faults import FaultsOf
 from bgpmesh.notes import Notes
 from bgpmesh.paths import Paths
 from bgpmesh.peering import bfd
+from bgpmesh.peering.connection import State
 from bgpmesh.peering.message import Cease, EndOfRib, Notification, Refresh, RouteRefresh
 from bgpmesh.peering.peer import Peer
 from bgpmesh.peering.session import (
@@ -61,9 +62,7 @@ from bgpmesh.peering.session import (
     Session,
     StaleExpired,
     StaleOutlived,
-    State,
     WentDown,
-    restart_agreed,
 )
 from bgpmesh.restart import LastLife, Restart
 from bgpmesh.rib.drain import Drain
@@ -219,20 +218,15 @@ class Peers:
         if session is None:
             return
         name = session.peer.name
-        match message:
-            case EndOfRib(family):
-                outputs = session.update_received(connection, now)
-                if session.connection == connection:
-                    outputs += session.end_of_rib_received(family, now)
+        outputs = session.message_received(connection, message, now)
+        if session.connection == connection:
+            match message:
+                case EndOfRib(family):
                     self.restart.end_of_rib(name, family, now)
-            case RouteRefresh(family, kind):
-                outputs = session.message_received(connection, message, now)
-                if session.connection == connection and kind is Refresh.REQUEST:
+                case RouteRefresh(family, Refresh.REQUEST):
                     self._rib.refresh(name, family)
-                elif session.connection == connection:
-                    outputs += session.refresh_marked(family, now, is_begin=kind is Refresh.BEGIN)
-            case _:
-                outputs = session.message_received(connection, message, now)
+                case _:
+                    pass
         self._apply(name, outputs, now)
         self.check_sync(now)
 
@@ -281,7 +275,7 @@ class Peers:
     def stop(self, _: Stopping, now: float) -> None:
         """End every session: the kernel's routes stay, and so does the list."""
         self._is_stopping = True
-        kept = {name for name, session in self.sessions.items() if restart_agreed(session.negotiated)}
+        kept = {name for name, each in self.sessions.items() if each.negotiated and each.negotiated.is_graceful}
         self.paths.watch(each for each in self.paths.watched if each.name in kept)
         for name, session in self.sessions.items():
             is_silent = name in kept

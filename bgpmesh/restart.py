@@ -33,9 +33,11 @@ from bgpmesh.agenda import NEVER
 from bgpmesh.events import Configured, Level
 from bgpmesh.frozen import frozen
 from bgpmesh.notes import Notes
+from bgpmesh.peering.connection import State
 from bgpmesh.peering.message import Negotiated
+from bgpmesh.peering.offer import LocalRestart
 from bgpmesh.peering.peer import Peer
-from bgpmesh.peering.session import LocalRestart, Session, State, restart_agreed
+from bgpmesh.peering.session import Session
 from bgpmesh.route.nlri import Family, Nlri
 from bgpmesh.route.path import PeerName
 
@@ -298,7 +300,7 @@ def _owed(peer: Peer, negotiated: Negotiated) -> tuple[set[Family], float]:
     nodes comes once it is in sync, for which it waits for nothing of ours but silence.
     """
     restart = negotiated.received.capabilities.graceful_restart
-    if restart is None or not restart_agreed(negotiated):
+    if restart is None or not negotiated.is_graceful:
         return set(), QUIET_S
     is_waiting_too = restart.is_restarting and not peer.reflects_to_us
     return set(negotiated.families), RESTARTING_QUIET_S if is_waiting_too else NEVER

@@ -10,7 +10,7 @@ from itertools import islice
 
 from bgpmesh.engine import Engine
 from bgpmesh.peering import bfd
-from bgpmesh.peering.session import State
+from bgpmesh.peering.connection import State
 from bgpmesh.route.nlri import prefix_of, prefix_text
 from bgpmesh.route.path import PeerName
 

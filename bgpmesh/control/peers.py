@@ -10,7 +10,8 @@ from bgpmesh.control.policies import JsonObject, Running, flows_of
 from bgpmesh.control.server import RequestError
 from bgpmesh.engine import Engine
 from bgpmesh.peering import bfd
-from bgpmesh.peering.session import Session, State
+from bgpmesh.peering.connection import State
+from bgpmesh.peering.session import Session
 from bgpmesh.route.path import PeerName
 
 

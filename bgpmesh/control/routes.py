@@ -15,7 +15,7 @@ from bgpmesh.control.peers import dotted
 from bgpmesh.control.policies import JsonObject, Running
 from bgpmesh.control.server import RequestError
 from bgpmesh.engine import Engine
-from bgpmesh.peering.session import State
+from bgpmesh.peering.connection import State
 from bgpmesh.rib.decision import Kept
 from bgpmesh.rib.rib import Candidate, Rib
 from bgpmesh.route.attributes import PathAttributes

@@ -10,6 +10,8 @@ What is here:
 * `message`  BGP messages as values, and what two OPENs agreed on. An UPDATE is not among them: it is a
              batch of routes and goes past the session to the RIB.
 * `session`  Session: the state machine of RFC 4271 §8. Events and `now` in, outputs out.
+* `connection` one of its TCP connections: its timers, and which of two that collide stays.
+* `offer`    what our OPEN offers a peer.
 * `stale`    the clocks of what is kept of a peer that is away.
 * `refresh`  which families a peer is saying again, and until when (RFC 7313).
 * `bfd`      Session: the state machine of RFC 5880 §6.8 in the same way, and what the process that runs it is told and

@@ -272,3 +272,14 @@ class Negotiated:
     ipv6_next_hops: bool = False  # both take them for IPv4 prefixes
     refusal: Notification | None = None  # what ExaBGP's validation says: bad peer AS, hold time, identifier
     refusal_text: str = field(default="", compare=False)
+
+    @property
+    def is_graceful(self) -> bool:
+        """Whether both OPENs carried the graceful-restart capability (RFC 4724 §4)."""
+        return all(said.capabilities.graceful_restart is not None for said in (self.sent, self.received))
+
+    @property
+    def survives_notification(self) -> bool:
+        """Whether both sides keep paths over a NOTIFICATION too: both said the N bit (RFC 8538 §2)."""
+        restarts = [said.capabilities.graceful_restart for said in (self.sent, self.received)]
+        return all(restart is not None and restart.survives_notification for restart in restarts)

@@ -7,16 +7,7 @@ Rules:
  1. At most two connections live at a time, and at most one of them is established.
  2. Every connection handed in by `connected` stays until it is lost or answered with `Hangup`;
     after that nothing is said on it, and what still arrives from it is ignored.
- 3. A collision is settled as soon as both sides must come to the same result (RFC 4271 §6.8), which is
-    often before the second OPEN: the first tells the peer's identifier. When an OPEN arrives and the
-    other connection is
-        one of ours in OpenSent, or any     that of the higher (identifier, AS) stays (RFC 6286 §2.3)
-        one in OpenConfirm
-        the peer's in OpenSent              the peer may still give it up: it goes if ours wins, else both stay
-        Established                         the newcomer goes, unless graceful restart was agreed and its OPEN
-                                            offers it: then the old one is dead (RFC 4724 §5). With a new
-                                            R bit that is certain; without, it may be a call that was made
-                                            before and came late, so its KEEPALIVE is awaited
+ 3. A collision is settled by `Connection.outlives`, as soon as both sides must come to the same result.
     A call of ours that is answered after the peer's OPEN came elsewhere is given up before a word is said.
  4. Back-off is for the connections we make. One that the peer makes is answered at once.
  5. Stale paths have one clock (`stale`), started when they became stale. A peer that restarts again and again before
@@ -30,40 +21,30 @@ Rules:
 
 from __future__ import annotations
 
-import enum
 import re
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 
 from bgpmesh.frozen import frozen
+from bgpmesh.peering.connection import NEVER, OPEN_HOLD_S, Connection, State
 from bgpmesh.peering.message import (
-    Capabilities,
     Cease,
     Code,
     EndOfRib,
-    GracefulRestart,
     Keepalive,
-    LongLived,
     Message,
     Negotiated,
     Notification,
     Open,
-    PathIds,
+    Refresh,
     RouteRefresh,
 )
-from bgpmesh.peering.peer import AddPath, Peer
+from bgpmesh.peering.offer import LocalRestart, families_offered, open_to, why_refused
+from bgpmesh.peering.peer import Peer
 from bgpmesh.peering.refresh import Refreshing
 from bgpmesh.peering.stale import Stale, retainable
-from bgpmesh.route import roles
-from bgpmesh.route.nlri import FLOWSPEC, ROUTED, Family
+from bgpmesh.route.nlri import Family
 from bgpmesh.route.path import PeerName
-
-# RFC 4271 §8.2.2 suggests 4 minutes for the hold timer while an OPEN is awaited.
-OPEN_HOLD_S = 240.0
-
-# A peer may take nothing of what we send for as long, or for twice the hold time where that is longer (RFC 9687 §5).
-SEND_HOLD_S = 480.0
 
 # Connects are tried again after 1 to 8 s: a pause that doubles, and up to a quarter more. The first is short, as
 # who refuses at first is a neighbour that starts too.
@@ -75,31 +56,14 @@ LAST_RETRY_S = 6.4
 TOLD_AT = 3
 MOST_TOLD = 8
 
-NEVER = float("inf")
-
-
-class State(enum.Enum):
-    """The states of RFC 4271 §8.2.2, under the names operators know."""
-
-    IDLE = "Idle"
-    CONNECT = "Connect"
-    ACTIVE = "Active"
-    OPEN_SENT = "OpenSent"
-    OPEN_CONFIRM = "OpenConfirm"
-    ESTABLISHED = "Established"
-
-
 # RFC 6608 §3: the subcode says the state, one octet of data the type of the message.
 _UNEXPECTED_IN = {State.OPEN_SENT: 1, State.OPEN_CONFIRM: 2, State.ESTABLISHED: 3}
-_OPEN, _UPDATE, _KEEPALIVE, _ROUTE_REFRESH = (1, "OPEN"), (2, "UPDATE"), (4, "KEEPALIVE"), (5, "ROUTE-REFRESH")
-
-
-@dataclass(slots=True)
-class LocalRestart:
-    """What our OPENs say about our own restart (RFC 4724 §3); shared by all sessions, changed by the engine."""
-
-    is_restarting: bool = False  # the R bit of the OPENs we send now
-    is_forwarding_kept: bool = False  # the F bit of first sessions; later ones of this daemon's life always set it
+_OPEN, _UPDATE = (1, "OPEN"), (2, "UPDATE")
+_KINDS: dict[type, tuple[int, str]] = {
+    EndOfRib: _UPDATE,
+    Keepalive: (4, "KEEPALIVE"),
+    RouteRefresh: (5, "ROUTE-REFRESH"),
+}
 
 
 # ── outputs ──────────────────────────────────────────────────────────────────
@@ -172,41 +136,6 @@ class StaleOutlived:
 Output = Dial | Send | Hangup | Established | WentDown | RefreshBegan | StaleExpired | StaleOutlived
 
 
-@dataclass(slots=True, eq=False)
-class _Connection:
-    """One TCP connection from OpenSent on."""
-
-    number: int
-    is_inbound: bool
-    hold_deadline: float
-    state: State = State.OPEN_SENT
-    negotiated: Negotiated | None = None
-    keepalive_deadline: float = NEVER
-    has_won: bool = False  # a collision, while it still waited for its OPEN
-
-    @property
-    def patience(self) -> float:
-        """Seconds of silence that end it; a hold time of 0 counts once it is established (RFC 4271 §4.4)."""
-        if self.negotiated is None or (not self.negotiated.hold_time and self.state is not State.ESTABLISHED):
-            return OPEN_HOLD_S
-        return self.negotiated.hold_time or NEVER
-
-    @property
-    def send_patience(self) -> float:
-        """Seconds in which it takes nothing that we send that end it; without keepalives there is no end (RFC 9687)."""
-        hold_time = self.negotiated.hold_time if self.negotiated is not None else 0
-        return max(SEND_HOLD_S, 2.0 * hold_time) if hold_time else NEVER
-
-    def heard(self, now: float) -> None:
-        """Start the hold timer afresh."""
-        self.hold_deadline = now + self.patience
-
-    def spoke(self, now: float, jitter: float) -> None:
-        """Start the keepalive timer afresh: a third of the hold time, or up to a quarter less (RFC 4271 §10)."""
-        hold_time = self.negotiated.hold_time if self.negotiated is not None else 0
-        self.keepalive_deadline = now + hold_time / 3 * (1 - jitter / 4) if hold_time else NEVER
-
-
 class Session:
     """The conversation with one peer; every method returns what is to be done, in order.
 
@@ -238,7 +167,7 @@ class Session:
         self._failures = 0
         self._failed_so: Counter[str] = Counter()  # why it did not come up since it was, and how often
         self._untold = ""
-        self._connections: dict[int, _Connection] = {}
+        self._connections: dict[int, Connection] = {}
         self._refreshing = Refreshing()
         self._stale = Stale()
 
@@ -285,7 +214,7 @@ class Session:
         for connection in list(self._connections.values()):
             outputs += self._drop(connection, notification)
             outputs += self._lost(connection, reason, now, is_graceful=False)
-        outputs += self._end_stale()
+        outputs += _expired(self._stale.end())
         if self._is_started:
             self.last_error = reason
         self._is_started = False
@@ -300,18 +229,17 @@ class Session:
         outputs: list[Output] = []
         for connection in list(self._connections.values()):
             is_up = connection.state is State.ESTABLISHED
-            if is_up and restart_agreed(connection.negotiated) and not _survives_notification(connection):
+            is_kept = connection.negotiated is not None and connection.negotiated.is_graceful
+            if is_up and is_kept and not connection.survives_notification:
                 outputs += self._drop(connection, None)
                 outputs += self._lost(connection, reason, now, is_graceful=True)
             else:
                 outputs += self._fault(connection, notification, reason, now)
         self._is_started = False
-        offered = _families_offered(to)
-        if gone := frozenset(
-            family for family in self._stale.families.difference(offered) if self._stale.end_of_rib(family)
-        ):
-            outputs.append(StaleExpired(gone))
-        return self._settle(outputs)
+        gone = self._stale.families.difference(families_offered(to))
+        for family in gone:
+            self._stale.end_of_rib(family)
+        return self._settle(outputs + _expired(gone))
 
     def succeed(self, other: Session) -> None:
         """Begin where another session with the same speaker has ended."""
@@ -326,23 +254,24 @@ class Session:
         if not is_inbound:
             self._is_calling = False
         others = list(self._connections.values())
-        established = next((c for c in others if c.state is State.ESTABLISHED), None)
         if not self._is_started:
-            return self._settle(
-                self._drop(_Connection(connection, is_inbound, NEVER), self._refusal if is_inbound else None)
-            )
+            return self._settle(_hang_up(connection, self._refusal if is_inbound else None))
         if not is_inbound and any(not c.is_inbound or c.state is not State.OPEN_SENT for c in others):
             return self._settle([Hangup(connection)])  # rule 3: too late, and nothing was said
-        if established is not None and not restart_agreed(established.negotiated):
-            newcomer = _Connection(connection, is_inbound, NEVER)
-            return self._settle(self._drop(newcomer, Notification.cease(Cease.CONNECTION_COLLISION)))
+        if self.negotiated is not None and not self.negotiated.is_graceful:
+            return self._settle(_hang_up(connection, Notification.cease(Cease.CONNECTION_COLLISION)))
         for older in others:
             # The peer makes one connection at a time: it has given up an older one that went nowhere.
-            if is_inbound and older.is_inbound and older is not established:
+            if is_inbound and older.is_inbound and older.state is not State.ESTABLISHED:
                 outputs += self._drop(older, Notification.cease(Cease.CONNECTION_COLLISION))
-        self._connections[connection] = _Connection(connection, is_inbound, now + OPEN_HOLD_S)
+        self._connections[connection] = Connection(connection, is_inbound, now + OPEN_HOLD_S)
         outputs.append(Send(connection, self.open_message()))
         return self._settle(outputs)
+
+    def open_message(self) -> Open:
+        """Return the OPEN we would send now."""
+        is_kept = self._local.is_forwarding_kept or self.was_established
+        return open_to(self.peer, is_restarting=self._local.is_restarting, is_forwarding_kept=is_kept)
 
     def connect_failed(self, reason: str, now: float) -> list[Output]:
         """Note that our call came to nothing (or, for a passive peer, why its calls do not get through)."""
@@ -372,12 +301,12 @@ class Session:
         if opened.state is not State.OPEN_SENT:
             return self._unexpected(opened, _OPEN, now)
         if negotiated.refusal is not None:
-            words = self._refusal_words(negotiated.refusal, negotiated)
-            return self._settle(self._fault(opened, negotiated.refusal, words, now))
+            why = why_refused(self.peer, negotiated, negotiated.refusal)
+            return self._settle(self._fault(opened, negotiated.refusal, why, now))
         self.called_since = None
         outputs: list[Output] = []
         for other in [c for c in self._connections.values() if c is not opened]:
-            stays = _outlives(other, negotiated)
+            stays = other.outlives(negotiated)
             if stays is None:
                 continue
             if stays:
@@ -394,7 +323,7 @@ class Session:
     def message_received(
         self, connection: int, message: Keepalive | RouteRefresh | EndOfRib | Notification, now: float
     ) -> list[Output]:
-        """Take any message but OPEN and UPDATE; what End-of-RIB means for paths is told by `end_of_rib_received`."""
+        """Take any message but OPEN and UPDATE; a request of ROUTE-REFRESH asks nothing of the session."""
         spoken = self._connections.get(connection)
         if spoken is None:
             return []
@@ -408,16 +337,19 @@ class Session:
                 return self._settle(outputs + self._ended_by(message, spoken, reason, now, is_over=is_over))
             case Keepalive() if spoken.state is State.OPEN_CONFIRM:
                 return self._settle(self._establish(spoken, now))
-            case Keepalive():
-                kind = _KEEPALIVE
-            case EndOfRib():
-                kind = _UPDATE
-            case RouteRefresh():
-                kind = _ROUTE_REFRESH
-        if spoken.state is not State.ESTABLISHED:
-            return self._unexpected(spoken, kind, now)
+            case _ if spoken.state is not State.ESTABLISHED:
+                return self._unexpected(spoken, _KINDS[type(message)], now)
         spoken.heard(now)
-        return []
+        match message:
+            case EndOfRib(family):  # the peer has said all it has (RFC 4724 §4.2)
+                self._refreshing.end_of_rib(family)
+                return _expired({family} if self._stale.end_of_rib(family) else ())
+            case RouteRefresh(family, Refresh.BEGIN):
+                return [RefreshBegan(family)] if self._refreshing.begun(family, now) else []
+            case RouteRefresh(family, Refresh.END):
+                return _expired({family} if self._refreshing.ended(family) else ())
+            case _:
+                return []
 
     def update_received(self, connection: int, now: float) -> list[Output]:
         """Note an UPDATE; its routes count only if `connection` is that of the established session."""
@@ -447,19 +379,6 @@ class Session:
         reason = f"send hold timer expired: the peer took nothing for {now - since:.0f} s"
         return self._settle(self._fault(stalled, Notification(Code.SEND_HOLD_TIMER), reason, now))
 
-    def refresh_marked(self, family: Family, now: float, *, is_begin: bool) -> list[Output]:
-        """Take BoRR or EoRR of the established session: between them all of a family is said again (RFC 7313 §4)."""
-        if is_begin:
-            return [RefreshBegan(family)] if self._refreshing.begun(family, now) else []
-        return [StaleExpired(frozenset({family}))] if self._refreshing.ended(family) else []
-
-    def end_of_rib_received(self, family: Family, now: float) -> list[Output]:  # noqa: ARG002  every event carries its time
-        """Sweep what is stale of this family, once: the peer has said all it has (RFC 4724 §4.2)."""
-        self._refreshing.end_of_rib(family)
-        if self.state is not State.ESTABLISHED or not self._stale.end_of_rib(family):
-            return []
-        return [StaleExpired(frozenset({family}))]
-
     # ── time ─────────────────────────────────────────────────────────────────
 
     def tick(self, now: float, unheard: Collection[int] = ()) -> list[Output]:
@@ -475,9 +394,7 @@ class Session:
             elif now >= connection.keepalive_deadline:
                 connection.spoke(now, self._jitter())
                 outputs.append(Send(connection.number, Keepalive()))
-        outputs += self._age_stale(now)
-        if over := self._refreshing.due(now):
-            outputs.append(StaleExpired(over))
+        outputs += self._age_stale(now) + _expired(self._refreshing.due(now))
         return self._settle(outputs + self._dial(now))
 
     def next_wakeup(self) -> float:
@@ -485,46 +402,6 @@ class Session:
         deadlines = [self._retry_at if self._may_call() else NEVER]
         deadlines += [min(c.hold_deadline, c.keepalive_deadline) for c in self._connections.values()]
         return min(*deadlines, self._stale.next_due(), self._refreshing.next_due())
-
-    # ── what we say ──────────────────────────────────────────────────────────
-
-    def open_message(self) -> Open:
-        """Return the OPEN we would send now; a family that we cannot be the next hop of is not offered."""
-        peer = self.peer
-        families = _families_offered(peer)
-        routed = tuple(family for family in families if family in ROUTED)
-        restart = long_lived = None
-        if peer.graceful_restart:
-            is_kept = self._local.is_forwarding_kept or self.was_established
-            restart = GracefulRestart(
-                restart_time=min(peer.graceful_restart, 4095),
-                is_restarting=self._local.is_restarting,
-                families=tuple((family, is_kept) for family in families),
-                survives_notification=True,
-            )
-            if (seconds := peer.long_lived_graceful_restart) > 0:
-                long_lived = LongLived(tuple((family, is_kept, seconds) for family in routed))
-        role = ((roles.CAPABILITY, bytes((roles.ROLES[peer.bgp_role],))),) if peer.bgp_role else ()
-        offered = peer.add_path or AddPath(0, receive=False)
-        paths = tuple(PathIds(f, offered.receive, offered.send > 0) for f in routed)
-        paths = paths if offered.receive or offered.send else ()
-        capabilities = Capabilities(
-            families=families,
-            enhanced_refresh=True,
-            extended_message=True,
-            graceful_restart=restart,
-            long_lived=long_lived,
-            add_path=paths,
-            ipv6_next_hops=Family.IPV4 in routed,
-            other=role,
-        )
-        return Open(peer.local_asn, peer.hold_time, peer.router_id, capabilities)
-
-    def _refusal_words(self, refusal: Notification, negotiated: Negotiated) -> str:
-        """Return why the peer's OPEN was refused, with what it says and what the limit is."""
-        if (refusal.code, refusal.subcode) == (Code.OPEN, 2) and negotiated.received.asn != self.peer.asn:
-            return f"AS mismatch: the peer says {negotiated.received.asn}, configured is {self.peer.asn}"
-        return negotiated.refusal_text or refusal.describe()
 
     # ── the path to the peer ─────────────────────────────────────────────────
 
@@ -537,7 +414,7 @@ class Session:
         connection = self._connections.get(self.connection) if self.connection is not None else None
         if connection is not None:
             return self._settle(self._fault(connection, Notification.cease(Cease.BFD_DOWN), reason, now))
-        return self._end_stale() if is_independent else []
+        return _expired(self._stale.end()) if is_independent else []
 
     def path_recovered(self, now: float) -> list[Output]:
         """Take it from BFD that the path is there: a peer that is to be called is called now."""
@@ -546,14 +423,14 @@ class Session:
 
     # ── the connections ──────────────────────────────────────────────────────
 
-    def _establish(self, connection: _Connection, now: float) -> list[Output]:
+    def _establish(self, connection: Connection, now: float) -> list[Output]:
         assert connection.negotiated is not None
         outputs: list[Output] = []
         for other in [c for c in self._connections.values() if c is not connection]:
             outputs += self._give_up(other, now)
         connection.state = State.ESTABLISHED
         connection.heard(now)
-        self._refreshing.established(connection.negotiated.families if restart_agreed(connection.negotiated) else ())
+        self._refreshing.established(connection.negotiated.families if connection.negotiated.is_graceful else ())
         self.negotiated, self.connection, self.established_at = connection.negotiated, connection.number, now
         self.last_error = self.down_reason  # what failed while connecting is of no interest any more
         self._failed_so.clear()
@@ -562,7 +439,7 @@ class Session:
         kept = self._stale.back(connection.negotiated, now)
         return [*outputs, Established(connection.number, connection.negotiated, kept)]
 
-    def _give_up(self, connection: _Connection, now: float) -> list[Output]:
+    def _give_up(self, connection: Connection, now: float) -> list[Output]:
         """Close the connection that a collision is decided against; an established one as if TCP had failed."""
         if connection.state is not State.ESTABLISHED:
             return self._drop(connection, Notification.cease(Cease.CONNECTION_COLLISION))
@@ -570,7 +447,7 @@ class Session:
         return outputs + self._lost(connection, "replaced: the peer opened a new connection", now, is_graceful=True)
 
     def _lost(
-        self, connection: _Connection, reason: str, now: float, *, is_graceful: bool, is_doubted: bool = False
+        self, connection: Connection, reason: str, now: float, *, is_graceful: bool, is_doubted: bool = False
     ) -> list[Output]:
         """Forget a connection that failed, and say what that means for the session."""
         self._connections.pop(connection.number, None)
@@ -601,28 +478,27 @@ class Session:
             if self._failed_so[kind] == TOLD_AT:
                 self._untold = reason
 
-    def _drop(self, connection: _Connection, notification: Notification | None) -> list[Output]:
+    def _drop(self, connection: Connection, notification: Notification | None) -> list[Output]:
         """Close a connection for no fault of the session's; the caller says what follows if it was established."""
         self._connections.pop(connection.number, None)
-        if notification is not None and notification.is_final and _survives_notification(connection):
+        if notification is not None and notification.is_final and connection.survives_notification:
             notification = notification.as_hard_reset()
-        said: list[Output] = [Send(connection.number, notification)] if notification is not None else []
-        return [*said, Hangup(connection.number)]
+        return _hang_up(connection.number, notification)
 
-    def _fault(self, connection: _Connection, notification: Notification, reason: str, now: float) -> list[Output]:
+    def _fault(self, connection: Connection, notification: Notification, reason: str, now: float) -> list[Output]:
         is_over = notification.is_final
         dropped = self._drop(connection, notification)
         return dropped + self._ended_by(notification, connection, reason, now, is_over=is_over)
 
     def _ended_by(
-        self, notification: Notification, connection: _Connection, reason: str, now: float, *, is_over: bool
+        self, notification: Notification, connection: Connection, reason: str, now: float, *, is_over: bool
     ) -> list[Output]:
         """Forget a connection after a NOTIFICATION, ours or the peer's (rule 6)."""
-        is_graceful = _survives_notification(connection) and not is_over
+        is_graceful = connection.survives_notification and not is_over
         is_doubted = notification.code in {Code.HOLD_TIMER, Code.SEND_HOLD_TIMER}
         return self._lost(connection, reason, now, is_graceful=is_graceful, is_doubted=is_doubted)
 
-    def _unexpected(self, connection: _Connection, kind: tuple[int, str], now: float) -> list[Output]:
+    def _unexpected(self, connection: Connection, kind: tuple[int, str], now: float) -> list[Output]:
         """Answer a message that the state has no place for (RFC 6608)."""
         number, name = kind
         notification = Notification(Code.STATE_MACHINE, _UNEXPECTED_IN[connection.state], bytes((number,)))
@@ -662,12 +538,8 @@ class Session:
 
     def _age_stale(self, now: float) -> list[Output]:
         turning, over = self._stale.due(now)
-        outputs: list[Output] = [StaleOutlived(turning)] if turning else []
-        return [*outputs, StaleExpired(over)] if over else outputs
-
-    def _end_stale(self) -> list[Output]:
-        over = self._stale.end()
-        return [StaleExpired(over)] if over else []
+        outlived: list[Output] = [StaleOutlived(turning)] if turning else []
+        return outlived + _expired(over)
 
     def _settle(self, outputs: list[Output]) -> list[Output]:
         """Bring `state` in line with the connections: that of the one that got furthest."""
@@ -684,39 +556,12 @@ class Session:
         return outputs
 
 
-def _outlives(other: _Connection, negotiated: Negotiated) -> bool | None:
-    """Tell whether `other` stays and the one on which the OPEN just came goes; None: not to be said yet (rule 3)."""
-    if other.state is State.ESTABLISHED:
-        restart = negotiated.received.capabilities.graceful_restart
-        before = other.negotiated.received.capabilities.graceful_restart if other.negotiated is not None else None
-        if restart is None or before is None:
-            return True
-        return False if restart.is_restarting and not before.is_restarting else None
-    ours, theirs = negotiated.sent, negotiated.received
-    is_winner = other.is_inbound is not ((ours.router_id, ours.asn) > (theirs.router_id, theirs.asn))
-    if is_winner and other.state is State.OPEN_SENT:
-        # One of ours that has won before and got no OPEN since is dead at the other end: the peer calls again.
-        return None if other.is_inbound else not other.has_won
-    return is_winner
+def _hang_up(connection: int, notification: Notification | None) -> list[Output]:
+    """Close a connection; None: without a word."""
+    said: list[Output] = [Send(connection, notification)] if notification is not None else []
+    return [*said, Hangup(connection)]
 
 
-def _families_offered(peer: Peer) -> tuple[Family, ...]:
-    """Return what an OPEN to a peer offers; FlowSpec has no next hop that could be ours (RFC 8955 §4)."""
-    able = {family for family, _ in peer.next_hops}
-    return tuple(family for family in peer.families if family in able) + (FLOWSPEC if peer.flowspec is not None else ())
-
-
-def restart_agreed(negotiated: Negotiated | None) -> bool:
-    """Tell whether both OPENs carried the graceful-restart capability."""
-    return negotiated is not None and all(
-        message.capabilities.graceful_restart is not None for message in (negotiated.sent, negotiated.received)
-    )
-
-
-def _survives_notification(connection: _Connection) -> bool:
-    """Tell whether a connection is that of an established session, and both sides keep it over a NOTIFICATION."""
-    if connection.state is not State.ESTABLISHED or connection.negotiated is None:
-        return False
-    said = (connection.negotiated.sent, connection.negotiated.received)
-    restarts = [message.capabilities.graceful_restart for message in said]
-    return all(restart is not None and restart.survives_notification for restart in restarts)
+def _expired(families: Collection[Family]) -> list[Output]:
+    """Have what is still stale of these families go, if there are any."""
+    return [StaleExpired(frozenset(families))] if families else []

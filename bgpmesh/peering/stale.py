@@ -122,7 +122,7 @@ def retainable(negotiated: Negotiated) -> frozenset[Family]:
     Those in the peer's capability (RFC 4724 §4.2), and without a restart time those that may be long-lived (RFC 9494).
     """
     restart = negotiated.received.capabilities.graceful_restart
-    if restart is None or negotiated.sent.capabilities.graceful_restart is None:
+    if restart is None or not negotiated.is_graceful:
         return frozenset()
     stale_times = _stale_times(negotiated)
     families = {family for family, stale_time in stale_times.items() if stale_time}

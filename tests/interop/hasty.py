@@ -16,5 +16,5 @@ from bgpmesh import cli
 LOOK_S = 1.0  # between looks at who takes nothing
 
 if __name__ == "__main__":
-    with patch("bgpmesh.peering.session.SEND_HOLD_S", 0.0), patch("bgpmesh.wire.speaker.STALL_S", LOOK_S):
+    with patch("bgpmesh.peering.connection.SEND_HOLD_S", 0.0), patch("bgpmesh.wire.speaker.STALL_S", LOOK_S):
         sys.exit(cli.main())

@@ -41,10 +41,11 @@ from bgpmesh.events import (
     Stopping,
     TimerFired,
 )
+from bgpmesh.peering.connection import State
 from bgpmesh.peering.message import Negotiated
 from bgpmesh.peering.peer import Peer
 from bgpmesh.peering.ranges import Ranges
-from bgpmesh.peering.session import Dial, Hangup, Send, State
+from bgpmesh.peering.session import Dial, Hangup, Send
 from bgpmesh.policy.chains import AddressSet, ChainKey, Rules
 from bgpmesh.policy.objects import Key, Value
 from bgpmesh.rib.export import Batch, Told

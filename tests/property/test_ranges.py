@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from bgpmesh.events import Configured
+from bgpmesh.peering.connection import State
 from bgpmesh.peering.ranges import PeerRange
-from bgpmesh.peering.session import State
 from bgpmesh.route.path import PeerName, Role
 from tests.property.cluster import Cluster
 from tests.property.test_cluster import SEEDS, assert_converged, node, started

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bgpmesh.peering.connection import OPEN_HOLD_S, State
 from bgpmesh.peering.message import (
     Capabilities,
     Cease,
@@ -18,21 +19,21 @@ from bgpmesh.peering.message import (
     Negotiated,
     Notification,
     Open,
+    Refresh,
     RouteRefresh,
 )
+from bgpmesh.peering.offer import LocalRestart
 from bgpmesh.peering.peer import Peer
 from bgpmesh.peering.session import (
-    OPEN_HOLD_S,
     Dial,
     Established,
     Hangup,
-    LocalRestart,
     Output,
+    RefreshBegan,
     Send,
     Session,
     StaleExpired,
     StaleOutlived,
-    State,
     WentDown,
 )
 from bgpmesh.route.attributes import Asn, RouterId
@@ -76,8 +77,8 @@ offers = st.tuples(restarts, long_lives)
 pauses = st.sampled_from([0.0, 0.0, 0.0, 0.1, 1.0, 3.0, 9.0, 30.0, 240.0, 1e6])
 EVENTS = (
     "start restart stop quit inbound inbound answered answered refused lost lost open open open bad-open message "
-    "keepalive keepalive update garbage stalled end-of-rib end-of-rib tick due path-failed path-recovered "
-    "reload up up up"
+    "keepalive keepalive update garbage stalled end-of-rib end-of-rib refresh refresh tick due path-failed "
+    "path-recovered reload up up up"
 )
 steps = st.lists(
     st.tuples(
@@ -130,6 +131,9 @@ class World:
                 case WentDown(_, retain):
                     assert self.established is not None, "down without having been up"
                     self.established, self.stale = None, retain
+                case RefreshBegan(family):
+                    assert self.established is not None, "nobody to say it again"
+                    self.stale |= {family}
                 case StaleOutlived(outlived):
                     assert self.established is None, "it is back"
                     assert outlived, "nothing"
@@ -201,7 +205,10 @@ def run(world: World, script: list[Step]) -> float:  # noqa: C901, PLR0912  one 
             case "stalled":
                 outputs = session.sending_stalled(connection, now - [0.0, 480.0][index % 2], now)
             case "end-of-rib":
-                outputs = session.end_of_rib_received([*Family][index % 2], now)
+                outputs = session.message_received(connection, EndOfRib([*Family][index % 2]), now)
+            case "refresh":
+                marker = RouteRefresh([*Family][index % 2], (Refresh.BEGIN, Refresh.END)[index // 2])
+                outputs = session.message_received(connection, marker, now)
             case "tick":
                 outputs = session.tick(now)
             case "path-failed":

@@ -25,8 +25,9 @@ from bgpmesh.keeper import Keeper
 from bgpmesh.kernel.links import LinksEdge
 from bgpmesh.operations import Operations
 from bgpmesh.peering.bfd import Watched
+from bgpmesh.peering.connection import State
 from bgpmesh.peering.message import Cease, Notification
-from bgpmesh.peering.session import Dial, Hangup, Send, State
+from bgpmesh.peering.session import Dial, Hangup, Send
 from bgpmesh.pump import Pump
 from bgpmesh.revisions import Revisions
 from bgpmesh.rib.drain import Drain

@@ -42,6 +42,7 @@ from bgpmesh.events import (
 )
 from bgpmesh.paths import LEAST_STAY_S
 from bgpmesh.peering import bfd
+from bgpmesh.peering.connection import State
 from bgpmesh.peering.message import (
     Capabilities,
     Cease,
@@ -55,7 +56,7 @@ from bgpmesh.peering.message import (
     RouteRefresh,
 )
 from bgpmesh.peering.peer import Peer
-from bgpmesh.peering.session import Dial, Hangup, Send, State
+from bgpmesh.peering.session import Dial, Hangup, Send
 from bgpmesh.policy.chains import ChainKey
 from bgpmesh.policy.iptables import Options
 from bgpmesh.policy.objects import read

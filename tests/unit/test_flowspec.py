@@ -26,9 +26,10 @@ from bgpmesh.events import (
     TimerFired,
 )
 from bgpmesh.metrics import Metrics
+from bgpmesh.peering.connection import State
 from bgpmesh.peering.message import Capabilities, EndOfRib, GracefulRestart, Keepalive, Negotiated, Open
 from bgpmesh.peering.peer import FlowLimit
-from bgpmesh.peering.session import Send, State
+from bgpmesh.peering.session import Send
 from bgpmesh.policy.attribution import Counters
 from bgpmesh.policy.chains import ids_of
 from bgpmesh.route.attributes import Asn, AsPath, PathAttributes, RouterId, SegmentKind

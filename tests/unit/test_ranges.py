@@ -20,9 +20,10 @@ from bgpmesh.events import (
     RoutesReceived,
 )
 from bgpmesh.peering.bfd import Watched
+from bgpmesh.peering.connection import State
 from bgpmesh.peering.message import Cease, EndOfRib, Keepalive, Negotiated, Notification, Open
 from bgpmesh.peering.ranges import PeerRange, Ranges
-from bgpmesh.peering.session import Dial, Hangup, Send, State
+from bgpmesh.peering.session import Dial, Hangup, Send
 from bgpmesh.rib.drain import Drain
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
 from bgpmesh.route.nlri import Family, parse_nlri

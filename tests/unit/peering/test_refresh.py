@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bgpmesh.peering.message import Negotiated
+from bgpmesh.peering.message import EndOfRib, Negotiated, Refresh, RouteRefresh
 from bgpmesh.peering.refresh import REFRESH_S
 from bgpmesh.peering.session import Output, RefreshBegan, Session, StaleExpired
 from bgpmesh.route.nlri import Family
@@ -18,16 +18,26 @@ def told(*families: Family) -> Session:
     session = make()
     establish(session, restart=RESTART)
     for family in families:
-        session.end_of_rib_received(family, 1)
+        end_of_rib(session, family, 1)
     return session
 
 
 def begin(session: Session, family: Family, now: float) -> list[Output]:
-    return session.refresh_marked(family, now, is_begin=True)
+    return session.message_received(number(session), RouteRefresh(family, Refresh.BEGIN), now)
 
 
 def end(session: Session, family: Family, now: float) -> list[Output]:
-    return session.refresh_marked(family, now, is_begin=False)
+    return session.message_received(number(session), RouteRefresh(family, Refresh.END), now)
+
+
+def end_of_rib(session: Session, family: Family, now: float) -> list[Output]:
+    return session.message_received(number(session), EndOfRib(family), now)
+
+
+def number(session: Session) -> int:
+    """Return that of the established connection."""
+    assert session.connection is not None
+    return session.connection
 
 
 def test_what_is_not_repeated_goes_with_the_end() -> None:
@@ -47,7 +57,7 @@ def test_nothing_is_begun_before_the_end_of_the_first_table() -> None:
     assert begin(session, V4, 2) == []
     assert end(session, V4, 3) == []
     assert begin(session, V6, 3) == [RefreshBegan(V6)]
-    session.end_of_rib_received(V4, 4)
+    end_of_rib(session, V4, 4)
     assert begin(session, V4, 5) == [RefreshBegan(V4)]
 
 
@@ -76,10 +86,10 @@ def test_a_lost_session_ends_what_was_begun(restart: object) -> None:
     session = make()
     establish(session, restart=restart)
     for family in (V4, V6):
-        session.end_of_rib_received(family, 1)
+        end_of_rib(session, family, 1)
     begin(session, V4, 2)
     session.disconnected(1, "closed by peer", 3)
     establish(session, connection=2, now=4, restart=restart)
     assert isinstance(session.negotiated, Negotiated)
-    session.end_of_rib_received(V4, 5)
+    end_of_rib(session, V4, 5)
     assert end(session, V4, 6) == []

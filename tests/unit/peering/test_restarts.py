@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from bgpmesh.peering.message import Capabilities, Cease, GracefulRestart, Keepalive, LongLived, Notification
+from bgpmesh.peering.message import Capabilities, Cease, EndOfRib, GracefulRestart, Keepalive, LongLived, Notification
 from bgpmesh.peering.session import Established, Hangup, Output, Send, Session, StaleExpired, StaleOutlived, WentDown
 from bgpmesh.peering.stale import STALE_PATHS_S
 from bgpmesh.route.nlri import Family
@@ -166,7 +166,7 @@ def test_a_peer_back_without_the_capability_loses_its_paths_at_once() -> None:
     (up,) = (o for o in establish(session, connection=2, now=2, restart=None) if isinstance(o, Established))
     assert up.keep == frozenset()
     assert session.next_wakeup() < 30, "nothing but the keepalive is due"
-    assert session.end_of_rib_received(Family.IPV4, 3) == []
+    assert session.message_received(2, EndOfRib(Family.IPV4), 3) == []
 
 
 def test_a_peer_back_without_a_family_loses_its_paths_at_once() -> None:
@@ -314,7 +314,7 @@ def test_end_of_rib_ends_it_and_a_clock_does_where_it_never_comes() -> None:
     session.disconnected(1, "gone", 1)
     aged(session, 100)
     assert up(session, 2, 100) == BOTH
-    assert session.end_of_rib_received(Family.IPV4, 110) == [StaleExpired(IPV4)]
+    assert session.message_received(2, EndOfRib(Family.IPV4), 110) == [StaleExpired(IPV4)]
     assert [(100 + STALE_PATHS_S, StaleExpired(IPV6))] == aged(session, 1e6)
 
 
@@ -344,7 +344,7 @@ def test_once_said_again_a_loss_begins_anew() -> None:
     aged(session, 100)
     up(session, 2, 100)
     for family in BOTH:
-        session.end_of_rib_received(family, 101)
+        session.message_received(2, EndOfRib(family), 101)
     session.disconnected(2, "gone", 200)
     assert [(230, StaleOutlived(BOTH)), (730, StaleExpired(IPV6)), (1_230, StaleExpired(IPV4))] == aged(session, 1e6)
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from bgpmesh.peering.connection import OPEN_HOLD_S, State
 from bgpmesh.peering.message import (
     Capabilities,
     Cease,
@@ -20,20 +21,9 @@ from bgpmesh.peering.message import (
     Open,
     RouteRefresh,
 )
+from bgpmesh.peering.offer import LocalRestart
 from bgpmesh.peering.peer import Peer
-from bgpmesh.peering.session import (
-    OPEN_HOLD_S,
-    Dial,
-    Established,
-    Hangup,
-    LocalRestart,
-    Output,
-    Send,
-    Session,
-    StaleExpired,
-    State,
-    WentDown,
-)
+from bgpmesh.peering.session import Dial, Established, Hangup, Output, Send, Session, StaleExpired, WentDown
 from bgpmesh.peering.stale import STALE_PATHS_S
 from bgpmesh.route.attributes import Asn, RouterId
 from bgpmesh.route.nlri import Family
@@ -640,9 +630,9 @@ def test_end_of_rib_sweeps_its_family_once() -> None:
     establish(session)
     session.disconnected(1, "closed by peer", 1)
     establish(session, connection=2, now=5)
-    assert [StaleExpired(frozenset({Family.IPV6}))] == session.end_of_rib_received(Family.IPV6, 6)
-    assert session.end_of_rib_received(Family.IPV6, 7) == []
-    assert [StaleExpired(frozenset({Family.IPV4}))] == session.end_of_rib_received(Family.IPV4, 8)
+    assert [StaleExpired(frozenset({Family.IPV6}))] == session.message_received(2, EndOfRib(Family.IPV6), 6)
+    assert session.message_received(2, EndOfRib(Family.IPV6), 7) == []
+    assert [StaleExpired(frozenset({Family.IPV4}))] == session.message_received(2, EndOfRib(Family.IPV4), 8)
 
 
 def test_stale_paths_do_not_wait_for_end_of_rib_for_ever() -> None:

@@ -6,9 +6,11 @@ import ipaddress
 
 import pytest
 
+from bgpmesh.peering.connection import State
 from bgpmesh.peering.message import Capabilities, Keepalive, Negotiated, Notification, Open
+from bgpmesh.peering.offer import LocalRestart
 from bgpmesh.peering.peer import Peer
-from bgpmesh.peering.session import Hangup, LocalRestart, Send, Session, State
+from bgpmesh.peering.session import Hangup, Send, Session
 from bgpmesh.route.attributes import Asn, Origin, RouterId
 from bgpmesh.route.nlri import Family, parse_nlri
 from bgpmesh.route.path import PeerName, Role
