@@ -48,7 +48,6 @@ from bgpmesh.events import (
 from bgpmesh.faults import FaultsOf
 from bgpmesh.notes import Notes
 from bgpmesh.paths import Paths
-from bgpmesh.peering import bfd
 from bgpmesh.peering.connection import State
 from bgpmesh.peering.message import Cease, EndOfRib, Notification, Refresh, RouteRefresh
 from bgpmesh.peering.peer import Peer
@@ -129,7 +128,7 @@ class Peers:
         self._followed = followed
         self._notes = notes
         self._jitter = jitter
-        self._peer_of: dict[int, PeerName] = {}  # connection -> peer
+        self._session_of: dict[int, Session] = {}  # by connection
         self._agenda = Agenda()
         self._away: set[PeerName] = set(self.held)  # on the list without a session
         self._is_stopping = False
@@ -178,43 +177,42 @@ class Peers:
         if session is None:  # there is no room, or it was removed while the connection was on its way
             self.commands.append(Hangup(event.connection))
             return
-        self._peer_of[event.connection] = event.peer
+        self._session_of[event.connection] = session
         self.restart.connected(event.peer, now)
-        self._apply(event.peer, session.connected(event.connection, event.is_inbound, now), now)
+        self._apply(session, session.connected(event.connection, event.is_inbound, now), now)
 
     def connect_failed(self, event: ConnectFailed, now: float) -> None:
         """Tell a session that our call came to nothing."""
-        if event.peer in self.sessions:
-            self._apply(event.peer, self.sessions[event.peer].connect_failed(event.reason, now), now)
+        if (session := self.sessions.get(event.peer)) is not None:
+            self._apply(session, session.connect_failed(event.reason, now), now)
         elif event.peer in self.callers.names:
             self.callers.came_to_nothing(event.peer, event.peer, event.reason)
 
     def disconnected(self, event: Disconnected, now: float) -> None:
         """Tell a session that its connection is gone."""
-        name = self._peer_of.pop(event.connection, None)
-        if name is not None:
-            self._apply(name, self.sessions[name].disconnected(event.connection, event.reason, now), now)
+        if (session := self._session_of.pop(event.connection, None)) is not None:
+            self._apply(session, session.disconnected(event.connection, event.reason, now), now)
 
     def open_received(self, event: OpenReceived, now: float) -> None:
         """Give an OPEN to its session."""
-        if (session := self._session(event.connection)) is not None:
-            self._apply(session.peer.name, session.open_received(event.connection, event.negotiated, now), now)
+        if (session := self._session_of.get(event.connection)) is not None:
+            self._apply(session, session.open_received(event.connection, event.negotiated, now), now)
 
     def garbage_received(self, event: GarbageReceived, now: float) -> None:
         """End the session of a peer that sent what ends one."""
-        if (session := self._session(event.connection)) is not None:
+        if (session := self._session_of.get(event.connection)) is not None:
             outputs = session.garbage_received(event.connection, event.notification, event.text, now)
-            self._apply(session.peer.name, outputs, now)
+            self._apply(session, outputs, now)
 
     def sending_stalled(self, event: SendingStalled, now: float) -> None:
         """Tell a session that its peer has taken nothing for a while."""
-        if (session := self._session(event.connection)) is not None:
-            self._apply(session.peer.name, session.sending_stalled(event.connection, event.since, now), now)
+        if (session := self._session_of.get(event.connection)) is not None:
+            self._apply(session, session.sending_stalled(event.connection, event.since, now), now)
 
     def message_received(self, event: MessageReceived, now: float) -> None:
         """Give any other message but an UPDATE to its session, and to the RIB what is for it."""
         connection, message = event.connection, event.message
-        session = self._session(connection)
+        session = self._session_of.get(connection)
         if session is None:
             return
         name = session.peer.name
@@ -227,7 +225,7 @@ class Peers:
                     self._rib.refresh(name, family)
                 case _:
                     pass
-        self._apply(name, outputs, now)
+        self._apply(session, outputs, now)
         self.check_sync(now)
 
     def routes_received(self, event: RoutesReceived, now: float) -> PeerName | None:
@@ -251,11 +249,11 @@ class Peers:
 
     def _update_received(self, event: RoutesReceived | FlowsReceived, now: float) -> Session | None:
         """Return whose UPDATE it is, if it is to be heard; what was wrong with it is counted."""
-        session = self._session(event.connection)
+        session = self._session_of.get(event.connection)
         if session is None:
             return None
         name = session.peer.name
-        self._apply(name, session.update_received(event.connection, now), now)
+        self._apply(session, session.update_received(event.connection, now), now)
         if session.connection != event.connection or session.state is not State.ESTABLISHED:
             return None
         if event.problem:
@@ -267,7 +265,7 @@ class Peers:
         """Let every session have its turn that is due."""
         for name, is_reopened in self._agenda.take_due(now):
             session = self.sessions[name]
-            self._apply(name, session.start(now) if is_reopened else session.tick(now, event.unheard), now)
+            self._apply(session, session.start(now) if is_reopened else session.tick(now, event.unheard), now)
         if self._close_at <= now:
             self._close(now)
         self.check_sync(now, event.unheard)
@@ -280,46 +278,39 @@ class Peers:
         for name, session in self.sessions.items():
             is_silent = name in kept
             farewell = None if is_silent else Notification.cease(Cease.ADMIN_SHUTDOWN, "bgpmesh stops")
-            self._apply(name, session.stop(now, farewell), now)
+            self._apply(session, session.stop(now, farewell), now)
 
     def bfd_reported(self, event: BfdReported, now: float) -> None:
         """Take note of how the path to a peer is, and end what went over one that is broken."""
-        name = PeerName(event.report.name)
+        report = event.report
+        name = PeerName(report.name)
         if (session := self.sessions.get(name)) is None:
             return
-        failure, is_up_anew = self.paths.reported(event.report)
-        if failure is not None:
-            self._path_failed(session, event.report, failure, now)
+        failure, is_up_anew = self.paths.reported(report)
+        has_begun_since = session.established_at is not None and session.established_at > report.at
+        if failure is not None and not has_begun_since:
+            outputs = session.path_failed(f"BFD: {failure}", now, is_independent=report.is_independent)
+            self._apply(session, outputs, now)
+            if report.is_independent:
+                self.restart.discard(name)
+                self.check_sync(now)
         if is_up_anew:
             self._notes.add("bfd.up", peer=name)
-            self._apply(name, session.path_recovered(now), now)
-
-    def _path_failed(self, session: Session, report: bfd.Report, reason: str, now: float) -> None:
-        name = session.peer.name
-        if session.established_at is not None and session.established_at > report.at:
-            return  # it began since
-        outputs = session.path_failed(f"BFD: {reason}", now, is_independent=report.is_independent)
-        self._apply(name, outputs, now)
-        if report.is_independent:
-            self.restart.discard(name)
-            self.check_sync(now)
+            self._apply(session, session.path_recovered(now), now)
 
     # ── sessions ─────────────────────────────────────────────────────────────
 
-    def _session(self, connection: int) -> Session | None:
-        name = self._peer_of.get(connection)
-        return None if name is None else self.sessions.get(name)
-
-    def _add(self, peer: Peer, before: Session | None, now: float, *, is_awaited: bool) -> None:
+    def _add(self, peer: Peer, before: Session | None, now: float, *, is_awaited: bool) -> Session:
         session = self.sessions[peer.name] = Session(peer, self.restart.local, self._jitter)
         if before is not None:
             session.succeed(before)
         if is_awaited:  # it was changed before it could say what we held of it when we restarted
             self.restart.add(peer.name, now)
         if self.is_closed:
-            self._apply(peer.name, session.stop(now, self._farewell()), now)
+            self._apply(session, session.stop(now, self._farewell()), now)
         elif self.restart.is_booted:
-            self._apply(peer.name, session.start(now, at_once=is_awaited), now)
+            self._apply(session, session.start(now, at_once=is_awaited), now)
+        return session
 
     def _amended(self, session: Session, before: Peer, now: float) -> None:
         """Act on what has changed under a session; the RIB has done its part."""
@@ -329,7 +320,7 @@ class Peers:
             self._followed.limit(peer)
         limits = (peer.max_prefixes, peer.max_identities)
         if limits != (before.max_prefixes, before.max_identities) and self._agenda.open(name):
-            self._apply(name, session.start(now), now)  # it may keep within the new ones
+            self._apply(session, session.start(now), now)  # it may keep within the new ones
         if session.connection is not None and session.state is State.ESTABLISHED:
             if (over := self._rib.is_over_limit(name)) is not None:
                 self._over_limit(session, *over, now)
@@ -341,12 +332,12 @@ class Peers:
 
     def _ask_again(self, session: Session, connection: int, now: float) -> None:
         """Have a peer say again what it has said, so that it is judged anew: if it can (RFC 2918), in this session."""
-        name, negotiated = session.peer.name, session.negotiated
+        negotiated = session.negotiated
         if negotiated is not None and negotiated.received.capabilities.route_refresh:
             self.commands.extend(Send(connection, RouteRefresh(family)) for family in negotiated.families)
             return
-        self._apply(name, session.stop(now, Notification.cease(Cease.OTHER_CONFIGURATION_CHANGE)), now)
-        self._apply(name, session.start(now), now)
+        self._apply(session, session.stop(now, Notification.cease(Cease.OTHER_CONFIGURATION_CHANGE)), now)
+        self._apply(session, session.start(now), now)
 
     def _let_in(self, event: Connected, now: float) -> Session | None:
         """Return the new session of one that calls from a range; None: it does not, or is one too many."""
@@ -362,13 +353,12 @@ class Peers:
             return None
         for each in late:
             name = each.peer.name
-            self._apply(name, each.stop(now, Notification.cease(Cease.CONNECTION_REJECTED)), now)
+            self._apply(each, each.stop(now, Notification.cease(Cease.CONNECTION_REJECTED)), now)
             self.callers.came_to_nothing(around.name, name, "made room for a later caller: no session yet")
             self.restart.discard(name)
             del self.sessions[name]
             self._forget(each)
-        self._add(peer, None, now, is_awaited=False)
-        session = self.sessions[event.peer]
+        session = self._add(peer, None, now, is_awaited=False)
         session.was_established = self.callers.was_here(event.peer)
         return session
 
@@ -411,26 +401,26 @@ class Peers:
         name = session.peer.name
         cause = Notification.cease(Cease.PEER_DECONFIGURED if is_gone else Cease.OTHER_CONFIGURATION_CHANGE)
         if changed is not None and changed.graceful_restart and changed.is_same_speaker(session.peer):
-            self._apply(name, session.hand_over(changed, now, cause), now)
+            self._apply(session, session.hand_over(changed, now, cause), now)
         else:
-            self._apply(name, session.stop(now, cause), now)
+            self._apply(session, session.stop(now, cause), now)
         self.restart.discard(name)
         self.faults.begin_anew(name)
         self._agenda.forget(name)
-        for connection in [c for c, n in self._peer_of.items() if n == name]:
-            del self._peer_of[connection]
+        for connection in [number for number, of in self._session_of.items() if of is session]:
+            del self._session_of[connection]
             self.commands.append(Hangup(connection))
         del self.sessions[name]
 
-    def _apply(self, name: PeerName, outputs: Iterable[Output], now: float) -> None:
+    def _apply(self, session: Session, outputs: Iterable[Output], now: float) -> None:
         """Carry out what a session answered."""
-        session = self.sessions[name]
+        name = session.peer.name
         for output in outputs:
             match output:
                 case Dial() | Send():
                     self.commands.append(output)
                 case Hangup(connection):
-                    self._peer_of.pop(connection, None)
+                    self._session_of.pop(connection, None)
                     self.commands.append(output)
                 case Established():
                     self._established(session, output, now)
@@ -498,11 +488,10 @@ class Peers:
         most = peer.max_identities if limit == "max_identities" else peer.max_prefixes
         afi_safi = family.afi.to_bytes(2, "big") + bytes((family.safi,)) + most.to_bytes(4, "big")
         notification = Notification(6, Cease.MAX_PREFIXES, afi_safi)  # RFC 4486 §4
-        closed_s = max(
-            peer.max_prefixes_restart, session.pause(now)
-        )  # whoever calls whom: it would do it again at once
+        # Not sooner than we would call it, whoever calls whom: it would do it again at once.
+        closed_s = max(peer.max_prefixes_restart, session.pause(now))
         why = f"sent more than {limit} = {most} {family.label} prefixes: closed for {closed_s:.0f} s"
-        self._apply(peer.name, session.stop(now, notification, why), now)
+        self._apply(session, session.stop(now, notification, why), now)
         self._agenda.close(peer.name, now + closed_s)
         self.restart.discard(peer.name)  # it is we who do not want to hear it
         self.check_sync(now)
@@ -531,7 +520,7 @@ class Peers:
         if self.drain.drain is Drain.UNDRAINING:
             self.restart.begin_return(configured, ranges, now)
         for name, session in self.sessions.items():
-            self._apply(name, session.start(now, at_once=name in self.restart.names), now)
+            self._apply(session, session.start(now, at_once=name in self.restart.names), now)
         self._watch()
         self.check_sync(now)
 
@@ -569,8 +558,8 @@ class Peers:
         elif was_closed:
             self._watch()
             self.restart.begin_return(self._configured, self.callers.names, now)
-            for name, session in self.sessions.items():
-                self._apply(name, session.start(now, at_once=True), now)
+            for session in self.sessions.values():
+                self._apply(session, session.start(now, at_once=True), now)
 
     def return_to_service(self) -> bool:
         """Say no longer that this node is the last choice, once the kernel has what peers said; True if that is now."""
@@ -590,7 +579,7 @@ class Peers:
         self.restart.close()
         for name, session in self.sessions.items():
             self._agenda.open(name)
-            self._apply(name, session.stop(now, self._farewell()), now)
+            self._apply(session, session.stop(now, self._farewell()), now)
 
     def _farewell(self) -> Notification:
         """Return what a peer reads of the end of its session, and when it calls before we are back."""
