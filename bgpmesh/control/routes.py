@@ -17,13 +17,14 @@ from bgpmesh.control.server import RequestError
 from bgpmesh.engine import Engine
 from bgpmesh.peering.connection import State
 from bgpmesh.rib.decision import Kept
+from bgpmesh.rib.nexthop import covering
 from bgpmesh.rib.rib import Candidate, Rib
 from bgpmesh.route.attributes import PathAttributes
 from bgpmesh.route.community import ext_text
 from bgpmesh.route.nlri import (
     Nlri,
-    contains,
     host_nlri,
+    network_of,
     nlri_of,
     nlri_order,
     path_id_of,
@@ -71,8 +72,7 @@ def meant(rib: Rib, text: object) -> Nlri:
     nlri = _nlri(text)
     if "/" in str(text) or rib.candidates(nlri):
         return nlri
-    around = [other for other in rib.prefixes() if contains(other, nlri)]
-    return max(around, key=lambda other: other[0], default=nlri)
+    return next(filter(rib.candidates, covering(network_of(nlri).network_address)), nlri)
 
 
 def _nlri(text: object) -> Nlri:
@@ -84,7 +84,8 @@ def _nlri(text: object) -> Nlri:
         raise RequestError("bad-request", str(error), key="prefix", value=str(text)) from error
 
 
-PathOf = Callable[[Rib, Nlri, PathAttributes, PeerName, int | None], JsonObject]
+# What stands in a peer's table of one prefix: identifiers and attributes.
+Told = Iterable[tuple[int | None, PathAttributes]]
 
 
 def _of_peer(
@@ -92,35 +93,42 @@ def _of_peer(
     table: Iterator[tuple[Nlri, PathAttributes]],
     name: PeerName,
     wanted: Nlri | None,
-    path_of: PathOf,
+    paths_of: Callable[[Rib, PeerName, Nlri, Told], list[JsonObject]],
 ) -> Iterator[JsonObject]:
     """Yield what stands in a peer's table of each prefix: one path, or several. It is copied before it can change."""
     rows = [(prefix_of(key), path_id_of(key), attributes) for key, attributes in table]
     rows = [row for row in rows if wanted is None or row[0] == wanted]
     rows.sort(key=lambda row: (nlri_order(row[0]), row[1] or 0))
     return (
-        _route(rib, nlri, [path_of(rib, nlri, attributes, name, path_id) for _, path_id, attributes in some])
+        _route(rib, nlri, paths_of(rib, name, nlri, (row[1:] for row in some)))
         for nlri, some in groupby(rows, key=itemgetter(0))
     )
 
 
-def _received(rib: Rib, nlri: Nlri, attributes: PathAttributes, name: PeerName, path_id: int | None) -> JsonObject:
-    """Return a path as it came, with what became of it; `after`: as import left it, null where that is the same."""
-    for candidate in rib.candidates(nlri):
-        if (candidate.peer, candidate.path_id) == (name, path_id):
-            found = _candidate(candidate)
-            is_changed = candidate.is_accepted and not candidate.attributes.same_as(attributes)
-            after = _attributes(candidate.attributes) if is_changed else None
-            return found | _attributes(attributes) | {"accepted": candidate.is_accepted, "after": after}
-    return _path(name, attributes, path_id=path_id, reason="withdrawn meanwhile") | {"accepted": False, "after": None}
+def _received(rib: Rib, name: PeerName, nlri: Nlri, told: Told) -> list[JsonObject]:
+    """Return paths as they came, with what became of each; `after`: as import left it, null where that is the same."""
+    now = {candidate.path_id: candidate for candidate in rib.candidates(nlri) if candidate.peer == name}
+    return [_became(name, path_id, attributes, now.get(path_id)) for path_id, attributes in told]
 
 
-def _advertised(rib: Rib, nlri: Nlri, attributes: PathAttributes, name: PeerName, path_id: int | None) -> JsonObject:
+def _became(name: PeerName, path_id: int | None, attributes: PathAttributes, candidate: Candidate | None) -> JsonObject:
+    if candidate is None:
+        reason = "withdrawn meanwhile"
+        return _path(name, attributes, path_id=path_id, reason=reason) | {"accepted": False, "after": None}
+    is_changed = candidate.is_accepted and not candidate.attributes.same_as(attributes)
+    after = _attributes(candidate.attributes) if is_changed else None
+    return _candidate(candidate) | _attributes(attributes) | {"accepted": candidate.is_accepted, "after": after}
+
+
+def _advertised(rib: Rib, name: PeerName, nlri: Nlri, told: Told) -> list[JsonObject]:
     best = rib.best(nlri)
     source = None if best is None else best.best.peer
-    if path_id is not None:  # one of several
-        source = rib.told_from(name, path_key(nlri, path_id))
-    return _path(source, attributes, is_best=path_id is None, path_id=path_id, reason="advertised")
+    return [
+        _path(source, attributes, is_best=True, reason="advertised")
+        if path_id is None
+        else _path(rib.told_from(name, path_key(nlri, path_id)), attributes, path_id=path_id, reason="advertised")
+        for path_id, attributes in told
+    ]
 
 
 def _route(rib: Rib, nlri: Nlri, paths: Sequence[JsonObject]) -> JsonObject:
@@ -309,9 +317,7 @@ def _decided(candidates: Sequence[Candidate], best: Candidate | None) -> tuple[s
 
 def _told(engine: Engine, nlri: Nlri) -> list[str]:
     established = [name for name, session in engine.peers.sessions.items() if session.state is State.ESTABLISHED]
-    return sorted(
-        name for name in established if any(prefix_of(told) == nlri for told, _ in engine.rib.advertised(name))
-    )
+    return sorted(name for name in established if engine.rib.is_told(name, nlri))
 
 
 def _trace(running: Running, args: Mapping[str, object]) -> object:

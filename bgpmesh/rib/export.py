@@ -303,6 +303,11 @@ class Group:
         """Yield what a member has been told, or is about to be."""
         return ((nlri, advert.attributes) for nlri, advert in self.sent.items() if advert.is_for(member))
 
+    def is_heard_by(self, member: Member, nlri: Nlri) -> bool:
+        """Tell whether a member has been told of a prefix, or is about to be."""
+        keys = (nlri, *(Nlri(number + nlri) for number in self._told.get(nlri, ())))
+        return any(advert.is_for(member) for advert in map(self.sent.get, keys) if advert is not None)
+
     def count(self, member: Member, family: Family) -> int:
         """Count what a member has been told of a family, or is about to be; O(distinct attribute sets)."""
         return sum(count for advert, count in self.uses.get(family, {}).items() if advert.is_for(member))

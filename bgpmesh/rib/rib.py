@@ -492,13 +492,18 @@ class Rib:
 
     def candidates(self, nlri: Nlri) -> list[Candidate]:
         """Return every path of a prefix, the selected ones first, each with its reason."""
-        selection = self.best(nlri)
-        multipath = () if selection is None or len(selection.multipath) == 1 else selection.multipath
+        selection, reasons = self.best(nlri), self._table.reasons(nlri)
+        multipath = (
+            frozenset[Path]() if selection is None or len(selection.multipath) == 1 else set(selection.multipath)
+        )
+        ins = {rib_in.peer.name: rib_in for path in reasons if path.peer and (rib_in := self._ins.get(path.peer))}
+        named: dict[Path, list[Nlri]] = {}  # by which identifiers each came; of thousands none is looked for
+        for rib_in in ins.values():
+            for key in rib_in.keys_of(nlri):
+                named.setdefault(rib_in.table[key], []).append(key)
         shown: list[Candidate] = []
-        for path, why in self._table.reasons(nlri).items():
-            rib_in = None if path.peer is None else self._ins.get(path.peer)
-            known = () if rib_in is None else rib_in.keys_of(nlri)
-            keys = [key for key in known if rib_in is not None and rib_in.table[key] is path] or [nlri]
+        for path, why in reasons.items():
+            keys = named.get(path, [nlri])
             for key in keys:
                 is_again = key is not keys[0]  # what says the same as one before
                 shown.append(
@@ -507,7 +512,7 @@ class Rib:
                         path.attributes,
                         is_best=selection is not None and selection.best is path and not is_again,
                         is_multipath=path in multipath,
-                        is_stale=rib_in is not None and key in rib_in.stale,
+                        is_stale=path.peer in ins and key in ins[path.peer].stale,
                         reason="path-id" if is_again and path.is_eligible and why != WAITING else why,
                         resolution=None if path.next_hop is None else path.next_hop.resolution,
                         read_at=path.read_at,
@@ -528,6 +533,11 @@ class Rib:
         """Yield what a peer has been told, or is being told; where it takes several paths, by path."""
         member = self._groups.members.get(name)
         return iter(()) if member is None else member.group.heard_by(member)
+
+    def is_told(self, name: PeerName, nlri: Nlri) -> bool:
+        """Tell whether a peer has been told, or is being told, of a prefix, by whatever path."""
+        member = self._groups.members.get(name)
+        return member is not None and member.group.is_heard_by(member, nlri)
 
     def told_from(self, name: PeerName, nlri: Nlri) -> PeerName | None:
         """Return whose path it is that a peer has been told under this key, None for this node's own."""
