@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from bgpmesh.control import client, tables
+from bgpmesh.control.cells import clean, each_of, field
 
 DONE, NO, BAD, NO_DAEMON = 0, 1, 2, 3
 
@@ -57,7 +58,7 @@ def refuse(arguments: Arguments, problems: Sequence[Row | dict[str, str]], code:
 def _problem(problem: Row) -> str:
     """Return `file: key = value: reason` (as `errors.Problem` says it), without what is empty."""
     file, key, value, reason = (str(problem.get(part, "")) for part in ("file", "key", "value", "reason"))
-    return tables.clean(": ".join(part for part in (file, f"{key} = {value}" if value else key, reason) if part))
+    return clean(": ".join(part for part in (file, f"{key} = {value}" if value else key, reason) if part))
 
 
 def _why(error: Exception) -> str:
@@ -85,13 +86,13 @@ def asks(
 
 def yes_if(key: str, *, value: object) -> Judge:
     """Return what judges an answer by one member of it: done, or no."""
-    return lambda result: DONE if tables.field(result, key) == value else NO
+    return lambda result: DONE if field(result, key) == value else NO
 
 
 def all_fixed(result: object) -> int:
     """Judge what `pool check` found: done, where nothing is held in vain any more."""
-    leaks = tables.each_of(tables.field(result, "leaks"))
-    return DONE if all(tables.field(leak, "fixed") for leak in leaks) else NO
+    leaks = each_of(field(result, "leaks"))
+    return DONE if all(field(leak, "fixed") for leak in leaks) else NO
 
 
 def one(show: Show) -> Show:
@@ -134,7 +135,7 @@ def peers(arguments: Arguments) -> int:
     """Print all peers, or one in full."""
 
     def show(result: object) -> str:
-        is_one = arguments.name in {row.get("name") for row in tables.each_of(result)}
+        is_one = arguments.name in {row.get("name") for row in each_of(result)}
         return tables.peer(result) if is_one else tables.peers(result)
 
     return _ask(arguments, "peers", {"name": arguments.name}, show)
@@ -182,11 +183,11 @@ def drain(arguments: Arguments) -> int:
     next(told)  # it has begun
     print("draining; it goes on if this command ends, `bgpmesh undrain` takes it back", file=sys.stderr)  # noqa: T201  how it goes
     for progress in told:
-        if tables.field(progress, "state") == "draining":
+        if field(progress, "state") == "draining":
             print(tables.draining(progress), file=sys.stderr, flush=True)  # noqa: T201  the same
         else:
             say(arguments, progress, tables.drained)
-            return DONE if tables.field(progress, "state") in {"drained", "stopped"} else NO
+            return DONE if field(progress, "state") in {"drained", "stopped"} else NO
     return NO
 
 
@@ -202,9 +203,9 @@ def diff(arguments: Arguments) -> int:
     """Print what a configuration, or objects, would change."""
 
     def judge_objects(result: object) -> int:
-        if tables.field(result, "refused"):
+        if field(result, "refused"):
             return BAD
-        return NO if any(tables.field(result, word) for word in ("added", "changed", "deleted")) else DONE
+        return NO if any(field(result, word) for word in ("added", "changed", "deleted")) else DONE
 
     if arguments.file is None or _is_configuration(arguments):
         return _ask_with_text(arguments, "diff", tables.plan, judge=yes_if("same", value=True))
@@ -232,9 +233,9 @@ def policy_preview(arguments: Arguments) -> int:
     """Print what applying, or deleting, the objects of a file would do."""
 
     def judge(result: object) -> int:
-        if tables.field(result, "refused"):
+        if field(result, "refused"):
             return BAD
-        return NO if any(tables.field(result, key) for key in ("cut_count", "kept_count", "unknown")) else DONE
+        return NO if any(field(result, key) for key in ("cut_count", "kept_count", "unknown")) else DONE
 
     return _change(arguments, "policy preview", {"delete": arguments.delete}, tables.preview, judge)
 
@@ -269,7 +270,7 @@ def _ask_with_text(
 
 
 def _judge_change(result: object) -> int:
-    reasons = {str(tables.field(each, "reason")) for each in tables.each_of(tables.field(result, "refused"))}
+    reasons = {str(field(each, "reason")) for each in each_of(field(result, "refused"))}
     return DONE if not reasons else NO if reasons == {"is not there"} else BAD
 
 

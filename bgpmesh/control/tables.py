@@ -1,100 +1,20 @@
-"""The answers as people read them: aligned tables, units, durations; one function for each command.
-
-Imports nothing of ours, like the client. Part of what is shown was said by peers, so every cell is cleaned
-of control characters, which terminals obey.
-"""
+"""The answers as people read them: one function for each command, out of `cells`."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 
-Row = Mapping[str, object]
-
-
-def clean(text: str) -> str:
-    """Return a text without control characters: some of it was said by peers, and terminals obey them."""
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
-def field(row: object, key: str) -> object:
-    """Return one member of an answer, None where it has none."""
-    return row.get(key) if isinstance(row, Mapping) else None
-
-
-def each_of(value: object) -> list[Row]:
-    """Return the tables in a list of an answer."""
-    return [row for row in value if isinstance(row, Mapping)] if isinstance(value, list) else []
-
-
-def _words(value: object) -> str:
-    """Return a value for a cell: nothing for null, yes and no, a list with commas."""
-    match value:
-        case None:
-            return ""
-        case bool():
-            return "yes" if value else "no"
-        case list():
-            return ", ".join(map(_words, value))
-        case dict():
-            return ", ".join(f"{key}={_words(member)}" for key, member in value.items())
-        case _:
-            return clean(str(value))
-
-
-def duration(seconds: object) -> str:
-    """Return a duration in its two largest units: 12 s, 3 min 05 s, 2 h 10 min, 4 d 03 h."""
-    if not isinstance(seconds, int | float):
-        return ""
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole} s" if seconds >= 10 or whole == seconds else f"{seconds:.1f} s"
-    for size, unit, smaller, part in ((86_400, "d", "h", 3600), (3600, "h", "min", 60), (60, "min", "s", 1)):
-        if whole >= size:
-            return f"{whole // size} {unit} {whole % size // part:02} {smaller}"
-    return ""
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return aligned columns, numbers to the right; a column that is empty in every row is left out."""
-    numeric = [True] * len(heads)
-    cells = [list(heads)]
-    for row in rows:
-        for column, value in enumerate(row):
-            numeric[column] &= value is None or (isinstance(value, int) and not isinstance(value, bool))
-        cells.append([_words(value) for value in row])
-    shown = [c for c in range(len(heads)) if len(cells) == 1 or any(row[c] for row in cells[1:])]
-    widths = {column: max(len(row[column]) for row in cells) for column in shown}
-    lines = []
-    for row in cells:
-        parts = [row[c].rjust(widths[c]) if numeric[c] and len(cells) > 1 else row[c].ljust(widths[c]) for c in shown]
-        lines.append("  ".join(parts).rstrip())
-    return "\n".join(lines)
-
-
-def pairs(rows: Iterable[tuple[str, object]]) -> str:
-    """Return `name  value` lines, values aligned, without the empty ones."""
-    shown = [(name, _words(value)) for name, value in rows]
-    shown = [(name, value) for name, value in shown if value]
-    width = max((len(name) for name, _ in shown), default=0)
-    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in shown)
-
-
-def listing(result: object, columns: Sequence[str], nothing: str) -> str:
-    """Return one line for each row of an answer; a column has the name of the JSON member that is in it."""
-    rows = each_of(result)
-    heads = [column.upper().replace("_", " ") for column in columns]
-    return table(heads, ([row.get(column) for column in columns] for row in rows)) if rows else nothing
+from bgpmesh.control.cells import Row, cell, clean, duration, each_of, field, list_of, listing, pairs, table
 
 
 def check(result: object) -> str:
     """Return what `check` found: the node, its sessions, and what is probably not meant."""
-    warnings = [f"warning: {_words(w)}" for w in _list(result, "warnings")]
+    warnings = [f"warning: {cell(w)}" for w in list_of(result, "warnings")]
     if field(result, "node") is None:
         nodes = field(result, "nodes")
         rows = nodes.items() if isinstance(nodes, Mapping) else ()
-        head = f"{_words(field(result, 'file'))} is valid; this host is none of its nodes (--node shows one)"
+        head = f"{cell(field(result, 'file'))} is valid; this host is none of its nodes (--node shows one)"
         return "\n".join([head, *([table(("NODE", "SESSIONS"), rows)] if rows else []), *warnings])
     head = pairs(
         [(name, field(result, name.replace(" ", "_"))) for name in ("node", "asn", "router id", "cluster id")]
@@ -108,7 +28,7 @@ def check(result: object) -> str:
         f"next hops from {', '.join(names)} resolve {words}"
         for key, words in _RESOLUTION.items()
         if field(result, "kernel")
-        and (names := [_words(row.get("peer")) for row in rows_of_peers if row.get("next_hop_resolution") == key])
+        and (names := [cell(row.get("peer")) for row in rows_of_peers if row.get("next_hop_resolution") == key])
     ]
     filters = [f"\n{_filter(row)}" for row in each_of(field(result, "filters"))]
     return "\n".join([head, "", sessions, *filters, *([""] if notes or warnings else []), *notes, *warnings])
@@ -118,37 +38,32 @@ def findings(result: object) -> str:
     """Return what `doctor` found, what is wrong with its cure below."""
     lines = []
     for row in each_of(result):
-        lines.append(f"{_words(row.get('level')):<7}  {_words(row.get('check'))}: {_words(row.get('found'))}")
-        lines += [f"{'':<7}    -> {_words(row.get('cure'))}"] if row.get("cure") else []
+        lines.append(f"{cell(row.get('level')):<7}  {cell(row.get('check'))}: {cell(row.get('found'))}")
+        lines += [f"{'':<7}    -> {cell(row.get('cure'))}"] if row.get("cure") else []
     return "\n".join(lines)
 
 
 def _filter(row: Row) -> str:
     """Return a filter: who has it, its rules, and the last word."""
-    users = [f"{key} of {_words(row.get(key))}" for key in ("import", "export") if row.get(key)]
-    rules = [f"  {_words(rule.get('number')):>3}  {_words(rule.get('words'))}" for rule in each_of(row.get("rules"))]
-    head = f"filter {_words(row.get('name'))} ({', '.join(users)})"
-    return "\n".join([head, *rules, f"       otherwise: {_words(row.get('default'))}"])
-
-
-def _list(row: object, key: str) -> list[object]:
-    value = field(row, key)
-    return value if isinstance(value, list) else []
+    users = [f"{key} of {cell(row.get(key))}" for key in ("import", "export") if row.get(key)]
+    rules = [f"  {cell(rule.get('number')):>3}  {cell(rule.get('words'))}" for rule in each_of(row.get("rules"))]
+    head = f"filter {cell(row.get('name'))} ({', '.join(users)})"
+    return "\n".join([head, *rules, f"       otherwise: {cell(row.get('default'))}"])
 
 
 def status(result: object) -> str:
     """Return the node as a whole, and its peers."""
     ready = "ready" if field(result, "ready") else "not ready"
-    lines = [f"{_words(field(result, 'node'))}: {ready}, up {duration(field(result, 'uptime_s'))}"]
-    lines += [f"  - {_words(reason)}" for reason in _list(result, "reasons")]
+    lines = [f"{cell(field(result, 'node'))}: {ready}, up {duration(field(result, 'uptime_s'))}"]
+    lines += [f"  - {cell(reason)}" for reason in list_of(result, "reasons")]
     lines += _unconfirmed(result)
-    lines += [f"  - {_words(warning)}" for warning in _list(result, "warnings")]
-    said = " ".join(map(_words, _list(result, "reasons")))
+    lines += [f"  - {cell(warning)}" for warning in list_of(result, "warnings")]
+    said = " ".join(map(cell, list_of(result, "reasons")))
     remarks = [
-        row for row in each_of(_list(field(result, "policy"), "errors")) if _words(row.get("reason")) not in said
+        row for row in each_of(list_of(field(result, "policy"), "errors")) if cell(row.get("reason")) not in said
     ]
-    remarks += each_of(_list(field(result, "policy"), "warnings"))
-    lines += [f"  - {' '.join(filter(None, map(_words, map(row.get, _REMARK))))}" for row in remarks]
+    remarks += each_of(list_of(field(result, "policy"), "warnings"))
+    lines += [f"  - {' '.join(filter(None, map(cell, map(row.get, _REMARK))))}" for row in remarks]
     rib, fib = field(result, "rib"), field(result, "fib")
     counts = [("RIB", f"{field(rib, 'ipv4')} IPv4, {field(rib, 'ipv6')} IPv6")]
     words = (
@@ -159,11 +74,10 @@ def status(result: object) -> str:
     )
     counts.append(("FIB", ", ".join(f"{field(fib, key)} {word}" for word, key in words)))
     counts.append(("packet filter", _policy(field(result, "policy"))))
-    sections = [pairs(counts), peers(_list(result, "peers"))]
-    columns = ("range", "asn", "speakers", "limit", "last_error")
-    if rows := each_of(_list(result, "ranges")):
-        sections.append(listing(rows, ("name", *columns), ""))
-    if programs := each_of(_list(result, "processes")):
+    sections = [pairs(counts), peers(list_of(result, "peers"))]
+    if ranges := list_of(result, "ranges"):
+        sections.append(listing(ranges, ("name", "range", "asn", "speakers", "limit", "last_error"), ""))
+    if programs := each_of(list_of(result, "processes")):
         sections.append(_processes(programs))
     return "\n\n".join(["\n".join(lines), *sections])
 
@@ -172,9 +86,9 @@ def _processes(programs: Sequence[Mapping[str, object]]) -> str:
     """Return one line for each program, and for each prefix that is not announced for it."""
     heads = ("PROCESS", "STATE", "PID", "RESTARTS", "ROUTES", "LAST ERROR")
     keys = ("name", "state", "pid", "restarts", "routes", "last_error")
-    refused = [(row, each) for row in programs for each in each_of(_list(row, "refused"))]
+    refused = [(row, each) for row in programs for each in each_of(list_of(row, "refused"))]
     lines = [
-        f"  - {_words(row.get('name'))}: {_words(each.get('prefix'))} is not announced: {_words(each.get('reason'))}"
+        f"  - {cell(row.get('name'))}: {cell(each.get('prefix'))} is not announced: {cell(each.get('reason'))}"
         for row, each in refused
     ]
     return "\n".join([table(heads, ([row.get(key) for key in keys] for row in programs)), *lines])
@@ -184,7 +98,7 @@ _REMARK = ("object", "field", "reason")
 
 
 def _policy(policy: object) -> str:
-    rules, errors, warnings = field(policy, "rules"), _list(policy, "errors"), _list(policy, "warnings")
+    rules, errors, warnings = field(policy, "rules"), list_of(policy, "errors"), list_of(policy, "warnings")
     count = field(policy, "policies")
     counted = [_count(each, word) for each, word in ((count, "policies"), (rules, "rules"), (len(errors), "errors"))]
     counted += [_count(len(warnings), "warnings")] if warnings else []
@@ -194,44 +108,17 @@ def _policy(policy: object) -> str:
 def _count(number: object, of: str) -> str:
     """Return a number of things; `of` is their plural."""
     one = f"{of[:-3]}y" if of.endswith("ies") else of[:-1]
-    return f"{_words(number)} {one if number == 1 else of}"
+    return f"{cell(number)} {one if number == 1 else of}"
 
 
-_PEER_COLUMNS = ("received", "accepted", "advertised")
+_COUNTED = ("received", "accepted", "advertised")
 
 
 def peers(result: object) -> str:
     """Return one line for each peer."""
-    heads = (
-        "PEER",
-        "ADDRESS",
-        "ASN",
-        "STATE",
-        "UP",
-        "BFD",
-        "RECEIVED",
-        "ACCEPTED",
-        "ADVERTISED",
-        "LAST ERROR",
-        "WARNINGS",
-    )
-    rows = each_of(result)
-    if not rows:
-        return "no peers"
-    return table(
-        heads,
-        (
-            [
-                *(row.get(key) for key in ("name", "address", "asn", "state")),
-                duration(row.get("uptime_s")),
-                row.get("bfd"),
-                *(row.get(key) for key in _PEER_COLUMNS),
-                row.get("last_error"),
-                row.get("warnings"),
-            ]
-            for row in rows
-        ),
-    )
+    columns = ("peer", "address", "asn", "state", "up", "bfd", *_COUNTED, "last_error", "warnings")
+    rows = [{**row, "peer": row.get("name"), "up": duration(row.get("uptime_s"))} for row in each_of(result)]
+    return listing(rows, columns, "no peers")
 
 
 def peer(result: object) -> str:
@@ -243,10 +130,7 @@ def peer(result: object) -> str:
     head = pairs(
         [
             ("peer", peer.get("name")),
-            ("address", peer.get("address")),
-            ("asn", peer.get("asn")),
-            ("role", peer.get("role")),
-            ("state", peer.get("state")),
+            *((key, peer.get(key)) for key in ("address", "asn", "role", "state")),
             ("up", duration(peer.get("uptime_s"))),
             ("last error", peer.get("last_error")),
             ("went down", peer.get("went_down") if peer.get("went_down") != peer.get("last_error") else None),
@@ -255,21 +139,16 @@ def peer(result: object) -> str:
             ("router id", peer.get("router_id")),
             ("passive", peer.get("passive")),
             ("hold time", _seconds(peer.get("hold_time"))),
-            ("capabilities", peer.get("capabilities")),
-            ("import", peer.get("import")),
-            ("export", peer.get("export")),
-            (
-                "malformed",
-                _malformed(peer),
-            ),
+            *((key, peer.get(key)) for key in ("capabilities", "import", "export")),
+            ("malformed", _malformed(peer)),
             ("claims", _claims(peer)),
             ("stale", _stale(peer)),
             ("flowspec", _flows_of(peer)),
             ("next hops", _RESOLUTION.get(str(peer.get("next_hop_resolution")))),
         ]
     )
-    rows_of_families = ([name, *(field(counts, key) for key in _PEER_COLUMNS)] for name, counts in counted)
-    return f"{head}\n\n{table(('FAMILY', 'RECEIVED', 'ACCEPTED', 'ADVERTISED'), rows_of_families)}"
+    heads = ("FAMILY", *map(str.upper, _COUNTED))
+    return f"{head}\n\n{table(heads, ([name, *(field(counts, key) for key in _COUNTED)] for name, counts in counted))}"
 
 
 _RESOLUTION = {
@@ -281,7 +160,7 @@ _RESOLUTION = {
 def _bfd(peer: Row) -> str:
     session = peer.get("bfd_session")
     if not isinstance(session, Mapping):
-        return _words(peer.get("bfd"))
+        return cell(peer.get("bfd"))
     is_single_hop = session.get("single_hop")
     hops = "not heard" if is_single_hop is None else "single hop" if is_single_hop else "multihop"
     words = f"{session.get('state')} for {duration(session.get('since_s'))}"
@@ -358,21 +237,21 @@ def routes(result: object) -> str:
 
 def _in_kernel(route: Row) -> str:
     """Return what the kernel has of a prefix, and why it has nothing where that is meant."""
-    return ": ".join(_words(route.get(key)) for key in ("kernel", "kernel_reason") if route.get(key))
+    return ": ".join(cell(route.get(key)) for key in ("kernel", "kernel_reason") if route.get(key))
 
 
 def _whose(path: Row) -> str:
     """Return the peer of a path; of several that it tells of the identifier too (RFC 7911)."""
     path_id = path.get("path_id")
-    return (_words(path.get("peer")) or "local") + ("" if path_id is None else f" path {_words(path_id)}")
+    return (cell(path.get("peer")) or "local") + ("" if path_id is None else f" path {cell(path_id)}")
 
 
 def _after(path: Row) -> str:
     """Return what import has made of a path, as far as it is other than what came."""
     after = path.get("after")
     changed = {k: v for k, v in after.items() if v != path.get(k)} if isinstance(after, Mapping) else {}
-    by = f" ({_words(path.get('filtered'))})" if changed and path.get("filtered") else ""
-    return ", ".join(f"{key} {_words(value) or 'none'}" for key, value in changed.items()) + by
+    by = f" ({cell(path.get('filtered'))})" if changed and path.get("filtered") else ""
+    return ", ".join(f"{key} {cell(value) or 'none'}" for key, value in changed.items()) + by
 
 
 def _marks(path: Row) -> str:
@@ -387,12 +266,12 @@ def kernel(result: object) -> str:
 
 def trace(result: object) -> str:
     """Return the stations of a prefix, numbered."""
-    lines = [f"{_words(field(result, 'prefix'))}"]
+    lines = [f"{cell(field(result, 'prefix'))}"]
     for number, station in enumerate(each_of(field(result, "stations")), 1):
         ago = station.get("ago_s")
         when = f"  ({duration(ago)} ago)" if ago is not None else ""
-        lines.append(f"{number}  {_words(station.get('station')):<12} {_words(station.get('state'))}{when}")
-        lines += [f"   {'':<12} {_words(detail)}" for detail in _list(station, "details")]
+        lines.append(f"{number}  {cell(station.get('station')):<12} {cell(station.get('state'))}{when}")
+        lines += [f"   {'':<12} {cell(detail)}" for detail in list_of(station, "details")]
     return "\n".join(lines)
 
 
@@ -405,21 +284,23 @@ def history(result: object) -> str:
 
 def _local(at: object) -> str:
     """Return a time as this host has it, to the millisecond."""
+    from datetime import datetime  # noqa: PLC0415  two milliseconds, for this command alone
+
     then = datetime.fromisoformat(str(at)).astimezone()
     return then.strftime("%Y-%m-%d %H:%M:%S.") + f"{then.microsecond // 1000:03}"
 
 
 def _loud(level: object) -> str:
-    return "" if level == "info" else _words(level).upper()
+    return "" if level == "info" else cell(level).upper()
 
 
 def reload(result: object) -> str:
     """Return what is in force now, and what that has done."""
     changes = field(result, "changes")
-    lines = [f"in force: generation {_words(field(result, 'generation'))}", *_unconfirmed(result)]
+    lines = [f"in force: generation {cell(field(result, 'generation'))}", *_unconfirmed(result)]
     if field(changes, "same") is False:
         return "\n".join([*lines, "", plan(changes)])
-    return "\n".join([*lines, *(f"warning: {_words(each)}" for each in _list(result, "warnings"))])
+    return "\n".join([*lines, *(f"warning: {cell(each)}" for each in list_of(result, "warnings"))])
 
 
 def confirmed(result: object) -> str:
@@ -429,7 +310,7 @@ def confirmed(result: object) -> str:
 
 def rollback(result: object) -> str:
     """Return to what it went back, or would go, and what that has done."""
-    to, changes = _words(field(result, "to")), field(result, "changes")
+    to, changes = cell(field(result, "to")), field(result, "changes")
     head = f"rolled back: {to}" if field(result, "rolled_back") else f"would roll back: {to}"
     return head if changes is None else f"{head}\n\n{plan(changes)}"
 
@@ -440,7 +321,7 @@ def _unconfirmed(result: object) -> list[str]:
     if trial is None:
         return []
     left = duration(field(trial, "rolls_back_s"))
-    return [f"unconfirmed: {_words(field(trial, 'what'))}, rolls back in {left} (bgpmesh confirm keeps it)"]
+    return [f"unconfirmed: {cell(field(trial, 'what'))}, rolls back in {left} (bgpmesh confirm keeps it)"]
 
 
 def plan(result: object) -> str:
@@ -458,17 +339,15 @@ def plan(result: object) -> str:
     lines += ["", table(heads, found)] if found else []
     lines += ["", f"sessions that go on as they are: {unchanged}"] if unchanged and rows else []
     prefixes = field(result, "prefixes")
-    lines += [
-        f"{word}: {_words(field(prefixes, word))}" for word in ("announced", "withdrawn") if field(prefixes, word)
-    ]
-    if waiting := _list(result, "restart"):
-        lines.append(f"waits for a restart of the daemon: {_words(waiting)}")
-    return "\n".join([*lines, *(f"warning: {_words(each)}" for each in _list(result, "warnings"))])
+    lines += [f"{word}: {cell(field(prefixes, word))}" for word in ("announced", "withdrawn") if field(prefixes, word)]
+    if waiting := list_of(result, "restart"):
+        lines.append(f"waits for a restart of the daemon: {cell(waiting)}")
+    return "\n".join([*lines, *(f"warning: {cell(each)}" for each in list_of(result, "warnings"))])
 
 
 def _differences(row: Row) -> str:
     return ", ".join(
-        f"{_words(each.get('field'))} {_words(each.get('from')) or '-'} -> {_words(each.get('to')) or '-'}"
+        f"{cell(each.get('field'))} {cell(each.get('from')) or '-'} -> {cell(each.get('to')) or '-'}"
         for each in each_of(row.get("changes"))
     )
 
@@ -487,7 +366,7 @@ def objects(result: object) -> str:
 
 def changed(result: object) -> str:
     """Return what was applied or deleted, what was refused and what is odd, one a line."""
-    lines = [f"{_words(each)} {word}" for word in ("applied", "deleted") for each in _list(result, word)]
+    lines = [f"{cell(each)} {word}" for word in ("applied", "deleted") for each in list_of(result, word)]
     return "\n".join([*lines, *_remarks(result), *_unconfirmed(result)]) or "nothing to do"
 
 
@@ -525,15 +404,15 @@ _OF_A_TIER = ("policies", "staged", "default")
 def preview(result: object) -> str:
     """Return what a change would do to objects, to workloads, and to connections, and what is not known of that."""
     lines = [
-        f"{_words(each)} would be {word}" for word in ("added", "changed", "deleted") for each in _list(result, word)
+        f"{cell(each)} would be {word}" for word in ("added", "changed", "deleted") for each in list_of(result, word)
     ]
-    lines += [f"{_words(each)} is as it was" for each in _list(result, "unchanged")]
+    lines += [f"{cell(each)} is as it was" for each in list_of(result, "unchanged")]
     lines += _remarks(result)
     groups: dict[tuple[str, ...], list[str]] = {}  # what changes -> for whom
     for row in each_of(field(result, "workloads")):
-        phase = "" if row.get("phase") == "normal" else _words(row.get("phase"))
-        what = (_words(row.get("direction")), phase, *(_words(row.get(word)) for word in _OF_A_TURN))
-        groups.setdefault(what, []).append(_words(row.get("workload")))
+        phase = "" if row.get("phase") == "normal" else cell(row.get("phase"))
+        what = (cell(row.get("direction")), phase, *(cell(row.get(word)) for word in _OF_A_TURN))
+        groups.setdefault(what, []).append(cell(row.get("workload")))
     heads = ("WORKLOADS", "DIRECTION", "PHASE", *map(str.upper, _OF_A_TURN))
     lines += ["", table(heads, ((_some(own), *what) for what, own in groups.items()))] if groups else []
     for key, words in _FATES.items():
@@ -542,7 +421,7 @@ def preview(result: object) -> str:
             lines += ["", f"{count or 'none'} of {field(result, 'looked_at')} connections {words}"]
         lines += [table(_OF_A_FATE, map(_fate, rows))] if rows else []
         lines += [f"(the first {len(rows)})"] if isinstance(count, int) and count > len(rows) else []
-    return "\n".join([*lines, *(f"not known here: {_words(each)}" for each in _list(result, "unknown"))])
+    return "\n".join([*lines, *(f"not known here: {cell(each)}" for each in list_of(result, "unknown"))])
 
 
 _OF_A_TURN = ("added", "removed", "changed", "staged")
@@ -563,21 +442,21 @@ def _fate(row: Row) -> list[object]:
     destination = _end(row.get("destination"), row.get("port"), row.get("to"))
     to = [each for key in ("source", "destination") if (each := row.get(f"translated_{key}")) is not None]
     rule = "default" if row.get("rule") is None else row.get("rule")
-    kind = " ".join(_words(row.get(key)) for key in ("protocol", "icmp") if row.get(key) is not None)
+    kind = " ".join(cell(row.get(key)) for key in ("protocol", "icmp") if row.get(key) is not None)
     return [kind, source, destination, to, *(row.get(key) for key in ("workload", "direction", "tier", "policy")), rule]
 
 
 def explanation(result: object) -> str:
     """Return the verdict, and the steps to it."""
-    head = f"{_words(field(result, 'verdict'))}: {_words(field(result, 'from'))} to {_words(field(result, 'to'))}"
+    head = f"{cell(field(result, 'verdict'))}: {cell(field(result, 'from'))} to {cell(field(result, 'to'))}"
     heads = ("DIRECTION", "WORKLOAD", "TIER", "POLICY", "RULE", "ACTION", "TO", "PACKETS", "BYTES", "CHAIN")
     rows = [
         {**row, "action": f"{row.get('action')} (staged)"} if row.get("staged") else row
         for row in each_of(field(result, "steps"))
     ]
     steps = [table(heads, ([row.get(key.lower()) for key in heads] for row in rows))] if rows else ["nothing is asked"]
-    notes = [f"not known here: {_words(each)}" for each in _list(result, "unknown")]
-    notes += [f"why not: {_words(each)}" for each in _list(result, "why_not")]
+    notes = [f"not known here: {cell(each)}" for each in list_of(result, "unknown")]
+    notes += [f"why not: {cell(each)}" for each in list_of(result, "why_not")]
     return "\n".join([head, "", *steps, *([""] if notes else []), *notes])
 
 
@@ -585,8 +464,7 @@ def flows(result: object) -> str:
     """Return one line for each flow, in the order in which they are asked."""
     rows = [{**row, "age": duration(row.get("age_s")), "expires": _left(row)} for row in each_of(result)]
     columns = ("peer", "rule", "match", "action", "state", "reason", "age", "expires", "packets", "bytes", "passed")
-    heads = [column.upper() for column in columns]
-    return table(heads, ([row.get(c) for c in columns] for row in rows)) if rows else "no flows"
+    return listing(rows, columns, "no flows")
 
 
 def _left(row: Row) -> str:
@@ -603,45 +481,45 @@ def drop(result: object) -> str:
     """Return one dropped packet on one line."""
     lost = field(result, "lost")
     if lost is not None:
-        return f"({_words(lost)} or more were too fast to be shown)"
+        return f"({cell(lost)} or more were too fast to be shown)"
     seconds, rule, own = (field(result, key) for key in ("time", "rule", "workload"))
     at = time.strftime("%H:%M:%S", time.localtime(seconds)) if isinstance(seconds, int | float) else "-"
-    which = f"rule {_words(rule)}" if rule else "default" if field(result, "tier") else None
+    which = f"rule {cell(rule)}" if rule else "default" if field(result, "tier") else None
     ends = [
         _end(field(result, address), field(result, port), field(result, name))
         for address, port, name in (("source", "source_port", "from"), ("destination", "port", "to"))
     ]
-    parts = [at, field(result, "policy"), which, field(result, "direction"), f"of {_words(own)}:" if own else None]
+    parts = [at, field(result, "policy"), which, field(result, "direction"), f"of {cell(own)}:" if own else None]
     parts += [field(result, "protocol"), field(result, "icmp"), " > ".join(ends)]
-    return " ".join(_words(part) for part in parts if part is not None)
+    return " ".join(cell(part) for part in parts if part is not None)
 
 
 def _end(address: object, port: object, name: object) -> str:
-    shown = f"[{_words(address)}]" if ":" in str(address) and port is not None else _words(address)
-    return f"{shown}{'' if port is None else f':{_words(port)}'}{'' if name is None else f' ({_words(name)})'}"
+    shown = f"[{cell(address)}]" if ":" in str(address) and port is not None else cell(address)
+    return f"{shown}{'' if port is None else f':{cell(port)}'}{'' if name is None else f' ({cell(name)})'}"
 
 
 def draining(result: object) -> str:
     """Return how a drain goes, on one line."""
     rate, problem = field(result, "rate"), field(result, "problem")
-    came = f"unknown: {_words(problem)}" if problem else "being measured" if rate is None else f"{_words(rate)} B/s"
+    came = f"unknown: {cell(problem)}" if problem else "being measured" if rate is None else f"{cell(rate)} B/s"
     waited, limit = (duration(field(result, key)) for key in ("waited_s", "limit_s"))
     return f"{waited} of {limit}: traffic {came}, wanted below {_amount(field(result, 'below'))} B/s"
 
 
 def _amount(value: object) -> str:
-    return f"{value:g}" if isinstance(value, int | float) else _words(value)
+    return f"{value:g}" if isinstance(value, int | float) else cell(value)
 
 
 def drained(result: object) -> str:
     """Return what a drain has come to."""
     state, reason, count = (field(result, key) for key in ("state", "reason", "workloads"))
     if state == "drained":
-        kept = f"the addresses of {_words(count)} workloads stay announced, as the last choice"
-        return f"drained ({_words(reason)}); {kept}"
+        kept = f"the addresses of {cell(count)} workloads stay announced, as the last choice"
+        return f"drained ({cell(reason)}); {kept}"
     if state == "stopped":
-        return f"drained ({_words(reason)}); nothing is announced, all sessions are closed"
-    return f"not drained: {_words(reason)}"
+        return f"drained ({cell(reason)}); nothing is announced, all sessions are closed"
+    return f"not drained: {cell(reason)}"
 
 
 def undrained(result: object) -> str:
@@ -649,8 +527,8 @@ def undrained(result: object) -> str:
     if field(result, "state") == "none":
         return "in service"
     waiting = field(result, "waiting_for")
-    names = f", waiting for {', '.join(map(_words, waiting))}" if isinstance(waiting, Mapping) and waiting else ""
-    return f"not in service: {_words(field(result, 'state'))}{names}"
+    names = f", waiting for {', '.join(map(cell, waiting))}" if isinstance(waiting, Mapping) and waiting else ""
+    return f"not in service: {cell(field(result, 'state'))}{names}"
 
 
 def pools(result: object) -> str:

@@ -472,9 +472,9 @@ def test_asking_imports_neither_asyncio_nor_the_core_nor_third_parties() -> None
         "bgpmesh.cli.commands",
         "bgpmesh.cli.own",
         "bgpmesh.control",
+        "bgpmesh.control.cells",
         "bgpmesh.control.client",
         "bgpmesh.control.tables",
-        "bgpmesh.frozen",
     ]
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from bgpmesh.control import tables, views
+from bgpmesh.control.cells import duration
 from bgpmesh.control.server import RequestError
 from bgpmesh.events import (
     ChainsWritten,
@@ -258,7 +259,7 @@ def test_what_cannot_be_answered_has_a_kind(command: str, args: dict[str, object
 )
 def test_durations_are_read_at_a_glance(seconds: object, expected: str) -> None:
     """Two units at most."""
-    assert tables.duration(seconds) == expected
+    assert duration(seconds) == expected
 
 
 def test_a_node_without_workloads_says_so() -> None:
