@@ -217,7 +217,8 @@ def page(status: Mapping[str, object]) -> str:
 def _row(peer: Mapping[str, object]) -> str:
     cells = []
     for column in _COLUMNS:
-        value = peer.get(column)
+        is_over = column == "last_error" and peer.get("state") == "Established"
+        value = None if is_over else peer.get(column)
         style = " class=n" if isinstance(value, int) else ""
         if column == "state":
             style = " class=good" if value == "Established" else " class=bad"

@@ -117,8 +117,16 @@ _COUNTED = ("received", "accepted", "advertised")
 def peers(result: object) -> str:
     """Return one line for each peer."""
     columns = ("peer", "address", "asn", "state", "up", "bfd", *_COUNTED, "last_error", "warnings")
-    rows = [{**row, "peer": row.get("name"), "up": duration(row.get("uptime_s"))} for row in each_of(result)]
+    rows = [
+        {**row, "peer": row.get("name"), "up": duration(row.get("uptime_s")), "last_error": _current_error(row)}
+        for row in each_of(result)
+    ]
     return listing(rows, columns, "no peers")
+
+
+def _current_error(peer: Row) -> object:
+    """Return why a session is not up; of one that is, the last error is over, and says why it went down before."""
+    return None if peer.get("state") == "Established" else peer.get("last_error")
 
 
 def peer(result: object) -> str:
@@ -132,8 +140,8 @@ def peer(result: object) -> str:
             ("peer", peer.get("name")),
             *((key, peer.get(key)) for key in ("address", "asn", "role", "state")),
             ("up", duration(peer.get("uptime_s"))),
-            ("last error", peer.get("last_error")),
-            ("went down", peer.get("went_down") if peer.get("went_down") != peer.get("last_error") else None),
+            ("last error", _current_error(peer)),
+            ("went down", peer.get("went_down") if peer.get("went_down") != _current_error(peer) else None),
             ("warnings", peer.get("warnings")),
             ("BFD", _bfd(peer)),
             ("router id", peer.get("router_id")),

@@ -75,6 +75,15 @@ def test_a_node_that_is_not_ready_says_why(running: Running) -> None:
     served(running, scenario)
 
 
+def test_the_page_shows_no_error_of_a_session_that_is_up() -> None:
+    """What ended the one before is in the answers of `peers`."""
+    row = {"name": "n2", "state": "Established", "last_error": "hold timer expired"}
+    assert ["hold timer" in http.page({"peers": [row | {"state": state}]}) for state in ("Established", "Idle")] == [
+        False,
+        True,
+    ]
+
+
 def test_a_large_answer_arrives_whole_however_slowly_it_is_read(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -269,6 +269,16 @@ def test_a_node_without_workloads_says_so() -> None:
     assert said.splitlines()[1:] == ["10.244.1.0/26  default     0    64", "", "no address is in use"]
 
 
+def test_the_error_of_an_earlier_session_is_not_shown_as_if_it_were_current() -> None:
+    """A row has no error of a session that is up; in full it is why it went down before. JSON has both, as ever."""
+    down = {"name": "n2", "state": "Active", "last_error": "connection refused", "went_down": "hold timer expired"}
+    again = {**down, "state": "Established", "last_error": "hold timer expired"}
+    assert [row.split()[2:] for row in tables.peers([down, again]).splitlines()[1:]] == [["connection", "refused"], []]
+    assert "last error  connection refused\nwent down   hold timer expired" in tables.peer([down])
+    assert "went down  hold timer expired" in (shown := tables.peer([again]))
+    assert "last error" not in shown
+
+
 def test_tables_obey_nobody() -> None:
     """Control characters that a peer said do not reach the terminal."""
     assert "\x1b" not in tables.peers([{"name": "n2", "last_error": "\x1b[2Jgone"}])
