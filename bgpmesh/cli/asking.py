@@ -162,6 +162,17 @@ def workload_add(arguments: Arguments) -> int:
         os.close(descriptor)
 
 
+def floating_ip_add(arguments: Arguments) -> int:
+    """Give a workload a floating address; where the workload is not here, which may be yet to come, say so."""
+    args = _picked(arguments, ("external", "workload", "namespace", "outbound"))
+    result = client.call(arguments.socket, "floating-ip add", args)
+    say(arguments, result, one(tables.floating_ips))
+    if field(result, "address") is None:
+        workload = clean(str(field(result, "workload")))
+        print(f"bgpmesh: {arguments.external} leads nowhere until workload {workload} is on this node", file=sys.stderr)  # noqa: T201  how it is
+    return DONE
+
+
 # ── what takes a while ───────────────────────────────────────────────────────
 
 

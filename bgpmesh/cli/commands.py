@@ -485,7 +485,7 @@ It goes on if this command ends, and lasts over restarts, until `undrain`.
         ("floating-ip", "add"),
         "have an external address lead to a workload of this node, or move it there",
         "bgpmesh floating-ip add 203.0.113.10 shop/web --outbound",
-        asks("floating-ip add", one(tables.floating_ips), "external", "workload", "namespace", "outbound"),
+        asking.floating_ip_add,
         _floating_ip_add_arguments,
         bad="bad use or refused",
     ),

@@ -348,12 +348,12 @@ def test_what_is_applied_may_be_a_pipe(run: Run, text: str) -> None:
 
 def test_floating_ip_commands_say_what_is_meant(run: Run) -> None:
     """The namespace by its option or before the name; JSON is what the daemon answers."""
-    row = {"external": "203.0.113.10", "workload": "shop/web", "outbound": True, "from": "command", "problem": None}
+    row = {"external": "203.0.113.10", "workload": "shop/web", "outbound": True, "address": "10.244.1.5"}
     with daemon("s", {"result": row}) as asked:
         words = ("floating-ip", "add", "203.0.113.10", "shop/web", "--outbound", "--socket", "s")
         assert run(*words)[1].split() == [
-            *("EXTERNAL", "WORKLOAD", "OUTBOUND", "FROM"),
-            *("203.0.113.10", "shop/web", "yes", "command"),
+            *("EXTERNAL", "WORKLOAD", "ADDRESS", "OUTBOUND"),
+            *("203.0.113.10", "shop/web", "10.244.1.5", "yes"),
         ]
         assert json.loads(run(*words, "--json")[1]) == row
         run("floating-ip", "add", "203.0.113.10", "web", "-n", "shop", "--socket", "s")
@@ -366,6 +366,18 @@ def test_floating_ip_commands_say_what_is_meant(run: Run) -> None:
         first | {"workload": "web", "namespace": "shop", "outbound": False},
         {"external": "203.0.113.10"},
     ]
+
+
+def test_a_floating_address_of_a_workload_that_is_not_here_is_taken_and_said_to_lead_nowhere(run: Run) -> None:
+    """On standard error, for scripts too: it is done, as the workload may be yet to come."""
+    row = {"external": "203.0.113.10", "workload": "shop/nope", "outbound": False, "address": None}
+    words = ("floating-ip", "add", "203.0.113.10", "shop/nope", "--socket", "s")
+    with daemon("s", {"result": row}):
+        code, out, said = run(*words, "--json")
+        assert (code, json.loads(out), run(*words)[2]) == (0, row, said)
+    assert said == "bgpmesh: 203.0.113.10 leads nowhere until workload shop/nope is on this node\n"
+    with daemon("t", {"result": row | {"address": "10.244.1.5"}}):
+        assert run(*words[:-1], "t")[2] == ""
 
 
 def test_workload_add_opens_the_namespace_and_hands_it_over(run: Run) -> None:
