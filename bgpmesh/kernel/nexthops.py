@@ -217,21 +217,21 @@ class NextHops:
     def _send_objects(
         self, wanted: Sequence[tuple[IPAddress, Resolution]], *, is_onlink: bool
     ) -> dict[IPAddress, Refused]:
-        by_id = {routes.object_id(address): (address, resolution) for address, resolution in wanted}
+        made = [(self._object(address, resolution), address, resolution) for address, resolution in wanted]
+        by_id = {nexthop.id: (nexthop, address, resolution) for nexthop, address, resolution in made}
         messages = []
-        for identifier, (address, resolution) in by_id.items():
+        for identifier, (nexthop, _, _) in by_id.items():
             flags = _SET if identifier in self._now.nexthops else _NEW
-            nexthop = self._object(address, resolution)
             messages.append((identifier, routes.new_nexthop(flags, 0, nexthop, is_onlink=is_onlink)))
         refused = self._each(messages)
         if any(answer.errno == errno.EEXIST for answer in refused.values()):
             self._now.is_in_doubt = True  # somebody took the id this moment; the read-back will show who
-        for identifier, (address, resolution) in by_id.items():
+        for identifier, (nexthop, address, resolution) in by_id.items():
             if identifier not in refused:
-                self._now.nexthops[identifier] = self._object(address, resolution)
+                self._now.nexthops[identifier] = nexthop
                 self._addresses[identifier] = address
                 self._resolved[address] = resolution
-        return {by_id[identifier][0]: answer for identifier, answer in refused.items()}
+        return {by_id[identifier][1]: answer for identifier, answer in refused.items()}
 
     # ── deleting ─────────────────────────────────────────────────────────────
 

@@ -32,6 +32,7 @@ class Ways:
         self._resolver = Resolver(self.host, own_route, is_kernel_enabled)
         self._hops: dict[tuple[IPAddress, bool], NextHop] = {}
         self._covers: dict[Nlri, dict[NextHop, None]] = {}  # prefix -> next hops in it
+        self._behind: dict[NextHop, dict[NextHop, None]] = {}  # next hop -> those resolved through it
         self._in_doubt: dict[NextHop, None] = {}
         self._is_recursion_in_doubt = False
         self._uses: Counter[NextHop] = Counter()  # kernel routes by next hop
@@ -51,7 +52,7 @@ class Ways:
             hop = self._hops[key] = NextHop(*key)
             for prefix in hop.prefixes:
                 self._covers.setdefault(prefix, {})[hop] = None
-            self._resolver.resolve(hop)
+            self._resolve(hop)
         return hop
 
     def known(self, address: IPAddress) -> list[NextHop]:
@@ -65,6 +66,7 @@ class Ways:
             if hop not in live:
                 del self._hops[key]
                 self._in_doubt.pop(hop, None)
+                self._leave(hop, hop.via)
                 for prefix in hop.prefixes:
                     del self._covers[prefix][hop]
                     if not self._covers[prefix]:
@@ -122,12 +124,29 @@ class Ways:
             hop = next(iter(self._in_doubt))
             del self._in_doubt[hop]
             before = hop.resolution
-            if self._resolver.resolve(hop):
-                self._in_doubt.update((other, None) for other in self._hops.values() if other.via is hop)
+            if self._resolve(hop):
+                self._in_doubt.update(self._behind.get(hop, {}))
                 self._want(hop.address)
                 if before is None or hop.resolution is None or before.cost != hop.resolution.cost:
                     moved.add(hop)
         return moved
+
+    def _resolve(self, hop: NextHop) -> bool:
+        """Find out anew how to reach a next hop; tell whether anything about it changed."""
+        before = hop.via
+        has_changed = self._resolver.resolve(hop)
+        if hop.via is not before:
+            self._leave(hop, before)
+            if hop.via is not None:
+                self._behind.setdefault(hop.via, {})[hop] = None
+        return has_changed
+
+    def _leave(self, hop: NextHop, via: NextHop | None) -> None:
+        """Know that a next hop is no longer resolved through that one."""
+        if via is not None:
+            del self._behind[via][hop]
+            if not self._behind[via]:
+                del self._behind[via]
 
     # ── which are used ───────────────────────────────────────────────────────
 

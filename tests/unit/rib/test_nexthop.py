@@ -8,6 +8,7 @@ import pytest
 
 from bgpmesh.route.path import Blackhole, HostRouteKind, OnLink, PeerName, Role, Via
 from tests.flat import pairs
+from tests.steps import steps
 from tests.unit.rib.ribworld import BOTH, CLUSTER_ID, DEFAULT, NONE, World, address, external, host, internal, key, via
 
 A, B = internal("a", 11), internal("b", 12)
@@ -120,6 +121,23 @@ def test_another_gateway_at_the_same_cost_moves_the_object_only() -> None:
     world.rib.host_routes_changed([moved], [DEFAULT])
     assert world.hops() == {"198.51.100.9": (3, "192.0.2.253", 100)}
     assert not world.rib.fib.has_work(0.0)
+
+
+def steps_of_a_change(count: int) -> int:
+    """Return what it takes in `Ways` to follow a new gateway to so many next hops."""
+    world = World(A)
+    world.rib.host_routes_changed([DEFAULT], [])
+    for number in range(count):
+        world.hear("a", via(f"172.16.{number >> 8}.{number & 255}"), f"10.{number >> 8}.{number & 255}.0/24")
+    world.work()
+    moved = host("0.0.0.0/0", 3, HostRouteKind.GATEWAY, "192.0.2.253", 100)
+    world.rib.host_routes_changed([moved], [DEFAULT])
+    return steps(world.work, "rib/ways.py")
+
+
+def test_another_gateway_costs_each_next_hop_the_same_however_many_there_are() -> None:
+    """None of them is looked for behind each of the others."""
+    assert steps_of_a_change(800) < 1.5 * 8 * steps_of_a_change(100)
 
 
 def test_a_change_of_cost_decides_again() -> None:
@@ -272,6 +290,24 @@ def test_what_is_known_of_next_hops_is_forgotten_with_the_last_path() -> None:
     world.rib.sweep(PeerName("a"), BOTH)
     world.work()
     assert world.rib.ways.known(address("192.0.2.9")) == []
+
+
+def test_what_is_behind_a_next_hop_follows_it_after_others_there_were_forgotten() -> None:
+    """Of two that resolve through one, the first goes with its peer, comes again, and both follow another way."""
+    world = World(A, B)
+    near, far = (host("172.16.0.0/16", link, HostRouteKind.GATEWAY, f"192.0.2.25{link}", 10) for link in (2, 3))
+    world.rib.host_routes_changed([near], [])
+    world.hear("a", via("172.16.0.1"), "10.8.0.0/16")
+    world.hear("a", via("10.8.0.1"), "10.1.0.0/16")
+    world.hear("b", via("10.8.0.2"), "10.2.0.0/16")
+    world.work()
+    world.rib.peer_down(B.name, NONE)
+    world.work()
+    world.up(B)
+    world.hear("b", via("10.8.0.2"), "10.2.0.0/16")
+    world.work()
+    world.rib.host_routes_changed([far], [near])
+    assert dict.fromkeys(("172.16.0.1", "10.8.0.1", "10.8.0.2"), (3, "192.0.2.253", 10)) == world.hops()
 
 
 # On our LAN, but this host has a route of its own to it: single-hop eBGP passes that over (rule 4), iBGP does not.
