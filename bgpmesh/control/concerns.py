@@ -11,7 +11,7 @@ from itertools import islice
 from bgpmesh.engine import Engine
 from bgpmesh.peering import bfd
 from bgpmesh.peering.connection import State
-from bgpmesh.route.nlri import prefix_of, prefix_text
+from bgpmesh.route.nlri import Family, link_of, prefix_of, prefix_text
 from bgpmesh.route.path import PeerName
 
 SHOWN = 10  # reasons of one kind
@@ -35,7 +35,7 @@ def of_peer(engine: Engine, name: PeerName) -> list[str]:
     near = engine.rib.near_limits(name)
     said = [f"{count} of {most} {family.label} prefixes ({limit})" for (family, limit), (count, most) in near.items()]
     if engine.peers.sessions[name].state is State.ESTABLISHED:
-        said += [words for words in (_bfd(engine, name), _import(engine, name)) if words]
+        said += [words for words in (_bfd(engine, name), _next_hop(engine, name), _import(engine, name)) if words]
     return said
 
 
@@ -50,6 +50,22 @@ def _bfd(engine: Engine, name: PeerName) -> str:
     if report.state == bfd.State.UP or report.remote_state == bfd.State.ADMIN_DOWN:
         return ""
     return f"BFD is down: {bfd.diag_words(report.diag)}; the peer: {bfd.State(report.remote_state).words}"
+
+
+def _next_hop(engine: Engine, name: PeerName) -> str:
+    """Return why a peer hears no IPv4 route by us although the session carries the family; not where none is to go."""
+    session = engine.peers.sessions[name]
+    peer, negotiated = session.peer, session.negotiated
+    ours = dict(peer.next_hops).get(Family.IPV4)
+    if negotiated is None or ours is None or ours.version == 4 or peer.exports == ("none",):
+        return ""
+    if Family.IPV4 not in negotiated.families or negotiated.ipv6_next_hops:
+        return ""
+    or_else = 'say families = ["ipv6"] here' if link_of(ours) else "give this node an IPv4 address"
+    return (
+        f"no IPv4 route goes to it by our next hop {ours}: it does not offer extended-next-hop (RFC 8950);"
+        f" turn that on at the peer, or {or_else}"
+    )
 
 
 def _import(engine: Engine, name: PeerName) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from bgpmesh.control import concerns
 from bgpmesh.events import BfdReported, EndpointAdded, FibWritten, LinkWritten
 from bgpmesh.peering.bfd import Report, State
 from bgpmesh.rib.rule import Filter
-from bgpmesh.route.nlri import parse_nlri
+from bgpmesh.route.nlri import Family, parse_nlri
 from bgpmesh.route.path import Blackhole, PeerName
 from bgpmesh.workload.endpoint import Endpoint
 from tests.flat import pairs
@@ -63,6 +64,35 @@ def test_a_filter_that_takes_nothing_is_told(running: Running, names: tuple[str,
     while engine.work(1000, 24.0):
         pass
     assert expected == concerns.of_peer(engine, N2)
+
+
+BY_IPV6 = "no IPv4 route goes to it by our next hop {}: it does not offer extended-next-hop (RFC 8950); turn that on"
+
+
+@pytest.mark.parametrize(
+    ("ours", "is_offered", "exports", "expected"),
+    [
+        ("2001:db8::1", False, "all", "2001:db8::1 at the peer, or give this node an IPv4 address"),
+        ("fe80::1%eth1", False, "all", 'fe80::1%eth1 at the peer, or say families = ["ipv6"] here'),
+        ("2001:db8::1", True, "all", ""),
+        ("2001:db8::1", False, "none", ""),
+        ("192.0.2.1", False, "all", ""),
+    ],
+)
+def test_ipv4_that_cannot_go_by_our_next_hop_is_told(
+    running: Running, ours: str, is_offered: bool, exports: str, expected: str
+) -> None:
+    """Where this node has IPv6 addresses alone, and the peer takes no IPv6 next hop of IPv4 prefixes."""
+    engine, configured, session = running.engine, running.engine.configured, running.engine.peers.sessions[N2]
+    hops = ((Family.IPV4, ipaddress.ip_address(ours)),)
+    peers = tuple(
+        replace(peer, next_hops=hops, exports=(exports,)) if peer.name == "n2" else peer for peer in configured.peers
+    )
+    engine.handle(replace(configured, peers=peers), 24.0)
+    assert session.negotiated is not None
+    session.negotiated = replace(session.negotiated, ipv6_next_hops=is_offered)
+    address, _, cure = expected.partition(" ")
+    assert ([f"{BY_IPV6.format(address)} {cure}"] if expected else []) == concerns.of_peer(engine, N2)
 
 
 def test_what_has_one_reason_is_told_once(running: Running) -> None:
