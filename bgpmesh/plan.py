@@ -2,7 +2,7 @@
 
 Pure: from the two configurations, and what is held now, as plain data that JSON can carry. A secret is never in it.
 
-    added, removed   a peer comes or goes
+    added, removed   a peer comes or goes; one of another name (`renamed_from`) is both, and its session begins anew
     reset            something else is said in the OPEN or set on the socket, or it is another peer (`Peer.resets`):
                      what it has said (`received`) goes, and comes again with the next session; or it is over a limit
     changed          goes on with other filters, limits or next hops: only what differs by that is told
@@ -91,7 +91,10 @@ def _sessions(old: Configured, new: Configured, held: Held) -> JsonObject:
             peer = now or was
             assert peer is not None
             row: JsonObject = {"peer": name, "address": str(peer.address), "asn": peer.asn}
-            found["removed" if now is None else "added"].append(row | ({"received": sum(received)} if was else {}))
+            more: JsonObject = {"received": sum(received)} if was else {}
+            if former := next((each for each, of in were.items() if each not in are and _is_renamed(of, now)), None):
+                more = {"renamed_from": former}
+            found["removed" if now is None else "added"].append(row | more)
             continue
         changes = _changes(was, now, *(each.get(name) for each in watched))
         used = sorted(filters & {*now.imports, *now.exports})
@@ -104,6 +107,11 @@ def _sessions(old: Configured, new: Configured, held: Held) -> JsonObject:
         else:
             unchanged += 1
     return {**found, "unchanged": unchanged}
+
+
+def _is_renamed(was: Peer, now: Peer | None) -> bool:
+    """Tell whether one is the other in all but its name, by which its routes, its list and its metrics are known."""
+    return now is not None and now.is_found and was.differences(now) == ("name",)
 
 
 def _peers(configured: Configured, held: Held) -> dict[PeerName, Peer]:

@@ -339,7 +339,7 @@ def plan(result: object) -> str:
     sessions = field(result, "sessions")
     heads = ("SESSION", "IS", "BECAUSE", "PATHS", "CHANGES", "FILTERS")
     found = [
-        (row.get("peer"), word, row.get("because"), row.get("received"), _differences(row), row.get("filters"))
+        (row.get("peer"), word, _because(row), row.get("received"), _differences(row), row.get("filters"))
         for word in ("removed", "reset", "added", "changed")
         for row in each_of(field(sessions, word))
     ]
@@ -351,6 +351,11 @@ def plan(result: object) -> str:
     if waiting := list_of(result, "restart"):
         lines.append(f"waits for a restart of the daemon: {cell(waiting)}")
     return "\n".join([*lines, *(f"warning: {cell(each)}" for each in list_of(result, "warnings"))])
+
+
+def _because(row: Row) -> object:
+    former = row.get("renamed_from")
+    return f"renamed from {_words(former)}: resets" if former else row.get("because")
 
 
 def _differences(row: Row) -> str:

@@ -121,6 +121,24 @@ def test_a_new_node_changes_no_other_session() -> None:
     assert found["prefixes"] == {"announced": [], "withdrawn": []}
 
 
+def test_a_peer_that_is_renamed_is_told_to_reset() -> None:
+    """One goes and one comes, and the session begins anew; with another address it is another one."""
+    after = BEFORE.replace("[peer.tor1]", "[peer.leaf1]").replace("[node.n3]", "[node.m3]")
+    found = planned(BEFORE, after, HELD)
+    assert sessions(found) == {
+        "added": ["leaf1", "m3"],
+        "removed": ["n3", "tor1"],
+        "reset": [],
+        "changed": [],
+        "unchanged": 3,
+    }
+    rows = cast("dict[str, list[JsonObject]]", found["sessions"])
+    assert [row.get("renamed_from") for row in rows["added"]] == ["tor1", "n3"]
+    assert "renamed from tor1: resets" in tables.plan(found)
+    moved = planned(BEFORE, after.replace("192.0.2.254", "192.0.2.199"), HELD)
+    assert "renamed from tor1" not in tables.plan(moved)
+
+
 @pytest.mark.parametrize(("held", "what"), [(5, "changed"), (6, "reset")])
 def test_a_limit_below_what_is_there_closes_the_session(held: int, what: str) -> None:
     """Of one family; else it goes on with the other limit."""
