@@ -6,7 +6,7 @@ asked of the last of a burst only, and every refusal is known by its sequence nu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from bgpmesh.kernel import routes
@@ -46,18 +46,19 @@ def transact(door: Door, pieces: Iterable[Piece], anything: Shape) -> dict[Nlri,
         numbered.clear()
 
     for keys, shape, flags in _alike(pieces):
-        room_of_one = len(_encode(keys[:1], shape, flags, anything, 0))
+        width = len(keys[0])
+        one = routes.delete_route(width, anything) if shape is None else routes.new_route(width, shape, flags)
         start = 0
         while start < len(keys):
-            room = min(BURST_MESSAGES - len(numbered), (BURST_BYTES - len(burst)) // room_of_one)
+            room = min(BURST_MESSAGES - len(numbered), (BURST_BYTES - len(burst)) // len(one))
             if room <= 0:
                 flush()
                 continue
             if not numbered:
                 first = door.reserve(BURST_MESSAGES)
             some = keys[start : start + room]
-            burst += _encode(some, shape, flags, anything, first + len(numbered))
-            size = room_of_one
+            burst += routes.for_each(one, some, first + len(numbered))
+            size = len(one)
             numbered += some
             start += len(some)
     if numbered:
@@ -71,9 +72,3 @@ def _alike(pieces: Iterable[Piece]) -> Iterator[tuple[list[Nlri], Shape | None, 
         widths = set(map(len, keys))
         for width in sorted(widths):
             yield keys if len(widths) == 1 else [key for key in keys if len(key) == width], shape, flags
-
-
-def _encode(keys: Sequence[Nlri], shape: Shape | None, flags: int, anything: Shape, first: int) -> bytearray:
-    if shape is None:
-        return routes.delete_routes(keys, anything, first)
-    return routes.new_routes(keys, shape, flags, first)

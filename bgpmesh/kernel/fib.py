@@ -97,10 +97,12 @@ class FibEdge:
         self._in_flight = 0
         self._timer: asyncio.TimerHandle | None = None  # when something is due that nobody will tell us of
         self._doomed: dict[IPAddress, None] = {}
-        self._is_settled = False
+        self._is_untidy = True  # the thread may have something to clean up beside these
         self._settle_at = 0.0
         self._loop: asyncio.AbstractEventLoop
         self._ended: asyncio.Future[None]  # the thread is through, or died
+        # Of the thread.
+        self._told: list[tuple[Callable[..., None], tuple[object, ...]]] = []  # what the loop has yet to hear
         # Of both.
         self._jobs: deque[_Burst | _Settle] = deque()  # two at most: `_pump` counts them
         self._bell = -1  # an eventfd that wakes the thread
@@ -182,11 +184,10 @@ class FibEdge:
             if not writes and not routes:
                 break
             self._submit(_Burst(writes, routes, fallen))
-            self._is_settled = False
-        if not self._in_flight and (self._loop.time() >= self._settle_at if self._doomed else not self._is_settled):
+        if not self._in_flight and (self._loop.time() >= self._settle_at if self._doomed else self._is_untidy):
             doomed = tuple(self._doomed)
             self._doomed.clear()
-            self._is_settled = True
+            self._is_untidy = False
             self._submit(_Settle(doomed, may_sweep=not self._fib.keep_unwanted))
         self._set_timer()
 
@@ -203,14 +204,19 @@ class FibEdge:
         self._jobs.append(job)
         os.eventfd_write(self._bell, 1)
 
-    def _finished(self, busy: Sequence[IPAddress], burst_s: float | None) -> None:
-        """Note that the thread did a job; its events were reported before."""
+    def _written(self, burst_s: float, is_untidy: bool) -> None:
+        """Note that the thread has written a burst; its events were reported before."""
         self._in_flight -= 1
-        if burst_s is None:
-            self._doomed.update(dict.fromkeys(busy))
-            self._settle_at = self._loop.time() + (AGAIN_S if busy else 0.0)
-        elif self._on_burst is not None:
+        self._is_untidy = is_untidy
+        if self._on_burst is not None:
             self._on_burst(burst_s)
+        self.kick()
+
+    def _settled(self, busy: Sequence[IPAddress]) -> None:
+        """Note that the thread has cleaned up; its events were reported before."""
+        self._in_flight -= 1
+        self._doomed.update(dict.fromkeys(busy))
+        self._settle_at = self._loop.time() + (AGAIN_S if busy else 0.0)
         self.kick()
 
     def _try_now(self, woken: Sequence[Nlri | IPAddress]) -> None:
@@ -235,8 +241,15 @@ class FibEdge:
     # ── in the thread ────────────────────────────────────────────────────────
 
     def _tell(self, call: Callable[..., None], *arguments: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
-            self._loop.call_soon_threadsafe(call, *arguments)
+        """Have something called in the loop, with what else there is to say at the next `_hand_over`."""
+        self._told.append((call, arguments))
+
+    def _hand_over(self) -> None:
+        """Have the loop hear, in one go: to wake it costs more than most of what it is told."""
+        if self._told:
+            told, self._told = self._told, []
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+                self._loop.call_soon_threadsafe(_hear, told)
 
     def _serve(self, opened: asyncio.Future[None]) -> None:
         """Be the thread. Whatever ends it but being told to is raised in `run`."""
@@ -244,6 +257,7 @@ class FibEdge:
             door = self._open_door()
         except KernelError as error:
             self._tell(_fail, opened, error)
+            self._hand_over()
             return
         try:
             report = functools.partial(self._tell, self._report)
@@ -256,12 +270,14 @@ class FibEdge:
                 self._tell(_fail, opened, failure)
                 return
             self._tell(_succeed, opened)
+            self._hand_over()
             self._work(door, served)
             self._tell(_succeed, self._ended)
         except BaseException as bug:  # noqa: BLE001 - carried over to `run`, which raises it
             self._tell(_fail, opened, bug)
             self._tell(_fail, self._ended, bug)
         finally:
+            self._hand_over()
             door.close()
 
     def _work(self, door: Door, served: Table) -> None:
@@ -276,8 +292,10 @@ class FibEdge:
                 os.eventfd_read(self._bell)
             if door.fileno() in ready:
                 served.hear()
+            self._hand_over()
             while self._jobs:
                 self._do(self._jobs.popleft(), served)
+                self._hand_over()
             now = time.monotonic()
             if served.is_alarmed():
                 alarm_at = min(alarm_at, now + debounce_s)
@@ -288,15 +306,16 @@ class FibEdge:
                 alarm_at = float("inf")
             elif now >= alarm_at:
                 alarm_at = float("inf")
+            self._hand_over()
 
     def _do(self, job: _Burst | _Settle, served: Table) -> None:
         match job:
             case _Burst(next_hops, routes, doomed):
                 started = time.monotonic()
                 served.write(next_hops, routes, doomed)
-                self._tell(self._finished, [], time.monotonic() - started)
+                self._tell(self._written, time.monotonic() - started, served.is_untidy)
             case _Settle(doomed, may_sweep):
-                self._tell(self._finished, served.settle(doomed, may_sweep=may_sweep), None)
+                self._tell(self._settled, served.settle(doomed, may_sweep=may_sweep))
 
 
 def uninstall(options: KernelOptions) -> list[str]:
@@ -319,6 +338,11 @@ def _read_back(served: Table) -> float:
         log.warning("fib.read_back_failed", reason=str(error.strerror))
         return AGAIN_S
     return READ_BACK_S
+
+
+def _hear(told: Iterable[tuple[Callable[..., None], tuple[object, ...]]]) -> None:
+    for call, arguments in told:
+        call(*arguments)
 
 
 def _succeed(future: asyncio.Future[None]) -> None:

@@ -11,6 +11,7 @@ read back compare equal: no hops beside a nexthop id, none for a discard (IPv6 s
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import socket
 import struct
@@ -115,6 +116,7 @@ class Link:
 # ── identifiers ──────────────────────────────────────────────────────────────
 
 
+@functools.lru_cache(maxsize=4_096)
 def object_id(address: IPAddress) -> int:
     """Return the id of a BGP next hop's object: the same in every life of the daemon."""
     return _hashed(OBJECT_IDS, b"next hop", _octets(address))
@@ -183,27 +185,27 @@ def delete_nexthop(sequence: int, identifier: int) -> bytes:
     return message(RTM_DELNEXTHOP, 0, sequence, bytes(_NEXTHOP.size) + number(NHA_ID, identifier))
 
 
-def new_routes(keys: Sequence[Nlri], shape: Shape, flags: int, first_sequence: int) -> bytearray:
-    """Make or replace the routes of one shape; the keys are of one family."""
+def new_route(width: int, shape: Shape, flags: int) -> bytes:
+    """Make or replace a route of this shape; `width` is that of its key. The prefix is filled in by `for_each`."""
     # An IPv4 route that ends on the link says so in its scope; IPv6 knows no scopes.
-    ends_on_link = len(keys[0]) == 5 and any(not gateway for _, gateway in shape.hops)
-    body = _body(keys[0], shape, RT_SCOPE_LINK if ends_on_link else RT_SCOPE_UNIVERSE) + _way(shape, len(keys[0]))
-    return _burst(message(RTM_NEWROUTE, flags, 0, body), keys, first_sequence)
+    ends_on_link = width == 5 and any(not gateway for _, gateway in shape.hops)
+    body = _body(width, shape, RT_SCOPE_LINK if ends_on_link else RT_SCOPE_UNIVERSE) + _way(shape, width)
+    return message(RTM_NEWROUTE, flags, 0, body)
 
 
-def delete_routes(keys: Sequence[Nlri], shape: Shape, first_sequence: int) -> bytearray:
-    """Remove routes by prefix, table, metric and protocol, whatever way they go; the keys are of one family."""
+def delete_route(width: int, shape: Shape) -> bytes:
+    """Remove a route by prefix (which `for_each` fills in), table, metric and protocol, whatever way it goes."""
     anything = Shape(0, shape.protocol, shape.table, shape.metric)
-    return _burst(message(RTM_DELROUTE, 0, 0, _body(keys[0], anything, RT_SCOPE_NOWHERE)), keys, first_sequence)
+    return message(RTM_DELROUTE, 0, 0, _body(width, anything, RT_SCOPE_NOWHERE))
 
 
-def _body(key: Nlri, shape: Shape, scope: int) -> bytes:
-    """Return a route message's body for the key's family; the prefix itself is filled in by `_burst`."""
-    family = socket.AF_INET if len(key) == 5 else socket.AF_INET6
+def _body(width: int, shape: Shape, scope: int) -> bytes:
+    """Return a route message's body for the family of keys of this width."""
+    family = socket.AF_INET if width == 5 else socket.AF_INET6
     table = shape.table if shape.table < 256 else 0
     return (
         _ROUTE.pack(family, 0, 0, 0, table, shape.protocol, scope, shape.kind, 0)
-        + attribute(RTA_DST, bytes(len(key) - 1))
+        + attribute(RTA_DST, bytes(width - 1))
         + number(RTA_PRIORITY, shape.metric)
         + (b"" if table else number(RTA_TABLE, shape.table))
     )
@@ -232,8 +234,8 @@ def _by(gateway: bytes, width: int) -> bytes:
     return attribute(RTA_VIA, struct.pack("=H", socket.AF_INET6) + gateway)
 
 
-def _burst(template: bytes, keys: Sequence[Nlri], first_sequence: int) -> bytearray:
-    """Return the template once for each key, numbered, with the key's prefix in it."""
+def for_each(template: bytes, keys: Sequence[Nlri], first_sequence: int) -> bytearray:
+    """Return the message of a route once for each key, all of its width, numbered and with the key's prefix in it."""
     size, count, width = len(template), len(keys), len(keys[0])
     burst, column = bytearray(template * count), b"".join(keys)
     burst[17::size] = column[0::width]  # rtm_dst_len

@@ -64,7 +64,7 @@ class Table:
         # What was refused, and what may help: a link's name, a next hop, or the prefix itself (a foreign route).
         self._waiting: dict[Nlri | IPAddress, frozenset[object]] = {}
         self._is_read = False
-        self._is_untidy = False
+        self.is_untidy = False  # `settle` may find something to remove beside next hops
 
     # ── reading and listening ────────────────────────────────────────────────
 
@@ -84,7 +84,7 @@ class Table:
         was, found = self._now, Mirror.read(self._door, self._reader, self._options)
         self._now = found
         self._next_hops.adopt(found)
-        self._is_untidy = True
+        self.is_untidy = True
         if was.has_objects and not found.has_objects:
             log.warning("fib.nexthop_objects_unavailable", reason="the kernel has none; gateways stand in the routes")
 
@@ -196,9 +196,9 @@ class Table:
         Called when nothing else is to be written. `may_sweep`: what an earlier life left and nobody
         has wished for since may go too.
         """
-        if not doomed and not self._is_untidy:
+        if not doomed and not self.is_untidy:
             return []
-        self._is_untidy = False
+        self.is_untidy = False
         by_gateway = {address for via in self._inline.values() for address in via.next_hops}
         busy, gone, refused = self._next_hops.settle(doomed, by_gateway, may_sweep=may_sweep)
         if may_sweep:
@@ -310,7 +310,7 @@ class Table:
                     again.append((target, held))
             self._believe(good, shape, target)
             if flags != _NEW:
-                self._is_untidy = True
+                self.is_untidy = True
             done += good
         return again
 

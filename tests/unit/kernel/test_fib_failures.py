@@ -45,10 +45,11 @@ from bgpmesh.kernel.routes import (
     Nexthop,
     RouteReader,
     Shape,
-    delete_routes,
+    delete_route,
+    for_each,
     group_id,
     new_nexthop,
-    new_routes,
+    new_route,
     object_id,
     read_nexthops,
 )
@@ -158,7 +159,7 @@ class FakeKernel:
             width = 5 if request[16] == 2 else 17
             for slot, shape in self.routes.items():
                 if slot.table == asked and len(slot.key) == width:
-                    yield bytes(new_routes([slot.key], shape, 0, 1))
+                    yield bytes(for_each(new_route(len(slot.key), shape, 0), [slot.key], 1))
 
     def hear(self) -> list[bytes]:
         """Return the news."""
@@ -195,7 +196,7 @@ class FakeKernel:
         """Take a route away and tell."""
         key = parse_nlri(prefix)
         shape = self.routes.pop(Slot(key, 254, 32))
-        self.tell(delete_routes([key], shape, 0))
+        self.tell(for_each(delete_route(len(key), shape), [key], 0))
 
     def shown(self) -> dict[str, int]:
         """Return the protocol of each route, by prefix."""

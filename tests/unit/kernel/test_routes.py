@@ -46,11 +46,12 @@ from bgpmesh.kernel.routes import (
     RouteReader,
     Shape,
     ask_answer,
-    delete_routes,
+    delete_route,
+    for_each,
     group_id,
     joined,
     new_nexthop,
-    new_routes,
+    new_route,
     object_id,
     read_links,
     read_nexthops,
@@ -94,7 +95,7 @@ def bursts(draw: st.DrawFn) -> tuple[list[Nlri], Shape]:
 def test_what_is_encoded_is_decoded_again(burst: tuple[list[Nlri], Shape], first: int) -> None:
     """A burst holds one message for each prefix, in order, with the shape that was asked for."""
     keys, shape = burst
-    data = bytes(new_routes(keys, shape, NLM_F_CREATE | NLM_F_REPLACE, first))
+    data = bytes(for_each(new_route(len(keys[0]), shape, NLM_F_CREATE | NLM_F_REPLACE), keys, first))
     assert [(RTM_NEWROUTE, key, shape) for key in keys] == [(k, n, s) for k, _, n, s in RouteReader().read(data)]
     assert list(range(first, first + len(keys))) == [sequence for _, _, sequence, _, _ in walk(data)]
 
@@ -104,7 +105,7 @@ def test_a_delete_names_prefix_table_metric_and_protocol_only(burst: tuple[list[
     """Whatever way the route goes, its delete fits."""
     keys, shape = burst
     expected = Shape(0, shape.protocol, shape.table, shape.metric)
-    found = list(RouteReader().read(bytes(delete_routes(keys, shape, 1))))
+    found = list(RouteReader().read(bytes(for_each(delete_route(len(keys[0]), shape), keys, 1))))
     assert [(RTM_DELROUTE, key, expected) for key in keys] == [(k, n, s) for k, _, n, s in found]
 
 
@@ -119,7 +120,7 @@ def test_one_link_local_next_hop_of_two_links_is_two() -> None:
 def test_only_the_last_of_a_burst_asks_for_an_answer() -> None:
     """The kernel reports every failure anyway, so one acknowledgement tells that all were handled."""
     keys = [parse_nlri(f"10.0.{i}.0/24") for i in range(5)]
-    burst = new_routes(keys, Shape(RTN_BLACKHOLE, 77, 254, 32), NLM_F_CREATE, 1)
+    burst = for_each(new_route(5, Shape(RTN_BLACKHOLE, 77, 254, 32), NLM_F_CREATE), keys, 1)
     ask_answer(burst, len(burst) // 5 * 4)
     asked = [bool(flags & NLM_F_ACK) for _, flags, _, _, _ in walk(bytes(burst))]
     expected = [False, False, False, False, True]
