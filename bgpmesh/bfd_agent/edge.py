@@ -68,8 +68,9 @@ class BfdEdge:
 
     def kick(self) -> None:
         """Say what is wanted, if it is something else than before."""
-        if self._wanted()[0] is not self._said[0]:
-            self._kicked.set()
+        if (wanted := self._wanted()) != self._said:  # the same tuple costs nothing to compare
+            if wanted[0]:
+                self._kicked.set()
             self._say()
 
     async def run(self) -> None:

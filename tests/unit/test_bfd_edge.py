@@ -28,11 +28,12 @@ class Daemon:
 
     path: str
     watched: tuple[Watched, ...]
+    stay_s: float = 3600.0
     reports: list[Report] = field(default_factory=list)
     edge: BfdEdge = field(init=False)
 
     def __post_init__(self) -> None:
-        self.edge = BfdEdge(self.path, lambda: (self.watched, 30.0), self.report)
+        self.edge = BfdEdge(self.path, lambda: (self.watched, self.stay_s), self.report)
 
     def report(self, event: Event) -> None:
         """Take a report."""
@@ -144,6 +145,20 @@ def test_nothing_wanted_starts_nothing_and_ends_what_runs(tell: Callable[[Story]
         async with beside(later.edge.run()):
             await until(lambda: not is_there(left))
         assert (later.reports, later.edge.problems) == ([], [])
+
+    tell(story)
+
+
+def test_an_agent_stays_as_long_as_was_said_last(tell: Callable[[Story], None]) -> None:
+    """A reload may have changed how long peers keep our routes, and nothing of what is watched."""
+
+    async def story(daemon: Daemon) -> None:
+        async with beside(daemon.edge.run()):
+            await daemon.are(State.UP)
+            pid = daemon.pid
+            daemon.stay_s = 0.0
+            daemon.edge.kick()
+        await until(lambda: not is_there(pid))
 
     tell(story)
 
