@@ -159,11 +159,12 @@ def _address(value: object, meta: Meta) -> IPAddress:
 
 
 def _network(value: object, _: Meta) -> IPNetwork:
+    text = value if isinstance(value, str) and "%" not in value else ""  # Python would take a link here too
     try:
-        return ipaddress.ip_network(value if isinstance(value, str) else "")
+        return ipaddress.ip_network(text)
     except ValueError as error:
         try:
-            loose = ipaddress.ip_network(value if isinstance(value, str) else "", strict=False)
+            loose = ipaddress.ip_network(text, strict=False)
         except ValueError:
             raise BadValueError((value, "not a prefix")) from error
         raise BadValueError((value, f"host bits are set; the prefix is {loose}")) from error

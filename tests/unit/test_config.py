@@ -603,6 +603,7 @@ MISTAKES = [  # (section, lines in it, key, value, reason)
         '"192.0.2.129/25"',
         "host bits are set; the prefix is 192.0.2.128/25",
     ),
+    ("peer", "[peer.q]\nasn = 2\nrange = 'fd00::%eth1/64'", "peer.q.range", '"fd00::%eth1/64"', "not a prefix"),
     (
         "peer",
         "[peer.q]\nasn = 2\nrange = '192.0.2.0/24'",
