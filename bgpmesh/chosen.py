@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bgpmesh import config, log
-from bgpmesh.config import Config, StateOptions
+from bgpmesh.config import Config
 from bgpmesh.errors import ConfigError
 from bgpmesh.frozen import frozen
 from bgpmesh.state import KeptConfig, State
@@ -90,12 +90,13 @@ def choose(file: str, node: str | None, overrides: Overrides) -> Chosen:
 
     Raises ConfigError where the file is bad and nothing was in force.
     """
+    text = ""
     try:
         text = config.read(file)
         configuration = overrides.on(config.parse(text, file))
         name = config.find_node(configuration, node)
     except ConfigError as error:
-        kept = State(Path(overrides.state_directory or StateOptions().directory)).config().value
+        kept = _kept(overrides.state_directory or config.state_directory(text))
         if kept is None:
             raise
         for problem in error.problems:
@@ -106,7 +107,7 @@ def choose(file: str, node: str | None, overrides: Overrides) -> Chosen:
         except ConfigError as worse:  # a password file it names is gone, or it stands for another node
             raise ConfigError((*error.problems, *worse.problems)) from error
         return Chosen(configuration, name, kept, overrides, tuple(map(str, error.problems)))
-    kept = State(Path(configuration.state.directory)).config().value
+    kept = _kept(configuration.state.directory)
     if kept is not None and kept.file == file and kept.digest == _digest(text) and kept.text != text:
         with contextlib.suppress(ConfigError):  # a password file it names may be gone: the operator's file it is
             reloaded = overrides.on(config.parse(kept.text, file))
@@ -114,6 +115,13 @@ def choose(file: str, node: str | None, overrides: Overrides) -> Chosen:
             log.info("config.kept", file=file, reason="it has not changed since another configuration was put in force")
             return chosen
     return Chosen(configuration, name, KeptConfig(text, file, _digest(text), _previous(kept, text)), overrides)
+
+
+def _kept(directory: str) -> KeptConfig | None:
+    kept = State(Path(directory)).config()
+    if kept.problem:
+        log.warning("state.unreadable", file="config", reason=kept.problem)
+    return kept.value
 
 
 def _previous(kept: KeptConfig | None, text: str) -> str:

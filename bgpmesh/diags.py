@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from bgpmesh import __version__, config, doctor
-from bgpmesh.config import StateOptions
 from bgpmesh.control import client
 from bgpmesh.errors import ConfigError
 from bgpmesh.journal.record import FILE
@@ -74,8 +73,9 @@ def _parts(file: str, node: str | None, socket_path: str | None) -> Iterator[tup
     yield "version.txt", f"bgpmesh {__version__}\n".encode()
     findings = [{**each._asdict(), "level": each.level} for each in doctor.examine(file, node, socket_path)]
     yield "doctor.json", _plain(findings)
-    directory, path = StateOptions().directory, client.DEFAULT_SOCKET
+    directory, path = config.state_directory(""), client.DEFAULT_SOCKET
     try:
+        directory = config.state_directory(config.read(file))  # also of a file that is bad
         loaded = config.load(file)
         directory, path = loaded.state.directory, loaded.control.socket
         yield "check.json", _plain(config.shown(loaded, config.find_node(loaded, node)))

@@ -24,14 +24,13 @@ from __future__ import annotations
 
 from bgpmesh.config.changes import KeyChange, changes
 from bgpmesh.config.example import example
-from bgpmesh.config.file import defaults, effective, find_node, load, parse, read, warnings
-from bgpmesh.config.options import Config, StateOptions
+from bgpmesh.config.file import defaults, effective, find_node, load, parse, read, state_directory, warnings
+from bgpmesh.config.options import Config
 from bgpmesh.config.shown import shown
 
 __all__ = [
     "Config",
     "KeyChange",
-    "StateOptions",
     "changes",
     "defaults",
     "effective",
@@ -41,5 +40,6 @@ __all__ = [
     "parse",
     "read",
     "shown",
+    "state_directory",
     "warnings",
 ]

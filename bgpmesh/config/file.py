@@ -56,6 +56,8 @@ from bgpmesh.workload.pool import Pool
 T = TypeVar("T", bound=Options)
 
 _WHERE_IN_TOML = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+_HEADER = re.compile(r"\s*\[\s*([^\[\]]*?)\s*\]")
+_DIRECTORY = re.compile(r"""\s*directory\s*=\s*["'](/[^"'\\]*)["']""")
 
 
 def load(path: str) -> Config:
@@ -90,6 +92,17 @@ def parse(text: str, file: str) -> Config:
     if reader.problems:
         raise ConfigError(tuple(reader.problems))
     return config
+
+
+def state_directory(text: str) -> str:
+    """Return where a text says that the state is, also one that is bad elsewhere; the default where it does not say."""
+    section = ""
+    for line in text.splitlines():
+        if header := _HEADER.match(line):
+            section = header[1]
+        elif section == "state" and (said := _DIRECTORY.match(line)):
+            return said[1]
+    return StateOptions().directory
 
 
 def defaults() -> Config:

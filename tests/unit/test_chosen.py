@@ -61,6 +61,29 @@ def test_a_bad_file_gives_way_to_what_was_in_force(disk: Disk) -> None:
     assert "asn" in chosen.problems[0]
 
 
+@pytest.mark.parametrize("bad", ['[node.n1]\naddress = "192.0.2.1\n', "[node]\n", "hostname = n1\n"])
+def test_a_bad_file_still_says_where_the_state_is(tmp_path: Path, bad: str) -> None:
+    """What was in force is found there, whatever is wrong with the rest of the file."""
+    file, state = tmp_path / "bgpmesh.toml", tmp_path / "state"
+    where = f'[ state ] # ours\ndirectory = "{state}"\n'
+    file.write_text(GOOD + where, encoding="utf-8")
+    state.mkdir()
+    assert State(state).save_config(choose(str(file), "n1", Overrides()).kept) == ""
+    file.write_text(bad + where, encoding="utf-8")
+    chosen = choose(str(file), "n1", Overrides())
+    assert (asn(chosen), chosen.configuration.state.directory) == (64512, str(state))
+    assert chosen.problems
+
+
+def test_a_kept_configuration_that_is_garbled_is_told_of(disk: Disk, caplog: pytest.LogCaptureFixture) -> None:
+    """The operator's file decides then, which may be another."""
+    disk.keep(disk.start(GOOD).reloaded(OTHER, "/elsewhere.toml").chosen)
+    path = disk.file.with_name("config.json")
+    path.write_text(path.read_text(encoding="utf-8").replace("64513", "64519"), encoding="utf-8")
+    assert asn(disk.start(GOOD)) == 64512
+    assert "config.json is garbled: it is not as it was written" in caplog.text
+
+
 def test_a_reload_of_another_file_holds_until_the_own_one_changes(disk: Disk) -> None:
     """The file that the daemon was started with has not been touched since: its content is no news."""
     chosen = disk.start(GOOD).reloaded(OTHER, "/elsewhere.toml").chosen
