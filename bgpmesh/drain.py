@@ -99,9 +99,7 @@ class Drainer:
         elif self._state not in (Drain.DRAINED, Drain.STOPPED):
             wait = (options.limit, options.below, self._pump.now())
             self._to(DrainChanged(Drain.DRAINING, options.stop, options.text, *wait))
-            self._is_asked.set()
-        if self._state in (Drain.DRAINED, Drain.STOPPED):
-            follower.tell(self._outcome("it was before"))
+        self._is_asked.set()
         return Stream({"state": self._state.value, "limit": options.limit, "below": options.below}, follower)
 
     async def end(self) -> Progress:
@@ -121,7 +119,10 @@ class Drainer:
         while True:
             await self._is_asked.wait()
             self._is_asked.clear()
-            await self._drain(self._engine.peers.drain)
+            if self._state in (Drain.DRAINED, Drain.STOPPED):
+                await self._end("it was out of service before")
+            else:
+                await self._drain(self._engine.peers.drain)
 
     async def _drain(self, asked: DrainChanged) -> None:
         taken_at, quiet = self._pump.now(), 0
@@ -159,6 +160,10 @@ class Drainer:
     async def _finish(self, asked: DrainChanged, reason: str) -> None:
         stop = asked.is_to_stop or not self._engine.local.endpoints
         self._to(DrainChanged(Drain.STOPPED if stop else Drain.DRAINED, text=asked.text))
+        await self._end(reason)
+
+    async def _end(self, reason: str) -> None:
+        """Tell the outcome once it is one: sessions end a moment after all is withdrawn."""
         peers = self._engine.peers
         await self._pump.until(lambda: peers.is_closed or peers.drain.drain is not Drain.STOPPED, SETTLE_S)
         self._tell(self._outcome(reason))

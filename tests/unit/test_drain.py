@@ -345,8 +345,10 @@ def test_a_node_with_workloads_keeps_their_addresses_and_does_not_wait_for_their
         assert "the addresses of 1 workloads stay announced" in tables.drained(told[-1])
         engine = running.world.engine
         assert engine.peers.sessions[N2].state is State.ESTABLISHED
-        assert (await running.ended(DrainOptions()))[-1]["reason"] == "it was before"
+        assert (await running.ended(DrainOptions()))[-1]["reason"] == "it was out of service before"
+        monkeypatch.setattr(peers, "WITHDRAWN_S", 0.05)
         assert (await running.ended(DrainOptions(stop=True)))[-1]["state"] == "stopped"
+        assert engine.peers.is_closed, "it is told once it is so: the host may be turned off then"
 
     run(Kernel(MANY, inside=MANY), scenario, monkeypatch, workload=True)
 
