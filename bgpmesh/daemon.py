@@ -112,6 +112,7 @@ class Daemon:
         self._loop = asyncio.get_running_loop()
         self.started_at = self.now()
         self._journal_asked, self._review_asked = asyncio.Event(), asyncio.Event()
+        self._is_reload_due = False
         self.host = HostSettings()
         kernel = configuration.kernel
         self._marks = Marks(kernel.protocol, kernel.table) if kernel.enabled else None
@@ -396,7 +397,14 @@ class Daemon:
         return self.helpers.shown()
 
     def _hang_up_signal(self) -> None:
+        """Reload in the next round of the loop, once for all signals of this one: dozens would outlast a hold time."""
         _tell_supervisor(f"RELOADING=1\nMONOTONIC_USEC={int(self.now() * 1e6)}")
+        if not self._is_reload_due:
+            self._is_reload_due = True
+            self._loop.call_soon(self._reload)
+
+    def _reload(self) -> None:
+        self._is_reload_due = False
         try:
             self.revisions.reload(None, None)
         except ConfigError as error:

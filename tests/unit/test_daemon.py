@@ -91,6 +91,26 @@ def test_the_journal_is_written_when_asked_for(tmp_path: Path) -> None:
     assert ["ObjectsChanged", "LinksRead", "FibRead"] == events_of(tmp_path / "state" / "journal.gz")[:3]
 
 
+def test_signals_that_come_together_are_one_reload(tmp_path: Path) -> None:
+    """With a large file each takes half a second, in which nobody hears of us."""
+    generations: list[int] = []
+
+    def ask(daemon: Daemon) -> None:
+        for _ in range(20):
+            os.kill(os.getpid(), signal.SIGHUP)
+        end_when_loaded(daemon)
+
+    def end_when_loaded(daemon: Daemon) -> None:
+        generations.append(daemon.generation)
+        if daemon.generation > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            asyncio.get_running_loop().call_later(0.01, end_when_loaded, daemon)
+
+    run(tmp_path, ask)
+    assert generations[-1] == 2
+
+
 def events_of(path: Path) -> list[str]:
     """Return the names of the events of a journal."""
     return [type(record.event).__name__ for record in read(path).records if isinstance(record, Handled)]
