@@ -355,7 +355,7 @@ def plan(result: object) -> str:
 
 def _because(row: Row) -> object:
     former = row.get("renamed_from")
-    return f"renamed from {_words(former)}: resets" if former else row.get("because")
+    return f"renamed from {cell(former)}: resets" if former else row.get("because")
 
 
 def _differences(row: Row) -> str:

@@ -77,7 +77,8 @@ def tell(tmp_path: Path) -> Iterator[Callable[[Story], None]]:
     """Give a way to tell a story of a daemon that has two ends of a path; its agent ends with it."""
     random = Random(os.getpid())
     one, other = (f"127.{random.randrange(1, 255)}.{random.randrange(256)}.{n}" for n in (1, 2))
-    ends = Watched("one", one, other, 1, 50, 5), Watched("other", other, one, 1, 50, 5)
+    # No detection time is waited for here, and none is to be over while the agent gets no turn.
+    ends = Watched("one", one, other, 1, 50, 200), Watched("other", other, one, 1, 50, 200)
     daemon = Daemon(str(tmp_path / "bgpmesh.sock"), ends)
 
     def told(story: Story) -> None:

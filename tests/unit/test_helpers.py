@@ -18,7 +18,7 @@ import pytest
 
 from bgpmesh import log
 from bgpmesh.events import Event, ProcessEnded, ProcessSpoke
-from bgpmesh.helpers import edge
+from bgpmesh.helpers import edge, warden
 from bgpmesh.helpers.edge import Command, Helpers, ProcessOptions
 from bgpmesh.route.nlri import Nlri, parse_nlri, prefix_text
 from bgpmesh.wire.announcements import parse
@@ -69,7 +69,7 @@ def alive(pid: int) -> bool:
     """Tell whether a process is there, and has not ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # it went before it was opened, or read
         return False
 
 
@@ -204,6 +204,7 @@ def test_a_program_that_reads_no_answers_is_heard_all_the_same(monkeypatch: pyte
 
 def test_a_flood_leaves_the_loop_time_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that never stops printing gets a share: the loop comes round many times for each of its turns."""
+    monkeypatch.setattr(edge, "WINDOW_S", 2 * DEADLINE_S)  # however long it takes
 
     async def body(world: World) -> None:
         await until(lambda: world.has_logged("process.refused"))
@@ -291,20 +292,34 @@ exit 0
     running(monkeypatch, body, shell(script))
 
 
-def test_at_a_stop_it_gets_sigterm_and_then_ends_whatever_it_does(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """One that ignores it is killed, with what it has started."""
+def test_at_a_stop_it_gets_sigterm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And has its time to end by itself; here it has plenty."""
+    patient = tmp_path / "warden.py"
+    patient.write_text(
+        Path(edge.WARDEN).read_text(encoding="utf-8").replace(f"\nGRACE_S = {warden.GRACE_S}", "\nGRACE_S = 60.0")
+    )
+    monkeypatch.setattr(edge, "WARDEN", str(patient))
+    monkeypatch.setattr(edge, "END_S", 2 * DEADLINE_S)
+    script = f"trap 'echo x > {tmp_path}/asked; exit' TERM; echo $$ > {tmp_path}/pid; while :; do sleep 0.1; done"
+
+    async def body(_: World) -> None:
+        await until(has_written(tmp_path / "pid"))
+
+    running(monkeypatch, body, shell(script))
+    assert has_written(tmp_path / "asked")()
+
+
+def test_one_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With what it has started."""
     script = (
-        f"trap 'echo x > {tmp_path}/asked' TERM; echo $$ > {tmp_path}/pid; sleep 1000 & while :; do sleep 0.1; done"
+        f"trap '' TERM; sleep 1000 & echo $! > {tmp_path}/child; echo $$ > {tmp_path}/pid; while :; do sleep 0.1; done"
     )
 
     async def body(_: World) -> None:
         await until(has_written(tmp_path / "pid"))
 
     running(monkeypatch, body, shell(script))
-    assert (tmp_path / "asked").exists()
-    assert not alive(pid_in(tmp_path / "pid"))
+    assert [alive(pid_in(tmp_path / name)) for name in ("pid", "child")] == [False, False]
 
 
 def test_a_reload_ends_and_starts_only_what_changed(monkeypatch: pytest.MonkeyPatch) -> None:

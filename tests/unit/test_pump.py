@@ -18,6 +18,7 @@ from bgpmesh.route.path import PeerName
 from tests.waiting import DEADLINE_S
 
 NEVER = float("inf")
+SOON_S = 0.5  # of what is not to be over before the test has said what is to happen then, on a busy machine
 EVENT = ConnectFailed(PeerName("n2"), "refused")
 
 
@@ -102,7 +103,7 @@ def test_silence_proves_nothing_while_something_waits_to_be_handled() -> None:
         pump.turn()
         assert told.events == [TimerFired({1: None, 2: None}.keys()), EVENT]
         told.events.clear()
-        told.wakeup = pump.now() + 0.01
+        told.wakeup = pump.now() + SOON_S
         pump.turn()
         assert await pump.until(lambda: bool(told.events), DEADLINE_S)
         assert told.events[-1] == TimerFired({2})
@@ -118,7 +119,7 @@ def test_who_was_stopped_for_a_while_reads_before_timers_fire(monkeypatch: pytes
         reading, writing = socket.socketpair()
         with reading, writing:
             loop.add_reader(reading, lambda: pump.report(EVENT) if reading.recv(1) else None)
-            told.wakeup = pump.now() + 0.01
+            told.wakeup = pump.now() + SOON_S
             pump.turn()
             writing.send(b"x")
             selector = loop._selector  # type: ignore[attr-defined]
@@ -126,7 +127,7 @@ def test_who_was_stopped_for_a_while_reads_before_timers_fire(monkeypatch: pytes
             def stopped(_: float | None) -> list[object]:
                 """Last for longer than was asked for, and bring nothing."""
                 monkeypatch.undo()
-                time.sleep(0.02)
+                time.sleep(2 * SOON_S)
                 return []
 
             monkeypatch.setattr(selector, "select", stopped)
@@ -191,12 +192,12 @@ def test_what_comes_true_in_the_moment_in_which_the_time_is_up_has_come_true() -
 
     async def scenario(pump: Pump, _: Told) -> None:
         loop, is_over = asyncio.get_running_loop(), asyncio.Event()
-        waiting = asyncio.ensure_future(pump.until(is_over.is_set, 0.02))
+        waiting = asyncio.ensure_future(pump.until(is_over.is_set, SOON_S))
         await asyncio.sleep(0)
 
         def late() -> None:
             is_over.set()
-            time.sleep(0.05)  # the machine is busy: turn and timeout are due in one round of the loop
+            time.sleep(2 * SOON_S)  # the machine is busy: turn and timeout are due in one round of the loop
             loop.call_soon(pump.turn)
 
         loop.call_soon(late)

@@ -137,12 +137,14 @@ def test_what_is_no_request_of_ours_is_refused_by_number(request_bytes: bytes, c
 
 def test_a_request_that_does_not_come_is_given_up(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection costs us something for a limited time only; others are answered meanwhile."""
-    monkeypatch.setattr(http, "TIMEOUT_S", 0.2)
 
     async def scenario(port: int) -> None:
-        slow = asyncio.create_task(exchange(port, b"GET / HT"))
+        _, slow = await asyncio.open_connection("127.0.0.1", port)
+        slow.write(b"GET / HT")
         assert (await get(port, "/live"))[0] == 200
-        assert (await slow)[0] == 408
+        monkeypatch.setattr(http, "TIMEOUT_S", 0.2)
+        assert (await exchange(port, b"GET / HT"))[0] == 408
+        slow.close()
 
     served(running, scenario)
 

@@ -18,6 +18,7 @@ from bgpmesh.route.path import PeerName
 from bgpmesh.wire import speaker
 from tests.unit.wire.test_speaker import (
     NAME,
+    NET,
     OPEN,
     V6,
     A,
@@ -34,7 +35,7 @@ from tests.waiting import until
 
 def test_a_peer_from_afar_is_heard_where_only_neighbours_were() -> None:
     """The listener's GTSM follows the peers that it is for (RFC 5082 §3)."""
-    far = ipaddress.ip_address("127.0.0.3")
+    far = ipaddress.ip_address(f"{NET}.3")
 
     async def scenario() -> None:
         near, other = pair(ttl_security=1)
@@ -59,7 +60,7 @@ def test_only_the_configured_address_listens() -> None:
         node = Node(A, free_port(), B, 1)
         async with running(node):
             assert accepts(A, node.peer.listen_port)
-            assert not accepts(ipaddress.ip_address("127.0.0.3"), node.peer.listen_port)
+            assert not accepts(ipaddress.ip_address(f"{NET}.3"), node.peer.listen_port)
             node.speaker.configure(())
             assert not accepts(A, node.peer.listen_port)
 
@@ -99,7 +100,7 @@ def test_strangers_are_closed_at_once() -> None:
     async def scenario() -> None:
         node = Node(A, free_port(), B, 1)
         async with running(node):
-            reader, writer = await asyncio.open_connection(str(A), node.peer.listen_port, local_addr=("127.0.0.3", 0))
+            reader, writer = await asyncio.open_connection(str(A), node.peer.listen_port, local_addr=(f"{NET}.3", 0))
             assert await asyncio.wait_for(reader.read(), 60) == b""
             assert node.events == []
             writer.close()
@@ -125,7 +126,7 @@ def test_a_listener_that_cannot_be_bound_is_tried_again(monkeypatch: pytest.Monk
     play(scenario())
 
 
-RANGES = [(A, B, "127.0.0.0/30"), (V6, V6, "::/64")]
+RANGES = [(A, B, f"{NET}.0/30"), (V6, V6, "::/64")]
 
 
 def caller_and_range(a: IPAddress, b: IPAddress, network: str, ours: str, theirs: str) -> tuple[Node, Node, PeerRange]:
@@ -186,7 +187,7 @@ def test_the_key_of_a_peer_within_a_range_is_its_own() -> None:
     """Of two keys that fit the kernel takes that of the longer prefix, and who has it is that peer."""
 
     async def scenario() -> None:
-        called, caller, around = caller_and_range(A, B, "127.0.0.0/30", "of the range", "of the peer")
+        called, caller, around = caller_and_range(A, B, f"{NET}.0/30", "of the range", "of the peer")
         named = replace(called.peer, password="of the peer")  # noqa: S106
         async with running(called, caller):
             called.speaker.configure((named,), (around,))
@@ -200,7 +201,7 @@ def test_a_key_of_a_range_goes_with_it() -> None:
     """Once the password is taken out of the range, an unsigned call gets through."""
 
     async def scenario() -> None:
-        called, caller, around = caller_and_range(A, B, "127.0.0.0/30", "secret", "")
+        called, caller, around = caller_and_range(A, B, f"{NET}.0/30", "secret", "")
         async with running(called, caller):
             called.speaker.configure((), (around,))
             called.speaker.configure((), (replace(around, template=replace(around.template, password=None)),))

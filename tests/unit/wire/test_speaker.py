@@ -40,7 +40,8 @@ from bgpmesh.wire.codec import Codec
 from bgpmesh.wire.speaker import Speaker
 from tests.waiting import until
 
-A, B = ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("127.0.0.2")
+NET = f"127.{os.getpid() % 254 + 1}.{os.getpid() // 254 % 256}"  # where no other process takes a port that is free
+A, B = ipaddress.ip_address(f"{NET}.1"), ipaddress.ip_address(f"{NET}.2")
 V6 = ipaddress.ip_address("::1")
 NAME = PeerName("other")
 OPEN = Open(Asn(65000), 9, RouterId(1), Capabilities((Family.IPV4, Family.IPV6)))
@@ -121,6 +122,19 @@ def pair(*, a: IPAddress = A, b: IPAddress = B, **options: object) -> tuple[Node
 
 def play(scenario: Coroutine[object, object, None]) -> None:
     asyncio.run(scenario)
+
+
+async def until_full(connection: speaker.Connection) -> None:
+    """Wait until the kernel takes no more of what waits: not at once, as it still finds room for a while."""
+    taken, looks = -1, 0
+
+    def is_full() -> bool:
+        nonlocal taken, looks
+        is_still = connection.octets_out == taken and connection.waiting >= speaker.WRITE_MARK
+        taken, looks = connection.octets_out, looks + 1 if is_still else 0
+        return looks >= 50
+
+    await until(is_full, lambda: connection.waiting)
 
 
 async def connect(caller: Node, called: Node) -> None:
@@ -388,7 +402,7 @@ def test_who_has_said_open_is_not_suspected_for_what_others_send(monkeypatch: py
 
     async def scenario() -> None:
         one, two = pair()
-        third = replace(one.peer, name=PeerName("third"), address=ipaddress.ip_address("127.0.0.9"))
+        third = replace(one.peer, name=PeerName("third"), address=ipaddress.ip_address(f"{NET}.9"))
         async with running(one, two):
             one.speaker.configure((one.peer, third))
             await connect(two, one)
@@ -514,7 +528,7 @@ def test_a_peer_that_stops_reading_costs_one_slice() -> None:
             node.batches = [routes(1000, third=n % 256) for n in range(4000)]
             node.speaker.execute(StartRoutes(1, NAME))
             connection = node.speaker.connections[1]
-            await until(lambda: connection.waiting >= speaker.WRITE_MARK)
+            await until_full(connection)
             left = len(node.batches)
             assert left > 0
             for _ in range(50):
@@ -544,7 +558,9 @@ def test_a_peer_that_takes_nothing_is_told_of_until_it_takes(monkeypatch: pytest
             began = loop.time()
             node.batches = [routes(1000, third=n % 256) for n in range(4000)]
             node.speaker.execute(StartRoutes(1, NAME))
-            await until(lambda: len(node.seen(SendingStalled)) >= 3)
+            await until_full(node.speaker.connections[1])
+            told = len(node.seen(SendingStalled))
+            await until(lambda: len(node.seen(SendingStalled)) >= told + 2)
             first, again = node.seen(SendingStalled)[-2:]
             assert first == again
             assert began < first.since < loop.time()
