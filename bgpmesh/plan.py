@@ -81,6 +81,7 @@ def _sessions(old: Configured, new: Configured, held: Held) -> JsonObject:
     watched = _watched(old, held), _watched(new, held)
     filters = _changed_filters(old, new)
     found: dict[str, list[JsonObject]] = {"added": [], "removed": [], "reset": [], "changed": []}
+    left = {peer.address: peer for name, peer in were.items() if name not in are}
     unchanged = 0
     found["removed"] += _ranges(old, new)
     found["added"] += _ranges(new, old)
@@ -92,8 +93,8 @@ def _sessions(old: Configured, new: Configured, held: Held) -> JsonObject:
             assert peer is not None
             row: JsonObject = {"peer": name, "address": str(peer.address), "asn": peer.asn}
             more: JsonObject = {"received": sum(received)} if was else {}
-            if former := next((each for each, of in were.items() if each not in are and _is_renamed(of, now)), None):
-                more = {"renamed_from": former}
+            if (former := left.get(peer.address)) is not None and _is_renamed(former, now):
+                more = {"renamed_from": former.name}
             found["removed" if now is None else "added"].append(row | more)
             continue
         changes = _changes(was, now, *(each.get(name) for each in watched))
