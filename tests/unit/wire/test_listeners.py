@@ -138,7 +138,7 @@ def caller_and_range(a: IPAddress, b: IPAddress, network: str, ours: str, theirs
     return called, caller, PeerRange(around, 8, template)
 
 
-@pytest.mark.parametrize(("a", "b", "network"), RANGES)
+@pytest.mark.parametrize(("a", "b", "network"), RANGES, ids=["ipv4", "ipv6"])
 def test_who_calls_from_a_range_with_its_password_is_a_speaker_of_it(a: IPAddress, b: IPAddress, network: str) -> None:
     """The kernel takes one key for all of it; the connection is of NAME@ADDRESS, its messages count as the range's."""
 
@@ -160,7 +160,7 @@ def test_who_calls_from_a_range_with_its_password_is_a_speaker_of_it(a: IPAddres
     play(scenario())
 
 
-@pytest.mark.parametrize(("a", "b", "network"), RANGES)
+@pytest.mark.parametrize(("a", "b", "network"), RANGES, ids=["ipv4", "ipv6"])
 def test_a_wrong_password_from_a_range_is_suspected(
     monkeypatch: pytest.MonkeyPatch, a: IPAddress, b: IPAddress, network: str
 ) -> None:
