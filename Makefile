@@ -9,7 +9,7 @@ PYTEST := $(PYTHON) -m pytest --durations=15 --durations-min=5 $(if $(BGPMESH_NO
 # Labs wait most of the time: two workers a core (tests/side_by_side.py).
 WORKERS := $(shell echo $$((2 * $$(nproc))))
 # What makes claims in milliseconds has the machine for itself.
-TIMED := tests/lab/test_bfd.py
+TIMED := tests/lab/test_bfd.py tests/lab/test_bfd_agent.py
 ROOTLESS := tests/unit tests/property tests/golden $(wildcard tests/replay tests/test_*.py)
 
 help:
@@ -40,7 +40,7 @@ test:
 
 soak:
 	@.ci/setup python all
-	BGPMESH_SOAK=1 $(PYTEST) --timeout 3600 -p tests.side_by_side -n $(WORKERS) --ignore $(TIMED) tests
+	BGPMESH_SOAK=1 $(PYTEST) --timeout 3600 -p tests.side_by_side -n $(WORKERS) $(TIMED:%=--ignore %) tests
 	BGPMESH_SOAK=1 $(PYTEST) --timeout 3600 $(TIMED)
 
 demo:

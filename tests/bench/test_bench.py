@@ -23,6 +23,7 @@ from bgpmesh.policy.chains import ChainKey, Rules
 from bgpmesh.policy.iptables import Options
 from bgpmesh.policy.protection import Protection
 from containerlab.lab import LabError, missing
+from tests.bench import play
 from tests.bench.__main__ import main
 from tests.bench.daemons import DAEMONS
 from tests.bench.felix import felix_like
@@ -53,8 +54,10 @@ SAMPLES = {
 @needs_lab
 @needs_root
 @pytest.mark.parametrize("name", SAMPLES)
-def test_what_is_played_is_right_and_in_the_report(name: str, tmp_path: Path) -> None:
+@pytest.mark.timeout(900)
+def test_what_is_played_is_right_and_in_the_report(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One run of each ends with the kernel, or every client, as fed; table, drawing and document have it."""
+    monkeypatch.setattr(play, "CHURN_HOLD_S", 90)  # no session is to be lost by somebody who gets no turn
     (daemon,) = (daemon for daemon in DAEMONS if daemon.name == name)
     if reason := daemon.missing():
         pytest.skip(reason)
@@ -70,6 +73,7 @@ def test_what_is_played_is_right_and_in_the_report(name: str, tmp_path: Path) ->
 
 @needs_lab
 @needs_root
+@pytest.mark.timeout(900)
 def test_what_policy_costs_is_in_the_report(tmp_path: Path) -> None:
     """Each packet filter that is there, each change by both sides, packets where there is a compiler."""
     backends = [backend for backend in present_backends() if backend]

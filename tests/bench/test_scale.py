@@ -22,6 +22,7 @@ SIZES = [
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the host's table of neighbours is too small by default")
 @pytest.mark.skipif(bool(missing()), reason=missing())
 @pytest.mark.parametrize(("scenario", "scale"), SIZES)
+@pytest.mark.timeout(900)
 def test_it_scales(scenario: Scenario, scale: Scale) -> None:
     """The kernel holds the feed, and then nothing; every client was told all of it; every node reaches the others."""
     run(scenario, Bgpmesh(), scale)

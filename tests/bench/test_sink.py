@@ -85,10 +85,9 @@ def test_a_malformed_update_ends_it() -> None:
     """Neither count nor time then: the run has failed."""
     with two_clients() as (sink, (good, bad)):
         assert sink.stdout
-        good.sendall(reflected(nlri(range(700))))
-        for start in range(0, ROUTES, 500):
-            bad.sendall(reflected(nlri(range(start, start + 500)), a9=None))
-            good.sendall(reflected(nlri(range(start, start + 500))))
+        parts = [nlri(range(start, start + 500)) for start in range(0, ROUTES, 500)]
+        good.sendall(b"".join(map(reflected, [nlri(range(700)), *parts])))
+        bad.sendall(b"".join(reflected(part, a9=None) for part in parts))  # at once: the first may end it
         said = json.loads(sink.stdout.readline())
         assert ("malformed", "attributes [9] are missing") == (said["event"], said["reason"])
         assert 1 == sink.wait(60)

@@ -11,25 +11,37 @@ import socket
 import struct
 import sys
 import threading
+import time
 from pathlib import Path
 
 CHUNK = 100  # numbers at a time
 PAUSE_S = 0.005  # between chunks, so that the flow leaves the machine something
+LATE_S = 5.0  # in which the other end says that it has something twice
 
 
 def segments_lost() -> int:
     """Return how many segments this network namespace sent again that had not arrived the first time.
 
-    On a busy machine timers go off for nothing; the other end then says that it has the segment twice (RFC 2883).
-    SYNs do not count: what is there is a flow that flows, and before it the first neighbour may take a second to find.
+    On a busy machine timers go off for nothing; the other end then says that it has the segment twice (RFC 2883), which
+    is waited for. SYNs do not count: what is there is a flow that flows, and before it the first neighbour may take a
+    second to find.
     """
+    deadline = time.monotonic() + LATE_S
+    while (lost := _segments_lost()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return lost
+
+
+def _segments_lost() -> int:
     count: dict[str, int] = {}
     for file in ("/proc/self/net/snmp", "/proc/self/net/netstat"):
         rows = [line.split() for line in Path(file).read_text("ascii").splitlines()]
         for names, values in zip(rows[::2], rows[1::2], strict=True):
             if names[0] in ("Tcp:", "TcpExt:"):
                 count.update(zip(names[1:], map(int, values[1:]), strict=True))
-    return max(0, count["RetransSegs"] - count["TCPSynRetrans"] - count["TCPDSACKRecv"] - count["TCPDSACKOfoRecv"])
+    # One word of the other end may speak of several segments; it is counted by words, and since Linux 5.9 by segments.
+    twice = max(count["TCPDSACKRecv"] + count["TCPDSACKOfoRecv"], count.get("TCPDSACKRecvSegs", 0))
+    return max(0, count["RetransSegs"] - count["TCPSynRetrans"] - twice)
 
 
 def serve(address: str, port: int) -> None:

@@ -23,6 +23,7 @@ from containerlab.lab import Process, until
 from tests.lab.cluster import script
 from tests.lab.nodes import BLOCKS, JsonObject, Node, file_of, pair
 
+REPAIRED_S = 150.0  # the longest that a repair may take: a read-back, or what is tried again, and a busy machine
 PORT = 5005
 RATE = 25  # datagrams a second of each flow
 TRIES = 8  # of every flow, in which one that may pass would be seen to

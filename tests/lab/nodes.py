@@ -23,7 +23,7 @@ from subprocess import CompletedProcess
 from typing import cast
 
 from bgpmesh.control import client
-from containerlab.lab import Lab, Process, until
+from containerlab.lab import PATIENCE_S, Lab, Process, until
 from tests.bench.feeder import attribute, update
 from tests.lab.cluster import PROTOCOL, ask, lab_of, metrics
 
@@ -175,9 +175,9 @@ class Node:
         """Run a shell script in the node and return what it says."""
         return self.lab.exec(self.name, ["sh", "-ec", script]).stdout
 
-    def until(self, holds: Callable[[], object], what: str) -> None:
-        """Wait a minute at most until something holds, as long as the daemon runs."""
-        self.daemon.until(holds, f"{self.name}: {what}")
+    def until(self, holds: Callable[[], object], what: str, deadline_s: float = PATIENCE_S) -> None:
+        """Wait, a minute at most where nothing else is said, until something holds, as long as the daemon runs."""
+        self.daemon.until(holds, f"{self.name}: {what}", deadline_s)
 
     # ── what it says ─────────────────────────────────────────────────────────
 

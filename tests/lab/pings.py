@@ -3,7 +3,8 @@
 Prints {ADDRESS: [sent, answered]} a few times a second; the last once all are answered or half a minute is over, which
 `ping` does not wait for: whatever its -W, an answer to its last request has two round trips. The pace begins with the
 first answer: of two requests at once that are the first of their flow, connection tracking drops one, as ICMP has none
-of the ways out that UDP has (`nf_ct_resolve_clash`). Standard library only.
+of the ways out that UDP has (`nf_ct_resolve_clash`). Until then the first is sent again each second, and counts once:
+a neighbour may not be found at first. Standard library only.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import time
 
 PAUSE_S = 0.02
 TOLD_S = 0.2
+AGAIN_S = 1.0
 PATIENCE_S = 30.0
 REQUEST, REPLY = {4: 8, 6: 128}, {4: 0, 6: 129}  # RFC 792, RFC 4443 §4.1
 _ICMP_FILTER = _ICMPV6_FILTER = 1  # linux/icmp.h, linux/icmpv6.h
@@ -34,6 +36,7 @@ class Target:
         self.sent = 0
         self.waiting: set[int] = set()
         self.has_answered = False
+        self._again_at = 0.0
         self._version = 6 if ":" in address else 4
         self._name = os.getpid() & 0xFFFF
         if self._version == 4:
@@ -47,8 +50,12 @@ class Target:
         self.socket.connect((address, 0))
         self.socket.setblocking(False)
 
-    def ask(self) -> None:
-        """Send the next request; one that the kernel refuses is not answered either."""
+    def ask(self, now: float) -> None:
+        """Send the next request, if it is time for it; one that the kernel refuses is not answered either."""
+        if not self.has_answered:
+            if now < self._again_at:
+                return
+            self.sent, self._again_at = 0, now + AGAIN_S
         number, self.sent = self.sent, self.sent + 1
         self.waiting.add(number)
         body = struct.pack("!HHI", self._name, number & 0xFFFF, number)
@@ -97,8 +104,7 @@ def main(addresses: list[str]) -> None:
             if now >= due:
                 due = max(due + PAUSE_S, now)
                 for each in targets:
-                    if each.has_answered or not each.sent:
-                        each.ask()
+                    each.ask(now)
         ready, _, _ = select.select(list(by_socket), [], [], PAUSE_S if ended else max(0.0, due - now))
         for one in ready:
             by_socket[one].hear()

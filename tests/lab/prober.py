@@ -58,11 +58,11 @@ def ask(address: str, port: int) -> None:
         while True:
             with opened(address, port) as asking:
                 asking.settimeout(ANSWER_S)
+                asked += 1  # before the answer is counted, whatever moment the end comes at
                 with contextlib.suppress(OSError):
                     asking.send(b"?")
                     is_answered = bool(asking.recv(64))
                     answered += is_answered
-                asked += 1
             if asked % 10 == 1:
                 print(asked, flush=True)  # noqa: T201  a program's output
             time.sleep(PAUSE_S)

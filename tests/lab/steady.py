@@ -1,8 +1,8 @@
 """Numbered datagrams at a steady pace from one port, and who answers them: `steady.py ADDRESS PORT`, until SIGTERM.
 
 The other end is `source.py serve ADDRESS PORT NAME`. Prints the name each time another one answers, in the order in
-which they were asked, and at the end {"sent", "answered"}, once all are answered or half a minute is over. Standard
-library only.
+which they were asked, and at the end {"sent", "answered"}, once all are answered or half a minute is over. No more are
+under way than a socket has room for, as the other end may get no turn for a while. Standard library only.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 import time
 
 PAUSE_S = 0.002
+MOST_UNANSWERED = 200  # a datagram takes some 800 octets of a buffer, which has 212,992 at least
 PATIENCE_S = 30.0
 
 
@@ -38,7 +39,7 @@ def main(address: str, port: int) -> None:
                     break
             else:
                 deadline = now + PATIENCE_S
-                if now >= due:
+                if now >= due and sent - answered < MOST_UNANSWERED:
                     due = max(due + PAUSE_S, now)
                     asking.send(str(sent).encode())
                     sent += 1

@@ -275,7 +275,7 @@ def test_path_waits_for_the_way_to_its_next_hop(scene: Scene, way: str) -> None:
     node.ip(change.format("del").removesuffix(" nodad"))
     node.until(lambda: not node.routes(prefix), f"no route to {prefix}")
     node.until(lambda: node.path_reasons(prefix) == unreachable, str(unreachable))
-    assert node.kernel_says(prefix) == "none"
+    node.await_settled(prefix, "none")
 
     scene.inner.send(withdrawal([prefix]))
     node.until(lambda: node.route(prefix) == {}, f"{prefix} withdrawn")

@@ -153,7 +153,7 @@ def test_what_cuts_a_node_off_is_rolled_back_by_itself(mesh: Cluster) -> None:
     await_mesh(mesh, *FIRST)
     await_pings(mesh)
     assert unconfirmed(mesh) is None
-    assert lives(mesh, "n2", "n1")["n2", "n1"]["Established"] == lived + 1
+    assert lives(mesh, "n2", "n1")["n2", "n1"]["Established"] > lived, "it was gone"
 
 
 def test_what_cuts_a_node_off_is_rolled_back_when_asked(mesh: Cluster) -> None:

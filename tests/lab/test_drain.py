@@ -10,7 +10,19 @@ from signal import SIGKILL
 from typing import cast
 
 from containerlab.lab import PATIENCE_S, Process
-from tests.lab.cluster import NODES, SESSIONS, Cluster, Traffic, announcing, blocks, laid_out, metrics, script, text_of
+from tests.lab.cluster import (
+    NODES,
+    PATIENT,
+    SESSIONS,
+    Cluster,
+    Traffic,
+    announcing,
+    blocks,
+    laid_out,
+    metrics,
+    script,
+    text_of,
+)
 
 ANYCAST, PORT = "203.0.113.7", "7007"
 DRAINED = "reset by peer: Cease, administrative shutdown: drained"
@@ -19,8 +31,8 @@ DRAINED = "reset by peer: Cease, administrative shutdown: drained"
 @contextmanager
 def anycast() -> Iterator[tuple[Cluster, Process]]:
     """Have n1 and n2 announce one address, and n3 ask there all the time; n1 is the one that answers."""
-    plain = text_of("config/demo.toml", hold_time="90") + "[kernel]\necmp = 1\n"
-    with laid_out("mesh3") as cluster:
+    plain = text_of("config/demo.toml", hold_time=PATIENT, restart_deferral=PATIENT) + "[kernel]\necmp = 1\n"
+    with laid_out("mesh3", is_patient=True) as cluster:
         lab = cluster.lab
         for node in ("n1", "n2"):
             lab.exec(node, ["ip", "address", "add", f"{ANYCAST}/32", "dev", "lo"])
@@ -60,6 +72,11 @@ def said(cluster: Cluster, node: str, key: str) -> object:
     return cast("dict[str, object]", cluster.ask(node, "status"))[key]
 
 
+def has_no_session(cluster: Cluster, node: str) -> bool:
+    """Tell whether a node neither has a session nor is about to have one."""
+    return {"Idle"} == {row["state"] for row in cast("list[dict[str, str]]", said(cluster, node, "peers"))}
+
+
 def test_traffic_leaves_a_node_before_its_sessions_and_comes_back_after_them() -> None:
     """The wait ends by what the kernel counts, a restart changes nothing, and of thousands of packets none is lost."""
     with anycast() as (cluster, flow):
@@ -78,7 +95,7 @@ def test_traffic_leaves_a_node_before_its_sessions_and_comes_back_after_them() -
         assert said(cluster, "n1", "drain") == "stopped"
         for node in ("n2", "n3"):  # they call n1, and are told again
             await_error(cluster, node, "n1", DRAINED)
-        assert {"Idle"} == {row["state"] for row in cast("list[dict[str, str]]", said(cluster, "n1", "peers"))}
+        cluster.until("n1", partial(has_no_session, cluster, "n1"), "both peers Idle")
 
         assert run(cluster, "n1", "undrain")["state"] == "none"
         cluster.await_sessions(SESSIONS["mesh3"])

@@ -274,7 +274,7 @@ def test_it_moves_by_command_within_a_node_and_between_nodes(cluster: Cluster, f
     names = cast("list[str]", moved["fresh"]["names"])
     assert (names[0], names[-1], {*names}) == ("db", "api", {"db", "api"}), "while both nodes announce it, either"
     assert await_broken(held) == "Connection reset by peer"
-    assert ours(cluster, "n1") == standing
+    cluster.until("n1", lambda: ours(cluster, "n1") == standing, "nothing left of it")
     assert asked(cluster, "web", external) == f"api {ADDRESSES['web'][family]}"
 
     assert command(cluster, "n2", "del", external) == 0

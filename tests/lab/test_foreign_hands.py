@@ -294,9 +294,9 @@ def test_neighbour_that_announces_our_lan_captures_nothing(scene: Scene, lan: st
     scene.steady.send(announcement([lan], via, [65003]))
 
     node.until(lambda: node.path_reasons(lan) == ["only path"], f"{lan} learnt")
-    route = node.route(lan)
+    node.until(lambda: node.route(lan)["kernel_reason"] == "connected on this host", f"{lan} known as connected")
 
-    assert ("none", "connected on this host") == (route["kernel"], route["kernel_reason"])
+    assert node.kernel_says(lan) == "none"
     assert kernel == node.routes(lan)
     assert way.split(" uid")[0] == node.ip(f"route get {host}").split(" uid")[0]
     for prefix in ROUTES:  # whose next hops are on that LAN

@@ -125,8 +125,8 @@ def test_workloads_leave_by_their_node_and_meet_as_they_are(cluster: Cluster) ->
     hook = next(line for line in standing if line.startswith("-A POSTROUTING") and "-m mark" not in line)
     cluster.lab.exec("n1", ["sh", "-ec", f"iptables -w -t nat {hook.replace('-A', '-D', 1)}"])
     cluster.until_logged("n1", "nat POSTROUTING (IPv4)")
+    cluster.until("n1", lambda: standing == ours(cluster), "the hook where it was")
     await_rules(cluster, count + 8)
-    assert standing == ours(cluster)
 
     cluster.reload("n1", OFF)
     await_rules(cluster, count)
@@ -136,6 +136,7 @@ def test_workloads_leave_by_their_node_and_meet_as_they_are(cluster: Cluster) ->
 
     cluster.reload("n1", ON)
     await_rules(cluster, count + 8)
+    cluster.until("n1", lambda: standing == ours(cluster), "all of it once more")
     cluster.stop(SIGTERM, "n1")
     assert standing == ours(cluster)
     cluster.lab.exec("n1", ["touch", "/var/lib/bgpmesh/notes"])  # a mount of the lab, which cannot be removed

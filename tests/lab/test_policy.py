@@ -31,6 +31,8 @@ def node() -> Iterator[Node]:
         node = Node(lab)
         node.configure(FILE)
         node.sh(f"iptables -w {FOREIGN}; ip6tables -w -A FORWARD -s fd17::/16 -j ACCEPT")
+        # Connections of UDP are looked at some commands after their last datagram, which may take a while.
+        node.sh("echo 600 > /proc/sys/net/netfilter/nf_conntrack_udp_timeout")
         before = saved(node)
         node.start()
         node.await_prefixes(BLOCKS)

@@ -16,14 +16,13 @@ from signal import SIGKILL
 import pytest
 
 from containerlab.lab import until
-from tests.lab.guarded import FLOWS, TALKS, Stage, calico, chosen, closing_sets, staged
+from tests.lab.guarded import FLOWS, REPAIRED_S, TALKS, Stage, calico, chosen, closing_sets, staged
 
 IS_LONG = bool(os.environ.get("BGPMESH_SOAK"))
 BACKENDS = ("nft", "legacy") if IS_LONG else ("nft",)
 CHAOS_S = 300.0 if IS_LONG else 20.0
 UNHOOKED = 30 if IS_LONG else 1  # times that all hooks are deleted
 HELD_S = 10.0 if IS_LONG else 4.0
-REPAIRED_S = 90.0  # the longest that a repair may take: a read-back and a busy machine
 UNDER_WAY_S = 0.3  # what has passed has arrived within this
 
 
@@ -196,6 +195,25 @@ def test_what_an_emptied_set_has_let_begin_ends_with_the_repair(stage: Stage, ch
         stage.senders.pop().kill()
 
 
+def slowest_status(stage: Stage, words: tuple[str, ...]) -> float:
+    """Do as these words say while others hold the table; return the longest that a status took meanwhile, in s."""
+    holding = threading.Thread(target=stage.hold, args=(HELD_S,))
+    holding.start()
+    answers: list[str] = []
+    asking = threading.Thread(target=lambda: answers.append(stage.said(*words)))
+    asking.start()
+    slowest = 0.0
+    while asking.is_alive():
+        asked = time.monotonic()
+        stage.node.status()
+        slowest = max(slowest, time.monotonic() - asked)
+        time.sleep(0.1)
+    asking.join()
+    holding.join()
+    assert "not in force" not in answers[0]
+    return slowest
+
+
 def test_others_that_hold_the_table_are_waited_for(stage: Stage, chance: Random) -> None:
     """Nothing is lost, and the daemon answers meanwhile."""
     chaos = Chaos(stage, chance)
@@ -214,22 +232,14 @@ def test_others_that_hold_the_table_are_waited_for(stage: Stage, chance: Random)
         ("delete", "globalnetworkpolicy", "more"),
         ("workload", "del", "late", "-n", "shop"),
     ]
-    slowest = 0.0
-    for words in asks:
-        holding = threading.Thread(target=stage.hold, args=(HELD_S,))
-        holding.start()
-        answers: list[str] = []
-        asking = threading.Thread(target=lambda say, told: told.append(stage.said(*say)), args=(words, answers))
-        asking.start()
-        while asking.is_alive():
-            asked = time.monotonic()
-            stage.node.status()
-            slowest = max(slowest, time.monotonic() - asked)
-            time.sleep(0.1)
-        asking.join()
-        holding.join()
-        assert "not in force" not in answers[0]
-    assert slowest < HELD_S / 2, "it does not wait for the table itself"
+    # Who waits for the table himself does so each time; a machine that stands still does not.
+    slowest = dict.fromkeys(asks, HELD_S)
+    for _ in range(4):
+        for words in asks:
+            slowest[words] = min(slowest[words], slowest_status(stage, words))
+        if max(slowest.values()) < HELD_S / 2:
+            break
+    assert max(slowest.values()) < HELD_S / 2, "it does not wait for the table itself"
     until(lambda: stage.whole() == chaos.whole, "as it was", REPAIRED_S, 0.1)
     stage.node.ip("netns del late")
     assert chaos.strays() == []

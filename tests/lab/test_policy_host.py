@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from containerlab.lab import until
-from tests.lab.guarded import PROGRAMS, TRIES, Stage, staged
+from tests.lab.guarded import PROGRAMS, REPAIRED_S, TRIES, Saved, Stage, staged
 from tests.lab.nodes import JsonObject, file_of
 from tests.lab.test_policy_failures import tools
 
@@ -34,7 +34,7 @@ def _is_whole_afterwards(stage: Stage) -> Iterator[None]:
     """See that the daemon has made everything as it was, and that what flowed flows."""
     whole = stage.whole()
     yield
-    until(lambda: stage.whole() == whole, "as it was", every_s=0.1)
+    until(lambda: stage.whole() == whole, "as it was", REPAIRED_S, 0.1)
     stage.await_flow()
 
 
@@ -64,7 +64,7 @@ def test_without_our_hook_what_is_new_is_dropped_and_what_is_established_goes_on
     finally:
         stage.senders.pop().kill()
         stage.node.start()
-    until(lambda: stage.saved() == whole, "the repair")
+    until(lambda: stage.saved() == whole, "the repair", REPAIRED_S)
     stage.await_tries(1)  # what was under way has arrived
     begun = time.monotonic()
     stage.await_tries(TRIES)
@@ -78,7 +78,7 @@ def test_a_kernel_without_the_table_has_no_second_guard_and_all_else(stage: Stag
         policy = cast("JsonObject", stage.node.status()["policy"])
         return [each for each in cast("list[JsonObject]", policy["warnings"]) if each["field"] == "workload_to_host"]
 
-    rest = {key: rules for key, rules in stage.saved().items() if key[1] != "security"}
+    rest = without_guard(stage)
     with tools(stage.node, _without_security(stage.backend)):
         stage.node.stop(SIGKILL)
         for program in PROGRAMS.values():
@@ -90,10 +90,13 @@ def test_a_kernel_without_the_table_has_no_second_guard_and_all_else(stage: Stag
         assert stage.node.reasons() == []
         stage.await_flow()
         stage.table(4, "filter", "-F bm-to-host")
-        until(
-            lambda: {key: rules for key, rules in stage.saved().items() if key[1] != "security"} == rest, "the repair"
-        )
-    stage.node.until(lambda: warnings() == [], "the guard")
+        until(lambda: without_guard(stage) == rest, "the repair", REPAIRED_S)
+    stage.node.until(lambda: warnings() == [], "the guard", REPAIRED_S)
+
+
+def without_guard(stage: Stage) -> Saved:
+    """Return what stands in all tables but that of the second guard."""
+    return {key: rules for key, rules in stage.saved().items() if key[1] != "security"}
 
 
 def _without_security(backend: str) -> str:

@@ -140,6 +140,7 @@ def test_nodes_join_a_reflector_that_is_not_edited(cluster: Cluster) -> None:
     cluster.lab.exec("c4", ["bgpmesh", "workload", "del", "w-c4"])
     cluster.configure("c4", text_of(4).replace("[cluster]", "[cluster]\ngraceful_restart = 0"))
     cluster.ask("c4", "reload")
+    cluster.until_logged("rr1", f"peer.down peer={speaker(4)} ")
     cluster.until("rr1", partial(cluster.has_peer, "rr1", speaker(4), is_up=True), "another session with c4")
     cluster.daemons["c4"].stop()
     cluster.until("rr1", lambda: range_of(cluster)["speakers"] == 2, "c4 to be gone")

@@ -21,6 +21,7 @@ import sys
 import time
 
 TOLD_S = 0.2
+AT_ONCE_S = 0.005
 _IP_TRANSPARENT, _IPV6_TRANSPARENT = 19, 75  # linux/in.h, linux/in6.h
 _SO_TIMESTAMPNS, _TIMESPEC = 35, struct.Struct("@ll")  # asm-generic/socket.h, time(7)
 
@@ -73,11 +74,18 @@ def take(opened: socket.socket, account: Account) -> None:
     account.count(flow)
     if flow.startswith("no-"):
         seconds, nanoseconds = _TIMESPEC.unpack(next(value for _, kind, value in control if kind == _SO_TIMESTAMPNS))
-        ago = time.time() - seconds - nanoseconds / 1e9
-        tell({"at": time.monotonic() - ago, "strayed": flow})
+        tell({"at": seconds + nanoseconds / 1e9 + monotonic_of_zero(), "strayed": flow})
     if "-echo" in flow:
         with contextlib.suppress(OSError):
             opened.sendto(data, sender)
+
+
+def monotonic_of_zero() -> float:
+    """Return what the monotonic clock showed when the other one showed 0; read while nobody took the turn from us."""
+    while True:
+        before, now, after = time.monotonic(), time.time(), time.monotonic()
+        if after - before < AT_ONCE_S:
+            return before - now
 
 
 def send(rate: float, flows: list[str]) -> None:
