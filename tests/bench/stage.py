@@ -18,6 +18,7 @@ from tests.bench.scenario import DUT, FEEDER, QUIET, clients, members
 from tests.bench.watch import digest
 
 STEP_S = 300.0  # the longest that anything may take, on a machine that is busy with other things
+EMPTY_S = 60.0  # that the host's table of neighbours may take to be empty again
 REST_S = 0.3  # a daemon that used no CPU time for so long has nothing in hand
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -55,7 +56,8 @@ def _node(name: str, kind: str = "linux") -> Node:
 def many_neighbours() -> Iterator[None]:
     """Give the host room for thousands of neighbours meanwhile: one table serves all namespaces, by default with 1,024.
 
-    Where these sysctls cannot be written (without root) it stays as it is.
+    Where these sysctls cannot be written (without root) it stays as it is. It is made small again when most of them
+    are gone, which takes a while after their namespaces: in a full table others would find no neighbour.
     """
     wanted = {"gc_thresh3": 32768, "gc_thresh2": 16384, "gc_thresh1": 8192}  # each above the next
     folder = Path("/proc/sys/net/ipv4/neigh/default")
@@ -67,9 +69,17 @@ def many_neighbours() -> Iterator[None]:
     try:
         yield
     finally:
+        with suppress(OSError, LabError):
+            until(lambda: _neighbours() < had.get("gc_thresh2", sys.maxsize), "fewer neighbours", EMPTY_S)
         with suppress(OSError):
             for name, value in reversed(had.items()):
                 (folder / name).write_text(str(value), "ascii")
+
+
+def _neighbours() -> int:
+    """Return how many of IPv4 there are in all namespaces."""
+    _, first, *_ = Path("/proc/net/stat/arp_cache").read_text("ascii").splitlines()
+    return int(first.split()[0], 16)
 
 
 # ── the bench's own programs ─────────────────────────────────────────────────

@@ -46,7 +46,7 @@ def eventually(probe: Callable[[], T], is_right: Callable[[T], bool], what: str,
     return seen
 
 
-def run(*command: str, env: dict[str, str] | None = None, timeout_s: float = 240) -> str:
+def run(*command: str, env: dict[str, str] | None = None, timeout_s: float = 480) -> str:
     """Return what the command printed; fail with all of it where the command did."""
     done = subprocess.run(command, cwd=ROOT, env=env, text=True, capture_output=True, timeout=timeout_s, check=False)
     if done.returncode:
@@ -84,7 +84,7 @@ class Stack:
             env=self.env,
             text=True,
             capture_output=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
 
@@ -130,7 +130,7 @@ def docker() -> Iterator[Stack]:
         command = ["unshare", "-nm", "--propagation", "private", "sh", "-c", script]
         daemon = subprocess.Popen(command, stdout=log, stderr=log)  # each execs the next: one process to end
         try:
-            end = time.monotonic() + 90
+            end = time.monotonic() + 180
             while not _answers(env):
                 if daemon.poll() is not None or time.monotonic() > end:
                     log.seek(0)

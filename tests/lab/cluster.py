@@ -29,6 +29,7 @@ OF_THE_KERNEL = "2"  # routes that it makes itself, as it does while a link-loca
 CONFIG = "/run/bgpmesh/cluster.toml"
 STATE = "/var/lib/bgpmesh"
 PINGS = 15  # a round; 0.3 s
+HEARD_S = 180.0  # TCP that was cut tries again after as long as it was cut
 KERNEL = f"ip -N route show table all proto {PROTOCOL}; ip -N -6 route show table all proto {PROTOCOL}; ip -N nexthop"
 
 NODES = ("n1", "n2", "n3")
@@ -327,7 +328,7 @@ class Stream:
     def await_heard(self, more: int) -> None:
         """Wait until more has arrived."""
         wanted = self.heard + more
-        self._client.until(lambda: self.heard >= wanted, f"{wanted} octets")
+        self._client.until(lambda: self.heard >= wanted, f"{wanted} octets", HEARD_S)
 
     def await_sent(self, more: int) -> None:
         """Wait until the server has sent more."""

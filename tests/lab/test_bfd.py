@@ -223,7 +223,7 @@ def test_uninstall_ends_bfd_and_no_neighbour_takes_that_for_a_failure() -> None:
         command = ["bgpmesh", "uninstall", "--config", "/run/bgpmesh/cluster.toml"]
         done = cluster.lab.exec("n3", command, check=False)  # directories of a lab are mount points, and stay
         assert "the process of BFD" in done.stdout + done.stderr
-        assert is_gone(cluster.lab, "n3")
+        until(partial(is_gone, cluster.lab, "n3"), "its end")
         cluster.until("n1", lambda: not is_path_up(cluster, "n1", "n3"), "BFD to end")
         assert "BFD" not in cluster.last_error("n1", "n3")
         assert "WARNING bfd.down" not in cluster.log("n1")
