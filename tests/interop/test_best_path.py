@@ -19,6 +19,7 @@ import re
 import socket
 import struct
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -165,13 +166,14 @@ class Trial:
 
     def begin_anew(self, bird: ManyBird) -> None:
         """Have BIRD forget all paths, in new sessions."""
-        sessions = self.established(2) + len(SPEAKERS)
+        before = self.established(2)
         bird.restart()
-        until(lambda: self.established(2) == sessions, "BIRD's new sessions")
+        until(lambda: len(self.established(2) - before) == len(SPEAKERS), "BIRD's new sessions")
 
-    def established(self, number: int) -> int:
-        """Return how many sessions with a daemon there have been."""
-        return self.feeder.output().count(f" 192.0.2.{number}\n")
+    def established(self, number: int) -> Counter[str]:
+        """Return how many sessions of each speaker with a daemon there have been."""
+        whole = self.feeder.output().split("\n")[:-1]
+        return Counter(line.split()[1] for line in whole if line.endswith(f" 192.0.2.{number}"))
 
     def best(self) -> dict[str, dict[str, str]]:
         """Return by daemon what is the best path of each prefix."""
@@ -197,7 +199,7 @@ def trial() -> Iterator[Trial]:
         bird.start()
         frr.start()
         made = Trial(feeder, ours, bird, frr)
-        until(lambda: all(made.established(number) == len(SPEAKERS) for number in (1, 2, 3)), "all sessions")
+        until(lambda: all(len(made.established(number)) == len(SPEAKERS) for number in (1, 2, 3)), "all sessions")
         yield made
 
 

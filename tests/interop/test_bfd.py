@@ -25,9 +25,9 @@ IS_LONG = bool(os.environ.get("BGPMESH_SOAK"))
 CONFIG = "/etc/bgpmesh/bgpmesh.toml"
 ASN = 65001
 OURS, THEIRS = {"10.1.0.0/24", "2001:db8:1::/64"}, {"10.2.0.0/24", "2001:db8:2::/64"}
-INTERVAL_MS, DETECTION_S = 100, 0.3
-# Processes may get no turn for long on a busy machine. A hold timer of 9 s that is set anew each 3 s is never sooner.
-LATE_S = 0.7 if IS_LONG else 5.7
+# Processes may get no turn for long on a busy machine, the neighbours' BFD among them. A hold timer of 9 s that is set
+# anew each 3 s is never sooner than the sum.
+INTERVAL_MS, DETECTION_S, LATE_S = (100, 0.3, 0.7) if IS_LONG else (500, 1.5, 4.5)
 
 KINDS = [
     pytest.param(
@@ -146,14 +146,14 @@ def test_a_silent_neighbour_is_gone_within_the_detection_time_and_comes_back(kin
     """Both ends have the rate that both wanted; nothing passes, and routes are gone at both; all is back after that."""
     speaker, asn, _ = kind
     with watched(kind) as both:
-        until(lambda: both.bfd().get("detection_ms") == 300, "the rate")
+        until(lambda: both.bfd().get("detection_ms") == 3 * INTERVAL_MS, "the rate")
         seen = both.bfd()
         assert seen["interval_ms"] == INTERVAL_MS
         assert seen["single_hop"] is (asn != ASN or speaker is Frr)
         silent_at = both.silence()
         until(lambda: both.kernel() == set(), "their routes to go")
         assert both.down_at() - silent_at < DETECTION_S + LATE_S
-        assert both.peer()["last_error"] == "BFD: control detection time expired"
+        assert both.peer()["went_down"] == "BFD: control detection time expired"
         until(lambda: both.speaker.held() == set(), "our routes to go")
         both.hear_again()
         both.await_up()
@@ -167,7 +167,7 @@ def test_our_crash_is_nothing_to_the_neighbours_bfd(kind: Kind) -> None:
         assert since
         both.daemon.kill()
         until(lambda: not both.speaker.is_established(), "them to notice")
-        sleep(3 * DETECTION_S)
+        sleep(2 * DETECTION_S)
         assert (both.speaker.bfd().lower(), both.speaker.held(), both.kernel()) == ("up", OURS, THEIRS)
         both.start()
         both.await_up()
@@ -183,7 +183,7 @@ def test_bfd_of_a_neighbour_that_dies_with_it_says_nothing_of_the_path(kind: Kin
         assert both.bfd()["independent"] is False
         both.speaker.kill()
         until(lambda: both.peer().get("bfd") == "down", "BFD to notice")
-        sleep(3 * DETECTION_S)
+        sleep(2 * DETECTION_S)
         assert both.kernel() == THEIRS
         both.speaker.start()
         both.await_up()
