@@ -271,9 +271,11 @@ class Program:
         _, late = await asyncio.wait(tasks, timeout=LAST_WORDS_S)
         if late:  # it does not end, or others hold its pipes open: `wait` is for both
             warden._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001  nothing else lets go of the pipes
-            for task in late:
+            for task in late - {gone}:
                 task.cancel()
-            await asyncio.wait(late)
+            await asyncio.wait(late, timeout=LAST_WORDS_S)  # it was killed by that, and is no zombie after this
+            gone.cancel()
+            await asyncio.wait({gone})
 
     # ── what it says ─────────────────────────────────────────────────────────
 

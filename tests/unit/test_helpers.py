@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import signal
 import socket
@@ -292,13 +293,32 @@ exit 0
     running(monkeypatch, body, shell(script))
 
 
+def other_warden(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, old: str, new: str) -> None:
+    """Have programs run by a warden that is another in this."""
+    text = Path(edge.WARDEN).read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    other = tmp_path / "warden.py"
+    other.write_text(text.replace(old, new), encoding="utf-8")
+    monkeypatch.setattr(edge, "WARDEN", str(other))
+
+
+def test_a_warden_that_does_not_end_is_killed_and_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """It has said how its program ended, and gets no turn after that."""
+    other_warden(monkeypatch, tmp_path, "\n    main()\n", "\n    main()\n    time.sleep(1000)\n")
+
+    async def body(world: World) -> None:
+        await until(lambda: world.helpers.up == {"p": True})
+
+    running(monkeypatch, body, shell("sleep 1000"))
+    gc.collect()
+    assert [str(warning.message) for warning in recwarn] == []
+
+
 def test_at_a_stop_it_gets_sigterm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """And has its time to end by itself; here it has plenty."""
-    patient = tmp_path / "warden.py"
-    patient.write_text(
-        Path(edge.WARDEN).read_text(encoding="utf-8").replace(f"\nGRACE_S = {warden.GRACE_S}", "\nGRACE_S = 60.0")
-    )
-    monkeypatch.setattr(edge, "WARDEN", str(patient))
+    other_warden(monkeypatch, tmp_path, f"\nGRACE_S = {warden.GRACE_S}", "\nGRACE_S = 60.0")
     monkeypatch.setattr(edge, "END_S", 2 * DEADLINE_S)
     script = f"trap 'echo x > {tmp_path}/asked; exit' TERM; echo $$ > {tmp_path}/pid; while :; do sleep 0.1; done"
 
