@@ -26,13 +26,6 @@ def retained(outputs: list[Output]) -> tuple[frozenset[Family], bool]:
 # ── NOTIFICATION (RFC 8538) ──────────────────────────────────────────────────
 
 
-def test_our_open_has_the_n_bit() -> None:
-    """Wherever it offers graceful restart."""
-    restart = make().open_message().capabilities.graceful_restart
-    assert restart is not None
-    assert restart.survives_notification
-
-
 @pytest.mark.parametrize("message", [HOLD_TIMER, MALFORMED, SHUTDOWN, Notification.cease(Cease.ADMIN_RESET)])
 def test_a_notification_keeps_paths_where_both_sides_say_so(message: Notification) -> None:
     """Whatever it says but a hard reset; only a hold timer raises doubts. Without the peer's N bit they go."""
@@ -216,21 +209,6 @@ def aged(session: Session, until: float) -> list[tuple[float, AGES]]:
     while (now := session.next_wakeup()) <= until:
         seen += [(now, each) for each in session.tick(now) if isinstance(each, StaleOutlived | StaleExpired)]
     return seen
-
-
-def test_our_open_asks_for_it_only_where_configured() -> None:
-    """Both families with the F bit of graceful restart, and never without that."""
-    for restart, seconds, expected in (
-        (120, 0, None),
-        (0, 60, None),
-        (120, 60, LongLived(((Family.IPV4, False, 60), (Family.IPV6, False, 60)))),
-    ):
-        session = make(replace(PEER, graceful_restart=restart, long_lived_graceful_restart=seconds))
-        assert expected == session.open_message().capabilities.long_lived
-    establish(session)
-    assert session.open_message().capabilities.long_lived == LongLived(
-        ((Family.IPV4, True, 60), (Family.IPV6, True, 60))
-    )
 
 
 def test_after_the_restart_time_each_family_has_its_own() -> None:
