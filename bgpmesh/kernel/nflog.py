@@ -17,7 +17,7 @@ from bgpmesh.frozen import frozen
 from bgpmesh.kernel.netlink import attribute, attributes, walk
 from bgpmesh.kernel.nfnetlink import NfnetlinkDoor
 from bgpmesh.policy.chains import WITH_PORTS
-from bgpmesh.policy.iptables import LOGGED_OCTETS
+from bgpmesh.policy.grammar import LOGGED_OCTETS
 from bgpmesh.policy.rule import ICMP, ICMPV6
 from bgpmesh.route.nlri import IPAddress
 

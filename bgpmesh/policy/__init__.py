@@ -26,6 +26,7 @@ From what people write to what a packet may do:
     explain                               that form and `nat` walked for one packet: verdict, steps, what would turn it
     preview                               that form before and after a change: what differs, for whom, and whom it cuts
     iptables                              that form as rules: verdict, guard, and whose address a source is
+    grammar                               what those rules may be: nothing else is written
     flowmatch, flowspec                   what peers ask for by FlowSpec: as matches, and as chains of their own
     attribution                           those rules told back to policies, with what they have counted
 """

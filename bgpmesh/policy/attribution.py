@@ -15,13 +15,13 @@ drop is a link that is nobody's. It is counted with each read-back.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from bgpmesh.frozen import frozen
 from bgpmesh.policy.chains import ChainKey, Count, Counts, Rules, bare, ids_of
 from bgpmesh.policy.form import Body, Compiled, Run, Stack, lines_of
+from bgpmesh.policy.grammar import told_as
 from bgpmesh.policy.rule import Action, Direction
 
 INVALID, SPOOFED, REVOKED, GUARD = "(invalid)", "(spoofed)", "(revoked)", "(guard)"
@@ -31,8 +31,7 @@ FAILSAFE = {Direction.INGRESS: "(failsafe_inbound)", Direction.EGRESS: "(failsaf
 VERDICTS = (Action.ALLOW.value, Action.DENY.value, "established")  # allow: the first of a connection
 FIXED = (INVALID, SPOOFED, REVOKED, GUARD, UNKNOWN_LINK, TO_HOST, NO_PROFILE)  # what drops and is no policy
 
-_DROP, TELLS = " -j DROP", " -j NFLOG "
-_PREFIX = re.compile(r" --nflog-prefix (\S+)")
+_DROP = " -j DROP"
 _BY_WORD = {"-m rpfilter ": SPOOFED, "-m connmark ": REVOKED, " INVALID ": INVALID}
 _STAGED = ("bm-ui-", "bm-ue-")
 _DISPATCH = ("bm-fd-", "bm-td-")
@@ -71,7 +70,7 @@ def causes_of(key: ChainKey, rules: Rules, compiled: Compiled) -> tuple[Cause | 
     """Return what each rule of a chain of ours is for; None where that is nothing anybody would count."""
     if (body := compiled.bodies.get(key.chain)) is not None:
         lines = _of_body(body, key.family)
-        return tuple(None if TELLS in rule else next(lines, None) for rule in rules)  # the end of it is no line
+        return tuple(None if told_as(rule) else next(lines, None) for rule in rules)  # the end of it is no line
     if (stack := compiled.stacks.get(key.chain)) is not None:
         ends = _ends(stack, compiled.bodies)
         return tuple(next(ends) if rule.endswith(_DROP) else None for rule in rules)
@@ -190,8 +189,8 @@ class Counters:
                 rule: cause for rule, cause in zip(ids_of(ours[key]), causes, strict=True) if cause is not None
             }
             for rule, cause in zip(ours[key], causes[1:], strict=False):  # what the next one drops
-                if cause is not None and (prefix := _PREFIX.search(rule)):
-                    self.told[key.family, prefix[1]] = cause
+                if cause is not None and (prefix := told_as(rule)):
+                    self.told[key.family, prefix] = cause
         for key in self._rules.keys() - ours.keys():
             self._before.setdefault(key, self._causes.pop(key))
         self._rules = ours

@@ -31,12 +31,13 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from bgpmesh.frozen import frozen
-from bgpmesh.policy.attribution import FAILSAFE, TELLS, Cause
+from bgpmesh.policy.attribution import FAILSAFE, Cause
 from bgpmesh.policy.chains import FLOWS_CHAIN, AddressSet, ChainKey, Rules, identified, ids_of, name_hash, whole
 from bgpmesh.policy.explain import Step
 from bgpmesh.policy.flowmatch import NOTHING, Doing, Unfit, doing, judge, matches
 from bgpmesh.policy.form import FAMILIES
-from bgpmesh.policy.iptables import ICMPV6_OF_HOSTS, Options, as_written, failsafes
+from bgpmesh.policy.grammar import as_written, told_as
+from bgpmesh.policy.iptables import ICMPV6_OF_HOSTS, Options, failsafes
 from bgpmesh.policy.model import Packet
 from bgpmesh.policy.rule import ICMPV6, TCP, UDP, Action, Direction, Failsafe, IPNetwork
 from bgpmesh.route.attributes import PathAttributes
@@ -599,7 +600,7 @@ def _rendered(family: int, entries: Iterable[Entry], options: Options) -> Render
 
 def _beside(rules: Rules, causes: Iterator[Cause | None]) -> tuple[Cause | None, ...]:
     """Return the cause of each rule; one that tells of drops has none."""
-    return tuple(None if TELLS in rule else next(causes) for rule in rules)
+    return tuple(None if told_as(rule) else next(causes) for rule in rules)
 
 
 def _first(family: int, options: Options) -> Iterator[str]:

@@ -31,7 +31,7 @@ Rule 2. The mark is cleared before each direction and asked for after it. A chai
         that denies or passes on says at its end that it was gone through: one that is empty would let more through.
 Rule 3. Below a dispatch everything is `-g`: an end of chain comes back to `bm-forwarded`, past the bin's DROP.
 Rule 4. Names that people choose do not reach the text. Chains and sets are called by hashes; interface names
-        are checked, and every rule is matched against one grammar before it leaves.
+        are checked, and every rule is matched against one grammar (`grammar.py`) before it leaves.
 Rule 5. What the host endpoint of no interface is about is left to the host's other rules, and so is what one allows
         to be forwarded: there is no guard of a host, which would lock people out of it. Where one is asked, what is
         established passes, then neighbour discovery and the failsafe ports, and only then policy.
@@ -42,15 +42,13 @@ Rule 6. What workloads send to the host is guarded against a missing verdict, no
 
 from __future__ import annotations
 
-import functools
 import itertools
 import operator
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import assert_never
 
 from bgpmesh.frozen import frozen
-from bgpmesh.policy.chains import ChainKey, Rules, identified
+from bgpmesh.policy.chains import ChainKey, Rules
 from bgpmesh.policy.compile import MULTIPORT
 from bgpmesh.policy.form import (
     FAMILIES,
@@ -70,6 +68,7 @@ from bgpmesh.policy.form import (
     lines_of,
     runs_of,
 )
+from bgpmesh.policy.grammar import as_written, is_interface
 from bgpmesh.policy.rule import (
     FAILSAFE_INBOUND,
     FAILSAFE_OUTBOUND,
@@ -95,46 +94,6 @@ BIN = 8  # interfaces that one dispatch chain asks for one after the other; more
 ICMPV6_ALLOWED = (130, 131, 132, 133, 135, 136)
 # A host has all of it, both ways: also what its routers advertise, and listener reports of version 2 (RFC 3810 §5.2).
 ICMPV6_OF_HOSTS = (*range(130, 137), 143)
-
-LOGGED_OCTETS = 128  # of a dropped packet, for who follows: its headers
-# For each rule that drops, so that a flood is shown and does not become one of messages.
-_LOG_LIMIT = "-m limit --limit 10/second --limit-burst 20"
-
-_INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,14}")  # IFNAMSIZ less one
-_MARK = r"0x[0-9a-f]{1,8}/0x[0-9a-f]{1,8}"
-_RATE = r"[0-9]{1,10}(?:b/s|/second|/minute)(?: --hashlimit-burst [0-9]{1,7})?"
-_MATCHES = "|".join(
-    [
-        r"(?:! )?-[io] [A-Za-z0-9_][A-Za-z0-9._-]{0,14}\+?",
-        r"-[sd] [0-9a-f.:]{2,39}/(?:[0-9]{1,3}|[0-9a-f.:]{2,45})",
-        r"(?:! )?-p [0-9]{1,3}",
-        r"-m set (?:! )?--match-set bm-[46]-(?:[a-z2-7]{20}|flows) (?:src|dst)(?:,(?:src|dst))?",
-        r"-m multiport (?:! )?--[sd]ports [0-9:,]{1,89}",
-        r"-m icmp (?:! )?--icmp-type [0-9]{1,3}(?:/[0-9]{1,3})?",
-        r"-m icmp6 (?:! )?--icmpv6-type [0-9]{1,3}(?:/[0-9]{1,3})?",
-        rf"-m (?:conn)?mark --mark {_MARK}",
-        r"-m conntrack --ctstate [A-Z,]{3,30}",
-        r"-m rpfilter --invert",
-        r"-m limit --limit [0-9]{1,3}/second --limit-burst [0-9]{1,3}",
-        r"-m addrtype --dst-type LOCAL",
-        r"-m tcp --tcp-flags [A-Z,]{3,23} [A-Z,]{3,23}",
-        r"-m ecn (?:! )?--ecn-tcp-(?:ece|cwr)",
-        r"-m length --length [0-9]{1,5}:[0-9]{1,5}",
-        r"-m dscp (?:! )?--dscp [0-9]{1,2}",
-        rf"-m hashlimit --hashlimit-above {_RATE} --hashlimit-name bm[a-z0-9]{{12}}",
-    ]
-)
-_NFLOG = r"-j NFLOG --nflog-group [0-9]{1,5} --nflog-prefix bm-[A-Za-z0-9._-]{1,25}:[0-9]{1,5} --nflog-size [0-9]{1,3}"
-_TARGET = "|".join(
-    [
-        r"-[jg] [A-Za-z0-9._-]{2,28}",
-        rf"-j MARK --set-xmark {_MARK}",
-        r"-j LOG --log-prefix bm-[a-z0-9-]{1,25}:",
-        _NFLOG,
-        r"-j CT --notrack",
-    ]
-)
-_RULE = re.compile(rf"(?:(?:{_MATCHES}) )*-m comment --comment bm:[A-Za-z0-9_-]{{16}} (?:{_TARGET})")
 
 
 @frozen
@@ -233,7 +192,7 @@ def _ways(compiled: Compiled, options: Options) -> _Chains:
     places: dict[Direction, dict[str, str]] = {direction: {} for direction in Direction}
     for key, classes in compiled.classes.items():
         interface = compiled.model.members[key].interface or ""
-        if not (_INTERFACE.fullmatch(interface) and interface.startswith(options.prefix)):
+        if not (is_interface(interface) and interface.startswith(options.prefix)):
             raise ValueError(f"{key}: {interface!r} is no name of a workload's link (prefix {options.prefix!r})")
         for direction, chain in classes.items():
             places[direction][interface] = chain
@@ -363,7 +322,7 @@ class _Hosts:
         self.has_early = self._has(Phase.UNTRACKED) or self._has(Phase.PRE_DNAT)
         self.is_on_forward = self._has(Phase.FORWARD)
         for interface in self._hosts.keys() - {"*"}:
-            if not _INTERFACE.fullmatch(interface) or interface.startswith(options.prefix):
+            if not is_interface(interface) or interface.startswith(options.prefix):
                 raise ValueError(f"{interface!r} is no name of a host's interface (prefix {options.prefix!r})")
 
     def chains(self, family: int) -> Iterator[tuple[tuple[str, str], list[str]]]:
@@ -608,15 +567,6 @@ def _term(term: Term, family: int) -> str:
     assert_never(term)
 
 
-def _telling(chain: str, rules: tuple[str, ...], group: int) -> Iterator[str]:
-    """Yield the rules, and before each that drops one that sends its packets to a group; the prefix says whose."""
-    for place, rule in enumerate(rules):
-        if rule.endswith("-j DROP"):
-            target = f"-j NFLOG --nflog-group {group} --nflog-prefix {chain}:{place} --nflog-size {LOGGED_OCTETS}"
-            yield f"{rule.removesuffix('-j DROP')}{_LOG_LIMIT} {target}"
-        yield rule
-
-
 def _not(is_negated: bool) -> str:
     return "! " if is_negated else ""
 
@@ -643,13 +593,3 @@ def _bin(direction: Direction, stem: str) -> str:
 
 def _own_chain(direction: Direction, interface: str) -> str:
     return f"bm-{'f' if direction is Direction.EGRESS else 't'}w-{interface}"
-
-
-@functools.lru_cache(maxsize=65_536)
-def as_written(chain: str, rules: tuple[str, ...], log_group: int = 0) -> tuple[str, ...]:
-    """Return the rules with their ids, each looked at; where drops are followed, each with one before that tells."""
-    found = identified(chain, _telling(chain, rules, log_group) if log_group else rules)
-    for text in found:
-        if not _RULE.fullmatch(text):
-            raise ValueError(f"{chain}: {text!r} is no rule that we write")
-    return found
