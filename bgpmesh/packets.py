@@ -36,7 +36,7 @@ from bgpmesh.leads import Leads
 from bgpmesh.local import Local
 from bgpmesh.notes import Notes
 from bgpmesh.policy.chains import AddressSet, ChainKey, Rules
-from bgpmesh.policy.flowspec import is_of_flows
+from bgpmesh.policy.flowchain import is_of_flows
 from bgpmesh.policy.iptables import SPARE
 from bgpmesh.policy.protection import TABLES, Protection, members_within
 from bgpmesh.rib.rib import Rib

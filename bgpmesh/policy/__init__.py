@@ -27,6 +27,7 @@ From what people write to what a packet may do:
     preview                               that form before and after a change: what differs, for whom, and whom it cuts
     iptables                              that form as rules: verdict, guard, and whose address a source is
     grammar                               what those rules may be: nothing else is written
-    flowmatch, flowspec                   what peers ask for by FlowSpec: as matches, and as chains of their own
+    flowspec                              what peers ask for by FlowSpec, and which of it is in force
+    flowmatch, flowchain                  that as matches, and as a chain of its own
     attribution                           those rules told back to policies, with what they have counted
 """

@@ -1,14 +1,6 @@
-"""The flows of all peers: which are in force, in which order, as rules in a chain of their own (RFC 8955, RFC 8956).
+"""The flows of all peers: which are in force, in which order, and for how long (RFC 8955, RFC 8956).
 
-    raw PREROUTING -> bm-flowspec   what comes in by any interface, those of workloads too, before it is tracked and
-                                    before destination NAT:
-        to an address that no flow is about             goes on: one look into a set
-        by the loopback, or neighbour discovery         goes on
-        to this host, and to a port that is kept open   goes on: failsafe ports; BGP and BFD always; answers, too
-        each flow in order                              dropped; or goes on, and no further flow is asked
-                              -> bm-flowspec-..         what is over the limit of one flow
-
-What the host itself sends does not come here. A flow never opens anything: what goes on meets every policy.
+`flowchain` makes rules of them.
 
 Rules:
  1. Whom the file names for it is believed: there is no check against unicast routes (RFC 8955 §6 lets configuration
@@ -24,35 +16,28 @@ Rules:
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from bgpmesh.frozen import frozen
-from bgpmesh.policy.attribution import FAILSAFE, Cause
-from bgpmesh.policy.chains import FLOWS_CHAIN, AddressSet, ChainKey, Rules, identified, ids_of, name_hash, whole
+from bgpmesh.policy.attribution import Cause
+from bgpmesh.policy.chains import FLOWS_CHAIN, AddressSet, ChainKey, Rules, name_hash
 from bgpmesh.policy.explain import Step
-from bgpmesh.policy.flowmatch import NOTHING, Doing, Unfit, doing, judge, matches
+from bgpmesh.policy.flowchain import HOOK, JUMP, TABLE, FlowRule, Rendered, flows_set, guarded, is_led, render, walked
+from bgpmesh.policy.flowmatch import NOTHING, Doing, Unfit, doing, matches
 from bgpmesh.policy.form import FAMILIES
-from bgpmesh.policy.grammar import as_written, told_as
-from bgpmesh.policy.iptables import ICMPV6_OF_HOSTS, Options, failsafes
+from bgpmesh.policy.iptables import Options
 from bgpmesh.policy.model import Packet
-from bgpmesh.policy.rule import ICMPV6, TCP, UDP, Action, Direction, Failsafe, IPNetwork
 from bgpmesh.route.attributes import PathAttributes
-from bgpmesh.route.flow import Flow, FlowKey, Kind, Prefix, Rank, rank
+from bgpmesh.route.flow import Flow, FlowKey, Rank, rank
 from bgpmesh.route.nlri import Family, IPAddress
 from bgpmesh.route.path import PeerName
 
-TABLE, HOOK = "raw", "PREROUTING"
 REMEMBERED = 1000  # flows of a peer that are not in force
 RETRY_S = 60.0  # what the packet filter has refused is tried again
 NEVER = float("inf")
 STATES = ("in force", "pending", "refused", "expired")
-JUMP = identified(HOOK, (f"-j {FLOWS_CHAIN}",))
-_EVERYTHING = {4: ipaddress.ip_network("0.0.0.0/0"), 6: ipaddress.ip_network("::/0")}
-_BFD = tuple(Failsafe(UDP, port) for port in (3784, 4784))  # RFC 5881 §4, RFC 5883 §5
 
 
 class Said(NamedTuple):
@@ -102,9 +87,10 @@ class Entry:
         return self.rank, self.flow.key.nlri, -(100 if preference is None else preference), path.length, self.peer
 
     @property
-    def hash(self) -> str:
-        """What its chain and its buckets are called by."""
-        return name_hash(f"{self.peer} {self.flow.key.family.label} {self.flow.key.nlri.hex()}")
+    def rule(self) -> FlowRule:
+        """What is made of it."""
+        key = f"{self.peer} {self.flow.key.family.label} {self.flow.key.nlri.hex()}"
+        return FlowRule(self.name, self.number, self.flow, self.doing, self.lines, name_hash(key))
 
     def fit(self, refusal: str) -> None:
         """Know what is to be done, or why nothing can be."""
@@ -138,15 +124,6 @@ class _OfPeer:
     forgotten: int = 0  # that are not in force, and not remembered
 
 
-@frozen
-class Rendered:
-    """The chains of one family, what each of their rules is for, and the flows in them, in order."""
-
-    chains: Mapping[ChainKey, Rules] = field(default_factory=dict)
-    causes: Mapping[ChainKey, tuple[Cause | None, ...]] = field(default_factory=dict)
-    entries: tuple[Entry, ...] = ()
-
-
 class Flows:
     """Every flow that is announced to this node."""
 
@@ -154,11 +131,12 @@ class Flows:
         self.refused: Counter[PeerName] = Counter()  # how often one was, by peer
         self.causes: Mapping[ChainKey, tuple[Cause | None, ...]] = {}  # of each rule; another object when they change
         self._rendered: dict[int, Rendered] = {}  # by family: what is wanted
+        self._asked: dict[int, tuple[Entry, ...]] = {}  # by family: the flows in that
         self._peers: dict[PeerName, _OfPeer] = {}
         self._held: dict[ChainKey, Rules] = {}  # found at start (rule 6)
         self._on_trial: set[int] = set()  # families in which flows are tried one by one (rule 5)
         self._options = Options()
-        self._made: dict[int, tuple[object, Rendered]] = {}  # by family: from what it was made, and what that is
+        self._made: dict[int, tuple[object, Rendered, tuple[Entry, ...]]] = {}  # by family: from what, and what that is
         self._version = self._wanted_version = 0
         self._due: float | None = None  # None: to be looked for
 
@@ -270,7 +248,7 @@ class Flows:
     def found(self, chains: Mapping[ChainKey, Rules]) -> None:
         """Hear what an earlier life has left (rule 6): of families in which packets are led there, not by this one."""
         ours = {family for family, rendered in self._rendered.items() if rendered.chains}
-        led = {family for family in FAMILIES if family not in ours and _is_led(family, chains)}
+        led = {family for family in FAMILIES if family not in ours and is_led(family, chains)}
         self._held = {key: rules for key, rules in chains.items() if key.is_of_flows and key.family in led}
 
     def wanted(
@@ -286,18 +264,19 @@ class Flows:
 
         `ports`: on which this node listens, and on which a peer does, for each peer. `is_settled`: it is in sync.
         """
-        self._options, self._wanted_version = _guarded(options, ports), self._version
+        self._options, self._wanted_version = guarded(options, ports), self._version
         self._held = {} if is_settled else {key: r for key, r in self._held.items() if actual.get(key) == r}
         chains: dict[ChainKey, Rules] = {}
         kept: dict[str, AddressSet] = {}
         for family in FAMILIES:
             is_held = any(key.family == family for key in self._held)
-            rendered = self._rendered[family] = Rendered() if is_held else self._render(family)
+            rendered, asked = (Rendered(), ()) if is_held else self._render(family)
+            self._rendered[family], self._asked[family] = rendered, asked
             name = flows_set(family)
             if rendered.chains:
                 chains |= rendered.chains
-                kept[name] = AddressSet(family, whole(_destinations(rendered.entries, family)))
-            elif is_held or _is_led(family, actual):
+                kept[name] = AddressSet(family, rendered.about)
+            elif is_held or is_led(family, actual):
                 chains |= {key: r for key, r in actual.items() if key.is_of_flows and key.family == family}
                 kept |= {name: sets[name]} if name in sets else {}
             if ChainKey(family, TABLE, FLOWS_CHAIN) in actual and (rendered.chains or is_held):
@@ -310,10 +289,10 @@ class Flows:
         """Hear how chains are now, and what was refused; find out which flow is to blame (rule 5)."""
         said: list[Said] = []
         for family, rendered in self._rendered.items():
-            unproven = [entry for entry in rendered.entries if not entry.is_proven]
+            unproven = [entry for entry in self._asked[family] if not entry.is_proven]
             reason = next((why for key, why in failed.items() if key.is_of_flows and key.family == family), None)
             if reason is None:
-                if unproven and _stands(rendered, actual):
+                if unproven and rendered.stands(actual):
                     for entry in unproven:
                         entry.is_proven = True
                     if family in self._on_trial:
@@ -350,8 +329,8 @@ class Flows:
         for family in FAMILIES:
             self._counting(family)
             rendered = self._rendered.get(family, Rendered())
-            if _stands(rendered, actual) and _is_led(family, actual):
-                there.update(rendered.entries)
+            if rendered.stands(actual) and is_led(family, actual):
+                there.update(self._asked.get(family, ()))
         placed = sorted(self._all(), key=lambda entry: (entry.flow.version, entry.place))
         return [Listed(entry, *self._state(entry, is_there=entry in there)) for entry in placed]
 
@@ -371,40 +350,9 @@ class Flows:
         return ("in force" if is_there else "pending"), entry.doing.remark
 
     def explain(self, packet: Packet, own: Collection[IPAddress], node: str) -> tuple[list[Step], list[str]]:
-        """Return the steps of a packet through the flows, the last of them deciding; and what of it is not known.
-
-        `own` are this host's addresses: what it sends itself meets no flow.
-        """
-        entries = self._rendered.get(packet.family, Rendered()).entries
-        steps: list[Step] = []
-        unknown: list[str] = []
-        if packet.source in own or not entries:
-            return steps, unknown
-
-        def step(policy: str, rule: int | None, action: str, chain: str = FLOWS_CHAIN) -> Step:
-            return Step(Direction.INGRESS, f"node {node}", None, policy, rule, action, chain)
-
-        if packet.destination in own and (way := _kept_open(packet, self._options)) is not None:
-            return [step(FAILSAFE[way], None, "accept")], unknown
-        for entry in entries:
-            may_be, conditions = judge(entry.flow, packet)
-            who = f"rule {entry.number} of {entry.name} ({entry.doing})"
-            if not may_be:
-                continue
-            if conditions:
-                unknown.append(f"{who} is for it if {' and '.join(conditions)}")
-                continue
-            if entry.doing.drops_all:
-                steps.append(step(entry.name, entry.number, Action.DENY.value))
-                break
-            if entry.doing.limits:
-                unknown.append(f"{who} lets it pass within the limit")
-                steps.append(step(entry.name, entry.number, "rate-limit", over_chain(entry)))
-            else:
-                steps.append(step(entry.name, entry.number, "accept"))
-            if not entry.doing.goes_on:
-                break
-        return steps, unknown
+        """Return the steps of a packet through the flows, and what of it is not known; `own`: this host's addresses."""
+        rules = self._rendered.get(packet.family, Rendered()).rules
+        return walked(rules, packet, own, node, self._options)
 
     # ── inside ───────────────────────────────────────────────────────────────
 
@@ -473,47 +421,21 @@ class Flows:
                 found.append(entry)
         return found
 
-    def _render(self, family: int) -> Rendered:
-        """Return the chains of a family; those of the last time where nothing has changed."""
+    def _render(self, family: int) -> tuple[Rendered, tuple[Entry, ...]]:
+        """Return the chains of a family and the flows in them; those of the last time where nothing has changed."""
         said = (self._version, self._options)
-        before = self._made.get(family, (None, Rendered()))
-        if before[0] == said:
-            return before[1]
-        entries = self._counting(family)
-        if family in self._on_trial:
-            unproven = [entry for entry in entries if not entry.is_proven]
-            entries = [entry for entry in entries if entry.is_proven or entry is unproven[0]]
-        made = _rendered(family, entries, self._options)
-        # What is equal is the same object, as of all rules.
-        same = {k: before[1].chains[k] if before[1].chains.get(k) == r else r for k, r in made.chains.items()}
-        made = replace(made, chains=same)
-        self._made[family] = said, made
-        return made
-
-
-def flows_set(family: int) -> str:
-    """Return the name of the set of what the flows of a family are about."""
-    return f"bm-{family}-flows"
-
-
-def is_of_flows(key: ChainKey) -> bool:
-    """Tell whether a chain is of flows, or the one that leads to them."""
-    return key.is_of_flows or (key.table, key.chain) == (TABLE, HOOK)
-
-
-def over_chain(entry: Entry) -> str:
-    """Return the chain of what is over the limit of a flow."""
-    return f"{FLOWS_CHAIN}-{entry.hash}"
-
-
-def _is_led(family: int, chains: Mapping[ChainKey, Rules]) -> bool:
-    """Tell whether packets are led to the flows, by our own rules or by what was read of them."""
-    (jump,) = ids_of(JUMP)
-    return any(jump in rule for rule in chains.get(ChainKey(family, TABLE, HOOK), ()))
-
-
-def _stands(rendered: Rendered, actual: Mapping[ChainKey, Rules]) -> bool:
-    return all(actual.get(key) == rules for key, rules in rendered.chains.items())
+        before, rendered, asked = self._made.get(family, (None, Rendered(), ()))
+        if before != said:
+            asked = tuple(self._counting(family))
+            if family in self._on_trial:
+                unproven = [entry for entry in asked if not entry.is_proven]
+                asked = tuple(entry for entry in asked if entry.is_proven or entry is unproven[0])
+            made = render(family, (entry.rule for entry in asked), self._options)
+            # What is equal is the same object, as of all rules.
+            were = rendered.chains
+            rendered = replace(made, chains={k: were[k] if were.get(k) == r else r for k, r in made.chains.items()})
+            self._made[family] = said, rendered, asked
+        return rendered, asked
 
 
 def _told(name: str, entries: list[Entry], *, is_warning: bool = False, reason: str = "") -> list[Said]:
@@ -528,86 +450,3 @@ def _told(name: str, entries: list[Entry], *, is_warning: bool = False, reason: 
         "others_count": len(entries) - 1 or None,
     }
     return [Said(name, keys, is_warning)]
-
-
-def _guarded(options: Options, ports: Iterable[tuple[int, int]]) -> Options:
-    """Return options in which BGP and BFD are kept open, whatever the file says of other ports."""
-    ports = sorted(set(ports))
-    listens, calls = (tuple(Failsafe(TCP, port) for port in sorted({pair[way] for pair in ports})) for way in (0, 1))
-    return replace(
-        options,
-        failsafe_inbound=tuple(dict.fromkeys((*options.failsafe_inbound, *listens, *_BFD))),
-        failsafe_outbound=tuple(dict.fromkeys((*options.failsafe_outbound, *calls, *_BFD))),
-    )
-
-
-def _kept_open(packet: Packet, options: Options) -> Direction | None:
-    """Return which failsafe ports keep a packet to this host from being asked about."""
-    ways = (
-        (Direction.INGRESS, options.failsafe_inbound, packet.port),
-        (Direction.EGRESS, options.failsafe_outbound, packet.source_port),
-    )
-    for way, ports, port in ways:
-        for each in ports:
-            if (each.protocol, each.port) == (packet.protocol, port) and (
-                each.net is None or packet.source in each.net
-            ):
-                return way
-    return None
-
-
-def _destinations(entries: Iterable[Entry], family: int) -> Iterator[IPNetwork]:
-    """Yield what flows are about; everything, where one has no destination, or one that is no prefix."""
-    for entry in entries:
-        end = entry.flow.of(Kind.DESTINATION)
-        if isinstance(end, Prefix) and not end.offset:
-            yield ipaddress.ip_network(f"{end.address}/{end.length}")
-        else:
-            yield _EVERYTHING[family]
-
-
-def _rendered(family: int, entries: Iterable[Entry], options: Options) -> Rendered:
-    """Return the chains that say what these flows ask for, in this order."""
-    entries = tuple(entries)
-    if not entries:
-        return Rendered()
-    rules: list[tuple[str, Cause | None]] = [(text, None) for text in _first(family, options)]
-    chains: dict[str, list[tuple[str, Cause | None]]] = {FLOWS_CHAIN: rules}
-    for entry in entries:
-        allowed = Cause(FLOWS_CHAIN, Action.ALLOW.value, entry.name, policy=entry.name, rule=entry.number)
-        dropped = replace(allowed, action=Action.DENY.value, is_final=True)
-        over = over_chain(entry)
-        if entry.doing.limits:
-            chains[over] = [("-j DROP", replace(dropped, chain=over))]
-        for line in entry.lines:
-            start = f"{line} " if line else ""
-            if entry.doing.drops_all:
-                rules.append((f"{start}-j DROP", dropped))
-                continue
-            for number, limit in enumerate(entry.doing.limits):
-                # A bucket keeps the limit it was made with as long as a rule with its name stands.
-                bucket = f"bm{name_hash(f'{entry.hash} {limit}')}{number}"
-                rules.append((f"{start}-m hashlimit {limit} --hashlimit-name {bucket} -j {over}", None))
-            if not entry.doing.goes_on:
-                rules.append((f"{start}-j RETURN", allowed))
-    texts = {c: as_written(c, tuple(text for text, _ in own), options.log_group) for c, own in chains.items()}
-    return Rendered(
-        {ChainKey(family, TABLE, chain): own for chain, own in texts.items()},
-        {ChainKey(family, TABLE, c): _beside(texts[c], (cause for _, cause in own)) for c, own in chains.items()},
-        entries,
-    )
-
-
-def _beside(rules: Rules, causes: Iterator[Cause | None]) -> tuple[Cause | None, ...]:
-    """Return the cause of each rule; one that tells of drops has none."""
-    return tuple(None if told_as(rule) else next(causes) for rule in rules)
-
-
-def _first(family: int, options: Options) -> Iterator[str]:
-    """Yield what no flow is asked about."""
-    yield f"-m set ! --match-set {flows_set(family)} dst -j RETURN"
-    yield "-i lo -j RETURN"
-    for kind in ICMPV6_OF_HOSTS if family == 6 else ():
-        yield f"-p {ICMPV6} -m icmp6 --icmpv6-type {kind} -j RETURN"
-    for text in failsafes(Direction.INGRESS, family, options, are_replies_too=True):
-        yield f"{text} -m addrtype --dst-type LOCAL -j RETURN"

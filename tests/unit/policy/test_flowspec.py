@@ -10,7 +10,8 @@ import pytest
 
 from bgpmesh.policy.chains import AddressSet, ChainKey, Rules, identified, restore_text
 from bgpmesh.policy.explain import Step
-from bgpmesh.policy.flowspec import JUMP, REMEMBERED, RETRY_S, Entry, Flows, Said, flows_set, over_chain
+from bgpmesh.policy.flowchain import JUMP, flows_set, over_chain
+from bgpmesh.policy.flowspec import REMEMBERED, RETRY_S, Entry, Flows, Said
 from bgpmesh.policy.iptables import ICMPV6_OF_HOSTS, Options
 from bgpmesh.policy.model import Packet
 from bgpmesh.policy.rule import TCP, UDP, Direction, Failsafe
@@ -183,9 +184,9 @@ def test_what_is_over_a_limit_is_dropped_in_a_chain_of_its_own() -> None:
     (entry,) = entries(here.flows)
     over, back = here.asked()
     assert over.startswith(f"{line(1)} -m hashlimit --hashlimit-above 1000000b/s --hashlimit-name bm")
-    assert over.endswith(f" -j {over_chain(entry)}")
+    assert over.endswith(f" -j {over_chain(entry.rule)}")
     assert back == f"{line(1)} -j RETURN"
-    assert here.rules(MAIN._replace(chain=over_chain(entry))) == ("-j DROP",)
+    assert here.rules(MAIN._replace(chain=over_chain(entry.rule))) == ("-j DROP",)
 
 
 def test_another_limit_is_another_bucket() -> None:
@@ -589,7 +590,7 @@ def test_a_limit_is_a_step_and_not_known() -> None:
     )
     (entry,) = entries(table)
     assert table.explain(packet(), OWN, "n1")[0] == [
-        Step(Direction.INGRESS, "node n1", None, "flowspec tor1", 1, "rate-limit", over_chain(entry))
+        Step(Direction.INGRESS, "node n1", None, "flowspec tor1", 1, "rate-limit", over_chain(entry.rule))
     ]
 
 
