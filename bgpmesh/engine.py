@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
 from bgpmesh.events import (
     BfdReported,
@@ -75,7 +75,7 @@ from bgpmesh.rib.rib import Rib
 from bgpmesh.route.nlri import Nlri, prefix_of, prefix_text
 from bgpmesh.route.path import PeerName
 
-# UPDATEs whose way to the kernel is remembered for `trace`.
+# UPDATEs whose way to the kernel is remembered for `trace`, and so many replacements of best paths.
 REMEMBERED_UPDATES = 1024
 
 E = TypeVar("E")
@@ -92,6 +92,15 @@ class Update:
     is_withdrawal: bool
     decided_at: float | None = None
     programmed_at: float | None = None
+
+
+class Replacement(NamedTuple):
+    """Prefixes whose best path became another's, at a monotonic second: whose it was, whose it is (None: our own)."""
+
+    at: float
+    nlris: Sequence[Nlri]
+    was: PeerName | None
+    now: PeerName | None
 
 
 class Engine:
@@ -116,6 +125,7 @@ class Engine:
         self.notes = Notes()
         self.converged: list[tuple[float, int]] = []  # (seconds, prefixes): emptied by the metrics
         self.updates: deque[Update] = deque(maxlen=REMEMBERED_UPDATES)
+        self.replacements: deque[Replacement] = deque(maxlen=REMEMBERED_UPDATES)
         self._undecided: list[Update] = []
         self._unwritten: dict[Nlri, Update] = {}  # by the last prefix of the UPDATE
         self.rib = Rib(
@@ -158,6 +168,8 @@ class Engine:
         """Decide about up to `limit` prefixes that changed, and who is protected how; True if more remains."""
         self.packets.work()
         is_left = self.rib.work(limit)
+        self.replacements.extend(Replacement(now, *each) for each in self.rib.replaced)
+        self.rib.replaced.clear()
         self.packets.learn(now, is_busy=is_left)
         if is_left:
             return True

@@ -1,6 +1,6 @@
-"""What changed lately and why: events as the log has them, and of one prefix the UPDATEs that spoke of it too.
+"""What changed lately and why: events as the log has them; of one prefix its UPDATEs too, and whose path became best.
 
-Both are remembered in memory, the newest of them, and gone with the daemon; the journal and the log of the host go back
+All are remembered in memory, the newest of them, and gone with the daemon; the journal and the log of the host go back
 further. An event concerns a prefix where it names it, or a peer that has told of it, or the node as a whole.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
 from bgpmesh import log
-from bgpmesh.engine import Engine, Update
+from bgpmesh.engine import Engine, Replacement, Update
 from bgpmesh.route.nlri import Nlri, prefix_text
 
 JsonObject = dict[str, object]
@@ -29,6 +29,8 @@ def history(engine: Engine, now: float, nlri: Nlri | None, since: float, said: I
         offset = datetime.now(UTC).timestamp() - now
         updates = ((update.read_at + offset, update) for update in engine.updates if nlri in update.nlris)
         found += [(at, _update(update, nlri, at)) for at, update in updates if at >= since]
+        replaced = ((each.at + offset, each) for each in engine.replacements if nlri in each.nlris)
+        found += [(at, _replaced(each, nlri, at)) for at, each in replaced if at >= since]
     return [event for _, event in sorted(found, key=lambda row: row[0])]
 
 
@@ -58,6 +60,15 @@ def _update(update: Update, nlri: Nlri, at: float) -> JsonObject:
             keys[key] = round(then - update.read_at, 6)
     name = "route.withdrawn" if update.is_withdrawal else "route.announced"
     return {"at": _iso(at), "level": "info", "event": name, "keys": keys}
+
+
+def _replaced(change: Replacement, nlri: Nlri, at: float) -> JsonObject:
+    keys: JsonObject = {
+        "peer": change.now or "local",
+        "prefix": prefix_text(nlri),
+        "in_place_of": change.was or "local",
+    }
+    return {"at": _iso(at), "level": "info", "event": "route.replaced", "keys": keys}
 
 
 def _iso(at: float) -> str:

@@ -76,6 +76,8 @@ class Rib:
         self.floating: set[Nlri] = set()  # selected, and said to be floating addresses by the node that has them
         self.is_floating_stirred = False  # that set has changed; whoever reads it puts this back
         self.said: dict[Nlri, Claims | None] = {}  # what is said of addresses since whoever reads this emptied it
+        # Prefixes whose best path became another's: whose it was, whose it is; the same.
+        self.replaced: list[tuple[Sequence[Nlri], PeerName | None, PeerName | None]] = []
         self._kernel_enabled = kernel_enabled
         self._ins: dict[PeerName, AdjRibIn] = {}
         self._local: dict[Nlri, Path] = {}
@@ -388,6 +390,8 @@ class Rib:
             self._table.decide_again(chain.from_iterable(rib_in.prefixes_by(moved) for rib_in in self._ins.values()))
         nlris = self._table.take_work(limit)
         for part, batch, old, new in self._table.settle(nlris) if nlris else ():
+            if old is not None and new is not None and old.best.peer != new.best.peer:
+                self.replaced.append((part, old.best.peer, new.best.peer))
             self._follow(batch, old, new)
             self._groups.offer(part, old, new)
         self._groups.offer_backlogs(limit - len(nlris))
@@ -493,9 +497,7 @@ class Rib:
     def candidates(self, nlri: Nlri) -> list[Candidate]:
         """Return every path of a prefix, the selected ones first, each with its reason."""
         selection, reasons = self.best(nlri), self._table.reasons(nlri)
-        multipath = (
-            frozenset[Path]() if selection is None or len(selection.multipath) == 1 else set(selection.multipath)
-        )
+        multipath = set(selection.multipath if selection is not None and len(selection.multipath) > 1 else ())
         ins = {rib_in.peer.name: rib_in for path in reasons if path.peer and (rib_in := self._ins.get(path.peer))}
         named: dict[Path, list[Nlri]] = {}  # by which identifiers each came; of thousands none is looked for
         for rib_in in ins.values():

@@ -10,6 +10,7 @@ import pytest
 from bgpmesh import cli, log
 from bgpmesh.cli.commands import _since
 from bgpmesh.control import tables, views
+from bgpmesh.route.nlri import parse_nlri
 from tests.unit.conftest import Running
 
 PREFIX = "10.244.2.0/26"  # n2 has announced it
@@ -53,6 +54,20 @@ def test_of_a_prefix_its_updates_and_those_who_tell_of_it(shown: Show) -> None:
     assert isinstance(keys, dict)
     assert (keys["peer"], keys["prefix"]) == ("n2", PREFIX)
     assert ("route.refused", {"prefix": "10.9.9.0/24", "reason": "no room"}) in shown(prefix="10.9.9.0/24")
+
+
+def test_of_a_prefix_whose_path_took_the_place_of_whose(shown: Show, running: Running) -> None:
+    """Each time: what is best now does not say what was before; a first path, and one that goes, replace none."""
+    engine, nlri = running.engine, parse_nlri(PREFIX)
+    engine.rib.originate(nlri, None, advertise=True)
+    engine.work(1000, 91.0)
+    engine.rib.retire(nlri)
+    engine.work(1000, 92.0)
+    assert [keys for name, keys in shown(prefix=PREFIX) if name == "route.replaced"] == [
+        {"peer": "local", "prefix": PREFIX, "in_place_of": "n2"},
+        {"peer": "n2", "prefix": PREFIX, "in_place_of": "local"},
+    ]
+    assert "route.replaced" not in {name for name, _ in shown(prefix="10.244.9.0/26")}
 
 
 def test_only_the_newest_are_remembered(shown: Show) -> None:
