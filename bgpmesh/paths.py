@@ -23,6 +23,7 @@ class Paths:
 
     def __init__(self, notes: Notes) -> None:
         self.watched: tuple[bfd.Watched, ...] = ()
+        self._names: set[PeerName] = set()  # of those
         self.reports: dict[PeerName, bfd.Report] = {}
         self._stay_s = LEAST_STAY_S
         self._notes = notes
@@ -39,13 +40,17 @@ class Paths:
         """Have these watched, and nothing else."""
         if (new := tuple(watched)) != self.watched:
             self.watched = new
-            names = {PeerName(each.name) for each in new}
-            self.reports = {name: report for name, report in self.reports.items() if name in names}
+            self._names = {PeerName(each.name) for each in new}
+            self.reports = {name: report for name, report in self.reports.items() if name in self._names}
+
+    def is_watched(self, name: PeerName) -> bool:
+        """Tell whether BFD watches the path to a peer."""
+        return name in self._names
 
     def reported(self, report: bfd.Report) -> tuple[str | None, bool]:
         """Take note of how a path is; return why it failed, None where it did not, and whether it is up anew."""
         name = PeerName(report.name)
-        if all(each.name != name for each in self.watched):
+        if not self.is_watched(name):
             return None, False  # it was told that nobody wants to know any more, and has not heard it yet
         before, self.reports[name] = self.reports.get(name), report
         was_up = before is not None and before.state == bfd.State.UP

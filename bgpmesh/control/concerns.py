@@ -41,7 +41,7 @@ def of_peer(engine: Engine, name: PeerName) -> list[str]:
 
 def _bfd(engine: Engine, name: PeerName) -> str:
     """Return why BFD watches nothing although the session is up, which it does not prevent (RFC 5882 §4.3.1)."""
-    if all(each.name != name for each in engine.peers.paths.watched):
+    if not engine.peers.paths.is_watched(name):
         return ""
     report = engine.peers.paths.reports.get(name)
     if report is None or (report.state != bfd.State.UP and report.is_single_hop is None):

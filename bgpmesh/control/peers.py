@@ -60,7 +60,7 @@ def _speakers(engine: Engine, of_range: PeerName) -> list[PeerName]:
 
 def _bfd(engine: Engine, name: PeerName) -> str | None:
     """Return "up" or "down" of a path that BFD watches, None of another."""
-    if all(each.name != name for each in engine.peers.paths.watched):
+    if not engine.peers.paths.is_watched(name):
         return None
     report = engine.peers.paths.reports.get(name)
     return "up" if report is not None and report.state == bfd.State.UP else "down"
