@@ -16,9 +16,10 @@ from bgpmesh.control.policies import JsonObject, Running
 from bgpmesh.control.server import RequestError
 from bgpmesh.engine import Engine
 from bgpmesh.peering.connection import State
+from bgpmesh.rib.candidate import Candidate
 from bgpmesh.rib.decision import Kept
 from bgpmesh.rib.nexthop import covering
-from bgpmesh.rib.rib import Candidate, Rib
+from bgpmesh.rib.rib import Rib
 from bgpmesh.route.attributes import PathAttributes
 from bgpmesh.route.community import ext_text
 from bgpmesh.route.nlri import (

@@ -9,6 +9,7 @@ or a kernel.
     importing.py  what an attribute set that came becomes: filters, whose word it is, whether it has been here before
     locrib.py     the candidates of each prefix, decisions remembered, what is selected
     decision.py   which path is best: a table of steps, and the name of the step that put each other out
+    candidate.py  the paths of a prefix as operators see them
     claimants.py  who may say of an address which workload has it
     nexthop.py    whether a next hop can be reached, by what link and gateway, at what cost, and why not
     ways.py       all next hops, when they are looked at anew, and which are in use

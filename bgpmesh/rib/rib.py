@@ -15,10 +15,10 @@ from itertools import chain, groupby
 from typing import cast
 
 from bgpmesh.delta import Delta
-from bgpmesh.frozen import frozen
 from bgpmesh.peering.message import Negotiated
 from bgpmesh.peering.peer import Peer
 from bgpmesh.rib.adjribin import SPARE_PATHS, AdjRibIn
+from bgpmesh.rib.candidate import Candidate, candidates
 from bgpmesh.rib.claimants import Claimants
 from bgpmesh.rib.decision import Kept, Path, Selection
 from bgpmesh.rib.drain import Drain
@@ -26,7 +26,7 @@ from bgpmesh.rib.export import Told
 from bgpmesh.rib.filter import Filters
 from bgpmesh.rib.groups import Groups
 from bgpmesh.rib.importing import Import
-from bgpmesh.rib.locrib import WAITING, LocRib
+from bgpmesh.rib.locrib import LocRib
 from bgpmesh.rib.nexthop import NextHop
 from bgpmesh.rib.numbers import Numbers
 from bgpmesh.rib.rule import Filter
@@ -42,28 +42,9 @@ from bgpmesh.route.nlri import (
     Nlri,
     by_width,
     nlri_order,
-    path_id_of,
     prefix_of,
 )
-from bgpmesh.route.path import LOCAL, HostRoute, PeerName, Resolution, Source, Target, Via
-
-
-@frozen
-class Candidate:
-    """One path of a prefix as operators see it, with the reason of its fate."""
-
-    peer: PeerName | None
-    attributes: PathAttributes  # as the import filters left them
-    is_best: bool
-    is_multipath: bool
-    is_stale: bool
-    reason: str  # the step that put it out or, for the best, that left it alone; why it is not eligible
-    resolution: Resolution | None  # what its next hop is in this kernel
-    read_at: float  # monotonic second of the last UPDATE with this attribute set; 0.0: not received
-    filtered: str  # the import filters and rules that changed it, or the one that rejected it
-    is_accepted: bool  # by filters and loop checks
-    kept: Kept
-    path_id: int | None = None  # as its peer sent it (RFC 7911)
+from bgpmesh.route.path import LOCAL, HostRoute, PeerName, Source, Target, Via
 
 
 class Rib:
@@ -496,35 +477,7 @@ class Rib:
 
     def candidates(self, nlri: Nlri) -> list[Candidate]:
         """Return every path of a prefix, the selected ones first, each with its reason."""
-        selection, reasons = self.best(nlri), self._table.reasons(nlri)
-        multipath = set(selection.multipath if selection is not None and len(selection.multipath) > 1 else ())
-        ins = {rib_in.peer.name: rib_in for path in reasons if path.peer and (rib_in := self._ins.get(path.peer))}
-        named: dict[Path, list[Nlri]] = {}  # by which identifiers each came; of thousands none is looked for
-        for rib_in in ins.values():
-            for key in rib_in.keys_of(nlri):
-                named.setdefault(rib_in.table[key], []).append(key)
-        shown: list[Candidate] = []
-        for path, why in reasons.items():
-            keys = named.get(path, [nlri])
-            for key in keys:
-                is_again = key is not keys[0]  # what says the same as one before
-                shown.append(
-                    Candidate(
-                        path.peer,
-                        path.attributes,
-                        is_best=selection is not None and selection.best is path and not is_again,
-                        is_multipath=path in multipath,
-                        is_stale=path.peer in ins and key in ins[path.peer].stale,
-                        reason="path-id" if is_again and path.is_eligible and why != WAITING else why,
-                        resolution=None if path.next_hop is None else path.next_hop.resolution,
-                        read_at=path.read_at,
-                        filtered=path.filtered,
-                        is_accepted=not path.refusal,
-                        kept=path.kept,
-                        path_id=path_id_of(key),
-                    )
-                )
-        return sorted(shown, key=lambda c: (not c.is_best, not c.is_multipath, c.peer or "", c.path_id or 0))
+        return candidates(nlri, self.best(nlri), self._table.reasons(nlri), self._ins)
 
     def received(self, name: PeerName) -> Iterator[tuple[Nlri, PathAttributes]]:
         """Yield what a peer announced, before filters; where it sends several paths, by path."""

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from bgpmesh.peering.message import Capabilities, EndOfRib, LongLived, Negotiated, Open, RouteRefresh
 from bgpmesh.peering.peer import AddPath, Peer
+from bgpmesh.rib.candidate import Candidate
 from bgpmesh.rib.export import Batch
-from bgpmesh.rib.rib import Candidate, Rib
+from bgpmesh.rib.rib import Rib
 from bgpmesh.route.attributes import Asn, AsPath, PathAttributes, RouterId, SegmentKind
 from bgpmesh.route.nlri import Family, IPAddress, Nlri, parse_nlri, path_id_of, path_key, prefix_text
 from bgpmesh.route.path import HostRoute, HostRouteKind, PeerName, Role
