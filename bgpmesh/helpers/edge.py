@@ -367,10 +367,10 @@ class Program:
         rest = b""
         while chunk := await errors.read(CHUNK):
             *lines, rest = (rest + chunk).split(b"\n")
-            rest = rest[:SHOWN]
+            rest, began_at = rest[:SHOWN], self._loop.time()
             for line in lines:
                 self._log("process.said", text=line[:SHOWN].decode(errors="replace").rstrip())
-            await asyncio.sleep(0)
+            await asyncio.sleep(REST * (self._loop.time() - began_at))
         if rest:
             self._log("process.said", text=rest.decode(errors="replace"))
 

@@ -14,13 +14,15 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from bgpmesh import log
 from bgpmesh.events import Event, ProcessEnded, ProcessSpoke
 from bgpmesh.helpers import edge, warden
-from bgpmesh.helpers.edge import Command, Helpers, ProcessOptions
+from bgpmesh.helpers.edge import Command, Helpers, ProcessOptions, Program
 from bgpmesh.route.nlri import Nlri, parse_nlri, prefix_text
 from bgpmesh.wire.announcements import parse
 from tests.waiting import DEADLINE_S, until
@@ -218,6 +220,31 @@ def test_a_flood_leaves_the_loop_time_for_others(monkeypatch: pytest.MonkeyPatch
         assert len(refused) <= edge.LINES
 
     running(monkeypatch, body, shell("yes nonsense"))
+
+
+def test_a_flood_of_errors_has_no_more_of_the_processor_than_one_of_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter at most: what is spent on them is rested for three times."""
+    spent_s = rested_s = 0.0
+    log_line = Program._log
+
+    def log_slowly(program: Program, name: str, **keys: Any) -> None:
+        nonlocal spent_s
+        began_at = asyncio.get_running_loop().time()
+        log_line(program, name, **keys)
+        spent_s += asyncio.get_running_loop().time() - began_at
+
+    async def rest(seconds: float) -> None:
+        nonlocal rested_s
+        rested_s += seconds
+        await asyncio.sleep(seconds)
+
+    async def body(_: World) -> None:
+        await until(lambda: spent_s > 0.0)
+        assert rested_s >= edge.REST * spent_s
+
+    monkeypatch.setattr(Program, "_log", log_slowly)
+    monkeypatch.setattr(edge, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": rest}))
+    running(monkeypatch, body, shell("yes nonsense >&2"))
 
 
 def test_nothing_is_taken_while_the_engine_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
