@@ -532,10 +532,6 @@ class Rib:
         rib_in = self._ins.get(name)
         return 0 if rib_in is None else rib_in.long_lived
 
-    def holds_paths_of(self) -> set[PeerName]:
-        """Return the peers, up or not, whose paths we hold."""
-        return {name for name, rib_in in self._ins.items() if rib_in.table}
-
     def kernel_reason(self, nlri: Nlri) -> str:
         """Return what the kernel has of a prefix: installed, pending, none (with a reason), or failed and why."""
         selection = self.best(nlri)

@@ -72,16 +72,11 @@ class AsPath:
         """Return how often `asn` stands in the path: the loop check (RFC 4271 §9.1.2)."""
         return sum(members.count(asn) for _, members in self.segments)
 
-    def prepended(self, asn: Asn, times: int = 1) -> AsPath:
-        """Return the path with `asn` in front `times` times (RFC 4271 §5.1.2); a segment holds 255 at most."""
-        if times <= 0:
-            return self
-        front = (asn,) * times
-        if self.segments and self.segments[0][0] is SegmentKind.SEQUENCE:
-            merged = front + self.segments[0][1]
-            if len(merged) <= 255:
-                return AsPath(((SegmentKind.SEQUENCE, merged), *self.segments[1:]))
-        return AsPath(((SegmentKind.SEQUENCE, front), *self.segments))
+    def prepended(self, asn: Asn) -> AsPath:
+        """Return the path with `asn` in front (RFC 4271 §5.1.2); a segment holds 255 at most."""
+        if self.segments and self.segments[0][0] is SegmentKind.SEQUENCE and len(self.segments[0][1]) < 255:
+            return AsPath(((SegmentKind.SEQUENCE, (asn, *self.segments[0][1])), *self.segments[1:]))
+        return AsPath(((SegmentKind.SEQUENCE, (asn,)), *self.segments))
 
     def __str__(self) -> str:
         """Render as people read it: `65001 65002 {64512 64513}`."""

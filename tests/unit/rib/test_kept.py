@@ -145,7 +145,7 @@ def test_one_that_is_not_to_be_kept_for_long_goes() -> None:
     world.up(replace(A, imports=("short",)))
     world.hear("a", PREFERRED, P)
     outlived(world)
-    assert (world.fib(), world.rib.holds_paths_of()) == ({}, set())
+    assert (world.fib(), world.rib.prefixes()) == ({}, [])
 
 
 def test_a_family_is_long_lived_for_itself() -> None:
