@@ -112,6 +112,7 @@ class Daemon:
         self._loop = asyncio.get_running_loop()
         self.started_at = self.now()
         self._journal_asked, self._review_asked = asyncio.Event(), asyncio.Event()
+        self._has_begun = asyncio.Event()
         self._is_reload_due = False
         self.host = HostSettings()
         kernel = configuration.kernel
@@ -212,9 +213,8 @@ class Daemon:
         """Run until told to stop; raises ConfigError where it cannot begin."""
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self.pump.end)
-        self._loop.add_signal_handler(signal.SIGHUP, self._hang_up_signal)
         self._loop.add_signal_handler(signal.SIGUSR1, self._journal_asked.set)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what came while nobody was there for it comes now
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGUSR1,))
         self.control.start()
         await self.http.start()
         self.speaker.configure(self.engine.configured.peers, self.engine.configured.ranges)
@@ -223,6 +223,9 @@ class Daemon:
                 doors = (self.control.run(), self.speaker.run(), self.http.run())
                 tasks = [group.create_task(each) for each in (*doors, self._probe_lag(), self._write_journal())]
                 await self._begin()
+                self._has_begun.set()
+                self._loop.add_signal_handler(signal.SIGHUP, self._hang_up_signal)
+                signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what came while nobody was there for it comes now
                 kernel = (self.chains.run(), self.connections.run(), self.links.run(), self.fib.run())
                 self._configure_edges()
                 edges = (*kernel, self.bfd.run(), self.helpers.run(), self.discovery.run())
@@ -252,7 +255,10 @@ class Daemon:
         log.info("daemon.stopped", node=self.node)
 
     async def _begin(self) -> None:
-        """Read the kernel back, and let the engine start with what is there."""
+        """Read the kernel back, and let the engine start with what is there.
+
+        Nothing is changed before: a turn that came first would keep on disk that there is nothing.
+        """
         await self._clear_former_place()
         if self.saved.drain.drain is not Drain.NONE:
             self.engine.handle(self.saved.drain, self.now())
@@ -422,9 +428,12 @@ class Daemon:
     async def answer(self, request: Request) -> object:
         """Answer one request of the control socket; raises ConfigError or RequestError where the answer is no."""
         command, args = request.command, request.args
-        if (verb := self.operations.verbs.get(command)) is not None:
+        verb, follows = self.operations.verbs.get(command), command == "policy drops" and args.get("follow")
+        if verb is not None or follows:
+            await self._has_begun.wait()
+        if verb is not None:
             return await verb(request)
-        if command == "policy drops" and args.get("follow"):
+        if follows:
             return await self.operations.follow_drops()
         if command == "policy preview":
             self.keeper.check_is_known()

@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 
 from bgpmesh.chosen import Overrides, choose
+from bgpmesh.control.server import Request
 from bgpmesh.daemon import Daemon
+from bgpmesh.events import DrainChanged
 from bgpmesh.journal.story import Handled, read
-from bgpmesh.state import State
+from bgpmesh.rib.drain import Drain
+from bgpmesh.state import Loaded, State
 from tests.waiting import DEADLINE_S
 
 
@@ -109,6 +112,38 @@ def test_signals_that_come_together_are_one_reload(tmp_path: Path) -> None:
 
     run(tmp_path, ask)
     assert generations[-1] == 2
+
+
+def test_what_is_asked_for_while_a_daemon_begins_waits_until_it_has_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that came first would have what is on disk written over: the engine does not know of it yet."""
+    state = State(tmp_path / "state")
+    (tmp_path / "state").mkdir()
+    stopped = DrainChanged(Drain.STOPPED, text="racks")
+    assert state.save_drain(stopped) == ""
+    answers: list[asyncio.Future[object]] = []
+
+    async def clear(daemon: Daemon) -> None:
+        answers.append(asyncio.ensure_future(daemon.answer(Request("reload", {}))))
+        await asyncio.sleep(0.05)
+        assert daemon.generation == 1
+
+    def end_when_loaded(daemon: Daemon) -> None:
+        if daemon.generation == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            asyncio.get_running_loop().call_later(0.01, end_when_loaded, daemon)
+
+    monkeypatch.setattr(Daemon, "_clear_former_place", clear)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGUSR1))
+    try:
+        signal.raise_signal(signal.SIGHUP)  # to this thread: others do not block it
+        run(tmp_path, end_when_loaded)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert [answer.done() for answer in answers] == [True]
+    assert state.drain() == Loaded(stopped)
 
 
 def events_of(path: Path) -> list[str]:
