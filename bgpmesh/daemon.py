@@ -82,7 +82,7 @@ from bgpmesh.revisions import Revisions
 from bgpmesh.rib.drain import Drain
 from bgpmesh.route.nlri import link_of
 from bgpmesh.saved import Saved
-from bgpmesh.state import Marks, State
+from bgpmesh.state import Loaded, Marks, State
 from bgpmesh.wire.discovery import Discovery
 from bgpmesh.wire.speaker import Speaker
 
@@ -494,7 +494,7 @@ async def _main(file: str, node: str | None, overrides: Overrides) -> None:
     state = State(Path(directory))
     state.open(chosen.node)
     try:
-        if not chosen.problems and (problem := state.save_config(chosen.kept)) and state.config().value is None:
+        if not chosen.problems and (problem := state.save_config(chosen.kept)) and state.config() == Loaded(None):
             raise refused("state.directory", directory, problem)  # a first start; later ones run on, not ready
         await Daemon(chosen, state).run()
     finally:

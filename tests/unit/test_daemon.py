@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bgpmesh import daemon
 from bgpmesh.chosen import Overrides, choose
 from bgpmesh.control.server import Request
 from bgpmesh.daemon import Daemon
@@ -18,15 +19,15 @@ from bgpmesh.events import DrainChanged
 from bgpmesh.journal.story import Handled, read
 from bgpmesh.rib.drain import Drain
 from bgpmesh.state import Loaded, State
-from tests.waiting import DEADLINE_S
+from tests.waiting import DEADLINE_S, until
 
 
 def _break() -> None:
     raise ZeroDivisionError("a bug")
 
 
-def run(directory: Path, begin: Callable[[Daemon], object]) -> None:
-    """Run a daemon without a kernel to its end; `begin` is called once it is in sync."""
+def written(directory: Path) -> Path:
+    """Write the file of a daemon without a kernel."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -36,6 +37,12 @@ def run(directory: Path, begin: Callable[[Daemon], object]) -> None:
         '[kernel]\nenabled = false\n[metrics]\nlisten = ""\n[state]\nrecord_mb = 1\n',
         encoding="utf-8",
     )
+    return file
+
+
+def run(directory: Path, begin: Callable[[Daemon], object]) -> None:
+    """Run a daemon without a kernel to its end; `begin` is called once it is in sync."""
+    file = written(directory)
 
     async def scenario() -> None:
         overrides = Overrides(str(directory / "socket"), str(directory / "state"))
@@ -43,17 +50,17 @@ def run(directory: Path, begin: Callable[[Daemon], object]) -> None:
         state = State(directory / "state")
         state.open("n1")
         try:
-            daemon = Daemon(chosen, state)
+            node = Daemon(chosen, state)
 
             def look() -> None:
-                if daemon.engine.peers.is_in_sync:
-                    begin(daemon)
+                if node.engine.peers.is_in_sync:
+                    begin(node)
                 else:
                     asyncio.get_running_loop().call_later(0.01, look)
 
             look()
             async with asyncio.timeout(DEADLINE_S):
-                await daemon.run()
+                await node.run()
         finally:
             state.close()
 
@@ -144,6 +151,22 @@ def test_what_is_asked_for_while_a_daemon_begins_waits_until_it_has_begun(
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     assert [answer.done() for answer in answers] == [True]
     assert state.drain() == Loaded(stopped)
+
+
+def test_a_broken_disk_keeps_no_daemon_from_starting_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What was in force can be neither read nor written; the operator's file is good."""
+    (tmp_path / "state" / "config.json").mkdir(parents=True)
+    file = written(tmp_path)
+
+    async def scenario() -> None:
+        overrides = Overrides(str(tmp_path / "socket"), str(tmp_path / "state"))
+        main = asyncio.ensure_future(daemon._main(str(file), "n1", overrides))
+        await until(lambda: main.done() or "config.json cannot be written" in caplog.text)
+        if not main.done():
+            os.kill(os.getpid(), signal.SIGTERM)
+        await main
+
+    asyncio.run(scenario())
 
 
 def events_of(path: Path) -> list[str]:
