@@ -40,7 +40,7 @@ def of_peer(engine: Engine, name: PeerName) -> list[str]:
 
 
 def _bfd(engine: Engine, name: PeerName) -> str:
-    """Return why BFD watches nothing although the session is up, which it does not prevent (RFC 5882 §4.3.1)."""
+    """Return why BFD watches nothing although the session is up, which it does not prevent (RFC 5882 §4.1)."""
     if not engine.peers.paths.is_watched(name):
         return ""
     report = engine.peers.paths.reports.get(name)

@@ -103,7 +103,7 @@ class Report(NamedTuple):
     diag: int
     remote_state: int
     remote_diag: int
-    is_independent: bool  # both sides say that they outlive their control plane (RFC 5882 §4.3.2)
+    is_independent: bool  # both sides say that they outlive their control plane (RFC 5882 §4.3.1)
     is_failure: bool
     at: float  # monotonic second of the last change
     detection_ms: float = 0.0
@@ -290,7 +290,7 @@ class Session:
 
     @property
     def is_independent(self) -> bool:
-        """Whether both sides say that they outlive their control planes (RFC 5882 §4.3.2); ours does."""
+        """Whether both sides say that they outlive their control planes (RFC 5882 §4.3.1); ours does."""
         return self._is_remote_independent
 
     def is_left(self, now: float) -> bool:

@@ -148,7 +148,7 @@ class Import:
 def _from_outside(attributes: PathAttributes, said: Collection[str]) -> PathAttributes:
     """Return what an external peer says as it counts here, after filters.
 
-    LOCAL_PREF is not the neighbour's to say (RFC 4271 §5.1.5), but that it will be gone soon is (RFC 8326 §4.2). What
+    LOCAL_PREF is not the neighbour's to say (RFC 4271 §5.1.5), but that it will be gone soon is (RFC 8326 §4.1). What
     it wants discarded goes no further than our AS (RFC 7999 §3.2).
     """
     communities = attributes.communities
