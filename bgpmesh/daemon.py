@@ -372,7 +372,9 @@ class Daemon:
     # ── configuration ────────────────────────────────────────────────────────
 
     def _configure(self, configured: Configured) -> None:
-        """Have a configuration in force."""
+        """Have a configuration in force; a daemon that ends talks to nobody new, and otherwise to nobody."""
+        if self.pump.ended.is_set():
+            return
         self.engine.handle(configured, self.now())
         self._execute()  # farewells leave before their keys go
         self.speaker.configure(configured.peers, configured.ranges)
@@ -392,9 +394,7 @@ class Daemon:
         return any(link_of(each.peer.address) == link and each.established_at is not None for each in sessions)
 
     def _rediscover(self) -> None:
-        """Talk to who was found on a link; a daemon that ends talks to nobody new."""
-        if self.pump.ended.is_set():
-            return
+        """Talk to who was found on a link."""
         self.saved.know(self.discovery.found)
         self.revisions.rediscover()
 

@@ -153,6 +153,21 @@ def test_what_is_asked_for_while_a_daemon_begins_waits_until_it_has_begun(
     assert state.drain() == Loaded(stopped)
 
 
+def test_a_daemon_that_ends_takes_no_other_configuration(tmp_path: Path) -> None:
+    """It would end sessions with a word that are to be kept, and call new peers; the next life has it."""
+    seen: list[tuple[int, int]] = []
+
+    def reload(node: Daemon) -> None:
+        file = tmp_path / "bgpmesh.toml"
+        file.write_text(file.read_text(encoding="utf-8") + '[node.n2]\naddress = "127.0.0.2"\n', encoding="utf-8")
+        node.pump.end()
+        node.revisions.reload(None, None)
+        seen.append((len(node.config.nodes), len(node.engine.configured.peers)))
+
+    run(tmp_path, reload)
+    assert seen == [(2, 0)]
+
+
 def test_a_broken_disk_keeps_no_daemon_from_starting_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """What was in force can be neither read nor written; the operator's file is good."""
     (tmp_path / "state" / "config.json").mkdir(parents=True)
