@@ -352,7 +352,7 @@ class Local:
         """Make the RIB's local prefixes what they should be there."""
         if nlris:
             in_use = self.addresses.in_use()
-            keys = (in_use.get(network_of(nlri).network_address, "") for nlri in nlris)
+            keys = dict.fromkeys(in_use.get(network_of(nlri).network_address, "") for nlri in nlris)  # each once
             self._originate([self.endpoints[key] for key in keys if key in self.endpoints], nlris)
 
     # ── what is originated ───────────────────────────────────────────────────

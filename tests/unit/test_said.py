@@ -12,13 +12,22 @@ import pytest
 from bgpmesh import config
 from bgpmesh.control import tables
 from bgpmesh.engine import Engine
-from bgpmesh.events import EndpointRemoved, FloatingIpsKept, ProcessEnded, ProcessSpoke, RoutesReceived
+from bgpmesh.events import (
+    EndpointAdded,
+    EndpointRemoved,
+    FloatingIpsKept,
+    LinkWritten,
+    ProcessEnded,
+    ProcessSpoke,
+    RoutesReceived,
+)
 from bgpmesh.metrics import Metrics
 from bgpmesh.restart import UNKNOWN, LastLife
 from bgpmesh.rib.export import Batch
 from bgpmesh.route.attributes import PathAttributes
-from bgpmesh.route.nlri import Family, Nlri, parse_nlri, prefix_text
+from bgpmesh.route.nlri import Family, Nlri, host_nlri, parse_nlri, prefix_text
 from bgpmesh.route.path import PeerName, Target
+from bgpmesh.workload.endpoint import Endpoint, interface_name
 from bgpmesh.workload.floating import FloatingIp
 from tests.unit.control.test_views import asked
 from tests.unit.test_engine import ADOPTED, KEPT, N2, World, configured, peer
@@ -87,6 +96,23 @@ def test_peers_hear_what_a_program_announces_and_its_end(running: Running) -> No
     engine.handle(ProcessEnded("p"), 51.0)
     engine.work(1000, 51.0)
     assert hears(engine) == {"203.0.113.10/32": None}
+
+
+def test_what_is_said_around_a_workload_takes_its_address_nowhere() -> None:
+    """Of it only the nodes of the cluster hear, also where two prefixes that a program announces begin with it."""
+    address = ipaddress.ip_address("10.244.1.4")
+    web = Endpoint("web", "shop", (("app", "web"),), (address,), interface_name("bgpm", "shop/web"), "/run/netns/web")
+    world = World(Engine(configured(has_identity=True), None, lambda: 0.5))
+    world.boot({})
+    world.engine.handle(EndpointAdded(web), world.now)
+    world.engine.local.guard(is_whole=True, missing="")
+    assert [interface for interface, _ in world.links()] == [web.interface]
+    world.engine.handle(LinkWritten(web.interface, None), world.now)
+    world.written()
+    before = world.engine.local.routes[host_nlri(address)]
+    assert before.is_for_cluster
+    speak(world.engine, "p", PathAttributes(), "10.244.1.4/31", "10.244.1.4/30")
+    assert world.engine.local.routes[host_nlri(address)] == before
 
 
 def test_a_next_hop_that_it_names_is_kept_within_the_as(running: Running) -> None:
