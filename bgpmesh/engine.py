@@ -175,6 +175,7 @@ class Engine:
             return True
         if self._undecided:
             self._decided(now)
+        self.peers.tell_unsaid()
         self.peers.let_go()
         self.peers.forget_held()
         return self.packets.hear() or self.peers.return_to_service()

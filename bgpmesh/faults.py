@@ -1,15 +1,15 @@
-"""What peers do wrong: counted over all sessions of each, and told in words once in a session."""
+"""What peers do wrong, or cannot take: counted over all sessions of each, and told in words once in a session."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from bgpmesh.events import FlowsReceived, Level, RoutesReceived
 from bgpmesh.notes import Notes
 from bgpmesh.rib.claimants import Refused
-from bgpmesh.route.nlri import Family, prefix_text
+from bgpmesh.route.nlri import Family, Nlri, prefix_text
 from bgpmesh.route.path import PeerName
 
 
@@ -23,6 +23,7 @@ class Faults:
     claims_refused: int = 0  # prefixes of which it said what it may not say
     claims_problem: str = ""  # the first of them
     near_limits: set[tuple[Family, str]] = field(default_factory=set)  # of this session, told of
+    unsaid: set[Nlri] = field(default_factory=set)  # prefixes of which it is not told a path: too long
 
 
 class FaultsOf(defaultdict[PeerName, Faults]):
@@ -37,6 +38,7 @@ class FaultsOf(defaultdict[PeerName, Faults]):
         if name in self:
             self[name].update_problem = self[name].claims_problem = ""
             self[name].near_limits.clear()
+            self[name].unsaid.clear()
 
     def update_malformed(self, name: PeerName, event: RoutesReceived | FlowsReceived) -> None:
         """Count what was wrong with an UPDATE."""
@@ -66,3 +68,19 @@ class FaultsOf(defaultdict[PeerName, Faults]):
                 faults.claims_problem = reason
                 self._notes.add("identity.refused", Level.WARNING, peer=name, prefix=prefix_text(nlri), reason=reason)
         claims.clear()
+
+    def too_long(self, name: PeerName, nlris: Collection[Nlri], size: int) -> None:
+        """Say of which prefixes a peer that takes messages of `size` octets is told no path, where that is new."""
+        told, now = self[name].unsaid, set(nlris)
+        new = [nlri for nlri in nlris if nlri not in told]
+        if new:
+            keys = {"prefix": prefix_text(new[0]), "reason": fits_none(size), "others_count": len(new) - 1 or None}
+            self._notes.add("route.too-long", Level.WARNING, peer=name, **keys)
+        elif told and not now:
+            self._notes.add("route.fits", peer=name)
+        self[name].unsaid = now
+
+
+def fits_none(size: int) -> str:
+    """Return in words why a path goes to nobody who takes messages of `size` octets."""
+    return f"its attributes fit no message of {size} octets, the longest that the peer takes (RFC 8654)"

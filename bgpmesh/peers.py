@@ -367,6 +367,12 @@ class Peers:
         if session.peer.of_range is not None and session.is_over:
             self._leaving.add(session.peer.name)
 
+    def tell_unsaid(self) -> None:
+        """Say which routes peers are not told, as they fit no message."""
+        for name, nlris in self._rib.unsaid_stirred().items():
+            if (negotiated := self.sessions[name].negotiated) is not None:
+                self.faults.too_long(name, nlris, negotiated.message_size)
+
     def let_go(self) -> None:
         """Forget the speakers of ranges of whom nothing is left."""
         if not self._leaving or self._is_stopping:

@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from itertools import islice
 
 from bgpmesh.engine import Engine
+from bgpmesh.faults import fits_none
 from bgpmesh.peering import bfd
 from bgpmesh.peering.connection import State
-from bgpmesh.route.nlri import Family, link_of, prefix_of, prefix_text
+from bgpmesh.route.nlri import Family, link_of, nlri_order, prefix_of, prefix_text
 from bgpmesh.route.path import PeerName
 
 SHOWN = 10  # reasons of one kind
@@ -36,6 +37,7 @@ def of_peer(engine: Engine, name: PeerName) -> list[str]:
     said = [f"{count} of {most} {family.label} prefixes ({limit})" for (family, limit), (count, most) in near.items()]
     if engine.peers.sessions[name].state is State.ESTABLISHED:
         said += [words for words in (_bfd(engine, name), _next_hop(engine, name), _import(engine, name)) if words]
+        said += _too_long(engine, name)
     return said
 
 
@@ -65,6 +67,15 @@ def _next_hop(engine: Engine, name: PeerName) -> str:
     return (
         f"no IPv4 route goes to it by our next hop {ours}: it does not offer extended-next-hop (RFC 8950);"
         f" turn that on at the peer, or {or_else}"
+    )
+
+
+def _too_long(engine: Engine, name: PeerName) -> list[str]:
+    """Return which prefixes a peer is not told, as they fit no message."""
+    unsaid, negotiated = engine.rib.unsaid_to(name), engine.peers.sessions[name].negotiated
+    reason = "" if negotiated is None else fits_none(negotiated.message_size)
+    return _each_reason_once(
+        ((reason, prefix_text(nlri)) for nlri in sorted(unsaid, key=nlri_order)), "{} is not told: {}"
     )
 
 

@@ -19,6 +19,8 @@ Of a family of which such peers take several paths of a prefix (RFC 7911) all th
 the log have keys of paths. Which paths are told are the first `most_paths` of the selection's order that these peers
 may hear, one for each next hop: another by the same would give them nothing. In one flush what comes goes before what
 leaves, so that a peer is never between two paths.
+
+A path that fits no message that these peers take is not told (`too_long`): what they had of the prefix is withdrawn.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from bgpmesh.delta import drop
 from bgpmesh.peering.message import EndOfRib, Refresh, RouteRefresh
 from bgpmesh.rib.decision import Path, Selection
 from bgpmesh.rib.filter import Answer, Chain
-from bgpmesh.rib.view import View, may_hear, rewrite
+from bgpmesh.rib.view import View, fits, may_hear, rewrite
 from bgpmesh.route.attributes import PathAttributes, RouterId
 from bgpmesh.route.nlri import Family, IPAddress, Nlri, family_of
 from bgpmesh.route.path import PeerName
@@ -75,6 +77,7 @@ class Advert:
 
     attributes: PathAttributes
     origin: PeerName | None
+    is_too_long: bool = False  # it fits no message, and nobody hears it
 
     def is_for(self, member: Member) -> bool:
         """Whether this member hears it: never who it came from, who made it, nor whose address is the next hop."""
@@ -181,6 +184,8 @@ class Group:
         self._filters = filters  # on export
         self.members: dict[PeerName, Member] = {}
         self.sent: dict[Nlri, Advert] = {}
+        self.too_long: dict[Nlri, Advert] = {}  # of these prefixes a path is not told, as it fits no message
+        self.is_too_long_stirred = False  # those may be others, or be new to a member
         self.is_stirred = False  # there may be something for every member
         self.backlog: list[Nlri] = []  # the table as it was when the group began, still to be offered
         self.uses: dict[Family, Counter[Advert]] = {family: Counter() for family in view.agreed.families}
@@ -189,7 +194,7 @@ class Group:
         self._log_start = 0
         self._log_prefixes = 0
         self._dump: list[Entry] | None = None  # of `sent` as it is; shared by all who join now
-        self._adverts: dict[tuple[PathAttributes, PeerName | None], Advert] = {}
+        self._adverts: dict[tuple[PathAttributes, PeerName | None, bool], Advert] = {}
         self._adverts_live = 0  # after the last sweep
         self._sets: dict[object, PathAttributes] = {}
         self._exported: dict[_Exported, Advert | None] = {}
@@ -206,6 +211,7 @@ class Group:
     def join(self, member: Member) -> None:
         """Take in a peer that was told nothing yet."""
         self.members[member.name] = member
+        self.is_too_long_stirred |= bool(self.too_long)
         member.position = self.end
         if self._dump is None:
             self._dump = self._entries_of(self.sent.items())
@@ -221,6 +227,7 @@ class Group:
         for nlri in self.sent:
             member.dirty.setdefault(nlri, None)
         self.members[member.name] = member
+        self.is_too_long_stirred |= bool(self.too_long or old.too_long)
         member.group, member.position = self, self.end
 
     def leave(self, member: Member) -> None:
@@ -233,6 +240,9 @@ class Group:
         family, path = family_of(nlris[0]), None if selection is None else selection.best
         if family not in self.uses:
             return
+        if self.too_long:
+            drop(self.too_long, nlris)
+            self.is_too_long_stirred = True
         if family in self.view.agreed.path_ids:
             self._offer_several(family, () if selection is None else selection.ranked or (selection.best,), nlris)
             return
@@ -303,6 +313,10 @@ class Group:
         """Yield what a member has been told, or is about to be."""
         return ((nlri, advert.attributes) for nlri, advert in self.sent.items() if advert.is_for(member))
 
+    def unsaid_to(self, member: Member) -> list[Nlri]:
+        """Return of which prefixes a member is not told a path because it fits no message."""
+        return [nlri for nlri, advert in self.too_long.items() if advert.is_for(member)]
+
     def is_heard_by(self, member: Member, nlri: Nlri) -> bool:
         """Tell whether a member has been told of a prefix, or is about to be."""
         keys = (nlri, *(Nlri(number + nlri) for number in self._told.get(nlri, ())))
@@ -352,23 +366,26 @@ class Group:
         if attributes is None:
             return None
         key = (source.peer, source.router_id, source.is_external, attributes, family, answer.said)
-        if key in self._exported:
-            return self._exported[key]
-        if len(self._exported) > FLUSH_PREFIXES:
-            self._exported.clear()
-        made = rewrite(self.view, path.source, attributes, family, answer.said)
-        advert = None if made is None else self._advert(made, path.peer)
-        self._exported[key] = advert
+        if key not in self._exported:
+            if len(self._exported) > FLUSH_PREFIXES:
+                self._exported.clear()
+            made = rewrite(self.view, path.source, attributes, family, answer.said)
+            self._exported[key] = None if made is None else self._advert(made, path.peer, family)
+        advert = self._exported[key]
+        if advert is not None and advert.is_too_long:
+            self.too_long.update(dict.fromkeys(answer.nlris, advert))
+            self.is_too_long_stirred = True
+            return None
         return advert
 
-    def _advert(self, made: PathAttributes, origin: PeerName | None) -> Advert:
+    def _advert(self, made: PathAttributes, origin: PeerName | None, family: Family) -> Advert:
         """Return the one object for this value and origin, so that equal is identical."""
         if len(self._adverts) > 2 * self._adverts_live + SPARE_ADVERTS:  # also while nobody reads, and all are pending
             self._forget_unused()
         attributes = self._sets.setdefault(_value_of(made), made)
-        key = (attributes, origin)
+        key = (attributes, origin, not fits(self.view, attributes, family))
         if key not in self._adverts:
-            self._adverts[key] = Advert(attributes, origin)
+            self._adverts[key] = Advert(*key)
         return self._adverts[key]
 
     def _forget_unused(self) -> None:

@@ -185,6 +185,15 @@ class Groups:
         stirred, self._stirred = self._stirred, set()
         return stirred
 
+    def unsaid_stirred(self) -> set[PeerName]:
+        """Return the peers who may be not told of other prefixes than before, as those fit no message; each once."""
+        stirred: set[PeerName] = set()
+        for group in self.by_view.values():
+            if group.is_too_long_stirred:
+                group.is_too_long_stirred = False
+                stirred.update(group.members)
+        return stirred
+
     def has_routes_for(self, name: PeerName) -> bool:
         """Tell whether `take` may return routes."""
         member = self.members.get(name)

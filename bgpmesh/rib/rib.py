@@ -494,6 +494,15 @@ class Rib:
         member = self._groups.members.get(name)
         return member is not None and member.group.is_heard_by(member, nlri)
 
+    def unsaid_to(self, name: PeerName) -> list[Nlri]:
+        """Return of which prefixes a peer is not told a path because that fits no message which it takes."""
+        member = self._groups.members.get(name)
+        return [] if member is None else member.group.unsaid_to(member)
+
+    def unsaid_stirred(self) -> dict[PeerName, list[Nlri]]:
+        """Return that of the peers of whom it may be another now; each is told of once."""
+        return {name: self.unsaid_to(name) for name in self._groups.unsaid_stirred()}
+
     def told_from(self, name: PeerName, nlri: Nlri) -> PeerName | None:
         """Return whose path it is that a peer has been told under this key, None for this node's own."""
         member = self._groups.members.get(name)

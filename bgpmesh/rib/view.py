@@ -1,7 +1,7 @@
 """What a peer may hear, and as what: the rules of its session, before and behind the export filters.
 
-They are RFC 4271 §5, RFC 4456 §6 and §8, RFC 1997, RFC 9494 §4.3; a session outside the cluster passes nothing without
-a filter that says so (RFC 8212), which the configuration decides.
+They are RFC 4271 §5, RFC 4456 §6 and §8, RFC 1997, RFC 8654 §4, RFC 9494 §4.3; a session outside the cluster passes
+nothing without a filter that says so (RFC 8212), which the configuration decides.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from bgpmesh.rib.decision import DEFAULT_LOCAL_PREF, Path
 from bgpmesh.rib.drain import Drain
 from bgpmesh.rib.filter import NOTHING
 from bgpmesh.route import roles
-from bgpmesh.route.attributes import ATTRIBUTES, PARTIAL, Asn, PathAttributes, RouterId
+from bgpmesh.route.attributes import ATTRIBUTES, PARTIAL, Asn, PathAttributes, RouterId, octets_of
 from bgpmesh.route.claim import without_claims
 from bgpmesh.route.community import GRACEFUL_SHUTDOWN, LLGR_STALE, NO_ADVERTISE, NO_EXPORT, NO_EXPORT_SUBCONFED
-from bgpmesh.route.nlri import Family, IPAddress, Nlri, contains, host_nlri, is_link_local
+from bgpmesh.route.nlri import PATH_ID_SIZE, Family, IPAddress, Nlri, contains, host_nlri, is_link_local
 from bgpmesh.route.path import Role, Source
 
+_AROUND = 23  # octets of an UPDATE's header and its two lengths (RFC 4271 §4.3)
+_REACH = 4 + 5 + 16  # of MP_REACH_NLRI with an IPv6 next hop, but the prefixes (RFC 4760 §3)
 TRANSITIVE = 0x40  # attribute flag (RFC 4271 §4.3)
 KNOWN = frozenset(row.code for row in ATTRIBUTES)
 EXT_NON_TRANSITIVE = 0x40  # in the type of an extended community (RFC 4360 §2)
@@ -162,6 +164,30 @@ def rewrite(
         local_pref=preferred,
         originator_id=source.router_id if attributes.originator_id is None else attributes.originator_id,
         cluster_list=(view.cluster_id, *attributes.cluster_list),
+    )
+
+
+def fits(view: View, attributes: PathAttributes, family: Family) -> bool:
+    """Tell whether attributes as such a peer is to see them leave room for a prefix in a message that it takes."""
+    if _is_short(attributes):
+        return True
+    needed = _AROUND + octets_of(attributes, four_octet_asn=view.agreed.four_octet_asn) + 1 + family.bits // 8
+    if family in view.agreed.path_ids:
+        needed += PATH_ID_SIZE
+    if attributes.next_hop is not None and attributes.next_hop.version == 6:
+        needed += _REACH
+    return needed <= view.agreed.message_size
+
+
+def _is_short(attributes: PathAttributes) -> bool:
+    """Tell at a glance whether attributes fit any message, as nearly all do: 3,400 octets at the most."""
+    segments = attributes.as_path.segments
+    return (
+        not attributes.other
+        and len(segments) < 2
+        and (not segments or len(segments[0][1]) < 256)  # of eight octets each, with AS4_PATH
+        and len(attributes.communities) + len(attributes.large_communities) < 100  # of twelve at most
+        and len(attributes.ext_communities) + len(attributes.cluster_list) < 10
     )
 
 

@@ -30,6 +30,7 @@ class SegmentKind(enum.IntEnum):
     CONFED_SET = 4
 
 
+_TWO_OCTETS = 0xFFFF  # the highest AS number that they hold
 CONFEDERATION = frozenset({SegmentKind.CONFED_SEQUENCE, SegmentKind.CONFED_SET})
 
 
@@ -77,6 +78,10 @@ class AsPath:
         if self.segments and self.segments[0][0] is SegmentKind.SEQUENCE and len(self.segments[0][1]) < 255:
             return AsPath(((SegmentKind.SEQUENCE, (asn, *self.segments[0][1])), *self.segments[1:]))
         return AsPath(((SegmentKind.SEQUENCE, (asn,)), *self.segments))
+
+    def octets(self, width: int) -> int:
+        """Return how many octets the segments take, with so many for each AS; one holds 255 at most (RFC 4271 §4.3)."""
+        return sum(2 * -(-len(members) // 255) + width * len(members) for _, members in self.segments)
 
     def __str__(self) -> str:
         """Render as people read it: `65001 65002 {64512 64513}`."""
@@ -173,3 +178,29 @@ ATTRIBUTES: tuple[AttributeRow, ...] = (
     AttributeRow("large_communities", 32, OPTIONAL_TRANSITIVE, Treatment.WITHDRAW, "large_communities", ebgp=True),
     AttributeRow("only_to_customer", 35, OPTIONAL_TRANSITIVE, Treatment.WITHDRAW, "other", ebgp=True),  # RFC 9234
 )
+
+
+def octets_of(attributes: PathAttributes, *, four_octet_asn: bool) -> int:
+    """Return the octets of these in an UPDATE, but of MP_REACH_NLRI (RFC 4271 §4.3, RFC 6793 §4.2.2)."""
+    width, path, aggregator = 4 if four_octet_asn else 2, attributes.as_path, attributes.aggregator
+    sizes = [1, path.octets(width)]
+    sizes += [4 for one in (attributes.med, attributes.local_pref, attributes.originator_id) if one is not None]
+    if attributes.next_hop is not None and attributes.next_hop.version == 4:
+        sizes.append(4)
+    if attributes.atomic_aggregate:
+        sizes.append(0)
+    if aggregator is not None:
+        sizes.append(width + 4)
+        if not four_octet_asn and aggregator[0] > _TWO_OCTETS:
+            sizes.append(8)
+    if not four_octet_asn and any(asn > _TWO_OCTETS for _, members in path.segments for asn in members):
+        sizes += filter(None, (path.outside().octets(4),))
+    lists = (
+        4 * len(attributes.communities),
+        4 * len(attributes.cluster_list),
+        8 * len(attributes.ext_communities),
+        12 * len(attributes.large_communities),
+    )
+    sizes += filter(None, lists)
+    sizes += [len(value) for flags, _, value in attributes.other if flags & OPTIONAL_TRANSITIVE == OPTIONAL_TRANSITIVE]
+    return sum(size + (3 if size < 256 else 4) for size in sizes)

@@ -23,11 +23,13 @@ from bgpmesh.route.attributes import (
     PathAttributes,
     RouterId,
     SegmentKind,
+    octets_of,
 )
 from bgpmesh.route.nlri import ROUTED, Family, IPAddress, Nlri
 from bgpmesh.route.path import PeerName, Role
 from bgpmesh.wire import codec as codec_module
 from bgpmesh.wire.codec import Codec, Decoded, Garbage, Routes
+from bgpmesh.wire.packing import encode_attributes
 from tests.bench.feeder import message
 
 OURS, THEIRS = Asn(64512), Asn(65001)
@@ -326,6 +328,19 @@ def keys_of(family: Family) -> st.SearchStrategy[list[Nlri]]:
     mixed = st.lists(st.builds(key, st.integers(0, width), numbers_of_family), min_size=1, max_size=40, unique=True)
     hosts = st.lists(st.builds(key, st.just(width), numbers_of_family), min_size=1, max_size=40, unique=True)
     return st.one_of(mixed, hosts)
+
+
+@settings(max_examples=250)
+@given(st.data(), st.sampled_from(ROUTED), st.booleans(), st.integers(0, 1100), st.integers(0, 600))
+def test_how_long_attributes_are_is_known_before(
+    data: st.DataObject, family: Family, four_octet_asn: bool, communities: int, hops: int
+) -> None:
+    """By which nothing is told that fits no message."""
+    attributes = data.draw(sets_of(family, is_external=data.draw(st.booleans())))
+    path = AsPath((*attributes.as_path.segments, *([(SegmentKind.SEQUENCE, (Asn(70000),) * hops)] if hops else [])))
+    attributes = replace(attributes, as_path=path, communities=tuple(range(communities)))
+    encoded = encode_attributes(attributes, four_octet_asn=four_octet_asn)
+    assert octets_of(attributes, four_octet_asn=four_octet_asn) == len(encoded)
 
 
 @settings(max_examples=250)

@@ -11,6 +11,7 @@ from bgpmesh.control import concerns
 from bgpmesh.events import BfdReported, EndpointAdded, FibWritten, LinkWritten
 from bgpmesh.peering.bfd import Report, State
 from bgpmesh.rib.rule import Filter
+from bgpmesh.route.attributes import PathAttributes
 from bgpmesh.route.nlri import Family, parse_nlri
 from bgpmesh.route.path import Blackhole, PeerName
 from bgpmesh.workload.endpoint import Endpoint
@@ -93,6 +94,30 @@ def test_ipv4_that_cannot_go_by_our_next_hop_is_told(
     session.negotiated = replace(session.negotiated, ipv6_next_hops=is_offered)
     address, _, cure = expected.partition(" ")
     assert ([f"{BY_IPV6.format(address)} {cure}"] if expected else []) == concerns.of_peer(engine, N2)
+
+
+def test_a_route_that_fits_no_message_is_told(running: Running) -> None:
+    """In the log once, and again when it is another; and that nothing is kept back any more."""
+    engine = running.engine
+    reason = "its attributes fit no message of 4096 octets, the longest that the peer takes (RFC 8654)"
+
+    def said(communities: int, *prefixes: str) -> list[tuple[object, ...]]:
+        """Return what is told when this node has these prefixes with so many communities."""
+        attributes = PathAttributes(communities=tuple(range(communities)))
+        engine.notes.clear()
+        for prefix in prefixes:
+            engine.rib.originate(parse_nlri(prefix), None, advertise=True, attributes=attributes)
+        while engine.work(1000, 24.0):
+            pass
+        keys = ("peer", "prefix", "reason", "others_count")
+        return [(note.name, *map(note.keys.get, keys)) for note in engine.notes if note.name.startswith("route.")]
+
+    assert said(2000, "10.7.1.0/24", "10.7.0.0/24") == [("route.too-long", "n2", "10.7.1.0/24", reason, 1)]
+    assert [f"10.7.0.0/24 (and 1 more) is not told: {reason}"] == concerns.of_peer(engine, N2)
+    assert said(2001, "10.7.0.0/24") == []
+    assert said(2001, "10.7.9.0/24") == [("route.too-long", "n2", "10.7.9.0/24", reason, None)]
+    assert said(10, "10.7.1.0/24", "10.7.0.0/24", "10.7.9.0/24") == [("route.fits", "n2", None, None, None)]
+    assert concerns.of_peer(engine, N2) == []
 
 
 def test_what_has_one_reason_is_told_once(running: Running) -> None:

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from bgpmesh.peering.peer import AddPath
 from bgpmesh.rib import export
 from bgpmesh.rib.export import Batch
 from bgpmesh.route.attributes import Asn, AsPath, PathAttributes, RouterId, SegmentKind
-from bgpmesh.route.nlri import Family, prefix_text
+from bgpmesh.route.nlri import Family, parse_nlri, prefix_text
 from bgpmesh.route.path import Blackhole, PeerName, Role
 from tests.unit.rib.ribworld import (
     ASN,
@@ -447,3 +448,37 @@ def test_a_refresh_that_is_overtaken_is_finished(monkeypatch: pytest.MonkeyPatch
     rest = sorted(prefix for _, prefixes in world.take("a") for prefix in prefixes)
     heard = [nlri for batch in first if isinstance(batch, export.Batch) for nlri in batch.nlris]
     assert [prefix for prefix in (P, Q) if key(prefix) not in heard] + ["10.3.0.0/16"] == rest
+
+
+LONG = tuple(range(1, 1015))  # communities that leave room for no prefix in 4096 octets; one less does
+
+
+@pytest.mark.parametrize("paths", [None, AddPath(2)])
+def test_a_path_that_fits_no_message_is_not_told(paths: AddPath | None) -> None:
+    """What the peer had of the prefix is withdrawn, and it is not listed nor counted as if it had been told."""
+    world = World(external("out", "192.0.2.14"), replace(internal("a", 11), add_path=paths))
+    name, said = PeerName("a"), via("192.0.2.14", 65001)
+    world.hear("out", said, P, Q)
+    assert {P, Q} == {prefix for _, prefix in world.told("a")}
+    world.hear("out", changed(said, communities=LONG), P)
+    assert [None] == [hop for hop, _ in world.take("a")]
+    assert {Q} == {prefix for _, prefix in world.told("a")}
+    assert (world.rib.counts(name)[Family.IPV4][2], world.rib.unsaid_to(name)) == (1, [parse_nlri(P)])
+    assert world.rib.unsaid_to(PeerName("out")) == []
+    assert not world.rib.is_told(name, parse_nlri(P))
+    world.hear("out", changed(said, communities=LONG[:900]), P)
+    assert {P, Q} == {prefix for _, prefix in world.told("a")}
+    assert world.rib.unsaid_to(name) == []
+
+
+def test_the_next_of_several_paths_is_told_where_the_first_fits_no_message() -> None:
+    """It is the best that such a peer can hear of."""
+    peers = [internal(f"c{number}", number, Role.CLIENT, CLUSTER_ID) for number in (21, 22)]
+    world = World(*peers, replace(internal("a", 11), cluster_id=CLUSTER_ID, add_path=AddPath(1)), cluster_id=CLUSTER_ID)
+    world.hear("c21", changed(via("192.0.2.21"), communities=LONG, local_pref=200), P)
+    world.hear("c22", via("192.0.2.22"), P)
+    assert ["192.0.2.22"] == list(world.told("a").values())
+    assert world.rib.unsaid_to(PeerName("a")) == [parse_nlri(P)]
+    world.lose("c21", P)
+    assert ["192.0.2.22"] == list(world.told("a").values())
+    assert world.rib.unsaid_to(PeerName("a")) == []
