@@ -142,11 +142,11 @@ def rewrite(
         for flags, code, value in attributes.other
         if flags & TRANSITIVE
     )
-    made = replace(attributes, next_hop=next_hop, link_local=None, other=passed)
     if view.is_external:
         as_path = attributes.as_path.outside()
         if view.asn_behind is not None:
             as_path = as_path.prepended(view.asn_behind)
+        made = replace(attributes, next_hop=next_hop, link_local=None, other=passed)
         return replace(
             roles.sent(view.bgp_role, view.local_asn, made, is_ours=source.is_local),
             as_path=as_path.prepended(view.local_asn),
@@ -156,14 +156,18 @@ def rewrite(
             cluster_list=(),
             ext_communities=tuple(c for c in attributes.ext_communities if not c[0] & EXT_NON_TRANSITIVE),
         )
-    preferred = DEFAULT_LOCAL_PREF if attributes.local_pref is None else attributes.local_pref
-    if source.is_local or source.is_external or view.cluster_id is None:
-        return replace(made, local_pref=preferred)
-    return replace(  # reflected (RFC 4456 §8)
-        made,
-        local_pref=preferred,
-        originator_id=source.router_id if attributes.originator_id is None else attributes.originator_id,
-        cluster_list=(view.cluster_id, *attributes.cluster_list),
+    originator, cluster_list = attributes.originator_id, attributes.cluster_list
+    if not (source.is_local or source.is_external or view.cluster_id is None):  # reflected (RFC 4456 §8)
+        originator = source.router_id if originator is None else originator
+        cluster_list = (view.cluster_id, *cluster_list)
+    return replace(
+        attributes,
+        next_hop=next_hop,
+        link_local=None,
+        other=passed,
+        local_pref=DEFAULT_LOCAL_PREF if attributes.local_pref is None else attributes.local_pref,
+        originator_id=originator,
+        cluster_list=cluster_list,
     )
 
 
