@@ -21,7 +21,7 @@ which order, and the way of an UPDATE from the socket to the kernel.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar, cast
 
@@ -77,6 +77,7 @@ from bgpmesh.route.path import PeerName
 
 # UPDATEs whose way to the kernel is remembered for `trace`, and so many replacements of best paths.
 REMEMBERED_UPDATES = 1024
+REMEMBERED_PREFIXES = 200_000  # of those replacements
 
 E = TypeVar("E")
 Room = Callable[[Event, float], None]  # what takes an event of its kind, and the second
@@ -98,7 +99,7 @@ class Replacement(NamedTuple):
     """Prefixes whose best path became another's, at a monotonic second: whose it was, whose it is (None: our own)."""
 
     at: float
-    nlris: Sequence[Nlri]
+    nlris: Collection[Nlri]
     was: PeerName | None
     now: PeerName | None
 
@@ -125,7 +126,8 @@ class Engine:
         self.notes = Notes()
         self.converged: list[tuple[float, int]] = []  # (seconds, prefixes): emptied by the metrics
         self.updates: deque[Update] = deque(maxlen=REMEMBERED_UPDATES)
-        self.replacements: deque[Replacement] = deque(maxlen=REMEMBERED_UPDATES)
+        self.replacements: deque[Replacement] = deque()
+        self._replaced_count = 0  # their prefixes
         self._undecided: list[Update] = []
         self._unwritten: dict[Nlri, Update] = {}  # by the last prefix of the UPDATE
         self.rib = Rib(
@@ -168,8 +170,8 @@ class Engine:
         """Decide about up to `limit` prefixes that changed, and who is protected how; True if more remains."""
         self.packets.work()
         is_left = self.rib.work(limit)
-        self.replacements.extend(Replacement(now, *each) for each in self.rib.replaced)
-        self.rib.replaced.clear()
+        if self.rib.replaced:
+            self._remember_replaced(now)
         self.packets.learn(now, is_busy=is_left)
         if is_left:
             return True
@@ -179,6 +181,15 @@ class Engine:
         self.peers.let_go()
         self.peers.forget_held()
         return self.packets.hear() or self.peers.return_to_service()
+
+    def _remember_replaced(self, now: float) -> None:
+        remembered = self.replacements
+        for each in self.rib.replaced:
+            remembered.append(Replacement(now, *each))
+            self._replaced_count += len(remembered[-1].nlris)
+        self.rib.replaced.clear()
+        while len(remembered) > REMEMBERED_UPDATES or self._replaced_count > REMEMBERED_PREFIXES:
+            self._replaced_count -= len(remembered.popleft().nlris)
 
     def take(self, peer: PeerName, limit: int) -> list[Told]:
         """Return the next batches for a peer, of about `limit` prefixes together; [] when there is none."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -44,8 +44,8 @@ class Claimants:
     owners: tuple[Owner, ...]
 
     def judge(
-        self, peer: Peer, originator: RouterId | None, nlris: Sequence[Nlri]
-    ) -> tuple[Sequence[Nlri], Sequence[Nlri], str]:
+        self, peer: Peer, originator: RouterId | None, nlris: Collection[Nlri]
+    ) -> tuple[Collection[Nlri], Collection[Nlri], str]:
         """Return of which prefixes of one family a node of the cluster may say so, of which not, and why."""
         speaker = self._by_name.get(peer.of_range or peer.name)
         if originator is None or (speaker is not None and originator == speaker.router_id):

@@ -26,7 +26,7 @@ A path that fits no message that these peers take is not told (`too_long`): what
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import groupby, islice, repeat
 from operator import attrgetter
@@ -94,7 +94,7 @@ class Entry:
 
     batch: Batch
     after: Advert | None
-    befores: Sequence[Advert | None] | None  # as the batch's prefixes; None: none of them was told before
+    befores: Sequence[Advert | None] | None  # as the batch's prefixes; None: none of them was told before, most often
     is_silent: bool = False  # the attributes are as they were: only the origins, old and new, see a change
     is_repeat: bool = False  # was told, and is wanted again
     names: set[PeerName | None] = field(init=False)
@@ -120,6 +120,8 @@ class Entry:
         ):
             return [] if self.is_silent else [self.batch]
         hears = self.after is not None and self.after.is_for(member)
+        if self.befores is None:
+            return [self.batch] if hears else []
         announced: list[Nlri] = []
         withdrawn: list[Nlri] = []
         for nlri, before in self.told():
@@ -176,7 +178,7 @@ _Exported = tuple[PeerName | None, RouterId, bool, PathAttributes, Family, froze
 class Group:
     """An update group: what all peers with one view should hear, and were told."""
 
-    def __init__(self, view: View, filters: Chain, number: Callable[[Path, Sequence[Nlri]], bytes | None]) -> None:
+    def __init__(self, view: View, filters: Chain, number: Callable[[Path, Collection[Nlri]], bytes | None]) -> None:
         """Make an empty one; `number` tells our identifier of a path of these prefixes, None: they have not one."""
         self.view = view
         self._number = number
@@ -235,9 +237,9 @@ class Group:
         self.members.pop(member.name, None)
         self._forget_what_all_read()
 
-    def offer(self, selection: Selection | None, nlris: Sequence[Nlri]) -> None:
+    def offer(self, selection: Selection | None, nlris: Collection[Nlri]) -> None:
         """Note what is now selected for these prefixes, all of one family (None: nothing)."""
-        family, path = family_of(nlris[0]), None if selection is None else selection.best
+        family, path = family_of(next(iter(nlris))), None if selection is None else selection.best
         if family not in self.uses:
             return
         if self.too_long:
@@ -328,7 +330,7 @@ class Group:
 
     # ── inside ──
 
-    def _offer_several(self, family: Family, ranked: Iterable[Path], nlris: Sequence[Nlri]) -> None:
+    def _offer_several(self, family: Family, ranked: Iterable[Path], nlris: Collection[Nlri]) -> None:
         found: list[tuple[bytes, Advert]] = []
         next_hops: set[IPAddress | None] = set()
         for path in ranked:
@@ -347,7 +349,7 @@ class Group:
                 found.append((number, advert))
         self._want_several(nlris, found)
 
-    def _want_several(self, nlris: Sequence[Nlri], found: Sequence[tuple[bytes, Advert]]) -> None:
+    def _want_several(self, nlris: Collection[Nlri], found: Sequence[tuple[bytes, Advert]]) -> None:
         numbers, told = tuple(number for number, _ in found), self._told
         for number, advert in found:
             self._want(_keyed(number, nlris), advert)
@@ -396,7 +398,7 @@ class Group:
         self._sets = {_value_of(advert.attributes): advert.attributes for advert in self._adverts.values()}
         self._exported.clear()
 
-    def _want(self, nlris: Sequence[Nlri], advert: Advert | None) -> None:
+    def _want(self, nlris: Collection[Nlri], advert: Advert | None) -> None:
         if advert is None and all(not table or table.keys().isdisjoint(nlris) for table in (self.sent, self._pending)):
             return  # never told, and not about to be: what is learnt from a mesh, mostly
         self._pending.update(dict.fromkeys(nlris, advert))
@@ -404,14 +406,18 @@ class Group:
 
     def _flush(self) -> None:
         """Compare a slice of what is pending with what was told, and log the differences."""
-        keys = list(islice(self._pending, FLUSH_PREFIXES))
-        afters = list(map(self._pending.pop, keys))
-        befores = list(map(self.sent.get, keys))
+        if len(self._pending) > FLUSH_PREFIXES:
+            taken = dict(islice(self._pending.items(), FLUSH_PREFIXES))
+            drop(self._pending, taken)
+        else:
+            taken, self._pending = self._pending, {}
+        keys, befores, is_any_gone = list(taken), list(map(self.sent.get, taken)), False
         buckets: dict[tuple[int, Advert | None, bool], tuple[list[Nlri], list[Advert | None]]] = {}
         at = 0
-        for after, run in groupby(afters):  # a run is what one batch of the Rib left here, most often
-            start, at = at, at + sum(1 for _ in run)
+        for after, run in groupby(taken.values()):  # a run is what one batch of the Rib left here, most often
+            start, at = at, at + len(list(run))
             nlris, were = keys[start:at], befores[start:at]
+            is_any_gone |= after is None
             widths = set(map(len, nlris))
             if after is not None and len(widths) == 1 and not any(were):
                 bucket = buckets.setdefault((widths.pop(), after, False), ([], []))
@@ -427,28 +433,30 @@ class Group:
         if not buckets:
             return
         self._dump = None
+        if is_any_gone:
+            drop(self.sent, [nlri for nlri, after in taken.items() if after is None])
+            taken = {nlri: after for nlri, after in taken.items() if after is not None}
+        self.sent.update(cast("dict[Nlri, Advert]", taken))
         for (_, after, is_silent), (nlris, were) in self._in_order(buckets):
-            family = family_of(nlris[0])
-            self._record(family, nlris, were, after)
+            family, is_any_told = family_of(nlris[0]), any(were)
+            self._count_uses(family, were if is_any_told else (), after, len(nlris))
             for at in range(0, len(nlris), BATCH_PREFIXES):
-                part, told = nlris[at : at + BATCH_PREFIXES], were[at : at + BATCH_PREFIXES]
+                part = nlris[at : at + BATCH_PREFIXES]
+                told = were[at : at + BATCH_PREFIXES] if is_any_told else None
                 batch = Batch(family, None if after is None else after.attributes, part)
                 self._log.append(Entry(batch, after, told, is_silent))
                 self._log_prefixes += len(part)
         self._bound_log()
 
-    def _record(self, family: Family, nlris: list[Nlri], were: list[Advert | None], after: Advert | None) -> None:
-        if after is None:
-            for nlri in nlris:
-                del self.sent[nlri]
-        else:
-            self.sent.update(dict.fromkeys(nlris, after))
-            self.uses[family][after] += len(nlris)
+    def _count_uses(self, family: Family, were: Iterable[Advert | None], after: Advert | None, routes: int) -> None:
+        uses = self.uses[family]
+        if after is not None:
+            uses[after] += routes
         for before, count in Counter(were).items():
             if before is not None:
-                self.uses[family][before] -= count
-                if not self.uses[family][before]:
-                    del self.uses[family][before]
+                uses[before] -= count
+                if not uses[before]:
+                    del uses[before]
 
     def _bound_log(self) -> None:
         """Drop what everybody has read; while the log is still too long, those furthest back fall behind."""

@@ -19,7 +19,7 @@ So 100,000 prefixes with one attribute set ask for communities and AS_PATH once,
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from bgpmesh.frozen import frozen
@@ -47,7 +47,7 @@ class Answer:
     """
 
     attributes: PathAttributes | None
-    nlris: Sequence[Nlri]
+    nlris: Collection[Nlri]
     by: str = ""
     said: frozenset[str] = NOTHING
 
@@ -81,7 +81,7 @@ class Chain:
     def __init__(self, filters: Iterable[Filter], asn: Asn) -> None:
         self._stages = [_Stage(each, asn) for each in filters if each is not BUILT_IN["all"]]
 
-    def run(self, peer: PeerName | None, attributes: PathAttributes, nlris: Sequence[Nlri]) -> Sequence[Answer]:
+    def run(self, peer: PeerName | None, attributes: PathAttributes, nlris: Collection[Nlri]) -> Sequence[Answer]:
         """Send a batch of one family through; `peer` is who told us, None: this node itself.
 
         The same object comes back for attributes that nobody changed, and one object for one set and one fate.
@@ -132,7 +132,7 @@ class _Stage:
         attributes, nlris = before.attributes, before.nlris
         if attributes is None or not nlris:
             return (before,)
-        width = len(nlris[0])
+        width = len(next(iter(nlris)))
         plans = self._plans.setdefault((peer if self._asks_peer else None, width), {})
         key = attributes if self._asks_attributes else None
         plan = plans.get(key)
@@ -182,7 +182,7 @@ class _Stage:
         return found
 
 
-def _answered(before: Answer, fate: _Fate, nlris: Sequence[Nlri]) -> Answer:
+def _answered(before: Answer, fate: _Fate, nlris: Collection[Nlri]) -> Answer:
     if not fate.is_accepted:
         return Answer(None, nlris, fate.by)
     if fate.attributes is None and not fate.said:

@@ -8,7 +8,7 @@ While `is_held` nobody is told anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from itertools import groupby
 
@@ -30,7 +30,7 @@ class Groups:
         self,
         filters: Filters,
         selected: Mapping[Nlri, Selection],
-        number: Callable[[Path, Sequence[Nlri]], bytes | None],
+        number: Callable[[Path, Collection[Nlri]], bytes | None],
     ) -> None:
         """Begin with none; `number` is as a Group has it."""
         self.by_view: dict[View, Group] = {}
@@ -124,7 +124,7 @@ class Groups:
             self._see_anew(group, replace(group.view, drain=drain))
         self.is_held |= bool(groups)
 
-    def offer(self, nlris: Sequence[Nlri], old: Selection | None, new: Selection | None) -> None:
+    def offer(self, nlris: Collection[Nlri], old: Selection | None, new: Selection | None) -> None:
         """Note what is selected for prefixes of one family, and was."""
         has_best_moved = old is None or new is None or old.best is not new.best
         for group in self.by_view.values():

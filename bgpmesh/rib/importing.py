@@ -55,7 +55,7 @@ class Import:
 
     def run(
         self, rib_in: AdjRibIn, attributes: PathAttributes, nlris: Sequence[Nlri], read_at: float, kept: Kept
-    ) -> Iterator[tuple[Path, Sequence[Nlri]]]:
+    ) -> Iterator[tuple[Path, Collection[Nlri]]]:
         """Yield what this attribute set becomes for prefixes of one family, with those that have one fate."""
         for answer in rib_in.filters.run(rib_in.peer.name, attributes, nlris):
             for part, is_believed in self._judged(rib_in.peer, answer):
@@ -69,7 +69,7 @@ class Import:
                 path.read_at = read_at
                 yield path, part
 
-    def _judged(self, peer: Peer, answer: Answer) -> Sequence[tuple[Sequence[Nlri], bool]]:
+    def _judged(self, peer: Peer, answer: Answer) -> Sequence[tuple[Collection[Nlri], bool]]:
         """Return the prefixes of an answer of whose claims all are believed, and those of which none is."""
         attributes, claimants = answer.attributes, self._claimants
         if attributes is None or claimants is None or not attributes.large_communities or not peer.in_cluster:
@@ -78,7 +78,7 @@ class Import:
             return ((answer.nlris, False),)
         believed, others, reason = claimants.judge(peer, attributes.originator_id, answer.nlris)
         if others:
-            self.refused.append(Refused(peer.name, others[0], len(others), reason))
+            self.refused.append(Refused(peer.name, next(iter(others)), len(others), reason))
         return [(part, is_believed) for part, is_believed in ((believed, True), (others, False)) if part]
 
     def _path(self, rib_in: AdjRibIn, received: PathAttributes, answer: Answer, *, is_believed: bool) -> Path:

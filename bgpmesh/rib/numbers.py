@@ -7,7 +7,7 @@ another hears nothing of it. None is ever given twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 
 from bgpmesh.rib.adjribin import AdjRibIn
 from bgpmesh.rib.decision import Path
@@ -28,7 +28,7 @@ class Numbers:
         self._last = 0
         self._kept = 0
 
-    def of(self, path: Path, nlris: Sequence[Nlri]) -> bytes | None:
+    def of(self, path: Path, nlris: Collection[Nlri]) -> bytes | None:
         """Return our identifier of a path of these prefixes; None: there is none for all of them."""
         if len(self._ours) > 2 * self._kept + SPARE:
             alive = set(self._alive())

@@ -58,7 +58,7 @@ class Rib:
         self.is_floating_stirred = False  # that set has changed; whoever reads it puts this back
         self.said: dict[Nlri, Claims | None] = {}  # what is said of addresses since whoever reads this emptied it
         # Prefixes whose best path became another's: whose it was, whose it is; the same.
-        self.replaced: list[tuple[Sequence[Nlri], PeerName | None, PeerName | None]] = []
+        self.replaced: list[tuple[Collection[Nlri], PeerName | None, PeerName | None]] = []
         self._kernel_enabled = kernel_enabled
         self._ins: dict[PeerName, AdjRibIn] = {}
         self._local: dict[Nlri, Path] = {}
@@ -370,11 +370,11 @@ class Rib:
         if moved:
             self._table.decide_again(chain.from_iterable(rib_in.prefixes_by(moved) for rib_in in self._ins.values()))
         nlris = self._table.take_work(limit)
-        for part, batch, old, new in self._table.settle(nlris) if nlris else ():
+        for batch, old, new in self._table.settle(nlris) if nlris else ():
             if old is not None and new is not None and old.best.peer != new.best.peer:
-                self.replaced.append((part, old.best.peer, new.best.peer))
+                self.replaced.append((batch, old.best.peer, new.best.peer))
             self._follow(batch, old, new)
-            self._groups.offer(part, old, new)
+            self._groups.offer(batch, old, new)
         self._groups.offer_backlogs(limit - len(nlris))
         if self._has_work():
             return True

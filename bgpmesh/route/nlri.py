@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import enum
 import ipaddress
-from collections.abc import Sequence
-from typing import NewType
+from collections.abc import Collection
+from typing import NewType, TypeVar
 
 Nlri = NewType("Nlri", bytes)
+C = TypeVar("C", bound=Collection[Nlri])
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -69,7 +70,7 @@ def prefix_of(nlri: Nlri) -> Nlri:
     return Nlri(nlri[PATH_ID_SIZE:]) if len(nlri) in PATH_WIDTHS else nlri
 
 
-def by_width(nlris: Sequence[Nlri]) -> list[Sequence[Nlri]]:
+def by_width(nlris: C) -> list[C | list[Nlri]]:
     """Split keys by their width, so by family; one, as most often, is not copied."""
     if len(nlris) == 1 or len(widths := set(map(len, nlris))) == 1:
         return [nlris]

@@ -28,7 +28,6 @@ import struct
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from operator import itemgetter
 from typing import NamedTuple, TypeVar
 
 from bgpmesh.errors import PeerError
@@ -56,9 +55,7 @@ _STRAY = tuple(0xFF >> bits if bits else 0 for bits in range(8))  # bits behind 
 _WIRE_SIZE = tuple(1 + (bits + 7) // 8 for bits in range(256))  # octets of a prefix on the wire, by its length
 _BLOCK = 32
 _BLOCKS = tuple(struct.Struct(f"{width}s" * _BLOCK) for width in range(22))  # cut 32 slices of one width at once
-_FIRST_OCTET = {
-    lead: itemgetter(lead + 1) for lead in (0, PATH_ID_SIZE)
-}  # of the address in a key, behind so many octets
+_COMMON_OCTETS = bytes({*range(1, 224)} - {127})  # with which no prefix begins that nobody routes to
 _RUN = 64  # messages looked at together; more would copy more for nothing where a run is short
 
 K = TypeVar("K")
@@ -84,8 +81,8 @@ class Routes:
 def without_martians(routes: Routes) -> Routes:
     """Return the same without prefixes that nobody routes to, which are ignored and told of (RFC 4271 §6.3)."""
     announced = routes.announced
-    leading = bytes(map(_FIRST_OCTET[_lead_of(announced[0])], announced)) if announced else b""
-    if not leading or (0 not in leading and 127 not in leading and max(leading) < 224):
+    leading = b"".join(announced)[_lead_of(announced[0]) + 1 :: len(announced[0])] if announced else b""
+    if not leading.translate(None, _COMMON_OCTETS):
         return routes
     martians = [nlri for nlri in announced if is_martian(prefix_of(nlri))]
     if martians:
