@@ -131,6 +131,8 @@ class Delta(Generic[K, V]):
 
         Keys that share one value, the same object, come together.
         """
+        if not self._gap:
+            return []
         runs: dict[int, tuple[V | None, list[K]]] = {}
         later: dict[K, V | None] = {}
         gap, taken = self._gap, 0
@@ -225,7 +227,7 @@ class Delta(Generic[K, V]):
 
     def has_work(self, now: float) -> bool:
         """Tell whether `take` would return something; O(keys that wait), most often O(1)."""
-        return any(
+        return bool(self._gap) and any(
             not (self._keep_unwanted and value is None)
             and not (key in self.refused and self.refused[key].retry_at > now)
             for key, value in self._gap.items()

@@ -253,7 +253,8 @@ class Peers:
         if session is None:
             return None
         name = session.peer.name
-        self._apply(session, session.update_received(event.connection, now), now)
+        if outputs := session.update_received(event.connection, now):
+            self._apply(session, outputs, now)  # else its hold timer is later, no more: looked at when it was due
         if session.connection != event.connection or session.state is not State.ESTABLISHED:
             return None
         if event.problem:

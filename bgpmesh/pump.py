@@ -64,6 +64,7 @@ class Pump:
         self._inbox: deque[Event] = deque()
         self._waiters: list[_Waiter] = []
         self._is_coming = True  # a turn, by the loop or by whoever begins
+        self._due = float("inf")  # the second that was named at the end of the last turn
         self._timer: asyncio.TimerHandle | None = None
         self._is_timer_due = False  # its event is in the inbox
         self._loop = asyncio.get_running_loop()
@@ -139,7 +140,7 @@ class Pump:
 
     def _turn(self) -> None:
         engine, now = self._engine, self.now()
-        if self._inbox and engine.next_wakeup() <= now:
+        if self._inbox and self._due <= now:
             # Keepalives leave although there is always more to do. Whose hold timer ran out is judged later,
             # in the order of what came in.
             engine.handle(TimerFired(self._wire().connections.keys()), now)
@@ -158,7 +159,8 @@ class Pump:
                 waiter.done.set_result(None)
         if is_left:
             self._come()
-        self._set_timer(min(engine.next_wakeup(), again))
+        self._due = min(engine.next_wakeup(), again)
+        self._set_timer(self._due)
 
     def _set_timer(self, at: float) -> None:
         if self._is_timer_due or (self._timer is not None and at == self._timer.when()):

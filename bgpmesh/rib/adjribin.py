@@ -249,11 +249,15 @@ class AdjRibIn:
         return {(family, limit): (count, most) for family, limit, count, most, warn in found if count >= warn > 0}
 
     def _limits(self) -> Iterator[tuple[Family, str, int, int, int]]:
-        """Yield of each family and limit what counts, the most that may, and what people are told of."""
-        peer = self.peer
+        """Yield of each family that there is and limit what counts, the most that may, and what people are told of."""
+        peer, sizes, with_identity = self.peer, self._sizes, self._identities
         for family, widths in WIDTHS.items():
-            identities = sum(map(self._identities.__getitem__, widths))
-            prefixes = sum(map(self._sizes.__getitem__, widths)) - identities
+            plain, by_path = widths
+            entries = sizes.get(plain, 0) + sizes.get(by_path, 0)
+            if not entries:
+                continue
+            identities = with_identity.get(plain, 0) + with_identity.get(by_path, 0)
+            prefixes = entries - identities
             if self.stale:
                 stale_identities = sum(map(self._stale_identities.__getitem__, widths))
                 stale_prefixes = sum(map(self._stale_sizes.__getitem__, widths)) - stale_identities

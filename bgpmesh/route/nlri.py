@@ -32,6 +32,8 @@ class Family(enum.Enum):
     IPV4_FLOWSPEC = (1, 133)
     IPV6_FLOWSPEC = (2, 133)
 
+    __hash__ = object.__hash__  # that of its name is asked for by a call of Python code, each time
+
     @property
     def afi(self) -> int:
         """The address family number."""

@@ -146,8 +146,12 @@ class Context:
     message_size: int = MESSAGE_SIZE  # octets of the longest message that we said we take
     has_ipv6_next_hops: bool = False  # of IPv4 prefixes (RFC 8950)
     of_mp: dict[bytes, Family] = field(init=False)  # what the MP attributes may be about, by AFI and SAFI
+    has_plain_ipv4: bool = field(init=False)  # agreed on, and without path identifiers
+    has_plain_ipv6: bool = field(init=False)
 
     def __post_init__(self) -> None:
+        plain = self.families - self.with_path_ids
+        self.has_plain_ipv4, self.has_plain_ipv6 = Family.IPV4 in plain, Family.IPV6 in plain
         both = {_IPV6: Family.IPV6} | ({_IPV4: Family.IPV4} if self.has_ipv6_next_hops else {})
         self.of_mp = {code: family for code, family in both.items() if family in self.families}
 
@@ -166,8 +170,7 @@ def decode_updates(data: bytes, at: int, context: Context, read_at: float) -> tu
     """
     gathering = _Gathering(read_at)
     clean, longest = context.table.clean, context.message_size
-    plain = context.families - context.with_path_ids
-    has_ipv4, has_ipv6 = Family.IPV4 in plain, Family.IPV6 in plain
+    has_ipv4, has_ipv6 = context.has_plain_ipv4, context.has_plain_ipv6
     last = len(data) - UPDATE_MINIMUM
     while at <= last:
         marker, length, kind, withdrawn_size, attributes_size = _UPDATE_HEAD.unpack_from(data, at)

@@ -99,6 +99,7 @@ def test_silence_proves_nothing_while_something_waits_to_be_handled() -> None:
 
     async def scenario(pump: Pump, told: Told) -> None:
         told.wakeup = 0.0
+        pump.turn()
         pump.report(EVENT)
         pump.turn()
         assert told.events == [TimerFired({1: None, 2: None}.keys()), EVENT]
