@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# A busy machine is no reason for an example to fail.
-settings.register_profile("bgpmesh", deadline=None)
+# A busy machine is no reason for an example to fail, nor for a test whose first examples take long to be made.
+settings.register_profile("bgpmesh", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("bgpmesh")
 
 
