@@ -113,6 +113,12 @@ class Pair:
         peers = status.get("peers") if isinstance(status, dict) else None
         return dict(peers[0]) if peers else {}
 
+    def offered(self) -> list[str]:
+        """Return the capabilities of the neighbour in words."""
+        listed = self.ask("peers", "other")
+        assert isinstance(listed, list)
+        return list(listed[0]["capabilities"])
+
     def kernel(self) -> set[str]:
         """Return the prefixes of our kernel's routes of ours."""
         return self.lab.prefixes("n1", PROTOCOL)

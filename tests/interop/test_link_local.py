@@ -146,7 +146,7 @@ def test_ipv6_goes_by_the_link_also_without_ipv6_next_hops(kind: Kind) -> None:
 
     with pair(kind, configuration(kind[1], where=PLACE), theirs, name_ends) as both:
         both.await_established()
-        heard = OURS if "extended-next-hop" in str(both.ask("peers", "other")) else ipv6_of(OURS)
+        heard = OURS if "extended-next-hop" in both.offered() else ipv6_of(OURS)
         until(lambda: both.speaker.received() == heard, f"it to have {sorted(heard)}")
         until(lambda: ipv6_of(both.kernel()) == ipv6_of(THEIRS), "its IPv6 prefixes in our kernel")
         for prefix in ipv6_of(THEIRS):

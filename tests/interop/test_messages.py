@@ -38,18 +38,11 @@ def up(speaker: type[Bird | Frr], *, is_extended: bool = False, is_marked: bool 
         yield both
 
 
-def offered(both: Pair) -> list[str]:
-    """Return the capabilities of the neighbour in words."""
-    listed = both.ask("peers", "other")
-    assert isinstance(listed, list)
-    return list(listed[0]["capabilities"])
-
-
 @pytest.mark.parametrize("speaker", SPEAKERS)
 def test_routes_that_need_extended_messages_go_both_ways(speaker: type[Bird | Frr]) -> None:
     """Attributes of 6,000 octets are heard by either side, whole."""
     with up(speaker, is_extended=True, is_marked=True) as both:
-        assert "extended-message" in offered(both)
+        assert "extended-message" in both.offered()
         both.await_routes(OURS, THEIRS)
         listed = both.ask("routes", "10.2.0.0/24")
         assert isinstance(listed, list)
@@ -64,7 +57,7 @@ def test_routes_that_need_extended_messages_go_both_ways(speaker: type[Bird | Fr
 def test_a_neighbour_without_them_is_spared() -> None:
     """What only an extended message holds is not announced to it, and the session stands."""
     with up(Bird) as both:
-        assert "extended-message" not in offered(both)
+        assert "extended-message" not in both.offered()
         both.await_routes(OURS, THEIRS)
         both.configure(text(is_marked=True))
         both.lab.exec("n1", ["bgpmesh", "reload"])
@@ -76,7 +69,7 @@ def test_a_neighbour_without_them_is_spared() -> None:
 def test_a_refresh_has_a_begin_and_an_end(speaker: type[Bird | Frr]) -> None:
     """Their requests are answered between BoRR and EoRR, what they say again between theirs keeps its routes."""
     with up(speaker) as both:
-        assert "enhanced-route-refresh" in offered(both)
+        assert "enhanced-route-refresh" in both.offered()
         both.await_routes(OURS, THEIRS)
         both.speaker.refresh()
         until(lambda: both.messages("out", "route-refresh") >= 4, "BoRR and EoRR of two families")
