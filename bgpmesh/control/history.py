@@ -6,7 +6,7 @@ further. An event concerns a prefix where it names it, or a peer that has told o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
 
 from bgpmesh import log
@@ -24,7 +24,8 @@ def history(engine: Engine, now: float, nlri: Nlri | None, since: float, said: I
 
     `said` is what is remembered of the log, to which the engine's clock is fitted by its newest time.
     """
-    found = [(each.at, _event(each)) for each in said if each.at >= since and _concerns(each, engine, nlri)]
+    tellers = frozenset[str]() if nlri is None else frozenset(_peers(engine, nlri))
+    found = [(each.at, _event(each)) for each in said if each.at >= since and _concerns(each, nlri, tellers)]
     if nlri is not None:
         offset = datetime.now(UTC).timestamp() - now
         updates = ((update.read_at + offset, update) for update in engine.updates if nlri in update.nlris)
@@ -34,15 +35,16 @@ def history(engine: Engine, now: float, nlri: Nlri | None, since: float, said: I
     return [event for _, event in sorted(found, key=lambda row: row[0])]
 
 
-def _concerns(said: log.Said, engine: Engine, nlri: Nlri | None) -> bool:
+def _concerns(said: log.Said, nlri: Nlri | None, tellers: Collection[str]) -> bool:
     if nlri is None or said.name.startswith(OF_THE_NODE):
         return True
     if "prefix" in said.keys:
         return said.keys["prefix"] == prefix_text(nlri)
-    return said.keys.get("peer") in set(_peers(engine, nlri))
+    return said.keys.get("peer") in tellers
 
 
 def _peers(engine: Engine, nlri: Nlri) -> Iterator[str]:
+    """Yield who tells of a prefix, or has; O(prefixes remembered)."""
     yield from (each.peer for each in engine.rib.candidates(nlri) if each.peer is not None)
     yield from (update.peer for update in engine.updates if nlri in update.nlris)
 

@@ -10,7 +10,8 @@ import pytest
 from bgpmesh import cli, log
 from bgpmesh.cli.commands import _since
 from bgpmesh.control import tables, views
-from bgpmesh.route.nlri import parse_nlri
+from bgpmesh.rib.candidate import Candidate
+from bgpmesh.route.nlri import Nlri, parse_nlri
 from tests.unit.conftest import Running
 
 PREFIX = "10.244.2.0/26"  # n2 has announced it
@@ -68,6 +69,21 @@ def test_of_a_prefix_whose_path_took_the_place_of_whose(shown: Show, running: Ru
         {"peer": "n2", "prefix": PREFIX, "in_place_of": "local"},
     ]
     assert "route.replaced" not in {name for name, _ in shown(prefix="10.244.9.0/26")}
+
+
+def test_who_tells_of_a_prefix_is_found_out_once(
+    shown: Show, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for each of 2,000 events: among thousands of UPDATEs that takes seconds, in which the daemon does nothing."""
+    asked, candidates = list[Nlri](), running.engine.rib.candidates
+
+    def counted(nlri: Nlri) -> list[Candidate]:
+        asked.append(nlri)
+        return candidates(nlri)
+
+    monkeypatch.setattr(running.engine.rib, "candidates", counted)
+    assert "peer.up" in {name for name, _ in shown(prefix=PREFIX)}
+    assert len(asked) == 1
 
 
 def test_only_the_newest_are_remembered(shown: Show) -> None:
