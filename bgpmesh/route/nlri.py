@@ -140,9 +140,9 @@ def host_nlri(address: IPAddress) -> Nlri:
     return Nlri(bytes((address.max_prefixlen,)) + address.packed)
 
 
-def nlri_order(nlri: Nlri) -> tuple[int, bytes, int]:
-    """Return what people expect prefixes ordered by: family, address, length."""
-    return (len(nlri), nlri[1:], nlri[0])
+def nlri_order(nlri: Nlri) -> bytes:
+    """Return what people expect prefixes ordered by: family, address, length; as one key, faster than three."""
+    return b"%c%b%b" % (len(nlri), nlri[1:], nlri[:1])
 
 
 def is_martian(nlri: Nlri) -> bool:
