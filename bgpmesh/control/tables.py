@@ -10,7 +10,7 @@ from bgpmesh.control.cells import Row, cell, clean, duration, each_of, field, li
 
 def check(result: object) -> str:
     """Return what `check` found: the node, its sessions, and what is probably not meant."""
-    warnings = [f"warning: {cell(w)}" for w in list_of(result, "warnings")]
+    warnings = _warnings(result)
     if field(result, "node") is None:
         nodes = field(result, "nodes")
         rows = nodes.items() if isinstance(nodes, Mapping) else ()
@@ -32,6 +32,10 @@ def check(result: object) -> str:
     ]
     filters = [f"\n{_filter(row)}" for row in each_of(field(result, "filters"))]
     return "\n".join([head, "", sessions, *filters, *([""] if notes or warnings else []), *notes, *warnings])
+
+
+def _warnings(result: object) -> list[str]:
+    return [f"warning: {cell(each)}" for each in list_of(result, "warnings")]
 
 
 def findings(result: object) -> str:
@@ -146,7 +150,7 @@ def peer(result: object) -> str:
             ("BFD", _bfd(peer)),
             ("router id", peer.get("router_id")),
             ("passive", peer.get("passive")),
-            ("hold time", _seconds(peer.get("hold_time"))),
+            ("hold time", None if peer.get("hold_time") is None else f"{peer.get('hold_time')} s"),
             *((key, peer.get(key)) for key in ("capabilities", "import", "export")),
             ("malformed", _malformed(peer)),
             ("claims", _claims(peer)),
@@ -211,10 +215,6 @@ def _flows_of(peer: Row) -> str:
     parts = [f"{count} {word}" for word, count in counts.items() if count and word not in {"rules", "ttl"}]
     ttl = f", each for {duration(counts.get('ttl'))}" if counts.get("ttl") else ""
     return f"{', '.join(parts) or 'none'}; at most {counts.get('rules')}{ttl}"
-
-
-def _seconds(value: object) -> str:
-    return "" if value is None else f"{value} s"
 
 
 def routes(result: object) -> str:
@@ -308,7 +308,7 @@ def reload(result: object) -> str:
     lines = [f"in force: generation {cell(field(result, 'generation'))}", *_unconfirmed(result)]
     if field(changes, "same") is False:
         return "\n".join([*lines, "", plan(changes)])
-    return "\n".join([*lines, *(f"warning: {cell(each)}" for each in list_of(result, "warnings"))])
+    return "\n".join([*lines, *_warnings(result)])
 
 
 def confirmed(result: object) -> str:
@@ -350,7 +350,7 @@ def plan(result: object) -> str:
     lines += [f"{word}: {cell(field(prefixes, word))}" for word in ("announced", "withdrawn") if field(prefixes, word)]
     if waiting := list_of(result, "restart"):
         lines.append(f"waits for a restart of the daemon: {cell(waiting)}")
-    return "\n".join([*lines, *(f"warning: {cell(each)}" for each in list_of(result, "warnings"))])
+    return "\n".join([*lines, *_warnings(result)])
 
 
 def _because(row: Row) -> object:
