@@ -85,7 +85,7 @@ class News:
 class Mirror:
     """The routes, nexthop objects and links of one network namespace.
 
-    `ours`, `nexthops` and `leftovers` are changed by whoever writes; the rest through the methods.
+    `ours`, `behind`, `nexthops` and `leftovers` are changed by whoever writes; the rest through the methods.
     """
 
     def __init__(self, options: KernelOptions) -> None:
@@ -94,6 +94,9 @@ class Mirror:
         self.nexthops: dict[int, Nexthop] = {}  # everybody's
         self.ours: dict[Nlri, Shape] = {}
         self.leftovers: dict[Slot, Shape] = {}  # ours at a metric of an earlier configuration
+        self.behind: dict[
+            Shape, set[Nlri]
+        ] = {}  # IPv4 routes with our mark behind ours: appended, and in use by nobody
         self.foreign: dict[Slot, tuple[Shape, ...]] = {}
         self.blocked: set[Nlri] = set()  # prefixes where somebody else is in our place
         self.displaced: set[Nlri] = set()  # those where ours was before: to be set right, so nothing resolves there
@@ -216,10 +219,7 @@ class Mirror:
         if shape.protocol == self._options.protocol and shape.table == self._options.table:
             if not is_our_place:
                 return  # the next reading lists it
-            if is_new and self.ours.get(key) != shape:
-                news.observed[key] = self.ours[key] = shape
-            elif not is_new and self.ours.pop(key, None) is not None:
-                news.observed[key] = None
+            self._hear_ours(is_new, flags, key, shape, news)
             if replaces:
                 self._change_foreign(slot, (), news)
             return
@@ -240,6 +240,17 @@ class Mirror:
             self.is_in_doubt = True  # one of them is gone, and nobody says which
         others = () if replaces else tuple(o for o in had if o != shape and not _has_joined(o, key, shape))
         self._change_foreign(slot, (*others, shape), news)
+
+    def _hear_ours(self, is_new: bool, flags: int, key: Nlri, shape: Shape, news: News) -> None:
+        if is_new and self.ours.get(key) != shape:
+            if key in self.ours and len(key) == _V4_WIDTH and flags & netlink.NLM_F_APPEND:
+                self.behind.setdefault(shape, set()).add(key)
+            else:
+                news.observed[key] = self.ours[key] = shape
+        elif not is_new and key in self.behind.get(shape, ()):
+            self.behind[shape].discard(key)
+        elif not is_new and self.ours.pop(key, None) is not None:
+            news.observed[key] = None
 
     def _hear_foreign_gone(self, slot: Slot, had: tuple[Shape, ...], shape: Shape, news: News) -> None:
         left = tuple(other for other in had if other != shape)
@@ -358,8 +369,9 @@ class Mirror:
                 for _, _, key, shape in reader.read(data):
                     if shape.protocol == protocol and (shape.table, shape.metric, shape.tos) == ours_at:
                         # Of several the first is the one in use; of IPv6 routes ours, since it was there first.
-                        if len(key) != _V4_WIDTH or Slot(key, *ours_at) not in self.foreign:
-                            ours.setdefault(key, shape)
+                        is_first = len(key) != _V4_WIDTH or Slot(key, *ours_at) not in self.foreign
+                        if is_first and ours.setdefault(key, shape) is not shape and len(key) == _V4_WIDTH:
+                            self.behind.setdefault(shape, set()).add(key)
                         continue
                     slot = Slot(key, shape.table, shape.metric, shape.tos)
                     if shape.protocol == protocol and shape.table == self._options.table:

@@ -194,9 +194,12 @@ def new_route(width: int, shape: Shape, flags: int) -> bytes:
 
 
 def delete_route(width: int, shape: Shape) -> bytes:
-    """Remove a route by prefix (which `for_each` fills in), table, metric and protocol, whatever way it goes."""
+    """Remove a route by prefix (which `for_each` fills in), table, metric, protocol, and the way if `shape` goes any.
+
+    Of several the kernel removes the first that fits.
+    """
     anything = Shape(0, shape.protocol, shape.table, shape.metric)
-    return message(RTM_DELROUTE, 0, 0, _body(width, anything, RT_SCOPE_NOWHERE))
+    return message(RTM_DELROUTE, 0, 0, _body(width, anything, RT_SCOPE_NOWHERE) + _way(shape, width))
 
 
 def _body(width: int, shape: Shape, scope: int) -> bytes:

@@ -29,7 +29,7 @@ from bgpmesh.kernel.mirror import KernelOptions, Mirror, Slot
 from bgpmesh.kernel.netlink import Door, Refused
 from bgpmesh.kernel.nexthops import Missing, NextHops, distinct
 from bgpmesh.kernel.routes import RouteReader, Shape
-from bgpmesh.route.nlri import IPAddress, Nlri
+from bgpmesh.route.nlri import IPAddress, Nlri, prefix_text
 from bgpmesh.route.path import OnLink, Resolution, Target, Via
 
 FELL_ROUTES = 200  # so many routes of one next hop are worth a look whether its object can take them along
@@ -99,6 +99,7 @@ class Table:
         self._is_read = True
         stirred = {link.name for index, link in found.links.items() if was.links.get(index) != link}
         self._wake({*(was.blocked - found.blocked), *stirred})
+        self._clear_behind()
 
     def hear(self) -> None:
         """Take in what others did since the last call, and report it."""
@@ -114,6 +115,23 @@ class Table:
             there = self._targets_of({key: shape for key, shape in news.observed.items() if shape is not None})
             self._report(FibObserved({key: there.get(key) for key in news.observed}))
         self._wake(news.awaited)
+        self._clear_behind()
+
+    def _clear_behind(self) -> None:
+        """Remove what somebody has appended to routes of ours with our mark, before it is in use as ours goes.
+
+        One of several ways stays until then: the kernel would have them in the order in which they were said.
+        """
+        behind, self._now.behind = self._now.behind, {}
+        for shape, keys in behind.items():
+            if len(shape.hops) > 1 or not keys:
+                continue
+            prefix, others = prefix_text(min(keys)), len(keys) - 1 or None
+            log.warning("fib.stray_removed", prefix=prefix, others_count=others, reason="appended to a route of ours")
+            try:
+                transact(self._door, [Piece(list(keys), None)], shape)
+            except OSError:
+                self._now.is_in_doubt = True
 
     def _targets_of(self, shapes: Mapping[Nlri, Shape]) -> dict[Nlri, Target]:
         """Return the targets of routes of ours; O(1) for each but the distinct ones."""
@@ -211,7 +229,7 @@ class Table:
         """Remove routes at a metric that we had in an earlier life."""
         by_shape: dict[Shape, list[Slot]] = defaultdict(list)
         for slot, shape in self._now.leftovers.items():
-            by_shape[shape].append(slot)
+            by_shape[Shape(0, shape.protocol, shape.table, shape.metric)].append(slot)
         for shape, slots in by_shape.items():
             try:
                 transact(self._door, [Piece([slot.key for slot in slots], None)], shape)

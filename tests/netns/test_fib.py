@@ -652,6 +652,33 @@ def test_ours_is_still_changed_where_somebody_appends_a_route(
     node(scenario)
 
 
+@pytest.mark.parametrize("way", [("via", "192.0.2.9"), ("dev", "up0"), ("nhid", str(object_id(Y)))])
+def test_what_is_appended_to_ours_with_our_mark_goes(
+    node: Callable[[Scenario], None], way: tuple[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Heard or found by a reading, and ours stays the same: nothing takes its place for a moment."""
+
+    async def scenario() -> None:
+        core = core_with_next_hops(X, Y)
+        core.want({"10.1.0.0/16": Via((X,)), "10.2.0.0/16": Via((Y,))})
+        stray = ("10.1.0.0/16", *way, "metric", "32", "proto", "77")
+
+        def shown() -> list[object]:
+            return [row.get("nhid") for row in routes("10.1.0.0/16")]
+
+        async with core.running() as edge:
+            await core.at_rest(edge)
+            ip("route", "append", *stray)
+            await core.until(lambda: "fib.stray_removed" in caplog.text and shown() == [object_id(X)])
+            assert core.drift == 0
+        ip("route", "append", *stray)
+        assert len(shown()) == 2
+        async with core.running():
+            await core.until(lambda: shown() == [object_id(X)])
+
+    node(scenario)
+
+
 @pytest.mark.parametrize(("prefix", "near", "far"), [("10.9.0.0/16", X, "198.51.100.9"), ("fd09::/64", X6, "fd99::9")])
 def test_of_a_route_with_several_ways_those_of_links_that_are_down_lead_nowhere(
     node: Callable[[Scenario], None], prefix: str, near: IPAddress, far: str
