@@ -24,7 +24,7 @@ from bgpmesh.route.community import GRACEFUL_SHUTDOWN
 from bgpmesh.route.nlri import WIDTHS, Family, Nlri, by_width
 from bgpmesh.route.path import PeerName
 
-MEMO_ENTRIES = 20_000  # combinations of candidates whose decision is remembered
+MEMO_PATHS = 100_000  # of all combinations of candidates whose decision is remembered
 WAITING = "waiting until this node is in sync"
 
 V = TypeVar("V")
@@ -41,6 +41,7 @@ class LocRib:
         self.is_deferring = False  # learnt paths are stored but not selected
         self._sizes: Counter[int] = Counter()
         self._decided: dict[tuple[Path, ...], Selection | None] = {}
+        self._decided_paths = 0  # of all combinations in it
         self._dirty: dict[Nlri, object] = {}
         self._work: Iterator[tuple[Nlri, object]] = iter(())  # what was dirty when the work on it began
         self._work_left = 0  # of it
@@ -129,8 +130,12 @@ class LocRib:
 
     def decide_again(self, nlris: Iterable[Nlri]) -> None:
         """Remember no decision; those about these prefixes may be others now."""
-        self._decided.clear()
+        self._forget_decisions()
         self._dirty.update(dict.fromkeys(nlris))
+
+    def _forget_decisions(self) -> None:
+        self._decided.clear()
+        self._decided_paths = 0
 
     def take_work(self, limit: int) -> Collection[Nlri]:
         """Return up to `limit` prefixes about which there is to decide, in the order in which they came."""
@@ -175,8 +180,9 @@ class LocRib:
             return candidates.alone if self._is_ready(candidates) else None
         if candidates in self._decided:
             return self._decided[candidates]
-        if len(self._decided) > MEMO_ENTRIES:
-            self._decided.clear()
+        if self._decided_paths > MEMO_PATHS:
+            self._forget_decisions()
+        self._decided_paths += len(candidates)
         selection = select([path for path in candidates if self._is_ready(path)], self._ecmp, is_ranked=self._is_ranked)
         self._decided[candidates] = selection
         return selection

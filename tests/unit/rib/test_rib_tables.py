@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from bgpmesh.rib.locrib import WAITING
+from bgpmesh.rib.locrib import MEMO_PATHS, WAITING
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
 from bgpmesh.route.nlri import Family
 from bgpmesh.route.path import Blackhole, OnLink, PeerName, Via
@@ -299,6 +299,21 @@ def test_a_peer_that_never_repeats_itself_leaves_no_rubbish() -> None:
         world.hear("a", changed(via("192.0.2.9"), med=med), P)
         world.rib.work(10)
     assert len(world.rib._ins[NAME].made) < 2_100
+
+
+def test_one_prefix_of_many_peers_that_flaps_is_remembered_up_to_a_limit() -> None:
+    """Each time there is another combination of hundreds of paths: by their number alone that was gigabytes."""
+    peers = [external(f"e{n}", f"192.0.2.{n}", 65000 + n) for n in range(2, 202)]
+    world = World(*peers)
+    for peer in peers:
+        world.hear(peer.name, via(str(peer.address), peer.asn), P)
+    table = world.rib._table
+    for turn in range(MEMO_PATHS // len(peers) + 50):
+        peer = peers[turn % len(peers)]
+        world.hear(peer.name, changed(via(str(peer.address), peer.asn), med=turn), P)
+        world.work()
+        assert sum(map(len, table._decided)) <= MEMO_PATHS + len(peers)
+    assert table._decided
 
 
 def test_prefixes_come_in_their_own_order() -> None:
