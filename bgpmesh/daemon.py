@@ -312,11 +312,11 @@ class Daemon:
     def _act(self) -> float:
         """Make it true, on disk first; return the second at which to try again what the disk refused."""
         engine, packets, now = self.engine, self.engine.packets, self.now()
-        self.counters.know(packets.chains.wanted, packets.protection.compiled, engine.flows.causes)
         self.saved.save(engine, self.keeper, now)
+        self.fib.kick()  # what follows is done while its thread wakes up
         self._execute()
         self.speaker.kick(engine.rib.stirred())
-        self.fib.kick()
+        self.counters.know(packets.chains.wanted, packets.protection.compiled, engine.flows.causes)
         self.chains.kick()
         self.connections.kick()
         if packets.is_review_due:
@@ -329,6 +329,7 @@ class Daemon:
         if engine.converged:
             self.metrics.converged(engine.converged)
             engine.converged.clear()
+        self.journal.settle()
         return self.saved.next_try(now)
 
     def _execute(self) -> None:

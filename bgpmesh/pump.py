@@ -143,7 +143,7 @@ class Pump:
         if self._inbox and self._due <= now:
             # Keepalives leave although there is always more to do. Whose hold timer ran out is judged later,
             # in the order of what came in.
-            engine.handle(TimerFired(self._wire().connections.keys()), now)
+            engine.handle(TimerFired(frozenset(self._wire().connections)), now)
         while self._inbox:
             event = self._inbox.popleft()
             if isinstance(event, TimerFired):

@@ -16,7 +16,7 @@ written as their annotations say, without the fields that are as by default; so 
 no line here, and an old journal reads as long as new fields have defaults. Prefixes are joined into one text.
 
 Rules:
- 1. A line is written before the engine acts on it: the last one of a crash is its cause.
+ 1. A line is noted before the engine acts on it (in a recording: is on disk): the last one of a crash is its cause.
  2. What a class keeps out of its repr is a secret. It is written as `secret-1`, `secret-2`, ..: equal or not, no more.
  3. Memory is bounded: the oldest lines go. So is the recording on disk, which ends and says so.
  4. Where a class compares by identity, the journal keeps it: objects that were one are one again.

@@ -1,7 +1,8 @@
 """The journal as it is kept: in memory, and on disk where that is wanted.
 
 In memory a line is not text yet but what `marshal` makes of it, since most lines are never read: three quarters of
-the octets, and less than half of the time.
+the octets, and less than half of the time. Even that waits for the end of the turn (`settle`), so that no route does:
+until then a line is the event itself. So what is noted may not change meanwhile.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class Journal:
         self.file, self._limit = directory / FILE, limit
         self._head = {"journal": FORMAT, "bgpmesh": __version__, "node": node, "epoch": epoch}
         self._start = ""
+        self._noted: list[tuple[tuple[object, ...], Callable[[object], object] | None, object]] = []
         self._pages: deque[tuple[bytes, int]] = deque()  # with how many lines each has
         self._page: list[bytes] = []
         self._page_size = self._size = self._dropped = 0
@@ -95,24 +97,38 @@ class Journal:
     def handled(self, event: Event, now: float) -> None:
         """Note an event that is about to be handled."""
         kind = type(event)
-        self._line((kind.__name__, now, self._events[kind](event)))
+        self._note((kind.__name__, now), self._events[kind], event)
 
     def worked(self, limit: int, now: float) -> None:
         """Note a slice of thinking."""
-        self._line(("work", now, limit))
+        self._note(("work", now, limit))
 
     def took(self, delta: str, keys: Collection[object]) -> None:
         """Note which keys of a Delta an edge puts in flight."""
-        self._line(("took", delta, self._took[delta](keys)))
+        self._note(("took", delta), self._took[delta], list(keys))
 
     def taken(self, peer: PeerName, limit: int) -> None:
         """Note that a peer's batches are pulled."""
-        self._line(("take", peer, limit))
+        self._note(("take", peer, limit))
 
     def drew(self, number: float) -> float:
         """Note what `jitter` answered, and return it."""
-        self._line(("jitter", number))
+        self._note(("jitter", number))
         return number
+
+    def _note(
+        self, line: tuple[object, ...], write: Callable[[object], object] | None = None, last: object = None
+    ) -> None:
+        """Note a line; with `write` also what it makes of `last`, behind the rest."""
+        self._noted.append((line, write, last))
+        if self._recording is not None:
+            self.settle()
+
+    def settle(self) -> None:
+        """Have lines of what was noted: at the end of each turn."""
+        for line, write, last in self._noted:
+            self._line(line if write is None else (*line, write(last)))
+        self._noted.clear()
 
     def _line(self, line: tuple[object, ...]) -> None:
         try:
@@ -136,6 +152,7 @@ class Journal:
 
     def pages(self) -> list[bytes]:
         """Return the whole document as it is now, for `write`."""
+        self.settle()
         head = {**self._head, "dropped": self._dropped}
         first = marshal.dumps(rendered(head)) + marshal.dumps(self._start)
         return [first, *(page for page, _ in self._pages), b"".join(self._page)]
