@@ -94,9 +94,8 @@ class Mirror:
         self.nexthops: dict[int, Nexthop] = {}  # everybody's
         self.ours: dict[Nlri, Shape] = {}
         self.leftovers: dict[Slot, Shape] = {}  # ours at a metric of an earlier configuration
-        self.behind: dict[
-            Shape, set[Nlri]
-        ] = {}  # IPv4 routes with our mark behind ours: appended, and in use by nobody
+        # IPv4 routes with our mark behind ours: appended, and in use by nobody.
+        self.behind: dict[Shape, set[Nlri]] = {}
         self.foreign: dict[Slot, tuple[Shape, ...]] = {}
         self.blocked: set[Nlri] = set()  # prefixes where somebody else is in our place
         self.displaced: set[Nlri] = set()  # those where ours was before: to be set right, so nothing resolves there
