@@ -255,6 +255,7 @@ class Engine:
         self.local.configure(new)
         self.rib.configure(new.asn, new.router_id, new.cluster_id, new.ecmp)
         self.rib.believe(Claimants(new.owners) if new.has_identity else None)
+        self.peers.restart.configure(new)
         self.peers.configure(new, now)
         self.packets.configure(new)
         self.peers.check_sync(now)

@@ -16,8 +16,8 @@ Who is never called, the speakers of ranges, has until the limit; and where it i
 range.
 
 So is each program whose prefixes this node had announced (`[process.*]`), until it has spoken of as many as there were,
-or has ended: what peers hold of an earlier life as stale goes with our End-of-RIB. Where it is not known how many
-there were, each program is waited for until its first word.
+has ended, or is not configured any more: what peers hold of an earlier life as stale goes with our End-of-RIB. Where it
+is not known how many there were, each program is waited for until its first word.
 
 All of it ends at the limit, `restart_deferral` seconds after the start. Who comes so late that the process did not run
 meanwhile (a frozen container, a machine that is moved) looks once more before anybody is given up. A node that returns
@@ -170,6 +170,13 @@ class Restart:
     def add(self, name: PeerName, now: float) -> None:
         """Wait for a peer from its beginning."""
         self._waits[name] = _Wait(now)
+
+    def configure(self, configured: Configured) -> None:
+        """Wait no longer for ranges and programs that are not configured any more."""
+        ranges = {each.name for each in configured.ranges}
+        self._ranges = tuple(name for name in self._ranges if name in ranges)
+        for name in self._processes.keys() - set(configured.processes):
+            del self._processes[name]
 
     def discard(self, name: PeerName) -> None:
         """Wait no longer for a peer that is not to be heard."""

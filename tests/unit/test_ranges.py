@@ -24,6 +24,7 @@ from bgpmesh.peering.connection import State
 from bgpmesh.peering.message import Cease, EndOfRib, Keepalive, Negotiated, Notification, Open
 from bgpmesh.peering.ranges import PeerRange, Ranges
 from bgpmesh.peering.session import Dial, Hangup, Send
+from bgpmesh.restart import LastLife
 from bgpmesh.rib.drain import Drain
 from bgpmesh.route.attributes import Asn, PathAttributes, RouterId
 from bgpmesh.route.nlri import Family, parse_nlri
@@ -100,6 +101,17 @@ def test_the_longest_range_counts_and_a_peers_own_address_is_in_none() -> None:
     assert ranges.speaker(PeerName("leaves@198.51.100.9")) is None, "another range has it"
     for nobody in ("few", "few@", "few@x", "@198.51.100.9", "few@198.51.100.9@"):
         assert ranges.speaker(PeerName(nobody)) is None
+
+
+def test_a_restart_waits_for_no_range_and_no_program_that_a_reload_has_taken_away() -> None:
+    """Neither could say anything any more: a program that was not started before has no end to tell of."""
+    given = configured(peer(2), ranges=(leaves(),), processes=("p",))
+    world = World(Engine(given, None, lambda: 0.5, last=LastLife(announced={"p": 2})))
+    world.boot(ADOPTED)
+    restart = world.engine.peers.restart
+    assert restart.reasons().keys() == {"n2", "leaves", "process p"}
+    tell(world, configured(peer(2)))
+    assert restart.reasons().keys() == {"n2"}
 
 
 def test_a_speaker_is_a_peer_for_as_long_as_anything_of_it_is_left() -> None:
