@@ -11,6 +11,7 @@ What bit, or would:
     (`Mirror.displaced`) is set right, and is no host route meanwhile: that goes wherever it leads.
  2. Our belief changes on the kernel's answer and nowhere else: what we write, nobody tells us. Where
     answers are lost, a read-back decides what was done.
+ 3. A route to a workload is wanted as soon as its link was made, of which we may not have heard yet.
 """
 
 from __future__ import annotations
@@ -178,6 +179,8 @@ class Table:
             if target is None and doomed and len(keys) > FELL_ROUTES:
                 self._fell(keys, doomed)
         if wanted:
+            if any(isinstance(target, OnLink) for target, _ in wanted):
+                self.hear()  # rule 3
             written, failed = self._write_routes(wanted, is_again=False)
             self._report(FibWritten(written, failed))
 

@@ -22,6 +22,7 @@ from bgpmesh.kernel.mirror import Slot
 from bgpmesh.kernel.netlink import (
     HEADER,
     NLM_F_EXCL,
+    RTM_DELLINK,
     RTM_DELNEXTHOP,
     RTM_DELROUTE,
     RTM_GETLINK,
@@ -147,9 +148,7 @@ class FakeKernel:
 
     def _listed(self, kind: int, request: bytes) -> Iterator[bytes]:
         if kind == RTM_GETLINK:
-            for index, name in self.links.items():
-                head = struct.pack("=BxHiII", 0, 1, index, IFF_UP | IFF_LOWER_UP, 0)
-                yield message(RTM_NEWLINK, 0, 1, head + attribute(IFLA_IFNAME, name.encode() + b"\0"))
+            yield from (link_message(RTM_NEWLINK, index, name) for index, name in self.links.items())
         elif kind == RTM_GETNEXTHOP:
             if not self.has_objects:
                 raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
@@ -187,6 +186,13 @@ class FakeKernel:
 
     # ── somebody else's hands ────────────────────────────────────────────────
 
+    def make_link(self, index: int, name: str) -> None:
+        """Make a link, in the place of one of that name, and tell."""
+        for there in [there for there, its_name in self.links.items() if its_name == name]:
+            self.tell(link_message(RTM_DELLINK, there, self.links.pop(there)))
+        self.links[index] = name
+        self.tell(link_message(RTM_NEWLINK, index, name))
+
     def add_route(self, prefix: str, protocol: int = 4, metric: int = 32) -> None:
         """Route a prefix as somebody else would, telling nobody."""
         shape = Shape(RTN_UNICAST, protocol, 254, metric, hops=(Hop(LINK, Z.packed),))
@@ -201,6 +207,12 @@ class FakeKernel:
     def shown(self) -> dict[str, int]:
         """Return the protocol of each route, by prefix."""
         return {prefix_text(slot.key): shape.protocol for slot, shape in self.routes.items()}
+
+
+def link_message(kind: int, index: int, name: str) -> bytes:
+    """Return what the kernel says of a link that is up."""
+    head = struct.pack("=BxHiII", 0, 1, index, IFF_UP | IFF_LOWER_UP, 0)
+    return message(kind, 0, 1, head + attribute(IFLA_IFNAME, name.encode() + b"\0"))
 
 
 class Bench(Core):
@@ -277,6 +289,20 @@ def test_a_refusal_belongs_to_its_prefix_and_stops_no_other(kernel: FakeKernel) 
     event = next(event for event in bench.events if isinstance(event, FibWritten))
     assert {parse_nlri("10.2.0.0/24"): NO_MEMORY} == event.failed
     assert kernel.shown() == {"10.1.0.0/24": 77, "10.3.0.0/24": 77}
+
+
+@pytest.mark.parametrize("was", ["", "bgpm1"], ids=["new", "anew"])
+def test_a_route_by_a_link_that_was_only_just_made_is_written(kernel: FakeKernel, was: str) -> None:
+    """The table hears of it, or of another one by its name, before it writes, whenever it had its turn to listen."""
+    if was:
+        kernel.links[3] = was
+    bench = Bench(kernel)
+    kernel.make_link(4, "bgpm1")
+    bench.want({"10.4.0.1/32": OnLink("bgpm1")})
+    bench.table.write([], bench.fib.take(1000, bench.time))
+    assert bench.failures == {}
+    (shape,) = kernel.routes.values()
+    assert shape.hops == (Hop(4),)
 
 
 def test_a_route_by_a_next_hop_that_failed_says_which(kernel: FakeKernel) -> None:
