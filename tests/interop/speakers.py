@@ -59,7 +59,8 @@ class Setup:
     helps_only: bool = False  # it keeps the routes of a neighbour that restarts, and claims nothing for itself
     long_lived: int = 0  # seconds beyond that (RFC 9494); 0: not offered; BIRD and FRR only
     survives_notification: bool = False  # it offers the N bit (RFC 8538); FRR only, GoBGP always does
-    bfd_ms: int = 0  # milliseconds between BFD packets, three of which may be missed; 0: no BFD
+    bfd_ms: int = 0  # milliseconds between BFD packets; 0: no BFD
+    bfd_multiplier: int = 3  # how many of them may be missed
     announce: tuple[str, ...] = ()
     has_flowspec: bool = False  # it offers FlowSpec, both families
     mark: str = ""  # a community on all of it; BIRD and FRR only
@@ -318,7 +319,7 @@ class Bird:
         restart = f"graceful restart {mode}; graceful restart time {own.graceful_restart};"
         if own.long_lived:
             restart += f" long lived graceful restart {mode}; long lived stale time {own.long_lived};"
-        timing = f"{{ interval {own.bfd_ms} ms; multiplier 3; }}"
+        timing = f"{{ interval {own.bfd_ms} ms; multiplier {own.bfd_multiplier}; }}"
         bfd = f'protocol bfd bfd1 {{ interface "*" {timing}; multihop {timing}; }}' if own.bfd_ms else ""
         paths = "add paths on;" if own.client else ""
         channels = " ".join(f"ipv{version} {{ import all; export all; add paths on; }};" for version in (4, 6))
@@ -409,6 +410,7 @@ class Frr:
         bfdd = []
         if self.setup.bfd_ms:
             profile = f"transmit-interval {self.setup.bfd_ms}\n  receive-interval {self.setup.bfd_ms}"
+            profile += f"\n  detect-multiplier {self.setup.bfd_multiplier}"
             self.lab.write(self.node, f"{etc}/bfdd.conf", f"bfd\n profile lab\n  {profile}\n")
             bfdd = [self._start("bfdd")]
             bfdd[0].until(lambda: "lab" in self._ask("show running-config bfdd"), "bfdd")
@@ -662,7 +664,7 @@ class GoBgp:
             self._route("add", prefix)
         for each in self.filters:
             self._filter("add", each)
-        self._ask("neighbor", self.setup.neighbor, "enable")
+        self._do("neighbor", self.setup.neighbor, "enable")
 
     def is_established(self) -> bool:
         """Read it from `neighbor`."""
@@ -715,7 +717,7 @@ class GoBgp:
 
     def refresh(self) -> None:
         """`softresetin` only reads again what it has stored."""
-        self._ask("neighbor", self.setup.neighbor, "softresetin")
+        self._do("neighbor", self.setup.neighbor, "softresetin")
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -731,6 +733,17 @@ class GoBgp:
         done = self.lab.exec(self.node, ["gobgp", *words], check=False)
         return done.stdout + done.stderr
 
+    def _do(self, *words: str) -> str:
+        """Have something done; a daemon that gets no turn for a second has not heard of it, and is told again."""
+        answers: list[str] = []
+
+        def is_heard() -> bool:
+            answers.append(self._ask(*words))
+            return "context deadline exceeded" not in answers[-1]
+
+        until(is_heard, "GoBGP to hear")
+        return answers[-1]
+
     def _table(self, family: str) -> dict[str, list[dict[str, object]]]:
         answer = self._ask("global", "rib", "-a", family, "-j")
         document = json.loads(answer) if answer.startswith("{") else {}
@@ -741,14 +754,14 @@ class GoBgp:
         if self.setup.is_unnumbered:  # what 3.36 puts in by itself is ::
             next_hop = link_local_of(self.lab, self.node)
         hop = ["nexthop", next_hop] if action == "add" else []
-        answer = self._ask("global", "rib", action, prefix, *hop, "-a", family)
+        answer = self._do("global", "rib", action, prefix, *hop, "-a", family)
         assert not answer.strip(), answer
 
     def _filter(self, action: str, each: Filter) -> None:
         port = [] if each.port is None else ["destination-port", f"=={each.port}"]
         match = ["match", "destination", each.destination, *(["protocol", "udp"] if each.is_udp else []), *port]
         then = ["then", *(["rate-limit", str(each.rate)] if each.rate else ["discard"])]
-        answer = self._ask("global", "rib", "-a", f"{each.family}-flowspec", action, *match, *then)
+        answer = self._do("global", "rib", "-a", f"{each.family}-flowspec", action, *match, *then)
         assert not answer.strip(), answer
 
     def _file(self) -> str:

@@ -32,7 +32,7 @@ protocol radv { interface "eth1" { max ra interval 4; default lifetime 0; }; }
 OPTIONS = """
 password = "of the link"
 ttl_security = true
-bfd = { interval_ms = 1000 }
+bfd = { interval_ms = 1000, multiplier = 20 }
 """
 
 
@@ -50,6 +50,7 @@ def linked(kind: Kind, where: str = PLACE) -> Iterator[Pair]:
             password="of the link",  # noqa: S106  nobody's
             has_ttl_security=kind[1] == THEIR_ASN,
             bfd_ms=1000,
+            bfd_multiplier=20,  # what is asked is whether there is a path: nobody is to lose it on a busy machine
         )
 
     options = OPTIONS if kind[1] == THEIR_ASN else OPTIONS.replace("ttl_security", "passive")
@@ -112,9 +113,9 @@ def test_an_unnumbered_neighbour_is_found(kind: Kind) -> None:
     has_bfd = kind[0] is Frr
 
     def theirs(setup: Setup) -> Setup:
-        return replace(setup, neighbor="eth1", is_unnumbered=True, bfd_ms=1000 if has_bfd else 0)
+        return replace(setup, neighbor="eth1", is_unnumbered=True, bfd_ms=1000 if has_bfd else 0, bfd_multiplier=20)
 
-    options = "bfd = { interval_ms = 1000 }" if has_bfd else ""
+    options = "bfd = { interval_ms = 1000, multiplier = 20 }" if has_bfd else ""
     with pair(kind, configuration(kind[1], where=UNNUMBERED, options=options), theirs) as both:
         if kind[0] is GoBgp:
             say_router(both)
