@@ -149,6 +149,8 @@ def _lowest(key: Key | None, paths: Sequence[Path]) -> Sequence[Path]:
         return _lowest_med_per_neighbouring_as(paths)
     ranks = list(map(key, paths))
     lowest = min(ranks)
+    if ranks.count(lowest) == len(ranks):
+        return paths  # most steps put nobody out
     return [path for path, rank in zip(paths, ranks, strict=True) if rank == lowest]
 
 
@@ -170,8 +172,8 @@ UP_TO_COST: tuple[tuple[str, Key | None], ...] = (*BEFORE_MED, ("med", None), *B
 TIE_BREAKS: tuple[tuple[str, Key], ...] = (  # and then, of one peer, the first: "path-id"
     ("router-id", lambda p: p.router_id),
     ("cluster-list-length", lambda p: len(p.attributes.cluster_list)),
-    ("peer-address", lambda p: address_rank(p.source.address)),
-    ("peer-name", lambda p: p.peer or ""),  # two peers at one address, told apart by port
+    ("peer-address", lambda p: p.source.rank[0]),
+    ("peer-name", lambda p: p.source.rank[1]),  # two peers at one address, told apart by port
 )
 _BEFORE_MED = tuple(key for _, key in BEFORE_MED)
 _BEHIND_MED = tuple(key for _, key in (*BEHIND_MED, *TIE_BREAKS))
@@ -269,6 +271,4 @@ def _weights(bandwidths: Sequence[float | None]) -> tuple[int, ...]:
 def _in_order(decision: Decision) -> list[Path]:
     """Return the paths that are equal for ECMP, the best first."""
     best = decision.best
-    return sorted(
-        decision.equal, key=lambda p: (p is not best, p.router_id, address_rank(p.source.address), p.peer or "")
-    )
+    return sorted(decision.equal, key=lambda p: (p is not best, p.router_id, p.source.rank))

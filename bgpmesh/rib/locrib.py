@@ -183,7 +183,8 @@ class LocRib:
         if self._decided_paths > MEMO_PATHS:
             self._forget_decisions()
         self._decided_paths += len(candidates)
-        selection = select([path for path in candidates if self._is_ready(path)], self._ecmp, is_ranked=self._is_ranked)
+        ready = [path for path in candidates if path.source.is_local] if self.is_deferring else candidates
+        selection = select(ready, self._ecmp, is_ranked=self._is_ranked)
         self._decided[candidates] = selection
         return selection
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
+from dataclasses import field
 from typing import NewType
 
 from bgpmesh.frozen import frozen
 from bgpmesh.route.attributes import RouterId
-from bgpmesh.route.nlri import IPAddress
+from bgpmesh.route.nlri import IPAddress, address_rank
 
 PeerName = NewType("PeerName", str)
 
@@ -29,6 +30,10 @@ class Source:
     router_id: RouterId  # the peer's BGP identifier, from its OPEN
     address: IPAddress | None
     is_single_hop: bool = False  # single-hop eBGP: the next hop must be on a connected subnet
+    rank: tuple[tuple[int, int, str], str] = field(init=False)  # what peers are ordered by: address, then name
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rank", (address_rank(self.address), self.peer or ""))
 
     @property
     def is_local(self) -> bool:

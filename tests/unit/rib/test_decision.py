@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-from bgpmesh.rib.decision import Path, decide, ranked, select
+from bgpmesh.rib.decision import TIE_BREAKS, UP_TO_COST, Path, _lowest, decide, ranked, select
 from bgpmesh.rib.nexthop import NextHop
 from bgpmesh.route.attributes import Asn, AsPath, Origin, PathAttributes, RouterId, SegmentKind
 from bgpmesh.route.path import LOCAL, PeerName, Resolution, Role, Source, Via
@@ -126,6 +126,14 @@ def test_equal_up_to_the_cost_is_shared() -> None:
     assert chosen is not None
     assert paths == list(chosen.multipath)
     assert Via((address("192.0.2.9"), address("192.0.2.10"))) == chosen.target
+
+
+def test_a_step_that_puts_nobody_out_makes_no_list() -> None:
+    """Most are such, and a prefix may have thousands of paths."""
+    paths = [path(name, router_id=number) for number, name in enumerate("abc")]
+    kept = [_lowest(key, paths) for _, key in UP_TO_COST if key is not None]
+    assert all(each is paths for each in kept)
+    assert _lowest(TIE_BREAKS[0][1], paths) == paths[:1]
 
 
 @pytest.mark.parametrize("other", [{"cost": 1}, {"med": 1}, {"role": Role.EXTERNAL}, {"local_pref": 99}])
