@@ -43,8 +43,8 @@ have their own: some 100 bytes more); an attribute set costs one Path for each p
 prefixes, not by churn.
 
 Answers to RFC 4271 §5 and §9, RFC 4456 §6, §8 and §9, RFC 4724 §4.1 and §4.2 (stale paths, deferred selection), RFC
-1997, RFC 2918, RFC 4360 §2, RFC 7911, RFC 7999, RFC 8212, RFC 8326, RFC 8538 §4.1, RFC 9234 §5, RFC 9494 §4. A path
-that is stale when its peer goes down a second time stays stale, so that a neighbour killed twice before it was in
-sync loses nothing; the session's clock bounds it. One kept after a hold timer expired loses to any that is not stale,
-by our own choice: it may be the path that has failed, and nobody has said that what is behind it restarts.
+1997, RFC 2918, RFC 4360 §2, RFC 7911, RFC 7999, RFC 8212, RFC 8326, RFC 8538 §4.1, RFC 8654 §4, RFC 9234 §5, RFC 9494
+§4. A path that is stale when its peer goes down a second time stays stale, so that a neighbour killed twice before it
+was in sync loses nothing; the session's clock bounds it. One kept after a hold timer expired loses to any that is not
+stale, by our own choice: it may be the path that has failed, and nobody has said that what is behind it restarts.
 """

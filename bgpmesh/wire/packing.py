@@ -67,7 +67,8 @@ def announcements(
 ) -> Iterator[bytes]:
     """Yield UPDATEs of at most `size` octets with these attributes, which `encoded` has as bytes.
 
-    None, and a warning, where they leave no room for a prefix. Raises ValueError for a next hop of another family.
+    None, and a warning, where they leave no room for a prefix, which the RIB would have kept back (`rib/view.py`).
+    Raises ValueError for a next hop of another family.
     """
     hop = attributes.next_hop
     if hop is None or (family is Family.IPV6 and hop.version == 4):
