@@ -30,7 +30,8 @@ class Source:
     router_id: RouterId  # the peer's BGP identifier, from its OPEN
     address: IPAddress | None
     is_single_hop: bool = False  # single-hop eBGP: the next hop must be on a connected subnet
-    rank: tuple[tuple[int, int, str], str] = field(init=False)  # what peers are ordered by: address, then name
+    # What peers are ordered by: address, then name.
+    rank: tuple[tuple[int, int, str], str] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rank", (address_rank(self.address), self.peer or ""))
