@@ -126,9 +126,9 @@ class Journal:
 
     def settle(self) -> None:
         """Have lines of what was noted: at the end of each turn."""
-        for line, write, last in self._noted:
+        noted, self._noted = self._noted, []  # what has no form is a bug, and met once
+        for line, write, last in noted:
             self._line(line if write is None else (*line, write(last)))
-        self._noted.clear()
 
     def _line(self, line: tuple[object, ...]) -> None:
         try:
