@@ -340,7 +340,7 @@ def test_a_warden_that_does_not_end_is_killed_and_waited_for(
 
     running(monkeypatch, body, shell("sleep 1000"))
     gc.collect()
-    assert [str(warning.message) for warning in recwarn] == []
+    assert not [warning for warning in recwarn if "is still running" in str(warning.message)]
 
 
 def test_at_a_stop_it_gets_sigterm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
