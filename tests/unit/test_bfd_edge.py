@@ -19,7 +19,7 @@ from bgpmesh.bfd_agent import edge
 from bgpmesh.bfd_agent.edge import BfdEdge, agent_path
 from bgpmesh.events import BfdReported, Event
 from bgpmesh.peering.bfd import PROTOCOL, Report, State, Watched
-from tests.waiting import beside, until
+from tests.waiting import DEADLINE_S, beside, until
 
 
 @dataclass
@@ -73,8 +73,9 @@ Story = Callable[[Daemon], Coroutine[None, None, None]]
 
 
 @pytest.fixture
-def tell(tmp_path: Path) -> Iterator[Callable[[Story], None]]:
+def tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Story], None]]:
     """Give a way to tell a story of a daemon that has two ends of a path; its agent ends with it."""
+    monkeypatch.setattr(edge, "ANSWER_S", DEADLINE_S)
     random = Random(os.getpid())
     one, other = (f"127.{random.randrange(1, 255)}.{random.randrange(256)}.{n}" for n in (1, 2))
     # No detection time is waited for here, and none is to be over while the agent gets no turn.
