@@ -184,11 +184,13 @@ class FibEdge:
             if not writes and not routes:
                 break
             self._submit(_Burst(writes, routes, fallen))
-        if not self._in_flight and (self._loop.time() >= self._settle_at if self._doomed else self._is_untidy):
+        may_sweep = not self._fib.keep_unwanted
+        is_due = self._loop.time() >= self._settle_at if self._doomed else self._is_untidy and may_sweep
+        if is_due and not self._in_flight:
             doomed = tuple(self._doomed)
             self._doomed.clear()
-            self._is_untidy = False
-            self._submit(_Settle(doomed, may_sweep=not self._fib.keep_unwanted))
+            self._is_untidy &= not may_sweep
+            self._submit(_Settle(doomed, may_sweep))
         self._set_timer()
 
     def _pardon(self) -> None:

@@ -219,7 +219,7 @@ class Table:
         """
         if not doomed and not self.is_untidy:
             return []
-        self.is_untidy = False
+        self.is_untidy &= not may_sweep
         by_gateway = {address for via in self._inline.values() for address in via.next_hops}
         busy, gone, refused = self._next_hops.settle(doomed, by_gateway, may_sweep=may_sweep)
         if may_sweep:

@@ -565,6 +565,28 @@ def test_the_edge_retries_by_itself(kernel: FakeKernel) -> None:
     asyncio.run(scenario())
 
 
+def test_routes_at_an_earlier_metric_go_once_this_node_is_in_sync(kernel: FakeKernel) -> None:
+    """Although nothing is written any more then, and something was before."""
+    kernel.add_route("10.9.0.0/24", protocol=77, metric=99)
+
+    async def scenario() -> None:
+        core = Core()
+        core.fib.keep_unwanted = True
+        async with core.running(open_door=lambda: kernel) as edge:
+            want_some(core)
+            await core.at_rest(edge)
+            core.next_hops.want(Y, None)
+            core.want({"10.2.0.0/24": Via((X,))})
+            await core.at_rest(edge)
+            await core.until(lambda: object_id(Y) not in kernel.nexthops)
+            assert "10.9.0.0/24" in kernel.shown()
+            core.fib.keep_unwanted = False
+            edge.kick()
+            await core.until(lambda: kernel.shown() == EVERYTHING)
+
+    asyncio.run(scenario())
+
+
 def test_a_bug_in_the_thread_ends_the_daemon(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the thread cannot handle is raised by `run`, so the supervisor gets to know."""
 
