@@ -2,8 +2,8 @@
 
 caller.py serve NAME PORT ADDRESS...   answers with NAME, UDP and TCP, until killed; says "listening"
 caller.py poll ADDRESS PORT            asks by UDP every few ms until SIGTERM, once by one connection and once by a
-                                       new one each time; says who answered, in the order of the asking, and the
-                                       longest gap in ms
+                                       new one each time, from a port that no other had; says who answered, in the
+                                       order of the asking, and the longest gap in ms
 caller.py hold ADDRESS PORT            a TCP connection that is written to until it breaks; says who answered and why
 """
 
@@ -17,7 +17,8 @@ import sys
 import threading
 import time
 
-EVERY_S = 0.004
+EVERY_S = 0.004  # a port comes again after four minutes; a connection is remembered for two
+PORTS = itertools.cycle(range(1024, 65536))
 
 
 def family_of(address: str) -> socket.AddressFamily:
@@ -80,6 +81,16 @@ class Answers:
         return len(self._by_number)
 
 
+def bind_anew(opened: socket.socket) -> None:
+    """Give a socket a port that none had lately: to connection tracking it would be the connection of before."""
+    while True:
+        try:
+            opened.bind(("", next(PORTS)))
+        except OSError:  # somebody has that port
+            continue
+        return
+
+
 def poll(address: str, port: str) -> None:
     """Ask until SIGTERM."""
     ended: list[int] = []  # no Event, whose lock a signal may find taken by what it interrupts
@@ -94,6 +105,7 @@ def poll(address: str, port: str) -> None:
             time.sleep(EVERY_S)
             another = socket.socket(family_of(address), socket.SOCK_DGRAM)
             another.setblocking(False)
+            bind_anew(another)
             number += 1
             waiting.append((number, another))
             for opened in (one, another):

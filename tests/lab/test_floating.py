@@ -372,4 +372,4 @@ def test_uninstall_leaves_nothing(cluster: Cluster) -> None:
     attach(cluster, "cache", "n3", ADDRESSES["cache"])
     cluster.await_sessions([("n2", "n3"), ("n1", "n3")])
     cluster.until("n3", partial(cluster.has_peer, "n3", "tor", is_up=True), "session with tor")
-    assert floating(cluster, "n3", BY_COMMAND[0]) == {}
+    cluster.until("n3", lambda: floating(cluster, "n3", BY_COMMAND[0]) == {}, "nothing of it known")
