@@ -93,12 +93,10 @@ _NOWHERE = strict_network("0.0.0.0/32")  # in the place of a prefix that was ref
 
 @frozen
 class IPPool:
-    """A range of workload addresses; `nat_outgoing`: they are masqueraded to outside of every pool."""
+    """A range of workload addresses; what becomes of them is said in the configuration."""
 
     name: str
     cidr: IPNetwork
-    is_disabled: bool = False  # nothing is given out of it
-    nat_outgoing: bool = False
 
 
 def split_name(name: str, tier: str) -> tuple[str, str]:
@@ -239,7 +237,10 @@ def ip_pool(head: Head, spec: Fields) -> IPPool:
         spec.refuse("allowedUses", "is without Workload, and a pool here is for workloads")
     if spec.choice("assignmentMode", {"Automatic": True, "Manual": False}, True) is False:
         spec.refuse("assignmentMode", "is Manual: which addresses are given is said in the configuration")
-    return IPPool(head.name, cidr or _NOWHERE, spec.flag("disabled"), spec.flag("natOutgoing"))
+    for key, cure in (("disabled", "by pod_cidrs"), ("natOutgoing", "by [pool.*] masquerade")):
+        if spec.flag(key):
+            spec.warn(key, f"is true, and changes nothing here: that is said in the configuration, {cure}")
+    return IPPool(head.name, cidr or _NOWHERE)
 
 
 def _as_staged(read: Callable[[Head, Fields], Policy], head: Head, spec: Fields) -> Policy:

@@ -424,10 +424,7 @@ def test_profiles() -> None:
     ("spec", "expected"),
     [
         ({"cidr": "10.0.0.0/16"}, IPPool("web", ipaddress.ip_network("10.0.0.0/16"))),
-        (
-            {"cidr": "2001:db8::/48", "disabled": True, "natOutgoing": True},
-            IPPool("web", ipaddress.ip_network("2001:db8::/48"), is_disabled=True, nat_outgoing=True),
-        ),
+        ({"cidr": "2001:db8::/48", "disabled": False}, IPPool("web", ipaddress.ip_network("2001:db8::/48"))),
         (
             {
                 "cidr": "10.0.0.0/16",
@@ -447,6 +444,17 @@ def test_profiles() -> None:
 def test_pools(spec: Json, expected: IPPool) -> None:
     """What is said in the configuration may stand here in its usual form."""
     assert lowered(IPPool, document("IPPool", spec)) == expected
+
+
+def test_what_a_pool_says_in_vain_is_told() -> None:
+    """It is taken, as every cluster of Calico's has such; what it asks for is to be had in the configuration."""
+    found = read([document("IPPool", {"cidr": "10.0.0.0/16", "disabled": True, "natOutgoing": True})])
+    in_vain = "is true, and changes nothing here: that is said in the configuration"
+    assert found.warnings == [
+        ("IPPool web", "spec.disabled", f"{in_vain}, by pod_cidrs"),
+        ("IPPool web", "spec.natOutgoing", f"{in_vain}, by [pool.*] masquerade"),
+    ]
+    assert (found.refused, len(found.objects)) == ([], 1)
 
 
 def rule_with(**parts: object) -> Json:
