@@ -99,7 +99,7 @@ def poll(address: str, port: str) -> None:
     with socket.socket(family_of(address), socket.SOCK_DGRAM) as one:
         one.connect((address, int(port)))
         one.setblocking(False)
-        waiting: list[tuple[int, socket.socket]] = []
+        waiting: list[socket.socket] = []
         number = 0
         while not ended:
             time.sleep(EVERY_S)
@@ -107,25 +107,24 @@ def poll(address: str, port: str) -> None:
             another.setblocking(False)
             bind_anew(another)
             number += 1
-            waiting.append((number, another))
+            waiting.append(another)
             for opened in (one, another):
                 try:
                     if opened is another:  # once: a socket that connects again takes another way of several
                         opened.connect((address, int(port)))
-                    opened.send(b"?")
+                    opened.send(b"%d?" % number)
                 except OSError:
                     continue  # unreachable for the moment
-            for asked, opened, answers in ((0, one, kept), *((at, each, fresh) for at, each in waiting)):
+            for opened, answers in ((one, kept), *((each, fresh) for each in waiting)):
                 try:
                     while answer := opened.recv(64):
-                        name = answer.decode()[1:]
-                        # One connection's answers are in order, and some may be of the same turn.
-                        if answers.came(asked or len(kept), name, time.monotonic()) and answers is fresh:
+                        asked, _, name = answer.decode().partition("?")
+                        if answers.came(int(asked), name, time.monotonic()) and answers is fresh:
                             print(f"answered {name}", flush=True)  # noqa: T201
                 except OSError:
                     continue
             while len(waiting) > 50:
-                waiting.pop(0)[1].close()
+                waiting.pop(0).close()
     print(  # noqa: T201
         json.dumps(
             {
