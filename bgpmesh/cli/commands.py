@@ -11,9 +11,9 @@ from bgpmesh.cli import asking, own
 from bgpmesh.cli.asking import BAD, DONE, NO, NO_DAEMON, Arguments, asks, one, yes_if
 from bgpmesh.cli.own import DEFAULT_CONFIG
 from bgpmesh.control import tables
+from bgpmesh.control.client import LONGEST_TRIAL_S
 
 EXPLAINED = ("from", "to", "protocol", "port", "source_port", "icmp", "why_not", "live")
-LONGEST_TRIAL_S = 86_400  # as the daemon has it (control/arguments.py)
 
 
 class Command(NamedTuple):

@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Mapping
 from typing import TypeGuard
 
+from bgpmesh.control.client import LONGEST_TRIAL_S
 from bgpmesh.control.server import RequestError
 from bgpmesh.errors import refused
 from bgpmesh.policy.chains import WITH_PORTS
@@ -17,8 +18,6 @@ from bgpmesh.workload.endpoint import check_name
 from bgpmesh.workload.floating import FloatingIp
 
 Arguments = Mapping[str, object]
-
-LONGEST_TRIAL_S = 86_400  # of what is applied and not confirmed
 
 
 def key_of(args: Arguments) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 DEFAULT_SOCKET = "/run/bgpmesh/bgpmesh.sock"
 TIMEOUT_S = 60.0
+LONGEST_TRIAL_S = 86_400  # of what is applied and not confirmed; the daemon asks too
 
 
 class NoDaemonError(Exception):
