@@ -363,20 +363,25 @@ class Mirror:
 
     def _read_routes(self, door: Door, reader: RouteReader, family: int, table: int) -> None:
         protocol, ours_at, ours = self._options.protocol, (self._options.table, self._options.metric, 0), self.ours
+        known, is_in_our_place = None, False
+        taken: set[Nlri] = set()  # IPv4 prefixes where somebody else's route comes first: of several that is in use
         try:
             for data in door.dump(routes.dump_routes(door.reserve(1), family, table)):
                 for _, _, key, shape in reader.read(data):
-                    if shape.protocol == protocol and (shape.table, shape.metric, shape.tos) == ours_at:
-                        # Of several the first is the one in use; of IPv6 routes ours, since it was there first.
-                        is_first = len(key) != _V4_WIDTH or Slot(key, *ours_at) not in self.foreign
-                        if is_first and ours.setdefault(key, shape) is not shape and len(key) == _V4_WIDTH:
+                    if shape is not known:  # most routes have the shape of the one before
+                        known, is_in_our_place = shape, (shape.table, shape.metric, shape.tos) == ours_at
+                    if is_in_our_place and shape.protocol == protocol:
+                        # Of several IPv6 routes ours is in use, since it was there first.
+                        if key not in taken and ours.setdefault(key, shape) is not shape and len(key) == _V4_WIDTH:
                             self.behind.setdefault(shape, set()).add(key)
                         continue
                     slot = Slot(key, shape.table, shape.metric, shape.tos)
                     if shape.protocol == protocol and shape.table == self._options.table:
                         self.leftovers[slot] = shape
-                    else:
-                        self.foreign[slot] = (*self.foreign.get(slot, ()), shape)
+                        continue
+                    self.foreign[slot] = (*self.foreign.get(slot, ()), shape)
+                    if is_in_our_place and len(key) == _V4_WIDTH:
+                        taken.add(key)
         except FileNotFoundError:
             return  # nobody has used that table yet
 
