@@ -64,6 +64,7 @@ class Discovery:
         self.found: dict[str, Ends] = dict(found)
         self._changed, self._is_talking = changed, is_talking
         self._links: dict[str, _Link] = {}
+        self._has_links = asyncio.Event()
         self._problem = ""
         self._loop = asyncio.get_running_loop()
 
@@ -83,17 +84,20 @@ class Discovery:
         for name in wanted - self._links.keys():
             theirs = self.found[name][1] if name in self.found else None
             self._links[name] = _Link(theirs=theirs, heard_at=self._loop.time())
+        if self._links:
+            self._has_links.set()
+        else:
+            self._has_links.clear()
 
     async def run(self) -> None:
         """Say and hear until cancelled; where that is not allowed it is tried again."""
-        while True:
-            if self._links:
-                try:
-                    with _socket() as sock:
-                        self._problem = ""
-                        await self._serve(sock)
-                except OSError as error:
-                    self._problem = f"router advertisements cannot be heard: {os.strerror(error.errno or 0).lower()}"
+        while await self._has_links.wait():
+            try:
+                with _socket() as sock:
+                    self._problem = ""
+                    await self._serve(sock)
+            except OSError as error:
+                self._problem = f"router advertisements cannot be heard: {os.strerror(error.errno or 0).lower()}"
             await asyncio.sleep(UPKEEP_S)
 
     async def _serve(self, sock: socket.socket) -> None:
