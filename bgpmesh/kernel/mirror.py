@@ -13,7 +13,7 @@ import functools
 import ipaddress
 import operator
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -362,28 +362,35 @@ class Mirror:
         return had
 
     def _read_routes(self, door: Door, reader: RouteReader, family: int, table: int) -> None:
-        protocol, ours_at, ours = self._options.protocol, (self._options.table, self._options.metric, 0), self.ours
-        known, is_in_our_place = None, False
+        protocol, ours_at = self._options.protocol, (self._options.table, self._options.metric, 0)
         taken: set[Nlri] = set()  # IPv4 prefixes where somebody else's route comes first: of several that is in use
         try:
             for data in door.dump(routes.dump_routes(door.reserve(1), family, table)):
-                for _, _, key, shape in reader.read(data):
-                    if shape is not known:  # most routes have the shape of the one before
-                        known, is_in_our_place = shape, (shape.table, shape.metric, shape.tos) == ours_at
-                    if is_in_our_place and shape.protocol == protocol:
-                        # Of several IPv6 routes ours is in use, since it was there first.
-                        if key not in taken and ours.setdefault(key, shape) is not shape and len(key) == _V4_WIDTH:
-                            self.behind.setdefault(shape, set()).add(key)
+                for keys, shape in reader.read_dump(data):
+                    is_in_our_place = (shape.table, shape.metric, shape.tos) == ours_at
+                    if shape.protocol == protocol and is_in_our_place:
+                        self._add_ours([key for key in keys if key not in taken] if taken else keys, shape)
                         continue
-                    slot = Slot(key, shape.table, shape.metric, shape.tos)
+                    slots = (Slot(key, shape.table, shape.metric, shape.tos) for key in keys)
                     if shape.protocol == protocol and shape.table == self._options.table:
-                        self.leftovers[slot] = shape
+                        self.leftovers.update(dict.fromkeys(slots, shape))
                         continue
-                    self.foreign[slot] = (*self.foreign.get(slot, ()), shape)
-                    if is_in_our_place and len(key) == _V4_WIDTH:
-                        taken.add(key)
+                    for slot in slots:
+                        self.foreign[slot] = (*self.foreign.get(slot, ()), shape)
+                    if is_in_our_place and family == socket.AF_INET:
+                        taken.update(keys)
         except FileNotFoundError:
             return  # nobody has used that table yet
+
+    def _add_ours(self, keys: Sequence[Nlri], shape: Shape) -> None:
+        """Record routes of ours as a dump has them: of several with one prefix the first is in use."""
+        batch = dict.fromkeys(keys, shape)
+        if len(batch) == len(keys) and self.ours.keys().isdisjoint(batch):
+            self.ours.update(batch)
+            return
+        for key in keys:
+            if self.ours.setdefault(key, shape) is not shape and len(key) == _V4_WIDTH:
+                self.behind.setdefault(shape, set()).add(key)
 
 
 def _has_joined(other: Shape, key: Nlri, shape: Shape) -> bool:

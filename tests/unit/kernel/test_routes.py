@@ -150,6 +150,36 @@ def test_a_dump_is_decoded_alike_however_often_its_shapes_were_seen(
         assert [(key, shape) for key, shape, _ in messages] == [(key, shape) for _, _, key, shape in found]
 
 
+PARTS = st.tuples(
+    st.one_of(keys_of(32), keys_of(128)), st.lists(st.integers(1, 3), min_size=1, max_size=3), st.integers(1, 5)
+)
+
+
+@given(st.lists(PARTS, max_size=6), st.integers(0, 40), st.booleans())
+def test_a_dump_that_is_cut_together_is_what_it_is_message_by_message(
+    parts: list[tuple[list[Nlri], list[int], int]], lost: int, is_learnt: bool
+) -> None:
+    """Whatever stands beside what, in the same order, also where the end is missing."""
+    messages = [
+        dumped(key, number(RTA_NH_ID, ids[at % len(ids)]))
+        for keys, ids, times in parts
+        for at, key in enumerate(keys * times)
+    ]
+    data = b"".join(messages)
+    data = data[: max(len(data) - lost, 0)]
+    reader = RouteReader()
+    one_by_one = [(key, shape) for _, _, key, shape in (reader if is_learnt else RouteReader()).read(data)]
+    assert one_by_one == [(key, shape) for keys, shape in reader.read_dump(data) for key in keys]
+
+
+def test_a_long_run_of_one_shape_comes_in_few_pieces() -> None:
+    """Of 1,000 routes each piece has twice as many as the one before."""
+    keys = [parse_nlri(f"10.0.{i >> 8}.{i & 255}/32") for i in range(1_000)]
+    pieces = list(RouteReader().read_dump(b"".join(dumped(key, number(RTA_NH_ID, 5)) for key in keys)))
+    assert keys == [key for some, _ in pieces for key in some]
+    assert len(pieces) < 10
+
+
 def test_ways_are_sorted_and_a_gateway_of_the_other_family_is_read() -> None:
     """Two listings of one multipath route compare equal, and RTA_VIA is a gateway too."""
     ways = [Hop(3, b"\xc0\0\2\3"), Hop(2, b"\xc0\0\2\2")]
@@ -173,6 +203,7 @@ def test_any_bytes_are_survived(body: bytes, kind: int) -> None:
     """What is cut short or makes no sense is skipped, never raised."""
     for data in (body, HEADER.pack(16 + len(body), kind, 0, 0, 0) + body):
         list(RouteReader().read(data))
+        list(RouteReader().read_dump(20 * data))
         list(read_nexthops(data))
         list(read_links(data))
         attributes(data, 0, len(data))
