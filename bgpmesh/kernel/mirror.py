@@ -32,6 +32,7 @@ _KINDS = {
 }
 _NO_OBJECTS = (errno.EOPNOTSUPP, errno.EINVAL)
 _V4_WIDTH = 5  # octets of an IPv4 prefix with its length
+_MANY = 8  # routes that are added together
 DUMP_TRIES = 10  # a table that never holds still is then reported as it is: unreadable, and read later
 
 _address = functools.lru_cache(1024)(ipaddress.ip_address)  # a table has many routes and few gateways
@@ -384,12 +385,14 @@ class Mirror:
 
     def _add_ours(self, keys: Sequence[Nlri], shape: Shape) -> None:
         """Record routes of ours as a dump has them: of several with one prefix the first is in use."""
-        batch = dict.fromkeys(keys, shape)
-        if len(batch) == len(keys) and self.ours.keys().isdisjoint(batch):
-            self.ours.update(batch)
-            return
+        ours = self.ours
+        if len(keys) >= _MANY:  # fewer are not worth a table of their own
+            batch = dict.fromkeys(keys, shape)
+            if len(batch) == len(keys) and ours.keys().isdisjoint(batch):
+                ours.update(batch)
+                return
         for key in keys:
-            if self.ours.setdefault(key, shape) is not shape and len(key) == _V4_WIDTH:
+            if ours.setdefault(key, shape) is not shape and len(key) == _V4_WIDTH:
                 self.behind.setdefault(shape, set()).add(key)
 
 

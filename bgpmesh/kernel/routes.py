@@ -324,11 +324,11 @@ class RouteReader:
                 yield from (([key], shape) for _, _, key, shape in self.read(data[offset:end]))
                 offset, most = end, FEWEST_TOGETHER
                 continue
-            at = 0
+            at, known = 0, self._known.get
             for tail, alike in groupby(tails):
                 first, at = at, at + len(list(alike))
-                message = offset + first * length
-                if (shape := self._shape_of(start + tail, data, message, message + length)) is not None:
+                message, rest = offset + first * length, start + tail
+                if (shape := known(rest) or self._shape_of(rest, data, message, message + length)) is not None:
                     yield keys[first:at], shape
             offset += at * length
             most = 2 * most if at == count else FEWEST_TOGETHER
