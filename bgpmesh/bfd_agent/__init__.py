@@ -1,4 +1,4 @@
-"""BFD's own process: sockets and timers around `peering.bfd`, with one thread, one heap, and next to no imports.
+"""BFD's own process: sockets and timers around `peering.bfd`, with one heap and next to no imports.
 
     python -m bgpmesh.bfd_agent SOCKET              in the foreground, as a service or container of its own
         --detach        in the background, in a session of its own: how the daemon starts it
@@ -25,5 +25,6 @@ neighbour takes for a failure (RFC 5880 §6.8.16).
 What may happen and must harm nobody: another agent that has our port (nothing is sent then, and its sessions go on),
 a flood (input is read in portions, and a process that never rests loses its privilege in the scheduler), a daemon that
 does not read (it hears the newest state when it does), a machine too busy to run us (what came meanwhile is read before
-anybody is given up, and who was not heard then has an interval more), an address that is not there yet (tried again).
+anybody is given up, and who was not heard then has an interval more), a core that the kernel or the host keeps from us
+(a second thread, on other cores, does what is due), an address that is not there yet (tried again).
 """

@@ -1,7 +1,8 @@
-"""All sessions of a node: one thread, one heap of timers, one epoll."""
+"""All sessions of a node: one heap of timers, one epoll, and the turn of a thread at them."""
 
 from __future__ import annotations
 
+import _thread
 import json
 import os
 import select
@@ -35,6 +36,7 @@ from bgpmesh.peering.bfd import (
 MOST_READ = 1024  # datagrams of one socket in a row
 CHORES_S = 1.0
 STALL_S = 0.03  # later than that we were kept from running
+LATE_S = 0.01  # later than that somebody else may take the turn
 FIRST_STAY_S = 10.0  # for the first word of a daemon
 HAND_OVER_S = 5.0
 LONGEST_LINE = 8 << 20  # octets
@@ -154,9 +156,10 @@ class Agent:
         self._untold: dict[Key, None] = {}
         self._problems: dict[str, None] = {}
         self._are_problems_untold = False
-        self._chores_at = 0.0
+        self._chores_at = self._due = monotonic()  # `_due`: when `run` comes back by itself
+        self._turn = _thread.allocate_lock()
         self._is_leaving = False  # nothing is taken on any more
-        self._is_over = False
+        self.is_over = False
         self._discarded: Counter[str] = Counter()
         self._told_discarded = 0
         listener.setblocking(False)
@@ -165,19 +168,31 @@ class Agent:
 
     def run(self) -> None:
         """Go on until nobody needs us."""
-        poll, readers = self._poll.poll, self._readers
-        while not self._is_over:
-            due = min(self._heap[0][0] if self._heap else NEVER, self._chores_at)
-            happened = poll(max(0.0, due - monotonic()))
-            now = monotonic()
-            for descriptor, events in happened:
-                if (reader := readers.get(descriptor)) is not None:
-                    reader(events)
-            if now - due > STALL_S:
-                self._excuse()
-            # As of the moment up to which all was read: who is stopped behind it finds himself late the next time.
-            self._run_timers(now)
-            self._tell()
+        while not self.is_over:
+            happened = self._poll.poll(max(0.0, self._due - monotonic()))
+            with self._turn:
+                self._go_on(happened)
+
+    def stand_in(self) -> None:
+        """Do what is due if `run` has not come to it in time; what it finds then is done already."""
+        if monotonic() - self._due > LATE_S and self._turn.acquire(blocking=False):
+            try:
+                self._go_on(self._poll.poll(0))
+            finally:
+                self._turn.release()
+
+    def _go_on(self, happened: Iterable[tuple[int, int]]) -> None:
+        """Do what these events ask for, and what is due."""
+        now = monotonic()
+        for descriptor, events in happened:
+            if (reader := self._readers.get(descriptor)) is not None:
+                reader(events)
+        if now - self._due > STALL_S:
+            self._excuse()
+        # As of the moment up to which all was read: who is stopped behind it finds himself late the next time.
+        self._run_timers(now)
+        self._tell()
+        self._due = min(self._heap[0][0] if self._heap else NEVER, self._chores_at)
 
     def _excuse(self) -> None:
         """Blame nobody for a silence in which we did not run."""
@@ -188,7 +203,7 @@ class Agent:
     def leave(self, *_: object) -> None:
         """Tell all neighbours, then end; a handler of signals."""
         self._is_leaving = True
-        self._chores_at = 0.0
+        self._chores_at = monotonic()
 
     # ── packets ──────────────────────────────────────────────────────────────
 
@@ -307,7 +322,7 @@ class Agent:
         live.due_at = NEVER
         if live.sock is not None:
             live.sock.close()
-        self._chores_at = 0.0
+        self._chores_at = monotonic()
 
     def _discriminator(self) -> int:
         """Return one that no session has, and nobody can guess."""
@@ -366,7 +381,7 @@ class Agent:
             self._want((), now)
         is_needed = self._is_staying or (self._daemon is None and now < self._alone_since + self._stay_s)
         if not self._live and (self._is_leaving or not is_needed):
-            self._is_over = True
+            self.is_over = True
 
     def _is_found(self) -> bool:
         """Tell whether who looks for an agent finds this one."""
@@ -417,7 +432,7 @@ class Agent:
         try:
             for line in lines:
                 self._hear(client, json.loads(line))
-                if self._is_over:
+                if self.is_over:
                     return
         except (ValueError, TypeError, KeyError) as error:
             self._say(client, {"error": f"{type(error).__name__}: {error}"})
@@ -441,7 +456,7 @@ class Agent:
         self._daemon, self._stay_s = client, stay_s
         if not self._is_leaving:
             self._want(watched, now)
-        self._chores_at = 0.0
+        self._chores_at = monotonic()
 
     def _hang_up(self, client: Client) -> None:
         self._clients.pop(client.sock.fileno(), None)

@@ -56,6 +56,23 @@ signal.pause()
 """
 
 
+# Has the kernel take in messages on one core, all that one call may hold: it prints for how many seconds that was.
+KEEPER = """
+import os, socket, struct, sys, time
+os.sched_setaffinity(0, {int(sys.argv[1])})
+sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+sock.setsockopt(socket.SOL_SOCKET, 32, 1 << 29)  # SO_SNDBUFFORCE
+count, kept = 1 << 19, 0
+while kept < float(sys.argv[2]) and count < 1 << 24:
+    count *= 2
+    messages = struct.pack("=IHHIII", 20, 0xFFFF, 1, 0, 0, 0) * count  # of no type that there is
+    begun = time.monotonic()
+    sock.send(messages)
+    kept = time.monotonic() - begun
+print(kept)
+"""
+
+
 def both_up(one: Agent, other: Agent, hops: int = 1, stay_s: float = 60.0, interval_ms: int = 100) -> None:
     """Have both sessions up at both ends."""
     one.want(watched("n1", hops, interval_ms), stay_s)
@@ -165,6 +182,29 @@ def test_a_machine_that_stands_still_for_a_moment_is_no_silence() -> None:
             os.kill(pid, SIGCONT)  # the entries stop along with what they have started
         time.sleep(4)
         assert ([], []) == (one.failures(), other.failures())
+
+
+def test_a_core_that_the_kernel_keeps_takes_no_session_down() -> None:
+    """Neither agent runs again on the core where it ran last, for longer than detection times, and another is free.
+
+    Where the kernel is built to be preempted (PREEMPT_FULL, _LAZY) it keeps none, and nothing is asked of the agents.
+    """
+    interval_ms, kept_s = 200, 0.9
+    with agents() as (lab, one, other):
+        both_up(one, other, interval_ms=interval_ms)
+        if scheduler(one.process.pid) == os.SCHED_OTHER or len(os.sched_getaffinity(0)) < 2:
+            pytest.skip("this host lets nobody be scheduled before others, or has one core only")
+        for core in {core_of(agent.process.pid) for agent in (one, other)}:
+            words = [sys.executable, "-ISE", "-c", KEEPER, str(core), str(kept_s)]
+            assert float(lab.exec("n3", words).stdout) >= kept_s
+        for agent in (one, other):
+            assert {State.UP} == {report.state for report in last(agent, interval_ms)}
+        assert ([], []) == (one.failures(), other.failures())
+
+
+def core_of(pid: int) -> int:
+    """Return the core that a process runs on, or ran on last (proc_pid_stat(5), field 39)."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[36])
 
 
 def test_an_agent_that_dies_is_noticed_and_its_next_life_is_welcome() -> None:
